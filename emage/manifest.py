@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from emage.errors import InputError
+
 NAME = "manifest.json"
 
 
@@ -41,3 +43,36 @@ def read_json(path: str | Path) -> Any:
             return json.load(file)
     except FileNotFoundError:
         return None
+
+
+def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
+    """Makes `folder` the output of this run, or confirms that it is: the same command goes on where it stopped.
+
+    `identity` is what the result depends on (nested dicts of settings). Raises InputError where the folder holds
+    another run, naming a setting that differs, or files that belong to no run. Nothing is written in that case.
+    """
+    folder = Path(folder)
+    known = read_json(folder / "run.json") if folder.is_dir() else None
+    if known is None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} already exists and is no {program} output; choose another output=")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", {"program": program, "settings": identity})
+        return
+    if known["program"] != program:
+        raise InputError(f"{folder} holds the output of {known['program']}, not of {program}; choose another output=")
+    before, now = _flat(known["settings"]), _flat(json.loads(json.dumps(identity)))
+    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        key = changed[0]
+        raise InputError(
+            f"{folder} already holds a run with {key}={before.get(key)} (now {now.get(key)}); "
+            "choose another output= or delete the folder"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,41 @@
+"""How every pipeline starts and ends: the command line, the Ray cluster, one line and exit code 2 for bad input."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from emage import config
+from emage.errors import InputError
+
+
+def main(program: type, run: Callable[[Any], None]) -> None:
+    """Parses the command line into `program`'s config, prints it and calls `run` with it. Exits 2 on bad input."""
+    try:
+        settings = config.parse(program, sys.argv[1:])
+        run(settings)
+    except InputError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        print(f"error: {cause}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def start_ray() -> None:
+    """Joins the cluster of RAY_ADDRESS (a job has it set), or starts one on this machine for this process."""
+    if ray.is_initialized():
+        return
+    # Workers inherit it: img2dataset's albumentations would ask the internet for its newest version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+        return
+    # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
+    num_cpus = max(4, os.cpu_count() or 1)
+    ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
