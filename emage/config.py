@@ -36,8 +36,8 @@ class ModelConfig:
     mlp: Literal["geglu", "gelu"] = "geglu"
     mlp_ratio: float = 4.0
     positions: Literal["axial", "learned"] = "axial"
-    text: Literal["clip_l14", "bert_base", "clip_tiny", "bert_tiny"] = "clip_l14"  # Sec. 4.5
-    text_weights: str | None = None  # a local file; none: the published weights by name ("*_tiny" starts from random)
+    text: Literal["clip_l14", "clip_tiny"] = "clip_l14"  # Sec. 4.5
+    text_weights: str | None = None  # a local file; none: the published weights by name (clip_tiny starts from random)
     text_length: int = 77  # positions; longer captions are cut, and counted
     text_frozen: bool = False
 
@@ -141,6 +141,17 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a checkpoint folder's config.yaml holds: enough to build the network and to draw from it."""
+
+    method: Method = "iterative3"
+    vocab_size: int = 8192
+    grid: tuple[int, int] = (32, 32)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
 @dataclass(frozen=True)

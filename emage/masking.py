@@ -1,0 +1,156 @@
+"""Which image tokens are known: kept-count schedules, random masks, position noise, choice by rank. No model here.
+
+Letters: B pictures, N image tokens, T steps, t the step (1..T). `MASK` stands for [MASK] wherever tokens are passed.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emage.config import Order, Schedule
+
+MASK = -1  # input-only: the network has a row for it, its head has none
+
+
+# --- Schedules --------------------------------------------------------------------------------------------------------
+
+
+def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
+    """Positions known after step `t` of `steps`, of `n` (Algorithm 1, line 4): floor(tau(t/T) * n).
+
+    tau is the share kept: 1 - cos(pi/2 * t/T), or t/T. Every step keeps at least one new position while there are any,
+    and the last keeps all n, which the floor alone does not promise: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+    """
+    if not 1 <= t <= steps:
+        raise ValueError(f"step {t} is outside 1..{steps}")
+    return _kept(steps, n, schedule)[t - 1]
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept(steps: int, n: int, schedule: Schedule) -> tuple[int, ...]:
+    kept: list[int] = []
+    for t in range(1, steps + 1):
+        # Integers for the line: floats would lose a position to rounding (29/100 * 100 is 28.999...).
+        paper = t * n // steps if schedule == "linear" else math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n)
+        kept.append(min(n, max(paper, (kept[-1] if kept else 0) + 1)))
+    kept[-1] = n
+    return tuple(kept)
+
+
+def kept_table(unknown: Sequence[int], steps: int, schedule: Schedule) -> Tensor:
+    """Positions newly known after each step, (T,B), for pictures that begin with `unknown` positions to fill.
+
+    Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions.
+    """
+    rows = [_kept(steps, n, schedule) if n else (0,) * steps for n in unknown]
+    return torch.tensor(rows, dtype=torch.int64).T
+
+
+# --- Randomness -------------------------------------------------------------------------------------------------------
+
+
+class PictureRng:
+    """Uniform numbers for a batch in which every picture has a generator of its own.
+
+    A picture draws the same numbers whatever else is in the batch, on any device: the generators run on the CPU.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def uniform(self, n: int) -> Tensor:
+        """(B,n) float32 in (0, 1), both ends excluded: their logarithms are taken."""
+        rows = torch.stack([torch.rand(n, generator=generator) for generator in self._generators])
+        return rows.clamp_(2**-25, 1 - 2**-24).to(self.device, non_blocking=True)
+
+
+def gumbel(u: Tensor) -> Tensor:
+    """Standard Gumbel noise from uniform numbers in (0, 1), same shape."""
+    return -torch.log(-torch.log(u))
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+
+def num_masked(r: Tensor, n: int, schedule: Schedule) -> Tensor:
+    """How many of `n` positions to mask in training: (B,) int64, from r uniform on (0, 1]. Never 0 (Sec. 3.2: (0, n]).
+
+    Linear masks a uniform share; cosine masks more often many (Sec. 4.7).
+    """
+    share = r if schedule == "linear" else torch.cos(math.pi / 2 * (1 - r))
+    return (share * n).floor().long().clamp(1, n)
+
+
+def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
+    """(B,N) bool with exactly `count` (B,) random positions True in each row."""
+    return rank(rng.uniform(n)) < count[:, None]
+
+
+def draw_mask(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
+    """(B,N) bool, True where a training picture is masked: a random count (Algorithm 2, line 3), random positions."""
+    r = 1 - rng.uniform(1)[:, 0]
+    return random_mask(num_masked(r, n, schedule), n, rng)
+
+
+def rank(scores: Tensor) -> Tensor:
+    """Place of every position by descending score, (B,N) int64 from 0. Equal scores: the earlier position first.
+
+    Choosing by rank gives exact counts where a threshold on the score would miscount ties.
+    """
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+
+
+# --- Which unknown positions come next --------------------------------------------------------------------------------
+
+
+def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: float, rng: PictureRng) -> Tensor:
+    """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
+
+    confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` (Sec. 4); other orders: `fixed`.
+    """
+    if order != "confidence":
+        return fixed
+    return log_p + noise * gumbel(rng.uniform(log_p.shape[1])) if noise else log_p
+
+
+def fixed_scores(order: Order, n: int, rng: PictureRng) -> Tensor:
+    """(B,N) scores of the orders that don't look at the model, drawn once a picture. Zeros for `confidence`."""
+    if order == "random":
+        return rng.uniform(n)
+    ranks = halton_rank(n) if order == "halton" else torch.zeros(n)
+    return -ranks.float().to(rng.device).expand(len(rng), n)
+
+
+@functools.lru_cache(maxsize=16)
+def halton_rank(n: int) -> Tensor:
+    """(N,) place of every position in a Halton sequence (bases 2, 3) over the grid: early tokens lie far apart.
+
+    The grid is the h x w = n nearest to a square.
+    """
+    height = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    width = n // height
+    order: dict[int, None] = {}
+    i = 1
+    while len(order) < n:
+        order.setdefault(int(_radical_inverse(i, 2) * height) * width + int(_radical_inverse(i, 3) * width))
+        i += 1
+    ranks = torch.empty(n, dtype=torch.int64)
+    ranks[torch.tensor(list(order))] = torch.arange(n)
+    return ranks
+
+
+def _radical_inverse(i: int, base: int) -> float:
+    """The digits of `i` in `base`, mirrored behind the point."""
+    value, scale = 0.0, 1.0 / base
+    while i:
+        value += scale * (i % base)
+        i //= base
+        scale /= base
+    return value

@@ -1,0 +1,21 @@
+"""The paper's five methods. A method is a module with these names, and nothing else is asked of it:
+
+    CAUSAL      whether the network's self-attention looks back only
+    loss(model, y, context, objective, rng) -> Loss
+    generate(model, context, y_obs, settings, rng) -> iterator of Step, one an iteration
+
+`model(tokens (B,N), context) -> logits (B,N,V)` is any callable, `y` (B,N) the picture's tokens, `y_obs` (B,N) what is
+known before generation begins (MASK elsewhere). A method never sees captions or pixels.
+"""
+
+from types import ModuleType
+
+from emage.methods import autoregressive, fully_nar, iterative1, iterative2, iterative3
+
+METHODS: dict[str, ModuleType] = {
+    "fully_nar": fully_nar,
+    "iterative1": iterative1,
+    "iterative2": iterative2,
+    "iterative3": iterative3,
+    "autoregressive": autoregressive,
+}

@@ -1,0 +1,37 @@
+"""The autoregressive baseline (Sec. 4.3): token i from X and the tokens before it, N passes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from emage.config import ObjectiveConfig, SamplingConfig
+from emage.masking import MASK, PictureRng
+from emage.methods.terms import Loss, Step, cross_entropy
+from emage.sampling import draw
+
+CAUSAL = True
+
+
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+    everywhere = torch.ones_like(y, dtype=torch.bool)
+    logits = model(_shifted(y), context)
+    return cross_entropy(logits, y, masked=everywhere, scored=everywhere)
+
+
+@torch.no_grad()
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
+    """One iteration a token, from the first to the last; known tokens stay. `model` takes and fills a `cache`."""
+    y_obs = y_obs.clone()
+    cache = model.new_cache(*y_obs.shape)
+    last = torch.full_like(y_obs[:, :1], MASK)  # stands for "begin" in front of the first token
+    for i in range(y_obs.shape[1]):
+        tokens, _ = draw(model(last, context, cache), settings, rng)  # (B,1)
+        last = torch.where(y_obs[:, i : i + 1] == MASK, tokens, y_obs[:, i : i + 1])
+        y_obs[:, i : i + 1] = last
+        yield Step(y_obs, y_obs.clamp(min=0))
+
+
+def _shifted(y: Tensor) -> Tensor:
+    """(B,N) tokens moved one place on, [MASK] as the first: what position i may see."""
+    return torch.cat([torch.full_like(y[:, :1], MASK), y[:, :-1]], dim=1)

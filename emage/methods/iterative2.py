@@ -1,0 +1,31 @@
+"""Iterative non-autoregressive model #2 (Sec. 3.3): as #1, with the model's own tokens in the context.
+
+Training:
+    1. Mask k positions of Y, k ~ Uniform(0, n].
+    2. Predict the masked tokens, without gradient; put them in: Y_mix, part truth, part prediction.
+    3. Mask again, this time Y_mix.
+    4. Predict the tokens of the masked positions from X and the visible ones of Y_mix.
+    5. Cross-entropy with Y (not Y_mix) on the masked positions.
+
+Inference is that of #1.
+"""
+
+import torch
+from torch import Tensor
+
+from emage.config import ObjectiveConfig
+from emage.masking import MASK, PictureRng, draw_mask
+from emage.methods.iterative1 import generate
+from emage.methods.terms import Loss, cross_entropy, first_pass
+
+__all__ = ["CAUSAL", "generate", "loss"]
+
+CAUSAL = False
+
+
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    y_mix = torch.where(masked, first_pass(model, y.masked_fill(masked, MASK), context, objective, rng), y)  # 2
+    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3
+    logits = model(y_mix.masked_fill(masked, MASK), context)  # 4
+    return cross_entropy(logits, y, masked, scored=masked)  # 5

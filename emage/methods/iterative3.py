@@ -1,0 +1,61 @@
+"""Iterative non-autoregressive model #3 (Sec. 3.4): predict new tokens and revise the known ones at once.
+
+Training (Algorithm 2; lines 1, 2, 10, 11 are the training loop's):
+    3. Sample a mask ratio r from Uniform (0, 1].
+    4. Pick k = floor(r |Y|) positions.
+    5. Y_mask is Y with [mask] there.
+    6. Y_pred: predict the tokens of all positions from X and Y_mask, without gradient.
+    7. Sample another ratio and mask Y_pred at random: Y_obs, [mask] tokens and (wrong) image tokens.
+    8. Predict the tokens of all positions from X and Y_obs.
+    9. Cross-entropy with Y on all positions.
+
+Inference (Algorithm 3; it differs from Algorithm 1 in line 3 alone):
+    1. Y_obs is [mask] everywhere, P_obs zero.
+    2. For t = 1..T:
+    3.   predict all positions from X and Y_obs, the known ones too, with probabilities P_obs;
+    4.   keep the top floor(tau(t/T) n) tokens by P_obs;
+    5.   set the probability of the kept ones to one (ours: +inf): they may be revised, never masked again.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from emage.config import ObjectiveConfig, SamplingConfig
+from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank
+from emage.methods.terms import Loss, Step, cross_entropy, first_pass
+from emage.sampling import draw
+
+CAUSAL = False
+
+
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+    n = y.shape[1]
+    y_mask = y.masked_fill(draw_mask(n, objective.mask_schedule, rng), MASK)  # 3, 4, 5
+    y_pred = first_pass(model, y_mask, context, objective, rng)  # 6
+    if objective.ground_truth_share:  # beyond the paper: some of the truth, which is worth reading
+        y_pred = torch.where(rng.uniform(n) < objective.ground_truth_share, y, y_pred)
+    masked = draw_mask(n, objective.mask_schedule, rng)  # 7
+    logits = model(y_pred.masked_fill(masked, MASK), context)  # 8
+    return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
+
+
+@torch.no_grad()
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
+    given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
+    start = y_obs
+    kept = kept_table((~given).sum(1).tolist(), settings.steps, settings.schedule).to(y_obs.device)
+    fixed = fixed_scores(settings.order, y_obs.shape[1], rng)
+    for t in range(1, settings.steps + 1):  # 2
+        known = y_obs != MASK
+        logits = model(y_obs, context)
+        tokens, log_p = draw(logits, settings, rng)  # 3
+        if settings.revise == "argmax":  # a finished token is not drawn anew: that would re-noise it in the last step
+            tokens = torch.where(known, logits.argmax(-1), tokens)
+        tokens = torch.where(given, start, tokens)
+        noise = settings.gumbel * (1 - t / settings.steps)
+        scores = position_scores(settings.order, log_p, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        top = rank(scores) < (given.sum(1) + kept[t - 1])[:, None]  # 4
+        y_obs = tokens.masked_fill(~top, MASK)
+        yield Step(y_obs, tokens)

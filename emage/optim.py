@@ -1,0 +1,32 @@
+"""AdamW's parameter groups and the learning rate of a step (Sec. 4). How a step is taken is the engine's business."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from emage.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices of linear layers decay; norms, biases, embeddings and positions don't."""
+    decay, keep = [], []
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings and "position" not in name
+        (decay if is_matrix else keep).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 0. Steps count from 0.
+
+    The first step already has a rate above 0: at 0 it would change nothing.
+    """
+    warmup = max(1, round(config.warmup * config.steps))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

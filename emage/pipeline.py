@@ -1,0 +1,274 @@
+"""Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emage import checkpoint, ranking
+from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
+from emage.errors import InputError
+from emage.masking import MASK, PictureRng
+from emage.methods import METHODS
+from emage.methods.terms import Step
+from emage.model import Context, Network
+
+
+class Emage:
+    """A trained model, its tokenizer and its sampling defaults.
+
+    Every picture has its own seed: the same prompt, seed and settings give the same picture whatever else is in the
+    batch. `**sampling` below are fields of SamplingConfig (steps, schedule, order, temperature, top_k, top_p, gumbel,
+    revise, guidance) over the checkpoint's own.
+    """
+
+    def __init__(self, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any] | None = None):
+        self.network, self.tokenizer, self.config, self.facts = network.eval(), tokenizer, config, facts or {}
+
+    # --- Loading and sharing ---
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str, device: str = "auto", dtype: Dtype = "float32") -> "Emage":
+        """A checkpoint folder, or the id of one on the model hub. device auto: cuda where there is one.
+
+        bfloat16 and float16 are for the network; the tokenizer stays in float32, where its decoder is safe.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = path_or_hub_id if Path(path_or_hub_id).exists() else _from_hub(path_or_hub_id)
+        network, tokenizer, config, facts = checkpoint.load(folder, device)
+        return cls(network.to(getattr(torch, dtype)), tokenizer, config, facts)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes a checkpoint folder with a model card (README.md)."""
+        facts = {key: value for key, value in self.facts.items() if key not in ("emage", "tokenizer", "files")}
+        checkpoint.save(path, self.network, self.tokenizer, self.config, facts)
+        (Path(path) / "README.md").write_text(_model_card(self.config, facts))
+
+    def push_to_hub(self, repo: str) -> None:
+        """Uploads the checkpoint to `repo` ("user/name") on the model hub, made where there is none."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            HfApi().create_repo(repo, exist_ok=True)
+            HfApi().upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"))
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.decoder.head.weight.device
+
+    # --- Drawing ---
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        candidates: int = 1,
+        rank: Rank = "likelihood",
+        ranker: ranking.ClipRanker | None = None,
+        batch_size: int = 16,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """One picture a prompt: the best of `candidates` by `rank`. `seed`: one for all prompts, or one each.
+
+        Candidate 0 has the seed itself, so that candidates=1 gives the first of candidates=4. Raises InputError for
+        settings that don't exist or make no sense.
+        """
+        groups = self.candidates(
+            prompts, seed=seed, candidates=candidates, rank=rank, ranker=ranker, batch_size=batch_size, **sampling
+        )
+        return [max(group, key=lambda pair: pair[1])[0] for group in groups]
+
+    def candidates(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        candidates: int = 1,
+        rank: Rank = "likelihood",
+        ranker: ranking.ClipRanker | None = None,
+        batch_size: int = 16,
+        **sampling: Any,
+    ) -> list[list[tuple[Image.Image, float]]]:
+        """For each prompt its candidates as (picture, score), in the order of their seeds. rank=none scores 0."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if candidates < 1:
+            raise InputError(f"candidates must be at least 1, not {candidates}")
+        settings = self.settings(**sampling)
+        if rank == "clip" and ranker is None:
+            ranker = ranking.ClipRanker(device=str(self.device))
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed, or one a prompt")
+        jobs = [
+            (prompt, _candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
+        ]
+        drawn: list[tuple[Image.Image, float]] = []
+        for i in range(0, len(jobs), batch_size):
+            texts, own_seeds = zip(*jobs[i : i + batch_size], strict=True)
+            drawn += self._batch(texts, own_seeds, settings, rank if candidates > 1 else "none", ranker)
+        return [drawn[i : i + candidates] for i in range(0, len(drawn), candidates)]
+
+    def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[Image.Image]:
+        """The picture after each iteration (Figure 5): the model's guess for every token at that point."""
+        for step in self._steps(self._read([prompt]), self._unknown(1), [seed], self.settings(**sampling)):
+            yield self._pictures(step.guess)[0]
+
+    def inpaint(
+        self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
+    ) -> Image.Image:
+        """Draws anew where `mask` is white (above half grey), by cells of the token grid; other tokens stay.
+
+        The picture is brought to the model's size by a resize and a centre crop, the mask likewise.
+        """
+        height, width = self.size
+        pixels = _to_pixels(_fit(image.convert("RGB"), width, height)).to(self.device)
+        white = torch.from_numpy(np.asarray(_fit(mask.convert("L"), width, height)) > 127)
+        rows, columns = self.config.grid
+        unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
+        if not unknown.any():
+            raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
+        y = self.tokenizer.encode(pixels).masked_fill(unknown[None].to(self.device), MASK)
+        *_, last = self._steps(self._read([prompt]), y, [seed], self.settings(**sampling))
+        return self._pictures(last.y_obs)[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture in pixels."""
+        rows, columns = self.config.grid
+        return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
+
+    def settings(self, **sampling: Any) -> SamplingConfig:
+        """The checkpoint's sampling settings with some replaced. Raises InputError for one that isn't right."""
+        known = [item.name for item in fields(SamplingConfig)]
+        for name in sampling:
+            if name not in known:
+                raise InputError(f"unknown sampling setting {name!r}{nearest(name, known)}")
+        settings = replace(self.config.sampling, **sampling)
+        _check(settings, self.config.grid[0] * self.config.grid[1])
+        return settings
+
+    # --- Parts ---
+
+    @torch.no_grad()
+    def _batch(self, texts, seeds, settings: SamplingConfig, rank: Rank, ranker) -> list[tuple[Image.Image, float]]:
+        context = self._read(texts)
+        *_, last = self._steps(context, self._unknown(len(texts)), seeds, settings)
+        pictures = self._pictures(last.y_obs)
+        scores = [0.0] * len(texts)
+        if rank == "likelihood":
+            rng = PictureRng(seeds, self.device)
+            scores = ranking.likelihood(self.network, self.config.method, last.y_obs, context, rng).tolist()
+        elif rank == "clip":
+            scores = ranker.score(pictures, texts).tolist()
+        return list(zip(pictures, scores, strict=True))
+
+    def _steps(self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig) -> Iterator[Step]:
+        decoder = self.network.decoder
+        if settings.guidance:
+            decoder = Guided(decoder, self._read([""] * len(seeds)), settings.guidance)
+        rng = PictureRng(seeds, self.device)
+        yield from METHODS[self.config.method].generate(decoder, context, y, settings, rng)
+
+    @torch.no_grad()
+    def _read(self, prompts: Sequence[str]) -> Context:
+        return self.network.read(self.network.text.tokenize(prompts).to(self.device))
+
+    def _unknown(self, batch: int) -> Tensor:
+        rows, columns = self.config.grid
+        return torch.full((batch, rows * columns), MASK, device=self.device)
+
+    @torch.no_grad()
+    def _pictures(self, y: Tensor) -> list[Image.Image]:
+        pixels = self.tokenizer.decode(y, grid=self.config.grid)  # (B,3,H,W) in [0,1]
+        bytes_ = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in bytes_]
+
+
+class Guided:
+    """Classifier-free guidance: the decoder's logits pushed away from those of the empty caption, u + s (c - u)."""
+
+    def __init__(self, decoder, empty: Context, scale: float):
+        self._decoder, self._empty, self._scale = decoder, empty, scale
+
+    def __call__(self, y: Tensor, context: Context, cache=None) -> Tensor:
+        caches = cache or (None, None)
+        c = self._decoder(y, context, caches[0])
+        u = self._decoder(y, self._empty, caches[1])
+        return u + self._scale * (c - u)
+
+    def new_cache(self, batch: int, n: int):
+        return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)
+
+
+def _check(settings: SamplingConfig, n: int) -> None:
+    bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
+    bounds["guidance"] = (0, 100)
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not isinstance(value, (int, float)) or not low <= value <= high:
+            raise InputError(f"{name} must lie in {low}..{high}, not {value}")
+    choices = {"schedule": ("cosine", "linear"), "order": ("confidence", "random", "halton")}
+    for name, allowed in {**choices, "revise": ("argmax", "sample")}.items():
+        if getattr(settings, name) not in allowed:
+            raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
+
+
+def _candidate_seed(seed: int, candidate: int) -> int:
+    if candidate == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _from_hub(repo: str) -> str:
+    if repo.count("/") != 1 or repo.startswith((".", "/")):
+        raise InputError(f"{repo} is no checkpoint folder and no hub id (user/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(repo)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{repo} is no folder here and could not be fetched: {str(error).splitlines()[0]}") from None
+
+
+def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Resized so that it covers width x height, then centre-cropped."""
+    scale = max(width / image.width, height / image.height)
+    image = image.resize(
+        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.LANCZOS
+    )
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255  # (1,3,H,W)
+
+
+def _model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
+    lines = [f"- {key}: {value}" for key, value in facts.items()]
+    model = config.model
+    return (
+        "\n".join(
+            [
+                "---\npipeline_tag: text-to-image\nlibrary_name: emage\n---\n# Emage",
+                f"Text-to-image, method `{config.method}`: {model.depth} layers of width {model.width}, "
+                f"{config.grid[0]} x {config.grid[1]} tokens, {config.vocab_size} codes, text encoder `{model.text}`.",
+                '```python\nimport emage\npipe = emage.Emage.from_pretrained("this folder")\n'
+                'pipe.generate(["a prompt"], seed=7)[0].save("picture.png")\n```',
+                "## Training\n" + ("\n".join(lines) or "not recorded"),
+                "## Limits\nIt draws what its training captions speak of, in English, and nothing else.",
+            ]
+        )
+        + "\n"
+    )

@@ -1,0 +1,59 @@
+"""Which of several candidate pictures fits its caption best: by the model's own likelihood, or by CLIP."""
+
+from collections.abc import Sequence
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emage.config import ObjectiveConfig
+from emage.errors import InputError
+from emage.masking import PictureRng
+from emage.methods import METHODS
+from emage.model import Context, Network
+from emage.sampling import log_p_of
+
+# Scored on its true context, whatever the method trained on.
+_TRUE_CONTEXT = ObjectiveConfig(first_pass="argmax", ground_truth_share=1.0)
+
+
+@torch.no_grad()
+def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: PictureRng, draws: int = 4) -> Tensor:
+    """Mean log-probability a token that the model gives to the pictures (B,N) it drew, (B,) nats; higher is better.
+
+    Estimated by `draws` random maskings; exact for the autoregressive model.
+    """
+    scores = torch.zeros(len(y), device=y.device)
+    for _ in range(draws):
+        terms = METHODS[method].loss(network.decoder, y, context, _TRUE_CONTEXT, rng)
+        log_p = log_p_of(terms.logits.float().log_softmax(-1), y)
+        scores += (log_p * terms.masked).sum(1) / terms.masked.sum(1)
+    return scores / draws
+
+
+class ClipRanker:
+    """CLIP similarity of pictures and captions (Sec. 4: rank 16 candidates, keep the best)."""
+
+    def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
+        """`weights`: a local file; none: OpenAI's, downloaded by name. Raises InputError where they can't be had."""
+        try:
+            self._model, _, self._transform = open_clip.create_model_and_transforms(
+                model, pretrained=weights or "openai", device=device
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"rank=clip needs CLIP weights ({str(error).splitlines()[0]}): pass rank_weights=FILE, "
+                "or use rank=likelihood, which needs none"
+            ) from None
+        self._model.eval()
+        self._tokenize = open_clip.get_tokenizer(model)
+        self._device = device
+
+    @torch.no_grad()
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """Cosine similarity of picture i and caption i, (B,) in [-1, 1]."""
+        pixels = torch.stack([self._transform(image) for image in images]).to(self._device)  # type: ignore[operator]
+        pictures = self._model.encode_image(pixels, normalize=True)  # type: ignore[operator]
+        texts = self._model.encode_text(self._tokenize(list(captions)).to(self._device), normalize=True)  # type: ignore[operator]
+        return (pictures * texts).sum(-1)
