@@ -1,0 +1,275 @@
+"""MLflow, and nothing else knows it: one run a stage, with its settings, metrics, tables and pictures.
+
+    with tracking.start(config.mlflow, stage="train", settings=config) as run:     # the driver
+        ...                                                                        # run.config, run.id to the workers
+        with tracking.attach(run_config, run_id) as same_run:                      # a worker, after any restart
+            same_run.metrics({"loss": 4.2}, step=50)
+
+A run is written by a background thread, so no call waits for the store and none raises for its sake. While the store
+is away, records wait in a queue and one warning is printed; they are written when it is back, or are lost at the end.
+The thread knows no stage; a stage knows no MLflow.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from emage.config import MLflowConfig, to_yaml
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RETRY_S = 30.0  # between two tries while the store is away
+TRIES = 20  # of one record: a store that chokes on it must not hold up the rest for ever
+MAX_WAITING = 10_000  # records kept while the store is away
+CLOSE_S = 60.0  # the most that the end of a stage waits for a slow store
+MAX_PARAM = 500  # characters
+PARAMS_PER_CALL = 100  # MLflow's own limit
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # reached without a server, so the client places the artifacts
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the queue is the retry
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # bounds what an unreachable server costs at the start and the end of a stage
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def uri(config: MLflowConfig) -> str:
+    """The tracking URI in force: MLFLOW_TRACKING_URI wins over the config; an SQLite file's path is made absolute."""
+    address = os.environ.get("MLFLOW_TRACKING_URI") or config.uri
+    scheme, separator, path = address.partition(":///")
+    return scheme + separator + os.path.abspath(path) if scheme == "sqlite" and path else address
+
+
+def start(config: MLflowConfig, *, stage: str, settings: Any) -> "Run":
+    """A new run, recorded with `settings` (a config dataclass). Its end depends on how the `with` block ends.
+
+    Waits for the store's first answer (or its absence, a few seconds), so that `run.id` can be handed to workers.
+    """
+    artifacts = config.artifacts if "://" in config.artifacts else os.path.abspath(config.artifacts)
+    run = Run(dataclasses.replace(config, uri=uri(config), artifacts=artifacts), stage=stage)
+    run.params(dataclasses.asdict(settings))
+    run.text("config.yaml", _without_password(to_yaml(settings)))
+    run.wait()
+    return run
+
+
+def attach(config: MLflowConfig, run_id: str | None) -> "Run":
+    """The run that a driver started, in another process. `config` is the driver's `run.config`: its paths are absolute.
+
+    `close` (or the end of a `with` block) writes what is left and leaves the run open for its driver.
+    """
+    config = dataclasses.replace(config, uri=uri(config), enabled=config.enabled and run_id is not None)
+    database = _sqlite_file(config)
+    if config.enabled and database is not None and not database.is_file():
+        _log.warning("MLflow: no %s on this machine, nothing is recorded from here; several need a server", database)
+        config = dataclasses.replace(config, enabled=False)
+    return Run(config, run_id=run_id)
+
+
+class Run:
+    """A run to write to. `id` is None when tracking is off, or while the store has not been reached yet."""
+
+    def __init__(self, config: MLflowConfig, *, stage: str | None = None, run_id: str | None = None):
+        self.config = config
+        self.id = run_id
+        self._stage = stage  # None: the run belongs to another process, which also ends it
+        self._started = _now()
+        self._client: MlflowClient | None = None
+        self._jobs: queue.SimpleQueue[Callable[[Any, str], object] | None] = queue.SimpleQueue()
+        self._tried, self._closing = threading.Event(), threading.Event()
+        self._warned: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True) if config.enabled else None
+        if self._thread is not None:
+            _import()  # here, not in the thread: two threads importing at once can see half a module
+            self._thread.start()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def params(self, settings: dict[str, Any]) -> None:
+        """A (nested) dict of settings, flattened to dotted names."""
+        flat = _flat(settings)
+        for names in (list(flat)[i : i + PARAMS_PER_CALL] for i in range(0, len(flat), PARAMS_PER_CALL)):
+            self._put(lambda client, run_id, names=names: client.log_batch(run_id, params=_params(flat, names)))
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Numbers, at a step of a curve or (None) once."""
+        when, numbers = _now(), {name: float(value) for name, value in values.items()}
+        self._put(lambda client, run_id: client.log_batch(run_id, metrics=_metrics(numbers, when, step or 0)))
+
+    def table(self, name: str, columns: dict[str, list[Any]]) -> None:
+        """Columns of equal length as a table artifact; `name` ends in .json."""
+        self._put(lambda client, run_id: client.log_table(run_id, columns, name))
+
+    def picture(self, name: str, image: Image.Image) -> None:
+        """A picture artifact, such as "samples/step_000500.png"."""
+        frozen = image.copy()
+        self._put(lambda client, run_id: client.log_image(run_id, frozen, name))
+
+    def text(self, name: str, text: str) -> None:
+        """A text artifact."""
+        self._put(lambda client, run_id: client.log_text(run_id, text, name))
+
+    def file(self, path: str | Path, folder: str = "") -> None:
+        """A copy of a file as an artifact. It is read a little later: leave it where it is until the run is closed."""
+        self._put(lambda client, run_id: client.log_artifact(run_id, str(path), folder or None))
+
+    def wait(self) -> None:
+        """Until the first record has been tried."""
+        if self._thread is not None:
+            self._tried.wait()
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Writes what is waiting (one try, if the store is away) and, where the run was started here, ends it."""
+        if self._thread is None:
+            return
+        if self._stage is not None:
+            self._jobs.put(lambda client, run_id: client.set_terminated(run_id, status))
+        self._jobs.put(None)
+        self._closing.set()
+        self._thread.join(CLOSE_S)
+        self._thread = None
+
+    def _put(self, job: Callable[[Any, str], object]) -> None:
+        if self._thread is not None and self._jobs.qsize() < MAX_WAITING:
+            self._jobs.put(job)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            for _ in range(TRIES):
+                if self._done_with(job):
+                    break
+                if self._closing.is_set():  # that was the last try
+                    return
+                self._closing.wait(RETRY_S)
+
+    def _done_with(self, job: Callable[[Any, str], object]) -> bool:
+        """Writes one record. False: the store is away and the record should be tried again."""
+        try:
+            if self._client is None:
+                self._client = _connect(self.config)
+            if self.id is None:
+                self.id = self._create(self._client)
+            job(self._client, self.id)
+            return True
+        except Exception as error:  # whatever a store and its drivers raise, the stage goes on
+            away = _is_away(error)
+            self._warn("away" if away else "refused", error)
+            return not away
+        finally:
+            self._tried.set()
+
+    def _create(self, client: "MlflowClient") -> str:
+        experiment = client.get_experiment_by_name(self.config.experiment)
+        number = experiment.experiment_id if experiment else _new_experiment(client, self.config)
+        tags = {"stage": self._stage, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "JOB"}
+        return client.create_run(number, self._started, tags, run_name=self._stage).info.run_id
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """One line, once a run for each kind of trouble."""
+        if what in self._warned:
+            return
+        self._warned.add(what)
+        reason = _without_password((str(error) or repr(error)).splitlines()[0])[:160]
+        store = _without_password(self.config.uri)
+        if what == "away":
+            _log.warning("MLflow at %s is away; the stage goes on, records follow if it returns (%s)", store, reason)
+        else:
+            _log.warning("MLflow at %s refuses a record; the stage goes on without it (%s)", store, reason)
+
+
+def _import() -> None:
+    """MLflow takes seconds to import and reads its settings from the environment."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a page of migrations
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # stack traces of what `_warn` says in a line
+
+
+def _connect(config: MLflowConfig) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    if database := _sqlite_file(config):
+        database.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=config.uri)
+
+
+def _sqlite_file(config: MLflowConfig) -> Path | None:
+    scheme, _, path = config.uri.partition(":///")
+    return Path(path.partition("?")[0]) if scheme == "sqlite" and path else None
+
+
+def _new_experiment(client: "MlflowClient", config: MLflowConfig) -> str:
+    """A server places artifacts itself. A bare database would place them relative to whoever comes first."""
+    is_database = config.uri.startswith(_DATABASES)
+    artifacts = config.artifacts if "://" in config.artifacts else Path(config.artifacts).as_uri()
+    return client.create_experiment(config.experiment, artifact_location=artifacts if is_database else None)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the same call may succeed later: no connection, a server's own fault, a locked or full database."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    elif isinstance(error, (FileNotFoundError, PermissionError)):  # of a file that was to be recorded
+        status = 400
+    else:  # requests' errors are OSErrors, with the response where there was one
+        status = getattr(getattr(error, "response", None), "status_code", 503)
+        status = status if isinstance(error, (OSError, SQLAlchemyError)) else 400
+    return status >= 500 or status == 429
+
+
+def _params(flat: dict[str, str], names: list[str]) -> list[Any]:
+    from mlflow.entities import Param
+
+    return [Param(name, flat[name]) for name in names]
+
+
+def _metrics(values: dict[str, float], when: int, step: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, when, step) for name, value in values.items()]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"a": {"b": [1]}} -> {"a.b": "[1]"}, values cut to what MLflow takes."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[prefix + name] = _without_password(text)[:MAX_PARAM]
+    return flat
+
+
+def _without_password(text: str) -> str:
+    """https://user:secret@host -> https://***@host, anywhere in a text."""
+    return re.sub(r"://[^@/\s]+@", "://***@", text)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
