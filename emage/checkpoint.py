@@ -6,8 +6,6 @@ config.yaml            CheckpointConfig
 manifest.json          sha256 of the files, the tokenizer's identity, step and where the weights come from; written last
 """
 
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from emage.errors import InputError
 from emage.methods import METHODS
 from emage.model import Network
 from emage.schema import TokenizerInfo
+
+MODEL, TOKENIZER = "model.safetensors", "tokenizer.safetensors"
 
 
 def describe(tokenizer: Any) -> TokenizerInfo:
@@ -40,21 +40,13 @@ def save(folder: str | Path, network: Network, tokenizer: Any, config: Checkpoin
 
     `facts` go into the manifest: step, git commit, data, scores.
     """
-    folder = Path(folder)
-    fresh = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file(
-        {key: value.float().contiguous() for key, value in network.state_dict().items()}, fresh / "model.safetensors"
-    )
-    tokenizers.save(tokenizer, fresh / "tokenizer.safetensors")
-    (fresh / "config.yaml").write_text(to_yaml(config))
-    files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
-    record = {"emage": emage.__version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **facts}
-    manifest.write_json(fresh / manifest.NAME, record)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(fresh, folder)
+    with manifest.new_folder(folder) as fresh:
+        save_file({key: value.float().contiguous() for key, value in network.state_dict().items()}, fresh / MODEL)
+        tokenizers.save(tokenizer, fresh / TOKENIZER)
+        (fresh / "config.yaml").write_text(to_yaml(config))
+        files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
+        record = {"emage": emage.__version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **facts}
+        manifest.write_json(fresh / manifest.NAME, record)
 
 
 def load(
@@ -71,13 +63,11 @@ def load(
     config = from_yaml(CheckpointConfig, (folder / "config.yaml").read_text())
     try:
         network = build(config)
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-        tokenizer = tokenizers.load(
-            record["tokenizer"]["name"], weights=folder / "tokenizer.safetensors", device=device
-        )
+        network.load_state_dict(load_file(folder / MODEL))
+        tokenizer = tokenizers.load(record["tokenizer"]["name"], weights=folder / TOKENIZER, device=device)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{folder} is a damaged checkpoint: {str(error).splitlines()[0]}") from None
-    wanted = record["files"].get("tokenizer.safetensors")
-    if wanted != manifest.sha256(folder / "tokenizer.safetensors"):
+    wanted = record["files"].get(TOKENIZER)
+    if wanted != manifest.sha256(folder / TOKENIZER):
         raise InputError(f"{folder}: tokenizer.safetensors is not the one this model was trained with")
     return network.to(device).eval(), tokenizer, config, record

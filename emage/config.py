@@ -115,7 +115,7 @@ class RunConfig:
     num_workers: int = 1
     use_gpu: bool = True
     cpus_per_worker: int = 4
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Literal[0, 1, 2] = 1
     max_failures: int = 100  # worker or node losses survived
     log_every: int = 50  # steps
     sample_every: int = 5_000

@@ -189,23 +189,26 @@ class Network(nn.Module):
 def init_weights(model: Transformer) -> None:
     """Everything the decoder starts from.
 
-    | what                                   | how                                                    |
-    | embeddings, positions                  | normal, std 0.02                                       |
-    | linear weights                         | normal, std 0.02                                       |
-    | linear weights into the residual path  | normal, std 0.02 / sqrt(3 x depth): three adds a block |
-    | biases                                 | 0                                                      |
-    | LayerNorm                              | 1 and 0 (PyTorch's own)                                |
+    | what                                   | how                                                   |
+    | embeddings, positions                  | normal, std s = 0.02 x sqrt(768 / width)              |
+    | linear weights                         | normal, std s                                         |
+    | linear weights into the residual path  | normal, std s / sqrt(3 x depth): three adds a block   |
+    | biases                                 | 0                                                     |
+    | LayerNorm                              | 1 and 0 (PyTorch's own)                               |
+
+    s is the customary 0.02 at the paper's width; narrower layers need more, or they start out nearly linear and slow.
     """
-    residual = 0.02 / math.sqrt(3 * model.config.depth)
+    std = 0.02 * math.sqrt(768 / model.config.width)
+    residual = std / math.sqrt(3 * model.config.depth)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             into_residual = name.endswith(("attention.proj", "cross.proj", "mlp.down"))
-            nn.init.normal_(module.weight, std=residual if into_residual else 0.02)
+            nn.init.normal_(module.weight, std=residual if into_residual else std)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=std)
     for parameter in model.positions.parameters():
-        nn.init.normal_(parameter, std=0.02)
+        nn.init.normal_(parameter, std=std)
 
 
 def _split(x: Tensor, num_heads: int) -> Tensor:

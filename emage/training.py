@@ -57,7 +57,7 @@ class BareEngine:
         self.objective, self._config = objective, config
         self.device = next(objective.parameters()).device
         groups = parameter_groups(objective, config.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
     def forward(self, *args) -> Loss:
         return self.objective(*args)

@@ -1,0 +1,264 @@
+"""Token table -> checkpoint, on Ray Train and DeepSpeed. The step itself is emage.training's; nothing here knows what
+a token means.
+
+output/model/    the checkpoint for use
+output/ray/      Ray Train's storage: DeepSpeed's checkpoints for resuming; the same command goes on from the last one
+output/samples/  pictures drawn from fixed prompts on the way
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import CheckpointConfig as RayCheckpointConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from emage import checkpoint, manifest, pictures, tokenizers
+from emage.config import CheckpointConfig, TrainConfig
+from emage.errors import InputError
+from emage.methods.terms import Loss
+from emage.on_ray import launch, tracking
+from emage.optim import parameter_groups
+from emage.pipeline import Emage
+from emage.schema import open_token_table
+from emage.text import load_published
+from emage.token_table import Batch, TokenTable
+from emage.training import Metrics, Objective, context_gain, fit
+
+TAG = "state"  # DeepSpeed's name for the one checkpoint in a folder; never its "latest" file
+
+
+# --- Driver -----------------------------------------------------------------------------------------------------------
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains to the end and returns the checkpoint folder. On finished output it returns at once."""
+    output = Path(config.run.output).resolve()
+    model = output / "model"
+    _check(config)
+    manifest.claim(output, "train", _identity(config))
+    done = manifest.read_json(model / manifest.NAME)
+    if done and done["step"] == config.optim.steps:
+        print(f"{model} is finished ({done['step']} steps); nothing to do")
+        return model
+    launch.start_ray()
+    with tracking.start(config.mlflow, stage="train", settings=config) as run:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"config": replace(config, mlflow=run.config), "run": run.id, "output": str(output)},
+            scaling_config=ScalingConfig(
+                num_workers=config.run.num_workers,
+                use_gpu=config.run.use_gpu,
+                resources_per_worker={"CPU": config.run.cpus_per_worker, "GPU": int(config.run.use_gpu)},
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(output),
+                failure_config=FailureConfig(max_failures=config.run.max_failures),
+                checkpoint_config=RayCheckpointConfig(num_to_keep=config.run.keep),
+            ),
+        )
+        trainer.fit()
+        run.file(model / manifest.NAME)
+    return model
+
+
+def _check(config: TrainConfig) -> None:
+    """Everything that can be known to be wrong before workers start. Raises InputError."""
+    share = config.optim.batch_size / config.run.num_workers / config.optim.micro_batch_size
+    if share < 1 or share != int(share):
+        raise InputError(
+            f"optim.batch_size={config.optim.batch_size} is not run.num_workers={config.run.num_workers} x "
+            f"optim.micro_batch_size={config.optim.micro_batch_size} x a whole number"
+        )
+    _, made_by = open_token_table(config.data.path)
+    mine = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
+    if made_by.sha256 != mine.sha256:
+        raise InputError(
+            f"{config.data.path} was made with tokenizer {made_by.name} ({made_by.sha256[:12]}), not with "
+            f"{config.data.tokenizer} ({mine.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to that one"
+        )
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that the weights depend on; logging, retries and places don't count."""
+    settings = asdict(config)
+    del settings["mlflow"], settings["sampling"]
+    settings["run"] = {key: settings["run"][key] for key in ("seed", "num_workers", "zero_stage")}
+    return settings
+
+
+# --- Worker -----------------------------------------------------------------------------------------------------------
+
+
+class DeepSpeedEngine:
+    """DeepSpeed behind emage.training's Engine: FP32, AdamW, clipping, the ZeRO stage of the config."""
+
+    def __init__(self, objective: Objective, config: TrainConfig, world_size: int):
+        # On a CPU the accelerator must be named before the import; the guess fails where CUDA libraries lie unused.
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.run.use_gpu else "cpu")
+        import deepspeed
+
+        # A compiled collective for inference alone; building it takes a minute and a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        optim = config.optim
+        engine, _, _, _ = deepspeed.initialize(
+            model=objective,
+            model_parameters=parameter_groups(objective, optim.weight_decay),
+            config={
+                "train_batch_size": optim.batch_size,
+                "train_micro_batch_size_per_gpu": optim.micro_batch_size,
+                "gradient_accumulation_steps": optim.batch_size // world_size // optim.micro_batch_size,
+                "gradient_clipping": optim.clip_norm,
+                "zero_optimization": {"stage": config.run.zero_stage},
+                "optimizer": {
+                    "type": "AdamW",
+                    # PyTorch's own: DeepSpeed's fused one would be compiled first.
+                    "params": {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "torch_adam": True},
+                },
+                "steps_per_print": 1 << 30,
+                "wall_clock_breakdown": False,
+            },
+        )
+        self.engine, self.objective, self.device = engine, objective, engine.device
+
+    def forward(self, *args) -> Loss:
+        return self.engine(*args)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.engine.backward(loss)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # DeepSpeed counts micro-batches by it
+
+    def step(self, lr: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.objective.parameters() if p.grad is not None])
+        self.engine.step()
+        known = self.engine.get_global_grad_norm()  # with ZeRO, whose ranks hold parts of the gradient each
+        return float(norm if known is None else known)
+
+    def save(self, folder: str, step: int) -> None:
+        self.engine.save_checkpoint(folder, tag=TAG, client_state={"step": step}, save_latest=False)
+
+    def load(self, folder: str) -> int:
+        """Restores weights and optimizer; returns the steps done."""
+        _, state = self.engine.load_checkpoint(folder, tag=TAG)
+        return state["step"]
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker: builds, resumes, trains; rank 0 also logs, draws samples and saves."""
+    config: TrainConfig = settings["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.manual_seed(config.run.seed)
+    table = TokenTable(config.data.path, config.run.seed)
+    parts = CheckpointConfig(
+        config.method, table.tokenizer.vocab_size, table.tokenizer.grid, config.model, config.sampling
+    )
+    network = checkpoint.build(parts)
+    resumed = ray.train.get_checkpoint()
+    if resumed is None:
+        load_published(network.text, config.model)
+    engine = DeepSpeedEngine(Objective(network, config.method, config.objective), config, world_size)
+    start = 0
+    if resumed is not None:
+        with resumed.as_directory() as folder:
+            start = engine.load(folder)
+    watcher = Watcher(config, settings, engine, parts, start) if rank == 0 else None
+
+    def on_step(step: int, metrics: Metrics, batch: Batch) -> None:
+        if watcher:
+            watcher(step, metrics, batch)
+        if step % config.run.checkpoint_every == 0 or step == config.optim.steps:
+            with tempfile.TemporaryDirectory() as folder:
+                engine.save(folder, step)
+                ray.train.report({"step": step, **metrics}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    fit(engine, table, config, on_step, start=start, rank=rank, world_size=world_size)
+    if watcher:
+        watcher.finish(table)
+
+
+class Watcher:
+    """Rank 0's eyes: lines with rate and ETA, metrics, sample grids, and the checkpoint for use at the end."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        settings: dict[str, Any],
+        engine: DeepSpeedEngine,
+        parts: CheckpointConfig,
+        start: int,
+    ):
+        self.config, self.engine, self.start = config, engine, start
+        self.output = Path(settings["output"])
+        self.run = tracking.attach(config.mlflow, settings["run"])
+        tokenizer = tokenizers.load(
+            config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(engine.device)
+        )
+        self.pipe = Emage(engine.objective.network, tokenizer, parts)
+        self.pipe.network.train()
+        self.began = time.monotonic()
+
+    def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
+        run = self.config.run
+        if step % run.log_every == 0 or step == self.config.optim.steps:
+            metrics = metrics | context_gain(self.pipe.network, batch)
+            rate = (step - self.start) / (time.monotonic() - self.began)
+            metrics["samples_per_s"] = rate * self.config.optim.batch_size
+            self.run.metrics(metrics, step=step)
+            self._say(step, metrics, rate)
+        if step % run.sample_every == 0 or step == self.config.optim.steps:
+            self._draw(step)
+
+    def finish(self, table: TokenTable) -> None:
+        facts = {
+            "step": self.config.optim.steps,
+            "method": self.config.method,
+            "data": {"path": self.config.data.path, "rows": table.num_rows},
+            "git": _commit(),
+        }
+        checkpoint.save(self.output / "model", self.pipe.network, self.pipe.tokenizer, self.pipe.config, facts)
+        self.run.close()
+
+    def _say(self, step: int, metrics: Metrics, rate: float) -> None:
+        steps = self.config.optim.steps
+        left = round((steps - step) / rate)
+        print(
+            f"step {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy_masked']:.3f}  "
+            f"context gain {metrics['context_gain']:+.3f}  lr {metrics['lr']:.1e}  "
+            f"{metrics['samples_per_s']:.0f} samples/s  ETA {left // 60}:{left % 60:02d}",
+            flush=True,
+        )
+        if step > steps // 2 and abs(metrics["context_gain"]) < 0.005 and self.config.method != "fully_nar":
+            print(
+                "warning: the network ignores the picture it is given (context gain near 0): objective.warm_start or "
+                "objective.ground_truth_share cure it",
+                flush=True,
+            )
+
+    def _draw(self, step: int) -> None:
+        network, prompts = self.pipe.network, self.config.run.prompts
+        network.eval()
+        sheet = pictures.sheet(self.pipe.generate(prompts, seed=self.config.run.seed), prompts)
+        network.train()
+        path = self.output / "samples" / f"step_{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        sheet.save(path)
+        self.run.picture(f"samples/{path.name}", sheet)
+
+
+def _commit() -> str:
+    """The git commit of the code that runs, or "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else "unknown"

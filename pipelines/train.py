@@ -1,0 +1,18 @@
+"""Trains one of the five methods on a token table.
+
+    ray job submit -- python pipelines/train.py paper data.path=/data/tokens run.output=/data/runs/paper \\
+        run.num_workers=64
+
+That is the paper's run: iterative3, 500k steps of 1024 pictures. On this machine, small:
+
+    python pipelines/train.py demo data.path=runs/demo/ingest/tokens run.output=runs/my_model method=iterative1
+
+The same command goes on from its last checkpoint.
+"""
+
+from emage.config import TrainConfig
+from emage.on_ray import launch
+from emage.on_ray.train import train
+
+if __name__ == "__main__":
+    launch.main(TrainConfig, train)
