@@ -3,6 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,31 @@ def read_json(path: str | Path) -> Any:
             return json.load(file)
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`: it takes its name when the block ends well, and is removed when it does not.
+
+    Where `folder` already exists it is replaced. The caller writes the manifest, last, inside the block.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Deletes what killed runs left unfinished under temporary names. Only while nobody else writes there."""
+    for leftover in Path(folder).glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
