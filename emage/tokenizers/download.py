@@ -15,10 +15,9 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from safetensors.torch import save_file as write_safetensors
 from tqdm import tqdm
 
-from emage.tokenizers.weights import read_lightning, sha256_of
+from emage.tokenizers.weights import read, sha256_of, write
 
 BLOCK = 1 << 20  # bytes
 
@@ -43,9 +42,7 @@ def fetch(name: str, url: str, member: str | None = None) -> Path:
         download(url, published)
     pin(published)
     checkpoint = unzip(published, member, folder / f"{name}.ckpt") if member else published
-    temporary = converted.with_name(converted.name + ".tmp")
-    write_safetensors({key: tensor.contiguous() for key, tensor in read_lightning(checkpoint).items()}, temporary)
-    temporary.replace(converted)
+    write(read(checkpoint), converted)
     pin(converted)
     published.unlink()
     checkpoint.unlink(missing_ok=True)

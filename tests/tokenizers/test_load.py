@@ -56,6 +56,14 @@ def test_save_and_load(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "tiny.safetensors"]
 
 
+def test_loading_leaves_the_seed_alone(model, tmp_path):
+    tokenizers.save(model, tmp_path / "tiny.safetensors")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    tokenizers.load_file(tmp_path / "tiny.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_file_of_another_name_is_refused(model, tmp_path):
     tokenizers.save(model, tmp_path / "tiny.safetensors")
     with pytest.raises(ValueError, match="holds 'tiny', not 'vqgan-f8-256'"):
@@ -90,7 +98,7 @@ def test_lightning_checkpoint_with_callback_classes(model, tmp_path, monkeypatch
         for i in range(1, 4):
             patch.setitem(sys.modules, ".".join(module.__name__.split(".")[:i]), module)
         torch.save(checkpoint, tmp_path / "last.ckpt")
-    assert weights.read_lightning(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
+    assert weights.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
 
 
 def test_weights_of_another_shape_are_refused(model, tmp_path, monkeypatch):
@@ -121,6 +129,14 @@ def test_a_damaged_checkpoint(content, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be loaded safely"):
         tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+
+
+def test_a_damaged_safetensors(model, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    tokenizers.save(model, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        tokenizers.load("tiny", weights=path)
 
 
 def test_a_checkpoint_without_state_dict(tmp_path):
