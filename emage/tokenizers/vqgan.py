@@ -50,7 +50,8 @@ class VQGAN(nn.Module):
         self.name = name
         self.sha256 = ""  # of the weights file's bytes; set by whoever loads one
         self.vocab_size = config.vocab_size
-        self.grid = (config.resolution // config.stride,) * 2
+        side = config.resolution // config.stride
+        self.grid = (side, side)  # of a picture of the config's resolution
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = GumbelQuantizer(config) if config.quantizer == "gumbel" else NearestQuantizer(config)

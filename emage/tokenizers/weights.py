@@ -6,9 +6,11 @@ Nothing here runs code from a file: pickles are read by torch's weights_only unp
 import hashlib
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -38,7 +40,7 @@ class Inert:
 
 # Lightning files carry the state of these callbacks under their classes. Mapping the names to an empty class lets the
 # safe unpickler pass over them, with or without Lightning installed.
-DROPPED_CLASSES = [
+DROPPED_CLASSES: list[Callable | tuple[Callable, str]] = [
     (Inert, f"{package}.callbacks.{module}")
     for package in ("pytorch_lightning", "lightning.pytorch")
     for module in (
@@ -85,7 +87,9 @@ def describe(path: str | Path) -> tuple[str, VQGANConfig] | None:
     if text is None:
         return None
     described = json.loads(text)
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in described["vqgan"].items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in described["vqgan"].items()
+    }
     return described["name"], VQGANConfig(**fields)
 
 
