@@ -14,7 +14,7 @@ import pyarrow.json
 import pyarrow.parquet
 from PIL import Image
 
-from emage import manifest, pictures
+from emage import manifest, sheets
 from emage.errors import InputError
 
 CHUNK = 64  # captions that are drawn, saved and made again together
@@ -81,7 +81,7 @@ def write_report(
     report = {"figures": figures, "captions": len(tasks), "settings": settings}
     manifest.write_json(output / "report.json", report)
     shown = tasks[:24]
-    grid = pictures.sheet(
+    grid = sheets.sheet(
         [Image.open(picture_path(output, task)) for task in shown], [task.caption for task in shown], 6
     )
     grid.save(output / "grid.png")

@@ -20,7 +20,7 @@ from ray.train import CheckpointConfig as RayCheckpointConfig
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from emage import checkpoint, manifest, pictures, tokenizers
+from emage import checkpoint, manifest, sheets, tokenizers
 from emage.config import CheckpointConfig, TrainConfig
 from emage.errors import InputError
 from emage.methods.terms import Loss
@@ -249,7 +249,7 @@ class Watcher:
     def _draw(self, step: int) -> None:
         network, prompts = self.pipe.network, self.config.run.prompts
         network.eval()
-        sheet = pictures.sheet(self.pipe.generate(prompts, seed=self.config.run.seed), prompts)
+        sheet = sheets.sheet(self.pipe.generate(prompts, seed=self.config.run.seed), prompts)
         network.train()
         path = self.output / "samples" / f"step_{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
