@@ -1,0 +1,31 @@
+"""Checkpoint -> HTTP endpoint in the shape of the OpenAI images API. Ready in about 20 s; prints a curl line to try.
+
+    python pipelines/serve.py demo checkpoint=runs/demo/train/model               # this machine, CPU
+    python pipelines/serve.py checkpoint=FOLDER host=0.0.0.0 num_replicas=4      # a GPU each; a hub id is fine as well
+    ray job submit --working-dir . -- python pipelines/serve.py checkpoint=/shared/model host=0.0.0.0
+    serve run pipelines.serve:app checkpoint=FOLDER gpus_per_replica=0           # host and port are Serve's own here
+
+POST /v1/images/generations {"prompt": ..., "n": 2, "seed": 7, "steps": 16} -> {"created", "data": [{"b64_json"}]};
+GET /v1/models, /health, /docs. Ctrl-C or SIGTERM drains it and exits with 0.
+"""
+
+from typing import Any
+
+from emage.config import ServeConfig, parse
+from emage.on_ray import launch, serve
+
+
+def run(config: ServeConfig) -> None:
+    """Checks what can be checked before anything starts, then serves until it is told to stop."""
+    config = serve.check(config)
+    launch.start_ray()
+    serve.run(config)
+
+
+def app(values: dict[str, str]) -> Any:
+    """The application that `serve run` and `serve deploy` build, from key=value arguments."""
+    return serve.application(serve.check(parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])))
+
+
+if __name__ == "__main__":
+    launch.main(ServeConfig, run)
