@@ -38,4 +38,5 @@ def start_ray() -> None:
         return
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
     num_cpus = max(4, os.cpu_count() or 1)
-    ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+    # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
+    ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

@@ -48,6 +48,7 @@ def train(config: TrainConfig) -> Path:
     if done and done["step"] == config.optim.steps:
         print(f"{model} is finished ({done['step']} steps); nothing to do")
         return model
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
     launch.start_ray()
     with tracking.start(config.mlflow, stage="train", settings=config) as run:
         trainer = TorchTrainer(

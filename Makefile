@@ -1,0 +1,53 @@
+# Everything a person does with this project. Set-up happens by itself, once, in .venv.
+
+OUTPUT ?= runs/demo
+PORT ?= 8000
+UV_VERSION := 0.13.8
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
+READY := .venv/.ready
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test chaos lint format serve ui bench setup
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
+	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
+
+test: $(READY) ## the tests (under 10 minutes)
+	$(RUN) -m pytest -m "not slow and not gpu and not network"
+
+chaos: $(READY) ## the slower fault tests: what is killed goes on
+	$(RUN) -m pytest -m slow
+
+lint: $(READY) ## ruff and pyright
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(RUN) -m pyright
+
+format: $(READY) ## ruff's formatter and fixes
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+serve: $(READY) ## the endpoint of the demo's model on 127.0.0.1:8000
+	$(RUN) pipelines/serve.py demo checkpoint=$(OUTPUT)/train/model port=$(PORT)
+
+ui: $(READY) ## the MLflow pages on 127.0.0.1:5000
+	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db
+
+bench: $(READY) ## the measurements behind this project's claims
+	$(RUN) benchmarks/captions.py
+	$(RUN) benchmarks/train.py
+
+setup: $(READY) ## set-up alone
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else \
+	  "Emage needs Python 3.10, 3.11 or 3.12, not %d.%d: make PYTHON=/path/to/python3.11" % v)'
+	@echo "setting up .venv (once, a minute or two) ..."
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv/bin/uv pip install --quiet --python $(RUN) --constraint constraints.txt --editable '.[pipelines,dev]'
+	@touch $@

@@ -1,0 +1,228 @@
+"""The whole job on one machine, nothing bypassed: draw, serve over HTTP, ingest by URL, train, evaluate, serve.
+
+Pictures and captions come from emage.shapes; everything else is what a cluster runs, with the `demo` preset.
+"""
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+import time
+import urllib.request
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from emage import manifest, shapes, sheets
+from emage.config import DemoConfig, EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, preset
+from emage.errors import InputError
+from emage.on_ray import launch, serve
+from emage.on_ray.evaluate import evaluate
+from emage.on_ray.ingest import ingest
+from emage.on_ray.train import train
+from emage.pipeline import Emage
+
+BROKEN = 10  # rows of each kind of trouble
+PROMPT = "a large green square above a small red circle"  # no green square was ever seen in training
+REPORT = "demo_report.json"
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Runs every stage and prints what each did and took. A stage that an earlier try finished isn't run again."""
+    output = Path(config.output).absolute()
+    _make_room(output)
+    stages: dict[str, tuple[float, str]] = {}
+
+    def timed(name: str, stage: Callable[[], Any], summary: Callable[[Any], str]) -> Any:
+        Console().rule(f"[bold]{name}")
+        started = time.monotonic()
+        result = stage()
+        stages[name] = (time.monotonic() - started, summary(result))
+        return result
+
+    timed("draw", lambda: _draw(config, output), lambda n: f"{n} pictures with captions, {4 * BROKEN} broken rows")
+    timed("start Ray", launch.start_ray, lambda _: "one cluster for all stages")
+    with _web_server(output / "www"):
+        ingested = timed("ingest", lambda: ingest(_ingest(config, output)), _ingest_summary)
+    model = timed("train", lambda: train(_train(config, output)), lambda _: f"{config.method}, {config.steps} steps")
+    figures = timed("evaluate", lambda: evaluate(_evaluate(config, output, model)), lambda f: _score(config, f))
+    timed("steps", lambda: _strip(model, output), lambda _: "one picture forming, strip.png")
+    timed("serve", lambda: _one_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
+    report = {"figures": figures, "ingest": ingested, "seconds": {name: round(s, 1) for name, (s, _) in stages.items()}}
+    manifest.write_json(output / REPORT, report)
+    _print(output, stages)
+    return report
+
+
+# --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def _make_room(output: Path) -> None:
+    """A finished demo in the way is kept under the next free number; an unfinished one is gone on with."""
+    if (output / REPORT).exists():
+        number = next(i for i in range(1, 10_000) if not output.with_name(f"{output.name}.{i}").exists())
+        output.rename(output.with_name(f"{output.name}.{number}"))
+        print(f"the last demo is now {output.name}.{number}")
+    elif output.exists() and any(output.iterdir()) and not (output / "urls.parquet").exists():
+        raise InputError(f"{output} already exists and is no demo; choose another output=")
+
+
+def _draw(config: DemoConfig, output: Path) -> int:
+    """www/ with the pictures and some trouble, captions.txt to be scored later and, last, the URL table."""
+    if (output / "urls.parquet").exists():
+        return config.pictures
+    www = output / "www"
+    shutil.rmtree(www, ignore_errors=True)
+    www.mkdir(parents=True)
+    scenes = shapes.train_scenes(config.pictures, config.seed)
+    rng = np.random.default_rng(config.seed)
+    for i, scene in enumerate(tqdm(scenes, unit="picture", mininterval=1)):
+        shapes.draw(scene, rng).save(www / f"{i:06d}.png", compress_level=1)
+    names = [f"{i:06d}.png" for i in range(config.pictures)] + _trouble(www)
+    captions = [scene.caption for scene in scenes + scenes[: len(names) - len(scenes)]]
+    held_out = shapes.held_out_scenes(config.held_out, config.seed)
+    (output / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in held_out))
+    # The port goes into the URLs, and so it must be the same when an interrupted demo goes on.
+    with _web_server(www) as port:
+        urls = [f"http://127.0.0.1:{port}/{name}" for name in names]
+    order = rng.permutation(len(urls))
+    table = pa.table({"url": [urls[i] for i in order], "caption": [captions[i] for i in order]})
+    pq.write_table(table, output / "urls.parquet")
+    return config.pictures
+
+
+def _trouble(www: Path) -> list[str]:
+    """What the web is full of: missing files, text with a picture's name, half a JPEG, a picture too small."""
+    whole = www / "whole.jpg"
+    Image.effect_noise((256, 256), 50).save(whole)
+    for i in range(BROKEN):
+        (www / f"text_{i}.jpg").write_text("<html>This picture has moved.</html>")
+        (www / f"half_{i}.jpg").write_bytes(whole.read_bytes()[:2_000])
+        Image.new("RGB", (8, 8), "red").save(www / f"small_{i}.png")
+    whole.unlink()
+    kinds = ("missing_{}.png", "text_{}.jpg", "half_{}.jpg", "small_{}.png")
+    return [kind.format(i) for kind in kinds for i in range(BROKEN)]
+
+
+def _ingest(config: DemoConfig, output: Path) -> IngestConfig:
+    source = {"table": str(output / "urls.parquet"), "dataset": "shapes"}
+    return preset(IngestConfig, "demo", output=str(output / "ingest"), source=source, shuffle={"seed": config.seed})
+
+
+def _train(config: DemoConfig, output: Path) -> TrainConfig:
+    held_out = (output / "captions.txt").read_text().splitlines()
+    return preset(
+        TrainConfig,
+        "demo",
+        method=config.method,
+        data={"path": str(output / "ingest" / "tokens")},
+        optim={"steps": config.steps},
+        run={"output": str(output / "train"), "seed": config.seed, "prompts": held_out[:12]},
+    )
+
+
+def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
+    return preset(
+        EvaluateConfig,
+        "demo",
+        checkpoint=str(model),
+        captions=str(output / "captions.txt"),
+        output=str(output / "evaluate"),
+        seed=config.seed,
+    )
+
+
+def _strip(model: Path, output: Path) -> None:
+    pipe = Emage.from_pretrained(str(model), device="cpu")
+    sheets.strip(list(pipe.stream(PROMPT))).save(output / "strip.png")
+
+
+def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
+    """Serves the model, asks it for a picture over HTTP, stops; returns the seconds that the answer took."""
+    settings = preset(ServeConfig, "demo", checkpoint=str(model))
+    settings = replace(serve.check(settings), port=_free_port())
+    url = serve.start(settings)
+    try:
+        body = json.dumps({"prompt": PROMPT, "seed": config.seed}).encode()
+        request = urllib.request.Request(
+            f"{url}/v1/images/generations", data=body, headers={"Content-Type": "application/json"}
+        )
+        started = time.monotonic()
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            png = b64decode(json.load(answer)["data"][0]["b64_json"])
+        took = time.monotonic() - started
+    finally:
+        serve.stop()
+    (output / "http.png").write_bytes(png)
+    return took
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Six thousand lines of log help nobody."""
+
+
+@contextmanager
+def _web_server(www: Path) -> Iterator[int]:
+    """Serves the folder on 127.0.0.1 while the block runs, on the port of the first time."""
+    remembered = www.parent / "port"
+    port = int(remembered.read_text()) if remembered.exists() else 0
+    handler = functools.partial(_Handler, directory=str(www))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise InputError(f"port {port} of the interrupted demo is taken ({error}); choose another output=") from None
+    remembered.write_text(str(server.server_address[1]))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _free_port() -> int:
+    with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as server:
+        return server.server_address[1]
+
+
+def _ingest_summary(report: dict[str, Any]) -> str:
+    rejected, failed = sum(report["rejected"].values()), sum(report["failed"].values())
+    return f"{report['rows_in']} rows = {report['written']} written + {rejected} rejected + {failed} failed"
+
+
+def _score(config: DemoConfig, figures: dict[str, float]) -> str:
+    objects, relation = figures["objects_right"], figures["relation_right"]
+    return f"{objects:.1%} of {config.held_out} held-out captions right (shape, colour); {relation:.1%} with relation"
+
+
+def _print(output: Path, stages: dict[str, tuple[float, str]]) -> None:
+    table = Table("stage", "seconds", "what it did", title="Emage demo")
+    for name, (seconds, summary) in stages.items():
+        table.add_row(name, f"{seconds:.0f}", summary)
+    table.add_section()
+    table.add_row("all", f"{sum(seconds for seconds, _ in stages.values()):.0f}", "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"pictures: {output / 'evaluate' / 'grid.png'}, {output / 'strip.png'}, {output / 'http.png'}\n"
+        f"report:   {output / 'evaluate' / 'report.md'}\n"
+        f"model:    {output / 'train' / 'model'}\n"
+        "next:     `make ui` opens the MLflow pages, `make serve` the endpoint of this model",
+        soft_wrap=True,
+    )
