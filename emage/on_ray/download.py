@@ -9,8 +9,12 @@ A shard is a folder `shards/NNNNN`: `pictures.parquet` (schema.PICTURE), `failed
 cause), `NNNNN_stats.json` (img2dataset's own) and `manifest.json`. It is written under another name and renamed last.
 """
 
+import importlib
+import importlib.util
 import io
 import os
+import sys
+import types
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +24,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from tqdm import tqdm
 
 import emage
 from emage import fetch, manifest, pictures, schema, sources
@@ -49,7 +52,7 @@ def run(source: SourceConfig, config: DownloadConfig, folder: Path) -> dict[str,
     manifest.remove_leftovers(folder)
     done: list[dict[str, Any]] = []
     at_once = config.shards_in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    with tqdm(desc="download", total=sources.count(source), unit=" rows", smoothing=0.1) as bar:
+    with tasks.bar("download", sources.count(source), "rows") as bar:
         for shard in tasks.run(_missing(source, config, folder, done), at_once):
             done.append(shard)
             rows = sum(shard["rows"] for shard in done)
@@ -135,10 +138,7 @@ def _download(job: Job, rows: pa.Table) -> dict[str, Any]:
 
 def _with_img2dataset(job: Job, rows: pa.Table, folder: Path) -> Counter[str]:
     """Runs img2dataset's Downloader on one shard, with our parts in it. Returns how many rows failed, by cause."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the internet for its newest version
-    from img2dataset import downloader  # takes seconds
-
-    config = job.config
+    config, downloader = job.config, _downloader_module()
     rows_file = folder / "rows.arrow"  # the Downloader deletes it
     with pa.ipc.new_file(rows_file, rows.schema) as file:
         file.write_table(rows)
@@ -169,6 +169,20 @@ def _with_img2dataset(job: Job, rows: pa.Table, folder: Path) -> Counter[str]:
         disallowed_header_directives=OPT_OUT,
     ).download_shard((job.number, str(rows_file)))
     return shards[0].check(len(rows))
+
+
+def _downloader_module() -> Any:
+    """img2dataset.downloader without the rest of its package.
+
+    The package's `__init__` imports every part, with torch, albumentations and OpenCV: 7 s and 500 MB for each worker.
+    """
+    if "img2dataset" not in sys.modules:
+        spec = importlib.util.find_spec("img2dataset")
+        assert spec is not None and spec.submodule_search_locations is not None
+        package = types.ModuleType("img2dataset")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["img2dataset"] = package
+    return importlib.import_module("img2dataset.downloader")
 
 
 def _fetcher(config: DownloadConfig, is_disallowed: Any) -> Any:

@@ -20,14 +20,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from emage import manifest, pictures, schema, sources
+from emage import manifest, pictures, schema, sheets, sources
 from emage.config import IngestConfig
 from emage.errors import InputError
 from emage.on_ray import download, launch, shuffle, tokenizing, tracking
 
 STAGES = ("download", "tokenize", "shuffle")
 REPORT = "ingest_report.json"
-SHEET = (8, 4)  # pictures of the contact sheet, across and down
+SHEET = 32  # pictures on the contact sheet
 
 # Settings that change how fast and how patiently, but not what comes out.
 HOW = {
@@ -181,17 +181,16 @@ def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
     run.metrics({f"{outcome}/{cause}" if cause else outcome: rows for outcome, cause, rows in lines})
     run.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
     run.file(output / REPORT)
-    run.picture("contact_sheet.png", _contact_sheet(download.shard_folder(output / "shards", 0) / download.PICTURES))
+    sheet = _contact_sheet(download.shard_folder(output / "shards", 0) / download.PICTURES)
+    if sheet is not None:
+        run.picture("contact_sheet.png", sheet)
 
 
-def _contact_sheet(file: Path) -> Image.Image:
-    """The first pictures of a shard, as they go to the tokenizer."""
-    across, down = SHEET
+def _contact_sheet(file: Path) -> Image.Image | None:
+    """The first pictures of a shard, as they go to the tokenizer, with their captions."""
     with pq.ParquetFile(file) as shard:
-        batch = next(shard.iter_batches(batch_size=across * down, columns=["image"]), None)
-    images = [Image.fromarray(pictures.pixels(data)) for data in batch["image"].to_pylist()] if batch else []
-    side = max((image.width for image in images), default=1)
-    sheet = Image.new("RGB", (across * side, down * side), "white")
-    for place, image in enumerate(images):
-        sheet.paste(image, (place % across * side, place // across * side))
-    return sheet
+        batch = next(shard.iter_batches(batch_size=SHEET, columns=["image", "caption"]), None)
+    if batch is None:
+        return None
+    images = [Image.fromarray(pictures.pixels(data)) for data in batch["image"].to_pylist()]
+    return sheets.sheet(images, batch["caption"].to_pylist(), columns=8)

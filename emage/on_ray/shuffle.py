@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from tqdm import tqdm
 
 import emage
 from emage import manifest, schema
@@ -68,7 +67,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     runs = list(_runs(tokenized, made["shards"]))
     files = []
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    with tqdm(desc="shuffle", total=2 * plan.num_rows, unit=" rows", smoothing=0.1) as bar:
+    with tasks.bar("shuffle", 2 * plan.num_rows, "rows") as bar:
         for rows in tasks.run((lambda n=n, r=r: _write_run.remote(plan, n, r) for n, r in enumerate(runs)), at_once):
             bar.update(rows)
         starts = np.sum([np.load(plan.run(number, ".npy")) for number in range(len(runs))], axis=0)

@@ -1,10 +1,12 @@
-"""Many Ray tasks, few at a time."""
+"""Many Ray tasks, few at a time, and the bar that shows how far they are."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
+from tqdm import tqdm
 
 from emage.errors import InputError
 
@@ -36,3 +38,9 @@ def _next(under_way: list[ray.ObjectRef]) -> Any:
         if isinstance(error.cause, InputError):
             raise error.cause from None  # a message, not a stack trace
         raise
+
+
+def bar(stage: str, total: int, unit: str) -> tqdm:
+    """Count, rate and time left; in a log, where every refresh is a new line, every ten seconds."""
+    seconds = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(desc=stage, total=total, unit=f" {unit}", smoothing=0.1, mininterval=seconds, dynamic_ncols=True)

@@ -12,6 +12,7 @@ A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_
 import hashlib
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,17 +23,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
 from tqdm import tqdm
 
 import emage
-from emage import captions, manifest, pictures, schema, tokenizers
+from emage import captions, manifest, pictures, schema
 from emage.config import TokenizeConfig
 from emage.errors import InputError
-from emage.on_ray import download
+from emage.on_ray import download, tasks
+
+# torch takes seconds to import, and the tasks that decode have no use for it: only _Encoder and `describe` do.
 
 TOKENS = "tokens.parquet"
 ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it
+RESTARTS = 4  # of an actor, and of a task on one
 UNKNOWN = -1  # number of batches, in every row but a shard's last
 
 # A row between the stages: one batch of one shard. `meta` is an Arrow stream of META's rows; `data` is raw bytes,
@@ -52,6 +55,10 @@ META = pa.schema([item for item in schema.PICTURE if item.name != "image"])
 
 def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
     """The tokenizer's identity. Raises InputError where it cannot be loaded or does not fit the pictures' size."""
+    import torch
+
+    from emage import tokenizers
+
     try:
         tokenizer = tokenizers.load(config.tokenizer, config.weights)
     except (ValueError, OSError) as error:
@@ -77,7 +84,7 @@ def run(
     settings = manifest.fingerprint([asdict(info), config.caption_rules])
     done, missing = _split(shards, folder, downloaded["shards"], settings)
     rows_left = downloaded["written"] - sum(shard["rows"] for shard in done)
-    with tqdm(desc="tokenize", total=rows_left, unit=" pictures", smoothing=0.1) as bar:
+    with tasks.bar("tokenize", rows_left, "pictures") as bar:
         for number, tokens, counts in _tokenized(config, missing, image_size, shards, bar):
             table = _token_table(info, dataset, tokens)
             inputs = _input(shards, number)
@@ -168,26 +175,8 @@ def _tokenized(
     if not numbers:
         return
     _quieten()
-    on_gpu = config.gpus_per_actor > 0
-    threads = 0 if on_gpu else max(1, int(ray.cluster_resources()["CPU"]) // 2 // config.num_actors)
-    rows = (
-        ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
-        .map_batches(
-            _Reader(shards, config, image_size), batch_size=1, batch_format="pyarrow", num_cpus=1, zero_copy_batch=True
-        )
-        .map_batches(
-            _Encoder,
-            fn_constructor_args=(config, image_size, threads),
-            compute=ray.data.ActorPoolStrategy(size=config.num_actors),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=1,
-            num_gpus=config.gpus_per_actor,
-        )
-    )
+    blocks: Any = _batches(config, numbers, image_size, shards).iter_batches(batch_size=None, batch_format="pyarrow")
     assemblies: dict[int, _Assembly] = {}
-    blocks: Any = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     for block in blocks:
         for row in block.to_pylist():
             assembly = assemblies.setdefault(row["shard"], _Assembly())
@@ -199,12 +188,35 @@ def _tokenized(
     assert not assemblies, f"shards {sorted(assemblies)} are incomplete"
 
 
+def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:
+    """The data set of the docstring on top; nothing runs before somebody iterates over it."""
+    on_gpu = config.gpus_per_actor > 0
+    threads = 0 if on_gpu else max(1, int(ray.cluster_resources()["CPU"]) // 2 // config.num_actors)
+    rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+    rows = rows.map_batches(_Reader(shards, config, image_size), batch_size=1, batch_format="pyarrow", num_cpus=1)
+    with warnings.catch_warnings():  # max_restarts and max_task_retries are "deprecated", with nothing in their place
+        warnings.simplefilter("ignore")
+        return rows.map_batches(
+            _Encoder,
+            fn_constructor_args=(config, image_size, threads),
+            compute=ray.data.ActorPoolStrategy(size=config.num_actors),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=max(1, threads),
+            num_gpus=config.gpus_per_actor,
+            # Without a bound, a batch that kills its actor would do so for ever. These two also keep Ray from merging
+            # this stage with the one before: an accelerator would wait for its own decoding.
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+        )
+
+
 def _quieten() -> None:
     """Ray Data prints its plan, its progress bars and its opinions; the stage has one bar of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 class _Reader:
@@ -268,6 +280,10 @@ class _Encoder:
     """A tokenizer on its device. Knows nothing of captions."""
 
     def __init__(self, config: TokenizeConfig, image_size: int, threads: int):
+        import torch
+
+        from emage import tokenizers
+
         self.device = "cuda" if config.gpus_per_actor else "cpu"
         self.image_size = image_size
         if threads:
@@ -279,8 +295,9 @@ class _Encoder:
         index = batch.schema.get_field_index("data")
         return batch.set_column(index, "data", pa.array(data, pa.binary()))
 
-    @torch.inference_mode()
     def _tokens(self, data: bytes) -> bytes:
+        import torch
+
         if not data:  # a shard's last row
             return data
         pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)

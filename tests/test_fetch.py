@@ -1,0 +1,172 @@
+"""What a hostile web can do to a fetch, on loopback: every trick ends under its own name, in time."""
+
+import http.server
+import socket
+import time
+from collections.abc import Iterator
+from email.message import Message
+
+import pytest
+import web
+
+from emage import fetch
+from emage.fetch import FetchError, Limits
+
+LIMITS = Limits(timeout_s=0.5, max_bytes=100_000, allow_private_hosts=True)
+
+
+@pytest.fixture
+def pages() -> Iterator[tuple[dict[str, web.Page], str]]:
+    pages: dict[str, web.Page] = {}
+    with web.serving(pages) as address:
+        yield pages, address
+
+
+def nobody_opts_out(headers: Message) -> bool:
+    return False
+
+
+def cause(url: str | None, limits: Limits = LIMITS) -> str:
+    with pytest.raises(FetchError) as error:
+        fetch.fetch(url, limits, nobody_opts_out)
+    return error.value.cause
+
+
+def test_fetches_bytes_through_redirects_and_odd_paths(pages):
+    pages, address = pages
+    pages |= {
+        "/a": web.redirect("/b"),
+        "/b": web.redirect(address + "/%E2%98%83%20x?q=1"),
+        "/%E2%98%83%20x?q=1": b"snow",
+    }
+    assert fetch.fetch(address + "/a", LIMITS, nobody_opts_out) == b"snow"
+    assert fetch.fetch(address + "/☃ x?q=1", LIMITS, nobody_opts_out) == b"snow"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (None, "no_url"),
+        ("", "no_url"),
+        ("file:///etc/passwd", "bad_scheme"),
+        ("data:image/png;base64,AAAA", "bad_scheme"),
+        ("ftp://example.com/a.jpg", "bad_scheme"),
+        ("example.com/a.jpg", "bad_scheme"),
+        ("http:///a.jpg", "bad_url"),
+        ("http://[::1/a.jpg", "bad_url"),
+        ("http://127.0.0.1:99999/a.jpg", "bad_url"),
+        ("http://127.0.0.1:1/a.jpg", "connection_error"),
+    ],
+)
+def test_bad_urls(url, expected):
+    assert cause(url) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 ::1 fe80::1%eth0 "
+    "fd00::1 fec0::1 ff02::1 ::ffff:127.0.0.1 64:ff9b::7f00:1 2002:7f00:1::".split(),
+)
+def test_private_addresses(address):
+    assert not fetch.is_public(address)
+
+
+def test_public_addresses():
+    assert all(map(fetch.is_public, ("8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8")))
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]"]
+)
+def test_loopback_is_refused_however_it_is_written(host):
+    assert cause(f"http://{host}/a.jpg", Limits()) == "private_address"
+
+
+def test_a_redirect_to_a_private_address_or_a_file_is_refused(pages, monkeypatch):
+    pages, address = pages
+    pages |= {"/private": web.redirect("http://127.0.0.2/secret"), "/file": web.redirect("file:///etc/passwd")}
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")  # the only "public" one
+    assert cause(address + "/private", Limits()) == "private_address"
+    assert cause(address + "/file", Limits()) == "bad_scheme"
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(pages, monkeypatch):
+    pages, address = pages
+    pages["/a"] = b"public"
+    asked = []
+
+    def rebinding(host, port, **_):
+        asked.append(host)
+        ip = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"  # a second answer would be another address
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (ip, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
+    port = address.rsplit(":", 1)[1]
+    assert fetch.fetch(f"http://rebinding.test:{port}/a", Limits(), nobody_opts_out) == b"public"
+    assert asked == ["rebinding.test"]
+
+
+@pytest.mark.parametrize("page", [web.dripping_body, web.dripping_headers])
+def test_the_deadline_covers_the_whole_request(pages, page):
+    pages, address = pages
+    pages["/slow"] = page
+    started = time.monotonic()
+    assert cause(address + "/slow") == "timeout"
+    assert time.monotonic() - started < 5
+
+
+def test_a_silent_resolver_meets_the_deadline(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5))
+    started = time.monotonic()
+    assert cause("http://silent.test/a.jpg", Limits(timeout_s=0.2)) == "timeout"
+    assert time.monotonic() - started < 1.5
+
+
+def test_answers_that_are_no_picture(pages):
+    pages, address = pages
+    pages |= {
+        "/endless": web.endless,
+        "/big": web.answer(b"x", Content_Length="100001"),
+        "/short": web.answer(b"x", Content_Length="10"),
+        "/nothing": b"",
+        "/gone": web.answer(b"gone", 410),
+        "/round": web.redirect("/round"),
+        "/noise": lambda handler: handler.wfile.write(b"no HTTP at all\r\n\r\n"),
+    }
+    causes = {path: cause(address + path) for path in pages} | {"/404": cause(address + "/404")}
+    assert causes == {
+        "/endless": "too_big",
+        "/big": "too_big",
+        "/short": "connection_error",
+        "/nothing": "empty",
+        "/gone": "http_410",
+        "/round": "too_many_redirects",
+        "/noise": "bad_response",
+        "/404": "http_404",
+    }
+
+
+def test_opting_out_is_heard_before_the_body(pages):
+    pages, address = pages
+    pages["/mine"] = web.answer(b"x" * 10, X_Robots_Tag="noai")
+    with pytest.raises(FetchError, match="opted_out"):
+        fetch.fetch(address + "/mine", LIMITS, lambda headers: headers["X-Robots-Tag"] == "noai")
+
+
+def test_retries_what_may_pass_by_itself_only(pages):
+    pages, address = pages
+    tries = []
+
+    def flaky(handler: http.server.BaseHTTPRequestHandler) -> None:
+        tries.append(handler.path)
+        if len(tries) > 1:
+            web.answer(b"at last")(handler)
+        # the first time the connection just ends
+
+    pages["/flaky"] = flaky
+    assert fetch.fetch_with_retries(address + "/flaky", LIMITS, nobody_opts_out, retries=1) == b"at last"
+    pages["/gone"] = lambda handler: (tries.append("gone"), web.answer(b"", 404)(handler))[0]
+    with pytest.raises(FetchError, match="http_404"):
+        fetch.fetch_with_retries(address + "/gone", LIMITS, nobody_opts_out, retries=3)
+    assert tries.count("gone") == 1

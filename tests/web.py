@@ -1,0 +1,81 @@
+"""A loopback web server that misbehaves on request: a page is its bytes, or a function that writes the answer."""
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Page = bytes | Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def serving(pages: dict[str, Page], host: str = "127.0.0.1") -> Iterator[str]:
+    """The address under which `pages` (path -> page) are served; every other path is a 404. Pages may be added."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = pages.get(self.path)
+            if page is None:
+                self.send_error(404)
+            elif callable(page):
+                page(self)
+            else:
+                answer(page)(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((host, 0), Handler)
+    server.handle_error = lambda *_: None  # clients hang up on purpose
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://{host}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def answer(body: bytes, status: int = 200, **headers: str) -> Page:
+    """An honest answer; `headers` with _ for -, Content-Length as it is unless given."""
+
+    def page(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in ({"Content_Length": str(len(body))} | headers).items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return page
+
+
+def redirect(url: str) -> Page:
+    return answer(b"", 302, Location=url)
+
+
+def dripping_body(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """A byte now and then, for ever: no single wait is long."""
+    handler.send_response(200)
+    handler.end_headers()
+    _drip(handler)
+
+
+def dripping_headers(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    _drip(handler)
+
+
+def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """As fast as it goes, without an end and without saying how long it is."""
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"x" * 65536)
+
+
+def _drip(handler: http.server.BaseHTTPRequestHandler) -> None:
+    while True:
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.05)
