@@ -29,6 +29,7 @@ from emage.on_ray import download, tasks, tokenizing
 RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one run
 BUCKETS_PER_FILE = 4  # more: less is read twice, in smaller pieces
 CHUNK = 1_024  # rows of an Arrow record batch, the least that is read of a run
+MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with _
 ORDER = "order"  # the column that runs are sorted by
 
 
@@ -81,7 +82,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
         "input": made["input"],
         "tokenizer": made["tokenizer"],
     }
-    manifest.write_json(plan.table / manifest.NAME, values)
+    manifest.write_json(plan.table / MANIFEST, values)
     if folder.exists():  # made from other tokenized shards
         shutil.rmtree(folder)
     os.replace(plan.table, folder)
@@ -91,7 +92,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
 
 def finished(tokenized: Path, folder: Path) -> dict[str, Any] | None:
     """The token table's manifest where the table is there and made from today's tokenized shards, else None."""
-    values, made = manifest.read_json(folder / manifest.NAME), manifest.read_json(tokenized / manifest.NAME)
+    values, made = manifest.read_json(folder / MANIFEST), manifest.read_json(tokenized / manifest.NAME)
     if values is None or made is None or values["input"] != made["input"]:
         return None
     return values if all((folder / file["name"]).exists() for file in values["files"]) else None
