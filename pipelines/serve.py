@@ -15,17 +15,10 @@ from emage.config import ServeConfig, parse
 from emage.on_ray import launch, serve
 
 
-def run(config: ServeConfig) -> None:
-    """Checks what can be checked before anything starts, then serves until it is told to stop."""
-    config = serve.check(config)
-    launch.start_ray()
-    serve.run(config)
-
-
 def app(values: dict[str, str]) -> Any:
     """The application that `serve run` and `serve deploy` build, from key=value arguments."""
     return serve.application(serve.check(parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])))
 
 
 if __name__ == "__main__":
-    launch.main(ServeConfig, run)
+    launch.main(ServeConfig, serve.run)

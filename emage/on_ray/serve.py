@@ -30,6 +30,7 @@ from emage import manifest
 from emage.batching import Batcher, DrawingError, Job, Pipe, draw
 from emage.config import CheckpointConfig, SamplingConfig, ServeConfig, from_yaml, nearest
 from emage.errors import InputError
+from emage.on_ray import launch
 
 MODEL = "emage"  # the one name in /v1/models
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
@@ -204,13 +205,20 @@ class Endpoint:
 
 
 def run(config: ServeConfig) -> None:
-    """Serves until SIGINT or SIGTERM, then drains. Ray must be running."""
+    """Serves until SIGINT or SIGTERM, then drains. Starts Ray, once all is checked that can be without it."""
+    config = check(config)
+    _check_port(config.host, config.port)
+    launch.start_ray()
     url = start(config)
     try:
         print(f"\nready: {url} (Ctrl-C ends it)\n\n{curl(url)}\n", flush=True)
         _wait_for_signal()
     finally:
-        stop()
+        serve.delete(MODEL)  # drains
+        if os.environ.get("RAY_ADDRESS"):
+            serve.shutdown()
+        else:
+            ray.shutdown()  # ours, and quieter than Serve's own end
 
 
 def start(config: ServeConfig, load: Load | None = None) -> str:
@@ -264,15 +272,22 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
 
 def check(config: ServeConfig) -> ServeConfig:
-    """The config with the checkpoint folder's full path. Raises InputError, in no time, where it is no checkpoint."""
+    """The config with the checkpoint folder's full path. Raises InputError where it is none or is damaged.
+
+    Reads files only: a typing error is answered before torch and Ray are there.
+    """
     folder = Path(config.checkpoint)
     if not folder.exists():
         if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
             return config  # may be a hub id: the replica fetches it
         raise InputError(f"checkpoint={config.checkpoint}: there is no such folder")
-    if manifest.read_json(folder / manifest.NAME) is None or not (folder / "config.yaml").is_file():
+    record = manifest.read_json(folder / manifest.NAME) if folder.is_dir() else None
+    if record is None or "files" not in record or not (folder / "config.yaml").is_file():
         raise InputError(f"checkpoint={config.checkpoint} is no checkpoint folder (no {manifest.NAME} or config.yaml)")
     from_yaml(CheckpointConfig, (folder / "config.yaml").read_text())
+    for name in ("model.safetensors", "tokenizer.safetensors"):
+        if not (folder / name).is_file() or manifest.sha256(folder / name) != record["files"].get(name):
+            raise InputError(f"checkpoint={config.checkpoint} is damaged: {name} is not what {manifest.NAME} says")
     return replace(config, checkpoint=str(folder.resolve()))
 
 

@@ -203,9 +203,13 @@ def test_what_is_no_checkpoint_is_said_before_anything_starts(tmp_path: Path) ->
         serve.check(ServeConfig(checkpoint=str(tmp_path / "absent")))
     with pytest.raises(InputError, match="no checkpoint folder"):
         serve.check(ServeConfig(checkpoint=str(tmp_path)))
-    write_json(tmp_path / "manifest.json", {})
+    write_json(tmp_path / "manifest.json", {"files": {"model.safetensors": "0" * 64}})
     (tmp_path / "config.yaml").write_text("method: iterative9\n")
     with pytest.raises(InputError, match="iterative9"):
+        serve.check(ServeConfig(checkpoint=str(tmp_path)))
+    (tmp_path / "config.yaml").write_text("method: iterative3\n")
+    (tmp_path / "model.safetensors").write_bytes(b"half of i")
+    with pytest.raises(InputError, match=r"damaged: model\.safetensors"):
         serve.check(ServeConfig(checkpoint=str(tmp_path)))
 
 
