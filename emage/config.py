@@ -253,7 +253,7 @@ class ServeConfig:
     gpus_per_replica: float = 1.0
     max_batch_size: int = 8
     batch_wait_s: float = 0.01
-    max_queued_requests: int = 128  # more are answered 503 at once
+    max_queued_requests: int = 128  # per replica, beside the batch being drawn; more are answered 429 at once
     timeout_s: float = 60.0
 
 

@@ -189,7 +189,8 @@ class Emage:
 
     @torch.no_grad()
     def _pictures(self, y: Tensor) -> list[Image.Image]:
-        pixels = self.tokenizer.decode(y, grid=self.config.grid)  # (B,3,H,W) in [0,1]
+        # One at a time: a batched convolution rounds otherwise, and a picture must not depend on its neighbours.
+        pixels = torch.cat([self.tokenizer.decode(row, grid=self.config.grid) for row in y.split(1)])  # (B,3,H,W)
         bytes_ = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_]
 

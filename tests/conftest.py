@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks here are tiny: more threads wait for each other longer than they work
 
 # The real data lies beside a developer's checkout; a user's machine has none and those tests skip.
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

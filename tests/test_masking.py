@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+
+from emage.masking import (
+    PictureRng,
+    draw_mask,
+    gumbel,
+    halton_rank,
+    kept_table,
+    num_kept,
+    num_masked,
+    position_scores,
+    random_mask,
+    rank,
+)
+
+
+def test_kept_counts_of_the_papers_run():
+    paper = [4, 19, 44, 77, 120, 172, 232, 299, 374, 455, 541, 632, 726, 824, 923, 1024]
+    assert [num_kept(t, 16, 1024, "cosine") for t in range(1, 17)] == paper
+    assert [num_kept(t, 16, 1024, "linear") for t in range(1, 17)] == [64 * t for t in range(1, 17)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("steps", [1, 4, 8, 16, 32])
+def test_kept_counts_are_the_papers_floor_except_for_progress_and_the_end(steps: int, schedule: str):
+    for n in [*range(1, 70), 256, 1000, 1024]:
+        counts = [num_kept(t, steps, n, schedule) for t in range(1, steps + 1)]
+        assert counts[-1] == n
+        for t in range(1, steps):
+            tau = t / steps if schedule == "linear" else 1 - math.cos(math.pi / 2 * t / steps)
+            before = counts[t - 2] if t > 1 else 0
+            assert counts[t - 1] in (math.floor(tau * n + 1e-9), min(n, before + 1))
+            assert counts[t - 1] >= min(n, before + 1)
+
+
+def test_a_step_outside_the_schedule_is_refused():
+    for t in (0, 17):
+        with pytest.raises(ValueError, match=r"outside 1\.\.16"):
+            num_kept(t, 16, 1024)
+
+
+def test_kept_table_scales_with_each_pictures_unknown_positions():
+    table = kept_table([8, 4, 0], steps=2, schedule="linear")
+    assert table.tolist() == [[4, 2, 0], [8, 4, 0]]
+
+
+def test_mask_counts_cover_one_to_n_and_never_zero():
+    r = torch.tensor([1e-7, 0.1, 0.5, 0.999, 1.0])
+    assert num_masked(r, 10, "linear").tolist() == [1, 1, 5, 9, 10]
+    assert num_masked(r, 10, "cosine").tolist()[-1] == 10
+    assert num_masked(r, 10, "cosine").min() == 1
+
+
+def test_training_masks_hide_half_on_average_and_more_with_cosine():
+    shares = {}
+    for schedule in ("linear", "cosine"):
+        mask = draw_mask(100, schedule, PictureRng(range(2000)))
+        shares[schedule] = mask.float().mean().item()
+    assert abs(shares["linear"] - 0.5) < 0.02
+    assert abs(shares["cosine"] - 2 / math.pi) < 0.02
+
+
+def test_random_mask_has_exact_counts_per_row():
+    counts = torch.tensor([0, 1, 7, 10])
+    assert random_mask(counts, 10, PictureRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
+
+
+def test_rank_breaks_ties_by_position():
+    assert rank(torch.tensor([[0.5, 0.9, 0.5, 0.5]])).tolist() == [[1, 0, 2, 3]]
+
+
+def test_a_picture_draws_the_same_numbers_in_any_company():
+    alone = PictureRng([7])
+    among = PictureRng([3, 7, 9])
+    for n in (5, 64):
+        assert torch.equal(alone.uniform(n)[0], among.uniform(n)[1])
+
+
+def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
+    u = PictureRng([0]).uniform(200_000)
+    assert torch.isfinite(gumbel(u)).all()
+    assert torch.isfinite(gumbel(torch.tensor([2**-25, 1 - 2**-24]))).all()
+    assert abs(gumbel(u).mean().item() - 0.5772) < 0.01
+
+
+def test_without_noise_positions_come_by_confidence_alone():
+    log_p = torch.tensor([[-3.0, -1.0, -2.0]])
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
+    assert rank(scores).tolist() == [[2, 0, 1]]
+
+
+def test_halton_order_visits_every_place_once_and_spreads_out():
+    ranks = halton_rank(64)
+    assert sorted(ranks.tolist()) == list(range(64))
+    first = (ranks < 4).nonzero().flatten()
+    quadrants = {(int(i) // 8 // 4, int(i) % 8 // 4) for i in first}
+    assert len(quadrants) >= 3

@@ -1,0 +1,245 @@
+import math
+
+import pytest
+import torch
+from fakes import Recorder, certain, unknown
+
+from emage.config import ModelConfig, ObjectiveConfig, SamplingConfig
+from emage.masking import MASK, PictureRng, num_kept
+from emage.methods import METHODS, iterative1, iterative2, iterative3
+from emage.model import Network
+from emage.optim import parameter_groups
+
+V, N, B = 11, 16, 3
+ITERATIVE = ["iterative1", "iterative2", "iterative3"]
+TINY = ModelConfig(width=32, depth=2, num_heads=2, text="clip_tiny", text_length=8)
+
+
+def tokens(batch: int = B, n: int = N) -> torch.Tensor:
+    return torch.randint(0, V, (batch, n), generator=torch.Generator().manual_seed(5))
+
+
+def network(name: str) -> Network:
+    torch.manual_seed(0)
+    return Network(TINY, V, (4, 4), causal=METHODS[name].CAUSAL)
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_uniform_logits_cost_the_logarithm_of_the_vocabulary(name: str):
+    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert loss.total.item() / loss.count.item() == pytest.approx(math.log(V), rel=1e-5)
+
+
+def test_fully_nar_shows_nothing_and_scores_everything():
+    model = Recorder(torch.zeros(N, V))
+    loss = METHODS["fully_nar"].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert (model.shown[0] == MASK).all() and loss.count == B * N
+
+
+def test_autoregressive_shows_each_position_what_lies_before_it():
+    model, y = Recorder(torch.zeros(N, V)), tokens()
+    METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    assert (model.shown[0][:, 0] == MASK).all() and torch.equal(model.shown[0][:, 1:], y[:, :-1])
+
+
+@pytest.mark.parametrize("name", ["iterative1", "iterative2"])
+def test_number_1_and_2_score_the_masked_positions_alone(name: str):
+    # Right about even positions, wrong about odd ones: the loss can be counted off the mask that was shown.
+    y = tokens()
+    model = Recorder(torch.zeros(N, V))
+    logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain(y[0].tolist(), V), torch.zeros(N, V))
+    model.logits = logits
+    loss = METHODS[name].loss(model, y[:1].repeat(B, 1), None, ObjectiveConfig(), PictureRng(range(B)))
+    masked = model.shown[-1] == MASK
+    assert torch.equal(masked, loss.masked) and loss.count == masked.sum()
+    assert loss.total.item() == pytest.approx(masked[:, 1::2].sum().item() * math.log(V), rel=1e-4)
+
+
+def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
+    y = torch.zeros(B, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))  # insists on 3 where the truth is 0
+    loss = iterative2.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    first, second = model.shown
+    assert set(first.unique().tolist()) <= {MASK, 0}
+    assert (second[(first == 0) & (second != MASK)] == 0).all()  # what was visible stays true
+    assert (second[(first == MASK) & (second != MASK)] == 3).all()  # what was masked is the model's
+    assert (second == 3).any()
+    assert loss.total.item() == pytest.approx(50 * loss.count.item(), rel=1e-3)  # wrong everywhere: targets are Y
+
+
+def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
+    y = torch.zeros(B, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    loss = iterative3.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    assert set(model.shown[1].unique().tolist()) == {MASK, 3}
+    assert loss.count == B * N
+
+
+def test_ground_truth_share_puts_the_truth_back():
+    y = torch.zeros(200, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    iterative3.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    visible = model.shown[1][model.shown[1] != MASK]
+    assert (visible == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_sampled_first_pass_differs_by_seed_only_and_argmax_not_at_all():
+    y, logits = tokens(1), torch.zeros(N, V)
+
+    def second_pass(seed: int, how: str) -> torch.Tensor:
+        model = Recorder(logits)
+        iterative3.loss(model, y, None, ObjectiveConfig(first_pass=how), PictureRng([seed]))
+        return model.shown[1]
+
+    assert torch.equal(second_pass(1, "sample"), second_pass(1, "sample"))
+    assert not torch.equal(second_pass(1, "sample"), second_pass(2, "sample"))
+    assert set(second_pass(1, "argmax").unique().tolist()) <= {MASK, 0}
+
+
+@pytest.mark.parametrize("name", ["iterative2", "iterative3"])
+def test_no_gradient_flows_through_the_first_pass(name: str):
+    logits = torch.zeros(N, V, requires_grad=True)
+    graphs: list[bool] = []
+
+    def model(y, context):
+        out = (logits + 0).expand(len(y), N, V)
+        graphs.append(out.requires_grad)
+        return out
+
+    METHODS[name].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str):
+    net = network(name)
+    # cache_enabled: the first pass would leave casts without a graph behind, and the second would reuse them.
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+        context = net.read(net.text.tokenize(["a red circle"] * B))
+        loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+        (loss.total / loss.count).backward()
+    without = [key for key, p in net.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fully_nar", 2.5325),
+        ("iterative1", 2.4007),
+        ("iterative2", 2.5728),
+        ("iterative3", 2.5456),
+        ("autoregressive", 2.5288),
+    ],
+)
+def test_fixed_seed_loss(name: str, expected: float):
+    """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
+    net = network(name)
+    context = net.read(net.text.tokenize(["a red circle"] * B))
+    loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+    assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_overfits_one_batch(name: str):
+    net = network(name)
+    y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])
+    optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
+    for step in range(150):
+        rng = PictureRng([2 * step, 2 * step + 1])
+        loss = METHODS[name].loss(net.decoder, y, net.read(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
+        (loss.total / loss.count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.total.item() / loss.count.item() < 0.2
+
+
+# --- Generation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["confidence", "random", "halton"])
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_each_iteration_keeps_exactly_as_many_as_the_schedule_says(name: str, order: str):
+    model = Recorder(torch.zeros(N, V))  # every confidence ties
+    settings = SamplingConfig(steps=5, order=order)
+    steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, PictureRng(range(B))))
+    known = [(step.y_obs != MASK).sum(1).tolist() for step in steps]
+    assert known == [[num_kept(t, 5, N)] * B for t in range(1, 6)]
+    assert (steps[-1].y_obs >= 0).all() and (steps[-1].y_obs < V).all()
+
+
+def test_number_1_never_changes_a_kept_token_and_number_3_never_masks_one():
+    for name in ITERATIVE:
+        model = Recorder(torch.zeros(N, V))
+        settings = SamplingConfig(steps=6, gumbel=50.0)  # noise that would lift any rival above 1.0
+        steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, PictureRng(range(B))))
+        for before, after in zip(steps, steps[1:], strict=False):
+            known = before.y_obs != MASK
+            assert (after.y_obs[known] != MASK).all()
+            if name != "iterative3":
+                assert torch.equal(after.y_obs[known], before.y_obs[known])
+
+
+def test_number_3_revises_known_tokens_with_what_it_now_believes():
+    calls: list[int] = []
+
+    def changing(y, context):
+        calls.append(1)
+        return certain([len(calls)] * N, V).expand(len(y), N, V)  # 1 in the first pass, 2 in the second
+
+    first, last = iterative3.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), PictureRng([0]))
+    assert set(first.y_obs.unique().tolist()) == {MASK, 1}
+    assert set(last.y_obs.unique().tolist()) == {2}
+    calls.clear()
+    first, last = iterative1.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), PictureRng([0]))
+    assert set(last.y_obs.unique().tolist()) == {1, 2}
+
+
+def test_confidence_order_fills_the_surest_positions_first():
+    logits = torch.zeros(N, V)
+    logits[:, 0] = torch.arange(N).float()
+    settings = SamplingConfig(steps=2, schedule="linear", gumbel=0, temperature=0)
+    first, _ = iterative1.generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([0]))
+    assert (first.y_obs[0] != MASK).nonzero().flatten().tolist() == list(range(N // 2, N))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_known_tokens_come_back_as_they_were(name: str):
+    net = network(name).eval()
+    context = net.read(net.text.tokenize(["a red circle"] * B))
+    y = tokens()
+    given = torch.rand(B, N, generator=torch.Generator().manual_seed(3)) < torch.tensor([[0.2], [0.6], [1.0]])
+    start = y.masked_fill(~given, MASK)
+    settings = SamplingConfig(steps=4)
+    *_, last = METHODS[name].generate(net.decoder, context, start, settings, PictureRng(range(B)))
+    assert torch.equal(last.y_obs[given], y[given]) and (last.y_obs >= 0).all()
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_picture_is_the_same_in_any_company(name: str):
+    net = network(name).eval()
+
+    def draw(seeds: list[int]) -> torch.Tensor:
+        context = net.read(net.text.tokenize(["a red circle"] * len(seeds)))
+        start = unknown(len(seeds), N)
+        *_, last = METHODS[name].generate(net.decoder, context, start, SamplingConfig(steps=4), PictureRng(seeds))
+        return last.y_obs
+
+    alone, among = draw([7]), draw([1, 7, 2, 3])
+    assert torch.equal(alone[0], among[1])
+    assert not torch.equal(among[0], among[1])
+
+
+def test_cached_autoregressive_logits_equal_the_uncached_ones():
+    net = network("autoregressive").eval()
+    context = net.read(net.text.tokenize(["a red circle"] * B))
+    y = tokens()
+    with torch.no_grad():
+        whole = net.decoder(y, context)
+        cache = net.decoder.new_cache(B, N)
+        parts = torch.cat([net.decoder(y[:, i : i + 1], context, cache) for i in range(N)], dim=1)
+    assert torch.allclose(whole, parts, atol=1e-5)
