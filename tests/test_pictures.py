@@ -1,10 +1,9 @@
 """Bytes to square pictures: a quadrant of colours must end where it belongs, and bad bytes under their cause."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
+from web import encode
 
 from emage import pictures
 from emage.pictures import PictureError
@@ -19,12 +18,6 @@ def quadrants(width: int = 96, height: int = 96) -> Image.Image:
     image.paste(GREEN, (width // 2, 0, width, height // 2))
     image.paste(BLUE, (0, height // 2, width // 2, height))
     return image
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def square(data: bytes, size: int = 64, min_size: int = 16, max_pixels: int = 1_000_000) -> np.ndarray:

@@ -1,10 +1,13 @@
 """A loopback web server that misbehaves on request: a page is its bytes, or a function that writes the answer."""
 
 import http.server
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from PIL import Image
 
 Page = bytes | Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -79,3 +82,10 @@ def _drip(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"x")
         handler.wfile.flush()
         time.sleep(0.05)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as a page."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()

@@ -40,20 +40,20 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     """Runs the stages that `config.stage` asks for, as far as they are not done. Prints and returns the report."""
     output = Path(config.output).absolute()
     stages = _pending(config, output)
-    if stages:
+    report = manifest.read_json(output / REPORT)
+    if stages or report is None or report["stages"] != list(_manifests(output)):
         tokenizer = tokenizing.describe(config.tokenize, config.download.image_size) if "tokenize" in stages else None
         manifest.claim(output, "ingest", _identity(config))
+        seconds = {} if report is None else report["seconds"]
         launch.start_ray()
         with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
-            seconds = {}
             for stage in stages:
                 started = time.monotonic()
                 _run(stage, config, output, tokenizer)
                 seconds[stage] = round(time.monotonic() - started, 2)
-            report = {**_account(output), "dataset": config.source.dataset, "seconds": seconds}
+            report = {"dataset": config.source.dataset, **_account(output), "seconds": seconds}
             manifest.write_json(output / REPORT, report)
             _record(run, report, output)
-    report = manifest.read_json(output / REPORT)
     _print(report, output)
     return report
 
@@ -74,8 +74,7 @@ def _pending(config: IngestConfig, output: Path) -> list[str]:
     for stage, before in (("tokenize", "download"), ("shuffle", "tokenize")):
         if wanted[0] == stage and before not in done:
             raise InputError(f"{output} has no finished {before} stage; run stage={before} (or stage=all) first")
-    finished = bool(done.keys() >= set(wanted)) and (output / REPORT).exists()
-    return [] if finished else [stage for stage in wanted if stage not in done]
+    return [stage for stage in wanted if stage not in done]
 
 
 def _identity(config: IngestConfig) -> dict[str, Any]:
@@ -141,6 +140,7 @@ def _account(output: Path) -> dict[str, Any]:
         if written != before:
             raise RuntimeError(f"the token table holds {written} rows instead of {before}")
     return {
+        "stages": list(done),  # that this account knows of
         "rows_in": done["download"]["rows"],
         "written": written,
         "waiting": before - written,  # for the stages that have not run yet
@@ -190,7 +190,7 @@ def _contact_sheet(file: Path) -> Image.Image | None:
     """The first pictures of a shard, as they go to the tokenizer, with their captions."""
     with pq.ParquetFile(file) as shard:
         batch = next(shard.iter_batches(batch_size=SHEET, columns=["image", "caption"]), None)
-    if batch is None:
+    if not batch:
         return None
     images = [Image.fromarray(pictures.pixels(data)) for data in batch["image"].to_pylist()]
     return sheets.sheet(images, batch["caption"].to_pylist(), columns=8)

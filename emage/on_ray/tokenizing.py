@@ -12,10 +12,11 @@ A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_
 import hashlib
 import json
 import logging
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from emage.on_ray import download, tasks
 
 TOKENS = "tokens.parquet"
 ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it
+BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 pictures of 256x256
 RESTARTS = 4  # of an actor, and of a task on one
 UNKNOWN = -1  # number of batches, in every row but a shard's last
 
@@ -153,12 +155,14 @@ class _Assembly:
     places: int = UNKNOWN
     counts: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, row: dict[str, Any]) -> None:
+    def take(self, row: dict[str, Any]) -> int:
+        """Adds one batch, or the counts that a shard's last row brings. Returns how many pictures that settles."""
         if row["places"] != UNKNOWN:
             self.places, self.counts = row["places"], json.loads(row["counts"])
-            return
+            return sum(self.counts["rejected"].values()) + sum(self.counts["failed"].values())
         meta = pa.ipc.open_stream(row["meta"]).read_all()
         self.batches[row["place"]] = meta, np.frombuffer(row["data"], np.uint16).reshape(len(meta), -1)
+        return len(meta)
 
     @property
     def is_complete(self) -> bool:
@@ -174,23 +178,23 @@ def _tokenized(
     """Shard by shard, as they get ready: number, batches in order, counts."""
     if not numbers:
         return
-    _quieten()
+    _set_up_ray_data()
     blocks: Any = _batches(config, numbers, image_size, shards).iter_batches(batch_size=None, batch_format="pyarrow")
     assemblies: dict[int, _Assembly] = {}
     for block in blocks:
         for row in block.to_pylist():
             assembly = assemblies.setdefault(row["shard"], _Assembly())
-            assembly.take(row)
+            bar.update(assembly.take(row))
             if assembly.is_complete:
                 del assemblies[row["shard"]]
-                bar.update(assembly.counts["rows"])
                 yield row["shard"], [assembly.batches[place] for place in range(assembly.places)], assembly.counts
     assert not assemblies, f"shards {sorted(assemblies)} are incomplete"
 
 
 def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:
     """The data set of the docstring on top; nothing runs before somebody iterates over it."""
-    on_gpu = config.gpus_per_actor > 0
+    weights = config.weights and os.path.abspath(config.weights)  # a worker may have another working folder
+    config, on_gpu = replace(config, weights=weights), config.gpus_per_actor > 0
     threads = 0 if on_gpu else max(1, int(ray.cluster_resources()["CPU"]) // 2 // config.num_actors)
     rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     rows = rows.map_batches(_Reader(shards, config, image_size), batch_size=1, batch_format="pyarrow", num_cpus=1)
@@ -211,9 +215,10 @@ def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards
         )
 
 
-def _quieten() -> None:
-    """Ray Data prints its plan, its progress bars and its opinions; the stage has one bar of its own."""
+def _set_up_ray_data() -> None:
+    """Small blocks keep the actors fed; and the stage has a progress bar of its own, without plans and opinions."""
     context = ray.data.DataContext.get_current()
+    context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import web
 from PIL import Image
-from test_ingest import encode
+from web import encode
 
 from emage import config
 from emage.config import IngestConfig

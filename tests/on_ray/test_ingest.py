@@ -1,6 +1,5 @@
 """The whole ingest over loopback: every row is accounted for under its cause, and the bytes do not depend on luck."""
 
-import io
 import json
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 import web
 from PIL import Image
+from web import encode
 
 from emage import config, manifest, schema, shapes, tokenizers
 from emage.config import IngestConfig
@@ -42,12 +42,6 @@ FAILED = {  # cause -> rows; what each row is, is in `_table`
     "no_url": 1,
     "connection_error": 1,
 }
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def _table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, str]]:
