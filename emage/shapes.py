@@ -8,12 +8,16 @@ patches recur: 133 distinct ones in all training pictures. Along the relation th
 together by 0..jitter cells, at least one cell apart; across it each lies near the middle, moved by 0..jitter cells.
 With the default jitter of 1 a caption has 2 x 2 x 2 = 8 pictures: 3 bits, which a small model learns in minutes.
 
-Held out are two colours of the square. A square is made of plain patches, and other shapes show those in training: a
-model that has never drawn a green square knows every token that one needs, so what is tested is putting them together.
+Held out of training, so that captions can be scored that need more than memory:
+    combinations   a tenth of all pairs of objects (red circle with blue square): each was seen, never the two together;
+    objects        two colours of the square, never seen at all, which is far harder. A square is made of plain patches
+                   that other shapes show in training, so every token that a green square needs is known.
 
 The checker knows the palette and the four outlines, nothing of who made the picture.
 """
 
+import itertools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,7 +38,10 @@ COLOURS = {
 }
 SIZES = {"small": 2, "large": 3}  # cells
 RELATIONS = {"above": (0, 1), "below": (0, -1), "left of": (1, 0), "right of": (-1, 0)}  # (x, y) from first to second
-HELD_OUT = (("square", "green"), ("square", "purple"))  # of 24 (shape, colour) pairs
+KINDS = tuple(itertools.product(SHAPES, COLOURS))  # 24 (shape, colour)
+HELD_OUT_KINDS = (("square", "green"), ("square", "purple"))
+_COMBINATIONS = [frozenset(two) for two in itertools.combinations(KINDS, 2)]
+HELD_OUT_COMBINATIONS = frozenset(random.Random(0).sample(_COMBINATIONS, len(_COMBINATIONS) // 10))  # 27 of 276
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,7 +55,7 @@ class Thing:
     shape: str
 
     @property
-    def pair(self) -> tuple[str, str]:
+    def kind(self) -> tuple[str, str]:
         return self.shape, self.colour
 
     def __str__(self) -> str:
@@ -83,28 +90,38 @@ def _parse_thing(text: str) -> Thing:
 
 
 def scenes(n: int, seed: int) -> list[Scene]:
-    """n random scenes over all pairs."""
-    return _sample(n, seed, lambda held_out: True)
+    """n random scenes of all kinds and combinations."""
+    return _sample(n, seed, lambda kinds: True)
 
 
 def train_scenes(n: int, seed: int) -> list[Scene]:
-    """n random scenes without any held-out pair."""
-    return _sample(n, seed, lambda held_out: held_out == 0)
+    """n random scenes with nothing in them that is held out."""
+    return _sample(n, seed, lambda kinds: not _has_unseen_kind(kinds) and kinds not in HELD_OUT_COMBINATIONS)
 
 
 def held_out_scenes(n: int, seed: int) -> list[Scene]:
-    """n random scenes, each with at least one held-out pair."""
-    return _sample(n, seed, lambda held_out: held_out > 0)
+    """n random scenes of two objects that training shows, though never together."""
+    return _sample(n, seed, lambda kinds: not _has_unseen_kind(kinds) and kinds in HELD_OUT_COMBINATIONS)
 
 
-def _sample(n: int, seed: int, accept: Callable[[int], bool]) -> list[Scene]:
+def unseen_kind_scenes(n: int, seed: int) -> list[Scene]:
+    """n random scenes, each with at least one object of a shape and colour that training never joins."""
+    return _sample(n, seed, _has_unseen_kind)
+
+
+def _has_unseen_kind(kinds: frozenset[tuple[str, str]]) -> bool:
+    return not kinds.isdisjoint(HELD_OUT_KINDS)
+
+
+def _sample(n: int, seed: int, accept: Callable[[frozenset[tuple[str, str]]], bool]) -> list[Scene]:
     rng = np.random.default_rng(seed)
     found: list[Scene] = []
     while len(found) < n:
         first, second = _random_thing(rng), _random_thing(rng)
         relation = tuple(RELATIONS)[rng.integers(len(RELATIONS))]
-        # Two objects of one pair would make the relation unreadable.
-        if first.pair != second.pair and accept(sum(thing.pair in HELD_OUT for thing in (first, second))):
+        kinds = frozenset((first.kind, second.kind))
+        # Two objects of one kind would make the relation unreadable.
+        if len(kinds) == 2 and accept(kinds):
             found.append(Scene(first, relation, second))
     return found
 
@@ -265,7 +282,7 @@ def check(image: Image.Image, caption: str) -> Verdict:
 
 
 def _compare(scene: Scene, first: Found, second: Found) -> Verdict:
-    objects = (first.shape, first.colour) == scene.first.pair and (second.shape, second.colour) == scene.second.pair
+    objects = (first.shape, first.colour) == scene.first.kind and (second.shape, second.colour) == scene.second.kind
     towards = np.subtract(second.centre, first.centre)  # (x, y)
     along = towards @ RELATIONS[scene.relation]
     return Verdict(

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from emage import shapes
-from emage.shapes import CELL, HELD_OUT, Scene, Thing
+from emage.shapes import CELL, HELD_OUT_KINDS, Scene, Thing
 
 
 def test_caption_and_back():
@@ -19,11 +19,18 @@ def test_a_caption_of_another_world_is_refused(caption):
         shapes.parse(caption)
 
 
-def test_held_out_pairs_never_in_training():
-    train = {thing.pair for scene in shapes.train_scenes(5000, seed=1) for thing in (scene.first, scene.second)}
-    assert len(train) == 22 and not train & set(HELD_OUT)
+def kinds(scene):
+    return frozenset((scene.first.kind, scene.second.kind))
+
+
+def test_held_out_kinds_and_combinations_are_never_in_training():
+    train = {kinds(scene) for scene in shapes.train_scenes(20_000, seed=1)}
+    seen = frozenset().union(*train)
+    assert len(seen) == 22 and not seen & set(HELD_OUT_KINDS)
     for scene in shapes.held_out_scenes(500, seed=1):
-        assert {scene.first.pair, scene.second.pair} & set(HELD_OUT)
+        assert kinds(scene) not in train and kinds(scene) <= seen
+    for scene in shapes.unseen_kind_scenes(500, seed=1):
+        assert kinds(scene) & set(HELD_OUT_KINDS)
 
 
 def test_held_out_pictures_are_made_of_patches_seen_in_training():
@@ -33,7 +40,7 @@ def test_held_out_pictures_are_made_of_patches_seen_in_training():
 
     train = patches(shapes.train_scenes(3000, seed=3))
     assert len(train) < 200
-    assert patches(shapes.held_out_scenes(500, seed=3)) <= train
+    assert patches(shapes.unseen_kind_scenes(500, seed=3)) <= train
 
 
 def test_the_seed_decides():

@@ -3,7 +3,7 @@
     python -m emage.tokenizers.train_vqgan --out vqgan-demo-f8-512.safetensors --grid reconstructions.png
 
 Cost: about 5 minutes of one core. Expected: more than 99 % of the reconstructions are read as their captions say, with
-training pairs and with held-out ones, and the background is a single code.
+training scenes and with unseen objects, and the background is a single code.
 
 It learns from training scenes only. No discriminator and no perceptual loss: the pictures are few flat colours, and the
 pixels alone make them sharp. What matters here is the code table:
@@ -15,7 +15,7 @@ pixels alone make them sharp. What matters here is the code table:
     4. Latents of distinct patches push each other away. Without it about one patch in eight shared a code in the end.
     5. At `freeze` of the steps encoder and table stand still, and the decoder alone learns on.
     6. Half of each batch are mosaics, random patches in random places. Without them the decoder guesses a patch by
-       its neighbours: 100 % of the training pairs were readable, but 84 % of the held-out ones.
+       its neighbours: 100 % of the training scenes were readable, but 84 % of the unseen objects.
 """
 
 import argparse
@@ -233,11 +233,11 @@ def main() -> None:
     print(f"{args.out}  sha256 {save(model, args.out)}")
     with torch.no_grad():
         fresh = args.seed + 1000
-        for kind, sample in (("train", shapes.train_scenes), ("held-out", shapes.held_out_scenes)):
-            print(f"readable, {kind} pairs: {readable(model, sample(1000, fresh), fresh):.1%} of 1000")
+        for kind, sample in (("train", shapes.train_scenes), ("unseen", shapes.unseen_kind_scenes)):
+            print(f"readable, {kind} scenes: {readable(model, sample(1000, fresh), fresh):.1%} of 1000")
         print(f"smallest lead of a code: {margin(model, shapes.draw_many(shapes.scenes(4000, fresh), fresh)):.3f}")
         if args.grid:
-            half = shapes.train_scenes(24, fresh) + shapes.held_out_scenes(16, fresh)
+            half = shapes.train_scenes(24, fresh) + shapes.unseen_kind_scenes(16, fresh)
             comparison(model, half, fresh).save(args.grid)
 
 

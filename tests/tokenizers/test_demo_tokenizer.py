@@ -19,7 +19,7 @@ def test_what_it_is(demo):
     assert TOKENIZERS[DEMO].file.stat().st_size <= 3e6
 
 
-@pytest.mark.parametrize("sample", [shapes.train_scenes, shapes.held_out_scenes])
+@pytest.mark.parametrize("sample", [shapes.train_scenes, shapes.unseen_kind_scenes])
 def test_reconstructions_are_readable(demo, sample):
     assert readable(demo, sample(200, seed=77), seed=77) >= 0.98
 
