@@ -51,3 +51,51 @@ def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token table of 200 drawn pictures in two files, as ingest writes it."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from emage import checkpoint, schema, shapes, tokenizers
+
+    tokenizer = tokenizers.load("vqgan-demo-f8-512")
+    scenes = shapes.train_scenes(200, seed=0)
+    pixels = torch.from_numpy(shapes.draw_many(scenes, seed=0)).permute(0, 3, 1, 2).float() / 255
+    tokens = tokenizer.encode(pixels).numpy().astype(np.uint16)
+    table = pa.table(
+        {
+            "uid": np.arange(200),
+            "dataset": ["shapes"] * 200,
+            "key": [f"{i:09d}" for i in range(200)],
+            "url": [""] * 200,
+            "caption": [scene.caption for scene in scenes],
+            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), 64),
+            "width": [64] * 200,
+            "height": [64] * 200,
+            "sha256": [""] * 200,
+        },
+        schema=schema.token_table(checkpoint.describe(tokenizer), "test"),
+    )
+    folder = tmp_path_factory.mktemp("tokens")
+    for i in range(2):
+        pq.write_table(table.slice(100 * i, 100), folder / f"{i:05d}.parquet", row_group_size=30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of an untrained network with the demo's tokenizer."""
+    from emage import checkpoint, tokenizers
+    from emage.config import CheckpointConfig, ModelConfig, SamplingConfig
+
+    torch.manual_seed(0)
+    model = ModelConfig(width=64, depth=2, num_heads=2, text="clip_tiny", text_length=24)
+    config = CheckpointConfig("iterative3", 512, (8, 8), model, SamplingConfig(steps=4, order="random"))
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    tokenizer = tokenizers.load("vqgan-demo-f8-512")
+    checkpoint.save(folder, checkpoint.build(config), tokenizer, config, {"step": 0, "method": "iterative3"})
+    return folder

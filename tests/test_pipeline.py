@@ -1,0 +1,131 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import emage
+from emage import checkpoint, ranking
+from emage.errors import InputError
+
+PROMPTS = ["a small red circle above a large blue square", "a cat", "", "a dog " * 40]
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> "emage.Emage":
+    return emage.Emage.from_pretrained(str(tiny_model), device="cpu")
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_pictures_have_the_models_size(pipe):
+    images = pipe.generate(PROMPTS, seed=7)
+    assert [image.size for image in images] == [(64, 64)] * 4 and images[0].mode == "RGB"
+
+
+@pytest.mark.parametrize("order", ["confidence", "random", "halton"])
+def test_same_prompt_seed_and_settings_same_pixels_in_any_company(pipe, order: str):
+    among = pipe.generate(PROMPTS * 2, seed=[7, 1, 2, 3, 4, 5, 6, 7], order=order)
+    for i, seed in ((0, 7), (2, 2), (7, 7)):
+        assert same(pipe.generate((PROMPTS * 2)[i], seed=seed, order=order)[0], among[i])
+    backwards = pipe.generate(PROMPTS[::-1], seed=7, order=order, batch_size=3)
+    assert same(backwards[-1], among[0])
+    assert not same(pipe.generate(PROMPTS[0], seed=8, order=order)[0], among[0])
+
+
+def test_the_first_candidate_is_the_single_picture_and_the_best_is_returned(pipe):
+    (group,) = pipe.candidates(PROMPTS[0], seed=7, candidates=4)
+    assert same(group[0][0], pipe.generate(PROMPTS[0], seed=7)[0])
+    assert len({score for _, score in group}) == 4
+    best = max(group, key=lambda pair: pair[1])[0]
+    assert same(pipe.generate(PROMPTS[0], seed=7, candidates=4)[0], best)
+
+
+def test_the_stream_ends_in_the_picture(pipe):
+    frames = list(pipe.stream(PROMPTS[0], seed=7, steps=5))
+    assert len(frames) == 5 and same(frames[-1], pipe.generate(PROMPTS[0], seed=7, steps=5)[0])
+
+
+def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe):
+    image = Image.effect_noise((100, 80), 90).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 20, 64))  # the three leftmost columns of cells, in part
+    drawn = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
+    known = pipe.tokenizer.encode(_pixels(drawn)).view(8, 8)
+    assert drawn.size == (64, 64) and known.shape == (8, 8)
+    with pytest.raises(InputError, match="black everywhere"):
+        pipe.inpaint(image, Image.new("L", (64, 64)), PROMPTS[0])
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def test_guidance_changes_the_picture_and_zero_does_not(pipe):
+    plain = pipe.generate(PROMPTS[0], seed=7)[0]
+    assert same(pipe.generate(PROMPTS[0], seed=7, guidance=0.0)[0], plain)
+    assert same(pipe.generate(PROMPTS[0], seed=7, guidance=1.0)[0], plain)  # u + 1 (c - u) is c
+    assert not same(pipe.generate(PROMPTS[0], seed=7, guidance=30.0)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stepz": 3}, "unknown sampling setting 'stepz'; did you mean steps?"),
+        ({"steps": 0}, "steps must lie in 1..64, not 0"),
+        ({"steps": 65}, "steps must lie in 1..64"),
+        ({"order": "spiral"}, "order must be one of confidence, random, halton"),
+        ({"temperature": float("nan")}, "temperature must lie in"),
+        ({"candidates": 0}, "candidates must be at least 1"),
+        ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(pipe, settings: dict, message: str):
+    with pytest.raises(InputError, match=message.replace("?", r"\?").replace("..", r"\.\.")):
+        pipe.generate("a cat", **settings)
+
+
+def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
+    pipe.save_pretrained(tmp_path / "copy")
+    again = emage.Emage.from_pretrained(str(tmp_path / "copy"), device="cpu")
+    assert same(again.generate("a cat", seed=3)[0], pipe.generate("a cat", seed=3)[0])
+    assert "iterative3" in (tmp_path / "copy" / "README.md").read_text()
+    assert not list((tmp_path / "copy").glob("*.pt")) and not list((tmp_path / "copy").glob("*.pkl"))
+
+
+def test_bfloat16_draws_and_keeps_the_tokenizer_in_float32(tiny_model: Path):
+    half = emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="bfloat16")
+    assert half.network.decoder.head.weight.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in half.tokenizer.parameters())
+    assert half.generate("a cat")[0].size == (64, 64)
+
+
+def test_what_is_no_checkpoint_is_refused(tiny_model: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="no checkpoint folder and no hub id"):
+        emage.Emage.from_pretrained(str(tmp_path / "nothing" / "here"))
+    with pytest.raises(InputError, match="is no checkpoint folder"):
+        emage.Emage.from_pretrained(str(tmp_path))
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        checkpoint.load(broken)
+
+
+def test_another_tokenizer_is_refused(tiny_model: Path, tmp_path: Path):
+    swapped = shutil.copytree(tiny_model, tmp_path / "swapped")
+    record = json.loads((swapped / "manifest.json").read_text())
+    record["files"]["tokenizer.safetensors"] = "0" * 64
+    (swapped / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="not the one this model was trained with"):
+        checkpoint.load(swapped)
+
+
+def test_ranking_by_clip_without_weights_says_what_is_missing(tmp_path: Path):
+    with pytest.raises(InputError, match="rank=likelihood"):
+        ranking.ClipRanker(weights=str(tmp_path / "none.pt"))

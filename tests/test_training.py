@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from emage import checkpoint
+from emage.config import CheckpointConfig, TrainConfig, preset
+from emage.methods import METHODS
+from emage.token_table import Batch, TokenTable
+from emage.training import BareEngine, Objective, _dropped_captions, context_gain, fit
+
+
+def run(table: Path, **values) -> tuple[list[float], Objective]:
+    """A tiny training run with PyTorch alone; the losses and what was trained."""
+    config = preset(TrainConfig, "tiny", data={"path": str(table)}, run={"output": "unused"}, **values)
+    rows = TokenTable(str(table), seed=0)
+    torch.manual_seed(0)
+    parts = CheckpointConfig(config.method, rows.tokenizer.vocab_size, rows.tokenizer.grid, config.model)
+    objective = Objective(checkpoint.build(parts), config.method, config.objective)
+    losses: list[float] = []
+    fit(BareEngine(objective, config.optim), rows, config, lambda step, metrics, batch: losses.append(metrics["loss"]))
+    return losses, objective
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_learns_something_in_twenty_steps(token_table: Path, method: str):
+    losses, _ = run(token_table, method=method)
+    assert len(losses) == 20 and losses[-1] < 0.6 * losses[0]
+
+
+def test_the_same_seed_gives_the_same_losses(token_table: Path):
+    assert run(token_table)[0] == run(token_table)[0]
+
+
+def test_accumulated_micro_batches_take_the_step_of_the_whole_batch(token_table: Path):
+    # Every method that scores all positions counts equally many in each micro-batch: the gradients must agree.
+    whole, _ = run(token_table, optim={"steps": 5})
+    parts, _ = run(token_table, optim={"steps": 5, "micro_batch_size": 2})
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_warm_start_trains_number_1_first(token_table: Path):
+    alone, _ = run(token_table, method="iterative1", optim={"steps": 10})
+    warm, _ = run(token_table, method="iterative3", objective={"warm_start": 0.5}, optim={"steps": 10})
+    assert warm[:5] == alone[:5] and warm[5:] != alone[5:]
+
+
+def test_caption_dropout_drops_the_share_it_is_told():
+    batch = Batch(list(range(4000)), ["a cat"] * 4000, torch.zeros(4000, 1), list(range(4000)))
+    share = _dropped_captions(batch, 0.1).count("") / 4000
+    assert 0.08 < share < 0.12
+    assert _dropped_captions(batch, 0.0) == batch.captions
+
+
+class _Text:
+    def tokenize(self, captions):
+        return torch.zeros(len(captions), 1)
+
+
+class _Decoder:
+    """Answers with the truth where it was shown any of it (`reads`), or never."""
+
+    def __init__(self, y: torch.Tensor, reads: bool):
+        self.y, self.reads = y, reads
+        self.head = torch.nn.Linear(1, 1)
+
+    def __call__(self, shown: torch.Tensor, context) -> torch.Tensor:
+        knows = self.reads and (shown >= 0).any()
+        return torch.nn.functional.one_hot(self.y if knows else (self.y + 1) % 5, 5).float()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_context_gain_tells_a_network_that_reads_from_one_that_does_not(reads: bool):
+    y = torch.randint(0, 5, (4, 16))
+    network = type("Network", (), {"text": _Text(), "decoder": _Decoder(y, reads), "read": lambda self, ids: None})()
+    probe = context_gain(network, Batch([0] * 4, [""] * 4, y, [1, 2, 3, 4]))
+    assert probe["context_gain"] == float(reads)
