@@ -6,6 +6,7 @@ order and never more than a batch in memory. What is wrong with a table is an In
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
@@ -59,7 +60,8 @@ def count(config: SourceConfig) -> int:
     total = 0
     for file in files:
         if _format(config, file) == "parquet":
-            total += pq.read_metadata(file, filesystem=filesystem).num_rows
+            with _readable(config, file):
+                total += pq.read_metadata(file, filesystem=filesystem).num_rows
             continue
         has_header = _format(config, file) in ("csv", "tsv") and not config.names
         with filesystem.open_input_stream(file) as stream:
@@ -125,12 +127,19 @@ def _pairs(config: SourceConfig) -> Iterator[pa.RecordBatch]:
     columns = list(dict.fromkeys((config.url, *config.caption)))
     openers = {"parquet": _open_parquet, "csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
     for file in files:
-        try:
+        with _readable(config, file):
             for batch in openers[_format(config, file)](config, filesystem, file, columns):
                 if len(batch):
                     yield _pair(config, batch)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: not a readable {_format(config, file)} file ({_first_line(error)})") from None
+
+
+@contextmanager
+def _readable(config: SourceConfig, file: str) -> Iterator[None]:
+    """What pyarrow raises about a file becomes an InputError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a readable {_format(config, file)} file ({_first_line(error)})") from None
 
 
 def _open_parquet(

@@ -147,6 +147,8 @@ def test_tables_that_cannot_be_read(tmp_path):
     assert "source.format=" in message(SourceConfig(table=str(strange)))
     assert "no csv, jsonl, parquet, tsv files in this folder" in message(SourceConfig(table=str(tmp_path / "none")))
     assert "not a readable parquet file" in message(SourceConfig(table=str(header), format="parquet"))
+    with pytest.raises(InputError, match="not a readable parquet file"):
+        sources.count(SourceConfig(table=str(garbage)))
 
 
 def test_real_laion_rows(real_data):

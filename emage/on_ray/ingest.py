@@ -179,6 +179,7 @@ def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
     columns = [list(column) for column in zip(*lines, strict=True)]
     run.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
     run.metrics({f"{outcome}/{cause}" if cause else outcome: rows for outcome, cause, rows in lines})
+    run.metrics({outcome: sum(report[outcome].values()) for outcome in ("rejected", "failed")})
     run.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
     run.file(output / REPORT)
     sheet = _contact_sheet(download.shard_folder(output / "shards", 0) / download.PICTURES)
