@@ -81,9 +81,7 @@ def write_report(
     report = {"figures": figures, "captions": len(tasks), "settings": settings}
     manifest.write_json(output / "report.json", report)
     shown = tasks[:24]
-    grid = sheets.sheet(
-        [Image.open(picture_path(output, task)) for task in shown], [task.caption for task in shown], 6
-    )
+    grid = sheets.sheet([Image.open(picture_path(output, task)) for task in shown], [task.caption for task in shown], 6)
     grid.save(output / "grid.png")
     lines = ["# Evaluation", "", f"{len(tasks)} captions", "", "| figure | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from emage.config import OptimConfig
@@ -18,6 +19,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings and "position" not in name
         (decay if is_matrix else keep).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the model's groups, in one fused kernel a step (Sec. 4)."""
+    groups = parameter_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:

@@ -246,7 +246,7 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """Resized so that it covers width x height, then centre-cropped."""
     scale = max(width / image.width, height / image.height)
     image = image.resize(
-        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.LANCZOS
+        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.LANCZOS
     )
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

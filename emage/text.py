@@ -59,7 +59,7 @@ def load_published(encoder: ClipText, config: ModelConfig) -> None:
     published = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
     try:
         path = config.text_weights or open_clip.download_pretrained(published)
-        weights = open_clip.factory.load_state_dict(path, weights_only=True)
+        weights: dict[str, Tensor] = open_clip.factory.load_state_dict(path, weights_only=True)  # type: ignore[assignment]
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no CLIP ViT-L/14 weights ({str(error).splitlines()[0]}): fetch {published['url']} where there is "

@@ -16,7 +16,7 @@ from emage.masking import MASK, PictureRng, random_mask
 from emage.methods import METHODS
 from emage.methods.terms import Loss
 from emage.model import Network
-from emage.optim import learning_rate, parameter_groups
+from emage.optim import adamw, learning_rate
 from emage.token_table import Batch, TokenTable
 
 Metrics = dict[str, float]
@@ -56,8 +56,7 @@ class BareEngine:
     def __init__(self, objective: Objective, config: OptimConfig):
         self.objective, self._config = objective, config
         self.device = next(objective.parameters()).device
-        groups = parameter_groups(objective, config.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        self._optimizer = adamw(objective, config)
 
     def forward(self, *args) -> Loss:
         return self.objective(*args)

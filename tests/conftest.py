@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=True)
+    ray.init(num_cpus=4, include_dashboard=True, logging_level=logging.WARNING)
     yield
     ray.shutdown()
 

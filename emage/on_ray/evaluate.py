@@ -5,11 +5,13 @@ output/chunks/     scores of a chunk of captions; a chunk that has one is not dr
 output/report.*    figures with the settings that made them; grid.png
 """
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from PIL import Image
 from ray.util import ActorPool
 from tqdm import tqdm
@@ -68,11 +70,10 @@ def _draw(config: EvaluateConfig, output: Path, tasks: list[Task]) -> list[float
     todo = [(chunk, str(file)) for chunk, file in zip(chunks, files, strict=True) if not file.exists()]
     if todo:
         drawer = ray.remote(num_gpus=config.gpus_per_actor, num_cpus=1)(Drawer)
-        # Torch in an actor without a GPU takes this machine's cores: they share them.
         actors = [drawer.remote(config) for _ in range(min(config.num_actors, len(todo)))]
         with tqdm(total=len(tasks), initial=len(tasks) - sum(len(chunk) for chunk, _ in todo), unit="caption") as bar:
             for done in ActorPool(actors).map_unordered(lambda actor, job: actor.draw.remote(*job), todo):
-                bar.update(done)
+                bar.update(done)  # type: ignore[arg-type]
     return [score for file in files for score in manifest.read_json(file)]
 
 
@@ -82,6 +83,8 @@ class Drawer:
     def __init__(self, config: EvaluateConfig):
         self.config = config
         device = "cuda" if config.gpus_per_actor else "cpu"
+        if device == "cpu":  # Ray allows an actor of one CPU one thread
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_actors))
         self.pipe = Emage.from_pretrained(config.checkpoint, device=device, dtype=config.dtype)
         self.ranker = ClipRanker(config.rank_weights, device=device) if config.rank == "clip" else None
 

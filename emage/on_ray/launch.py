@@ -13,7 +13,7 @@ from emage import config
 from emage.errors import InputError
 
 
-def main(program: type, run: Callable[[Any], None]) -> None:
+def main(program: type, run: Callable[[Any], object]) -> None:
     """Parses the command line into `program`'s config, prints it and calls `run` with it. Exits 2 on bad input."""
     try:
         settings = config.parse(program, sys.argv[1:])

@@ -25,7 +25,7 @@ from emage.config import CheckpointConfig, TrainConfig
 from emage.errors import InputError
 from emage.methods.terms import Loss
 from emage.on_ray import launch, tracking
-from emage.optim import parameter_groups
+from emage.optim import adamw
 from emage.pipeline import Emage
 from emage.schema import open_token_table
 from emage.text import load_published
@@ -110,25 +110,23 @@ class DeepSpeedEngine:
         # A compiled collective for inference alone; building it takes a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         optim = config.optim
+        # PyTorch's AdamW, as in training.BareEngine: DeepSpeed's own would have to be compiled first.
+        self.optimizer = adamw(objective, optim)
         engine, _, _, _ = deepspeed.initialize(
             model=objective,
-            model_parameters=parameter_groups(objective, optim.weight_decay),
+            optimizer=self.optimizer,
             config={
                 "train_batch_size": optim.batch_size,
                 "train_micro_batch_size_per_gpu": optim.micro_batch_size,
                 "gradient_accumulation_steps": optim.batch_size // world_size // optim.micro_batch_size,
                 "gradient_clipping": optim.clip_norm,
                 "zero_optimization": {"stage": config.run.zero_stage},
-                "optimizer": {
-                    "type": "AdamW",
-                    # PyTorch's own: DeepSpeed's fused one would be compiled first.
-                    "params": {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "torch_adam": True},
-                },
                 "steps_per_print": 1 << 30,
                 "wall_clock_breakdown": False,
             },
         )
-        self.engine, self.objective, self.device = engine, objective, engine.device
+        self.engine, self.objective = engine, objective
+        self.device = torch.device(engine.device)  # type: ignore[arg-type]
 
     def forward(self, *args) -> Loss:
         return self.engine(*args)
@@ -139,7 +137,7 @@ class DeepSpeedEngine:
             self.engine.step()  # DeepSpeed counts micro-batches by it
 
     def step(self, lr: float) -> float:
-        for group in self.engine.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.objective.parameters() if p.grad is not None])
         self.engine.step()
@@ -152,6 +150,7 @@ class DeepSpeedEngine:
     def load(self, folder: str) -> int:
         """Restores weights and optimizer; returns the steps done."""
         _, state = self.engine.load_checkpoint(folder, tag=TAG)
+        assert state is not None, f"{folder} holds no DeepSpeed checkpoint"
         return state["step"]
 
 
@@ -174,6 +173,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if resumed is not None:
         with resumed.as_directory() as folder:
             start = engine.load(folder)
+        print(f"going on from step {start}", flush=True)
     watcher = Watcher(config, settings, engine, parts, start) if rank == 0 else None
 
     def on_step(step: int, metrics: Metrics, batch: Batch) -> None:

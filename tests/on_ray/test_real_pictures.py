@@ -16,8 +16,9 @@ import web
 from PIL import Image
 
 from emage import captions, config, pictures, tokenizers
-from emage.config import IngestConfig
-from emage.on_ray import ingest
+from emage.config import IngestConfig, TrainConfig
+from emage.on_ray import ingest, train
+from emage.pipeline import Emage
 
 pytestmark = pytest.mark.ray
 
@@ -99,3 +100,19 @@ def test_tokens_are_those_of_the_pictures_and_decode_to_them(output, pairs):
     own = (decoded - pixels).abs().mean(dim=(1, 2, 3))
     other = (decoded - pixels.roll(1, dims=0)).abs().mean(dim=(1, 2, 3))
     assert (own < other).float().mean() > 0.9
+
+
+def test_a_model_trains_on_them_and_draws(output, pairs, tmp_path):
+    settings = config.preset(
+        TrainConfig,
+        "tiny",
+        data={"path": str(output / "tokens")},
+        run={"output": str(tmp_path / "run"), "cpus_per_worker": 1},
+        mlflow={"enabled": False},
+    )
+    model = train.train(settings)
+    pipe = Emage.from_pretrained(str(model), device="cpu")
+    assert pipe.facts["step"] == 20 and pipe.facts["data"]["rows"] == pq.read_table(output / "tokens").num_rows
+    pipe.generate(pairs[0][2], seed=7)[0].save(tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (64, 64) and picture.format == "PNG"

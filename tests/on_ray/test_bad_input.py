@@ -1,0 +1,70 @@
+"""Bad input on a pipeline's command line: one line on stderr, exit code 2, nothing written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from emage.config import EvaluateConfig, IngestConfig, ServeConfig, TrainConfig
+from emage.on_ray import launch
+from emage.on_ray.evaluate import evaluate
+from emage.on_ray.ingest import ingest
+from emage.on_ray.serve import check
+from emage.on_ray.train import train
+
+PROGRAMS = {
+    "ingest": (IngestConfig, ingest),
+    "train": (TrainConfig, train),
+    "evaluate": (EvaluateConfig, evaluate),
+    "serve": (ServeConfig, check),
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "message"),
+    [
+        ("ingest", "tinny source.table=u.csv output=out", "unknown preset 'tinny'; did you mean tiny?"),
+        ("ingest", "tiny source.tabel=u.csv output=out", "unknown key 'source.tabel'; did you mean source.table?"),
+        ("ingest", "tiny source.table=none.csv output=out", "none.csv"),
+        ("ingest", "tiny source.table=u.csv output=out", "link, text"),  # names the columns that there are
+        ("ingest", "tiny source.table=empty.csv source.url=link source.caption=[text] output=out", "empty.csv"),
+        ("ingest", "tiny source.table=broken.parquet output=out", "broken.parquet"),
+        ("ingest", "tiny source.table=u.csv source.url=link source.caption=[text] output=taken", "taken"),
+        ("train", "tiny data.path=nothing run.output=out", "nothing: no token table"),
+        ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is no train output"),
+        ("train", "tiny data.path=TABLE data.tokenizer=vqgan-f9 run.output=out", "vqgan-f9"),
+        ("evaluate", "tiny checkpoint=taken captions=c.txt output=out", "is no checkpoint folder"),
+        ("evaluate", "tiny checkpoint=MODEL captions=none.txt output=out", "no such caption file"),
+        ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out metrics=[shape]", "did you mean shapes?"),
+        ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out sampling.stepz=3", "did you mean steps?"),
+        ("serve", "tiny checkpoint=taken", "is no checkpoint folder"),
+        ("serve", "tiny checkpoint=nothing", "there is no such folder"),
+    ],
+)
+def test_one_line_exit_2_nothing_written(
+    program: str,
+    line: str,
+    message: str,
+    token_table: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    Path("u.csv").write_text("link,text\nhttp://a/b.jpg,a cat\n")
+    Path("empty.csv").write_text("link,text\n")
+    Path("broken.parquet").write_bytes(b"PAR1 is how it begins")
+    Path("c.txt").write_text("a cat\n")
+    Path("taken").mkdir()
+    Path("taken/file").write_text("somebody's work")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    arguments = line.replace("TABLE", str(token_table)).replace("MODEL", str(tiny_model)).split()
+    monkeypatch.setattr("sys.argv", [program, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        launch.main(*PROGRAMS[program])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert len(error) == 1 and error[0].startswith("error: ") and message in error[0], error
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    shutil.rmtree("taken")
