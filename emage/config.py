@@ -266,7 +266,7 @@ class DemoConfig:
     held_out: int = 300  # captions scored at the end, combinations never seen in training
     seed: int = 0
     method: Method = "iterative3"
-    steps: int = 3_000
+    steps: int = 4_000
 
 
 # --- Presets: name -> program -> what differs from the defaults -------------------------------------------------------
@@ -300,9 +300,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "TrainConfig": {
             "data": {"tokenizer": "vqgan-demo-f8-512"},
-            "model": {"width": 128, "depth": 4, "num_heads": 4, "text": "clip_tiny", "text_length": 24},
-            "objective": {"warm_start": 0.5},
-            "optim": {"steps": 3_000, "batch_size": 64, "micro_batch_size": 64, "lr": 1e-3, "beta2": 0.99},
+            "model": {
+                **{"width": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
+                **{"text": "clip_tiny", "text_length": 16},
+            },
+            "objective": {"warm_start": 0.6},  # #3 from scratch learns to ignore the picture it is given
+            "optim": {"steps": 4_000, "batch_size": 32, "micro_batch_size": 32, "lr": 1.5e-3, "beta2": 0.99},
             "sampling": {"order": "random"},
             "run": {**_LOCAL_RUN, "sample_every": 500, "checkpoint_every": 1_000},
         },

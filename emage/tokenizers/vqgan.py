@@ -92,7 +92,8 @@ class VQGAN(nn.Module):
         h, w = x.shape[2] // stride, x.shape[3] // stride
         x = x.unflatten(3, (w, stride)).unflatten(2, (h, stride))  #                             (B, 3, h, s, w, s)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  #                                         (B*N, 3, s, s)
-        z = self.quant_conv(self.encoder(x))  #                                                  (B*N, E, 1, 1)
+        x, place = x.unique(dim=0, return_inverse=True)  # most of a drawing is one patch
+        z = self.quant_conv(self.encoder(x))[place]  #                                           (B*N, E, 1, 1)
         return z.view(-1, h, w, z.shape[1]).permute(0, 3, 1, 2)  #                               (B, E, h, w)
 
     def pixels(self, codes: Tensor) -> Tensor:
