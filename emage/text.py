@@ -14,7 +14,7 @@ from emage.config import ModelConfig
 from emage.errors import InputError
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
-SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 2, 2)}
+SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}
 
 
 class ClipText(nn.Module):
