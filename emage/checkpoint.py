@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import emage
 from emage import manifest, tokenizers
@@ -21,6 +20,7 @@ from emage.errors import InputError
 from emage.methods import METHODS
 from emage.model import Network
 from emage.schema import TokenizerInfo
+from emage.tokenizers import weights
 
 MODEL, TOKENIZER = "model.safetensors", "tokenizer.safetensors"
 
@@ -38,10 +38,13 @@ def build(config: CheckpointConfig) -> Network:
 def save(folder: str | Path, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any]) -> None:
     """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
 
-    `facts` go into the manifest: step, git commit, data, scores.
+    `facts` go into the manifest: step, git commit, data, scores. Raises InputError where something else is in the way.
     """
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.NAME).exists())):
+        raise InputError(f"{folder} already exists and is no checkpoint: choose another folder")
     with manifest.new_folder(folder) as fresh:
-        save_file({key: value.float().contiguous() for key, value in network.state_dict().items()}, fresh / MODEL)
+        weights.write({key: value.float() for key, value in network.state_dict().items()}, fresh / MODEL)
         tokenizers.save(tokenizer, fresh / TOKENIZER)
         (fresh / "config.yaml").write_text(to_yaml(config))
         files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
@@ -49,25 +52,34 @@ def save(folder: str | Path, network: Network, tokenizer: Any, config: Checkpoin
         manifest.write_json(fresh / manifest.NAME, record)
 
 
+def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
+    """Config and manifest of a checkpoint folder, every file compared with its sha256.
+
+    Raises InputError where the folder is none, is damaged, or holds another tokenizer than the one it was trained with.
+    """
+    folder = Path(folder)
+    try:
+        record = manifest.read_json(folder / manifest.NAME)
+    except (OSError, ValueError):
+        record = None
+    if record is None or "files" not in record or not (folder / "config.yaml").is_file():
+        wanted = f"config.yaml, {MODEL}, {TOKENIZER}, {manifest.NAME}"
+        raise InputError(f"{folder} is no checkpoint folder (it needs {wanted})")
+    for name, digest in record["files"].items():
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is a damaged checkpoint: {name} is missing")
+        if manifest.sha256(folder / name) != digest:
+            what = "not the one this model was trained with" if name == TOKENIZER else f"not what {manifest.NAME} says"
+            raise InputError(f"{folder} is a damaged checkpoint: {name} is {what}")
+    return from_yaml(CheckpointConfig, (folder / "config.yaml").read_text()), record
+
+
 def load(
     folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[Network, Any, CheckpointConfig, dict[str, Any]]:
-    """Network (eval mode, float32), tokenizer, config and manifest of a checkpoint folder.
-
-    Raises InputError where the folder is none, is damaged, or its tokenizer isn't the one the network was trained with.
-    """
-    folder = Path(folder)
-    record = manifest.read_json(folder / manifest.NAME) if folder.is_dir() else None
-    if record is None or "files" not in record or not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is no checkpoint folder (it needs config.yaml, model.safetensors, {manifest.NAME})")
-    config = from_yaml(CheckpointConfig, (folder / "config.yaml").read_text())
-    try:
-        network = build(config)
-        network.load_state_dict(load_file(folder / MODEL))
-        tokenizer = tokenizers.load(record["tokenizer"]["name"], weights=folder / TOKENIZER, device=device)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{folder} is a damaged checkpoint: {str(error).splitlines()[0]}") from None
-    wanted = record["files"].get(TOKENIZER)
-    if wanted != manifest.sha256(folder / TOKENIZER):
-        raise InputError(f"{folder}: tokenizer.safetensors is not the one this model was trained with")
+    """Network (eval mode, float32), tokenizer, config and manifest of a checkpoint folder. Raises what `check` does."""
+    config, record = check(folder)
+    network = build(config)
+    network.load_state_dict(load_file(Path(folder) / MODEL))
+    tokenizer = tokenizers.load(record["tokenizer"]["name"], weights=Path(folder) / TOKENIZER, device=device)
     return network.to(device).eval(), tokenizer, config, record

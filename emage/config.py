@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -255,6 +256,7 @@ class ServeConfig:
     batch_wait_s: float = 0.01
     max_queued_requests: int = 128  # per replica, beside the batch being drawn; more are answered 429 at once
     timeout_s: float = 60.0
+    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ class DemoConfig:
     held_out: int = 300  # captions scored at the end, combinations never seen in training
     seed: int = 0
     method: Method = "iterative3"
-    steps: int = 4_000
+    steps: int | None = None  # of training; none: those of the demo preset
 
 
 # --- Presets: name -> program -> what differs from the defaults -------------------------------------------------------
@@ -355,12 +357,12 @@ def parse(program: type[Config], argv: Sequence[str]) -> Config:
     preset = values.pop(0) if values and "=" not in values[0] else None
     if stray := [v for v in values if "=" not in v]:
         raise InputError(f"{stray[0]!r} is not key=value; the preset comes first and there is only one")
-    overrides = []
-    for value in values:
-        key, _, text = value.partition("=")
-        _check_key(program, key)
-        overrides.append(_override(key, text))
     try:
+        overrides = []
+        for value in values:
+            key, _, text = value.partition("=")
+            _check_key(program, key)
+            overrides.append(_override(key, text))
         config = OmegaConf.merge(_writable(program), _preset(program, preset), *overrides)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... (--help lists every key)")
@@ -368,6 +370,8 @@ def parse(program: type[Config], argv: Sequence[str]) -> Config:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         raise InputError(f"{key}: {str(error).splitlines()[0]}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{value} is no YAML value: {str(error).splitlines()[0]}") from None
 
 
 def usage(program: type) -> str:
@@ -387,7 +391,7 @@ def from_yaml(program: type[Config], text: str) -> Config:
     """The inverse of `to_yaml`. Raises InputError where the text does not describe a `program`."""
     try:
         return OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"not a {program.__name__}: {str(error).splitlines()[0]}") from None
 
 

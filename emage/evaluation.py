@@ -74,6 +74,13 @@ def picture_path(output: Path, task: Task) -> Path:
     return output / "pictures" / f"{task.id:08d}.png"
 
 
+def read_picture(output: Path, task: Task) -> Image.Image:
+    """A drawn picture, its file closed again: there may be more of them than a process may keep open."""
+    with Image.open(picture_path(output, task)) as image:
+        image.load()
+    return image
+
+
 def write_report(
     output: Path, tasks: Sequence[Task], scores: Sequence[float], figures: dict[str, float], settings: dict[str, Any]
 ) -> Image.Image:
@@ -81,7 +88,7 @@ def write_report(
     report = {"figures": figures, "captions": len(tasks), "settings": settings}
     manifest.write_json(output / "report.json", report)
     shown = tasks[:24]
-    grid = sheets.sheet([Image.open(picture_path(output, task)) for task in shown], [task.caption for task in shown], 6)
+    grid = sheets.sheet([read_picture(output, task) for task in shown], [task.caption for task in shown], 6)
     grid.save(output / "grid.png")
     lines = ["# Evaluation", "", f"{len(tasks)} captions", "", "| figure | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]

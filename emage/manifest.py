@@ -80,6 +80,8 @@ def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
     `identity` is what the result depends on (nested dicts of settings). Raises InputError where the folder holds
     another run, naming a setting that differs, or files that belong to no run. Nothing is written in that case.
     """
+    if "://" in str(folder):
+        raise InputError(f"{folder}: an output is a folder that every node sees, not a URL")
     folder = Path(folder)
     known = read_json(folder / "run.json") if folder.is_dir() else None
     if known is None:

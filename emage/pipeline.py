@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emage import checkpoint, ranking
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
+from emage.devices import check_device
 from emage.errors import InputError
 from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
@@ -40,6 +41,7 @@ class Emage:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
         folder = path_or_hub_id if Path(path_or_hub_id).exists() else _from_hub(path_or_hub_id)
         network, tokenizer, config, facts = checkpoint.load(folder, device)
         return cls(network.to(getattr(torch, dtype)), tokenizer, config, facts)
@@ -154,7 +156,7 @@ class Emage:
             if name not in known:
                 raise InputError(f"unknown sampling setting {name!r}{nearest(name, known)}")
         settings = replace(self.config.sampling, **sampling)
-        _check(settings, self.config.grid[0] * self.config.grid[1])
+        check_sampling(settings, self.config.grid[0] * self.config.grid[1])
         return settings
 
     # --- Parts ---
@@ -211,13 +213,15 @@ class Guided:
         return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)
 
 
-def _check(settings: SamplingConfig, n: int) -> None:
+def check_sampling(settings: SamplingConfig, n: int) -> None:
+    """Raises InputError for a setting that makes no sense for pictures of `n` tokens."""
     bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
     bounds["guidance"] = (0, 100)
     for name, (low, high) in bounds.items():
         value = getattr(settings, name)
-        if not isinstance(value, (int, float)) or not low <= value <= high:
-            raise InputError(f"{name} must lie in {low}..{high}, not {value}")
+        whole = name in ("steps", "top_k")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
     choices = {"schedule": ("cosine", "linear"), "order": ("confidence", "random", "halton")}
     for name, allowed in {**choices, "revise": ("argmax", "sample")}.items():
         if getattr(settings, name) not in allowed:

@@ -10,23 +10,22 @@ from torch import Tensor
 from emage.config import ObjectiveConfig
 from emage.errors import InputError
 from emage.masking import PictureRng
-from emage.methods import METHODS
+from emage.methods import METHODS, iterative1
 from emage.model import Context, Network
 from emage.sampling import log_p_of
-
-# Scored on its true context, whatever the method trained on.
-_TRUE_CONTEXT = ObjectiveConfig(first_pass="argmax", ground_truth_share=1.0)
+from emage.text import clip_weights
 
 
 @torch.no_grad()
 def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: PictureRng, draws: int = 4) -> Tensor:
     """Mean log-probability a token that the model gives to the pictures (B,N) it drew, (B,) nats; higher is better.
 
-    Estimated by `draws` random maskings; exact for the autoregressive model.
+    Estimated by `draws` random maskings of the picture, as #1 is trained; exact for the autoregressive model.
     """
+    module = iterative1 if METHODS[method].PARTIAL_CONTEXT else METHODS[method]
     scores = torch.zeros(len(y), device=y.device)
     for _ in range(draws):
-        terms = METHODS[method].loss(network.decoder, y, context, _TRUE_CONTEXT, rng)
+        terms = module.loss(network.decoder, y, context, ObjectiveConfig(), rng)
         log_p = log_p_of(terms.logits.float().log_softmax(-1), y)
         scores += (log_p * terms.masked).sum(1) / terms.masked.sum(1)
     return scores / draws
@@ -38,14 +37,14 @@ class ClipRanker:
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
         """`weights`: a local file; none: OpenAI's, downloaded by name. Raises InputError where they can't be had."""
         try:
-            self._model, _, self._transform = open_clip.create_model_and_transforms(
-                model, pretrained=weights or "openai", device=device
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"rank=clip needs CLIP weights ({str(error).splitlines()[0]}): pass rank_weights=FILE, "
-                "or use rank=likelihood, which needs none"
-            ) from None
+            found, path = clip_weights(weights)
+        except InputError as error:
+            raise InputError(f"rank=clip: {error} (rank_weights=FILE here; rank=likelihood needs none)") from None
+        self._model, _, self._transform = open_clip.create_model_and_transforms(model, pretrained=None)
+        missing = self._model.load_state_dict(found, strict=False).missing_keys
+        if missing:
+            raise InputError(f"rank=clip: {path} is no {model}: it has no {missing[0]}")
+        self._model.to(device)
         self._model.eval()
         self._tokenize = open_clip.get_tokenizer(model)
         self._device = device

@@ -3,11 +3,14 @@
 Letters: B captions, S positions, D width.
 """
 
+import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import open_clip
 import torch
 from open_clip.transformer import QuickGELU, TextTransformer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from emage.config import ModelConfig
@@ -49,26 +52,39 @@ class ClipText(nn.Module):
 
 
 def load_published(encoder: ClipText, config: ModelConfig) -> None:
-    """Fills the tower with OpenAI's ViT-L/14 weights: `config.text_weights` as a file, or downloaded by name.
+    """Fills the tower with published weights: `config.text_weights`, or OpenAI's ViT-L/14 by name.
 
-    Takes OpenAI's own `.pt` or open_clip's `.safetensors` or `.bin`; the picture tower in them is left out. Does
-    nothing for clip_tiny without a file. Raises InputError where the weights cannot be had or do not fit.
+    Does nothing for clip_tiny without a file. Raises InputError where the weights cannot be had or do not fit.
     """
     if config.text == "clip_tiny" and config.text_weights is None:
         return
-    published = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
-    try:
-        path = config.text_weights or open_clip.download_pretrained(published)
-        weights: dict[str, Tensor] = open_clip.factory.load_state_dict(path, weights_only=True)  # type: ignore[assignment]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"no CLIP ViT-L/14 weights ({str(error).splitlines()[0]}): fetch {published['url']} where there is "
-            "a network and pass model.text_weights=FILE"
-        ) from None
+    weights, path = clip_weights(config.text_weights)
     wanted = encoder.tower.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    if missing:
-        raise InputError(f"{path} is no CLIP text tower: it has no {missing[0]}")
-    found = {key: weights[key].float() for key in wanted}
-    found["positional_embedding"] = found["positional_embedding"][: encoder.length]
-    encoder.tower.load_state_dict(found)
+    for key, value in wanted.items():
+        if key == "positional_embedding" and key in weights:
+            weights[key] = weights[key][: encoder.length]
+        if key not in weights or weights[key].shape != value.shape:
+            raise InputError(f"{path} does not hold the text tower of {config.text}: see {key}")
+    encoder.tower.load_state_dict({key: weights[key] for key in wanted})
+
+
+def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
+    """The float32 state dict of a whole CLIP model, and the file it came from.
+
+    Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path OpenAI's
+    ViT-L/14 is downloaded by name, once.
+    """
+    published = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
+    weights: Any
+    try:
+        path = path or open_clip.download_pretrained(published)
+        try:
+            weights = torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError:  # no TorchScript
+            weights = open_clip.factory.load_state_dict(path, weights_only=True)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InputError(
+            f"no CLIP weights ({str(error).splitlines()[0]}): fetch {published['url']} where there is a network "
+            "and pass the file (model.text_weights=FILE)"
+        ) from None
+    return {key: value.float() for key, value in weights.items()}, path

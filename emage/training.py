@@ -85,7 +85,8 @@ def fit(
     world_size: int = 1,
 ) -> None:
     """Trains from step `start` to `config.optim.steps`; after each, `on_step(steps done, metrics, batch)`."""
-    warm_steps = round(config.objective.warm_start * config.optim.steps)
+    warm_share = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
+    warm_steps = round(warm_share * config.optim.steps)
     for step, batch in _prefetched(table, config.optim, start, rank, world_size):
         metrics = train_step(engine, batch, config, lr=learning_rate(step, config.optim), warming=step < warm_steps)
         on_step(step + 1, metrics, batch)
@@ -113,17 +114,17 @@ def train_step(engine: Engine, batch: Batch, config: TrainConfig, *, lr: float, 
 
 
 @torch.no_grad()
-def context_gain(network: Network, batch: Batch) -> Metrics:
+def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     """The probe of whether the network reads the picture it is given: near 0 means that it ignores it.
 
     Accuracy on the masked half of true pictures, minus that on the same positions with nothing shown. The loss does
     not tell: #3 can settle where it answers from the caption alone.
     """
     device = network.decoder.head.weight.device
-    y = batch.y.to(device)
+    y = batch.y[:rows].to(device)  # no more than fit in a micro-batch
     n = y.shape[1]
-    hidden = random_mask(torch.full((len(y),), n // 2, device=device), n, PictureRng(batch.seeds, device))
-    context = network.read(network.text.tokenize(batch.captions).to(device))
+    hidden = random_mask(torch.full((len(y),), n // 2, device=device), n, PictureRng(batch.seeds[:rows], device))
+    context = network.read(network.text.tokenize(batch.captions[:rows]).to(device))
     seen = network.decoder(y.masked_fill(hidden, MASK), context).argmax(-1) == y
     blind = network.decoder(torch.full_like(y, MASK), context).argmax(-1) == y
     gain = seen[hidden].float().mean() - blind[hidden].float().mean()

@@ -29,7 +29,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    ray.init(num_cpus=4, include_dashboard=True, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level=logging.WARNING)
     yield
     ray.shutdown()
 

@@ -38,6 +38,7 @@ def test_values_win_over_the_preset_and_are_typed():
         (["tiny", "optim.lr=fast"], "optim.lr: "),
         (["method=iterative4"], "method: Invalid value 'iterative4', expected one of"),
         (["tiny"], "data.path is required"),
+        (["tiny", "run.prompts=[a"], "run.prompts=[a is no YAML value"),
         (["tiny", "extra", "a=b"], "'extra' is not key=value"),
     ],
 )

@@ -77,8 +77,9 @@ def test_guidance_changes_the_picture_and_zero_does_not(pipe):
     ("settings", "message"),
     [
         ({"stepz": 3}, "unknown sampling setting 'stepz'; did you mean steps?"),
-        ({"steps": 0}, "steps must lie in 1..64, not 0"),
-        ({"steps": 65}, "steps must lie in 1..64"),
+        ({"steps": 0}, "steps must be a whole number in 1..64, not 0"),
+        ({"steps": 65}, "steps must be a whole number in 1..64"),
+        ({"steps": 4.5}, "steps must be a whole number in"),
         ({"order": "spiral"}, "order must be one of confidence, random, halton"),
         ({"temperature": float("nan")}, "temperature must lie in"),
         ({"candidates": 0}, "candidates must be at least 1"),
@@ -110,10 +111,13 @@ def test_what_is_no_checkpoint_is_refused(tiny_model: Path, tmp_path: Path):
         emage.Emage.from_pretrained(str(tmp_path / "nothing" / "here"))
     with pytest.raises(InputError, match="is no checkpoint folder"):
         emage.Emage.from_pretrained(str(tmp_path))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="already exists and is no checkpoint"):
+        emage.Emage.from_pretrained(str(tiny_model), device="cpu").save_pretrained(tmp_path)
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(InputError, match="damaged checkpoint"):
+    with pytest.raises(InputError, match=r"damaged checkpoint: model\.safetensors"):
         checkpoint.load(broken)
 
 

@@ -73,5 +73,5 @@ class _Decoder:
 def test_context_gain_tells_a_network_that_reads_from_one_that_does_not(reads: bool):
     y = torch.randint(0, 5, (4, 16))
     network = type("Network", (), {"text": _Text(), "decoder": _Decoder(y, reads), "read": lambda self, ids: None})()
-    probe = context_gain(network, Batch([0] * 4, [""] * 4, y, [1, 2, 3, 4]))
+    probe = context_gain(network, Batch([0] * 4, [""] * 4, y, [1, 2, 3, 4]), rows=4)
     assert probe["context_gain"] == float(reads)

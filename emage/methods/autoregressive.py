@@ -11,6 +11,8 @@ from emage.methods.terms import Loss, Step, cross_entropy
 from emage.sampling import draw
 
 CAUSAL = True
+TWO_PASSES = False
+PARTIAL_CONTEXT = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

@@ -25,6 +25,8 @@ from emage.methods.terms import Loss, Step, cross_entropy
 from emage.sampling import draw
 
 CAUSAL = False
+TWO_PASSES = False
+PARTIAL_CONTEXT = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

@@ -18,9 +18,11 @@ from emage.masking import MASK, PictureRng, draw_mask
 from emage.methods.iterative1 import generate
 from emage.methods.terms import Loss, cross_entropy, first_pass
 
-__all__ = ["CAUSAL", "generate", "loss"]
+__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "TWO_PASSES", "generate", "loss"]
 
 CAUSAL = False
+TWO_PASSES = True
+PARTIAL_CONTEXT = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

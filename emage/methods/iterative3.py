@@ -28,6 +28,8 @@ from emage.methods.terms import Loss, Step, cross_entropy, first_pass
 from emage.sampling import draw
 
 CAUSAL = False
+TWO_PASSES = True
+PARTIAL_CONTEXT = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

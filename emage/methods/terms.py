@@ -12,7 +12,7 @@ from emage.sampling import draw
 
 
 class Loss(NamedTuple):
-    """Cross-entropy as a sum and a count, so that batches of unequal counts add up to the right mean."""
+    """Cross-entropy as a sum and a count, so that ranks with unequal counts add up to the right mean."""
 
     total: Tensor  # () sum over the scored positions, nats
     count: Tensor  # () how many those are

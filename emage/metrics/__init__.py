@@ -1,4 +1,8 @@
-"""Figures over drawn pictures. A metric is a module with `measure(images, captions)`, which yields (name, value)."""
+"""Figures over drawn pictures. A metric is a module with these names:
+
+check(captions)             raises InputError where it can say nothing about such captions
+measure(images, captions)   yields (name, value)
+"""
 
 from types import ModuleType
 

@@ -4,12 +4,24 @@ from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
-from emage.shapes import check
+from emage import shapes
+from emage.errors import InputError
+
+
+def check(captions: Iterable[str]) -> None:
+    """Raises InputError for a caption that is none of emage.shapes."""
+    for caption in captions:
+        try:
+            shapes.parse(caption)
+        except ValueError:
+            raise InputError(
+                f'metric "shapes" reads captions like "a small red circle above a large blue square", not {caption!r}'
+            ) from None
 
 
 def measure(images: Iterable[Image.Image], captions: Iterable[str]) -> Iterator[tuple[str, float]]:
     """Shares in [0, 1]: both objects' shape and colour right; their relation as well; their sizes as well."""
-    verdicts = [check(image, caption) for image, caption in zip(images, captions, strict=True)]
+    verdicts = [shapes.check(image, caption) for image, caption in zip(images, captions, strict=True)]
     yield "objects_right", sum(verdict.objects for verdict in verdicts) / len(verdicts)
     yield "relation_right", sum(verdict.relation for verdict in verdicts) / len(verdicts)
     yield "all_right", sum(verdict.right for verdict in verdicts) / len(verdicts)

@@ -13,7 +13,7 @@ import urllib.request
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from emage.on_ray.train import train
 from emage.pipeline import Emage
 
 BROKEN = 10  # rows of each kind of trouble
-PROMPT = "a large green square above a small red circle"  # no green square was ever seen in training
 REPORT = "demo_report.json"
 
 
@@ -43,6 +42,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs every stage and prints what each did and took. A stage that an earlier try finished isn't run again."""
     output = Path(config.output).absolute()
     _make_room(output)
+    manifest.claim(output, "demo", {key: value for key, value in asdict(config).items() if key != "output"})
     stages: dict[str, tuple[float, str]] = {}
 
     def timed(name: str, stage: Callable[[], Any], summary: Callable[[Any], str]) -> Any:
@@ -56,7 +56,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     timed("start Ray", launch.start_ray, lambda _: "one cluster for all stages")
     with _web_server(output / "www"):
         ingested = timed("ingest", lambda: ingest(_ingest(config, output)), _ingest_summary)
-    model = timed("train", lambda: train(_train(config, output)), lambda _: f"{config.method}, {config.steps} steps")
+    model = timed("train", lambda: train(_train(config, output)), lambda _: _train_summary(config, output))
     figures = timed("evaluate", lambda: evaluate(_evaluate(config, output, model)), lambda f: _score(config, f))
     timed("steps", lambda: _strip(model, output), lambda _: "one picture forming, strip.png")
     timed("serve", lambda: _one_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
@@ -75,8 +75,6 @@ def _make_room(output: Path) -> None:
         number = next(i for i in range(1, 10_000) if not output.with_name(f"{output.name}.{i}").exists())
         output.rename(output.with_name(f"{output.name}.{number}"))
         print(f"the last demo is now {output.name}.{number}")
-    elif output.exists() and any(output.iterdir()) and not (output / "urls.parquet").exists():
-        raise InputError(f"{output} already exists and is no demo; choose another output=")
 
 
 def _draw(config: DemoConfig, output: Path) -> int:
@@ -99,7 +97,8 @@ def _draw(config: DemoConfig, output: Path) -> int:
         urls = [f"http://127.0.0.1:{port}/{name}" for name in names]
     order = rng.permutation(len(urls))
     table = pa.table({"url": [urls[i] for i in order], "caption": [captions[i] for i in order]})
-    pq.write_table(table, output / "urls.parquet")
+    pq.write_table(table, output / "urls.tmp")
+    (output / "urls.tmp").rename(output / "urls.parquet")
     return config.pictures
 
 
@@ -122,14 +121,13 @@ def _ingest(config: DemoConfig, output: Path) -> IngestConfig:
 
 
 def _train(config: DemoConfig, output: Path) -> TrainConfig:
-    held_out = (output / "captions.txt").read_text().splitlines()
     return preset(
         TrainConfig,
         "demo",
         method=config.method,
         data={"path": str(output / "ingest" / "tokens")},
-        optim={"steps": config.steps},
-        run={"output": str(output / "train"), "seed": config.seed, "prompts": held_out[:12]},
+        optim={} if config.steps is None else {"steps": config.steps},
+        run={"output": str(output / "train"), "seed": config.seed, "prompts": _held_out(output)[:12]},
     )
 
 
@@ -146,7 +144,7 @@ def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
 
 def _strip(model: Path, output: Path) -> None:
     pipe = Emage.from_pretrained(str(model), device="cpu")
-    sheets.strip(list(pipe.stream(PROMPT))).save(output / "strip.png")
+    sheets.strip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
 
 
 def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
@@ -155,12 +153,13 @@ def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
     settings = replace(serve.check(settings), port=_free_port())
     url = serve.start(settings)
     try:
-        body = json.dumps({"prompt": PROMPT, "seed": config.seed}).encode()
+        body = json.dumps({"prompt": _held_out(output)[0], "seed": config.seed}).encode()
         request = urllib.request.Request(
             f"{url}/v1/images/generations", data=body, headers={"Content-Type": "application/json"}
         )
         started = time.monotonic()
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is behind no proxy
+        with direct.open(request, timeout=60) as answer:
             png = b64decode(json.load(answer)["data"][0]["b64_json"])
         took = time.monotonic() - started
     finally:
@@ -196,6 +195,11 @@ def _web_server(www: Path) -> Iterator[int]:
         server.server_close()
 
 
+def _held_out(output: Path) -> list[str]:
+    """The captions that are scored at the end."""
+    return (output / "captions.txt").read_text().splitlines()
+
+
 def _free_port() -> int:
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as server:
         return server.server_address[1]
@@ -204,6 +208,10 @@ def _free_port() -> int:
 def _ingest_summary(report: dict[str, Any]) -> str:
     rejected, failed = sum(report["rejected"].values()), sum(report["failed"].values())
     return f"{report['rows_in']} rows = {report['written']} written + {rejected} rejected + {failed} failed"
+
+
+def _train_summary(config: DemoConfig, output: Path) -> str:
+    return f"{config.method}, {_train(config, output).optim.steps} steps"
 
 
 def _score(config: DemoConfig, figures: dict[str, float]) -> str:

@@ -6,20 +6,19 @@ output/report.*    figures with the settings that made them; grid.png
 """
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from PIL import Image
 from ray.util import ActorPool
 from tqdm import tqdm
 
 from emage import manifest
 from emage.config import EvaluateConfig, nearest
 from emage.errors import InputError
-from emage.evaluation import CHUNK, Task, picture_path, read_tasks, write_report
+from emage.evaluation import CHUNK, Task, picture_path, read_picture, read_tasks, write_report
 from emage.metrics import METRICS
 from emage.on_ray import launch, tracking
 from emage.pipeline import Emage
@@ -31,7 +30,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     for name in config.metrics:
         if name not in METRICS:
             raise InputError(f"unknown metric {name!r}{nearest(name, list(METRICS))} (metrics: {', '.join(METRICS)})")
-    output = Path(config.output).resolve()
+    for name in ("limit", "candidates", "batch_size", "num_actors"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
+    launch.check_gpus(config.gpus_per_actor * config.num_actors, "gpus_per_actor")
+    output = Path(config.output).absolute()
+    # Actors run in a folder of Ray's: what is relative to this one must not be.
+    weights = config.rank_weights and os.path.abspath(config.rank_weights)
+    checkpoint = os.path.abspath(config.checkpoint) if Path(config.checkpoint).exists() else config.checkpoint
+    config = replace(config, output=str(output), checkpoint=checkpoint, rank_weights=weights)
     tasks = read_tasks(config.captions, config.limit, config.seed)
     pipe = Emage.from_pretrained(config.checkpoint, device="cpu")  # refuses a bad folder before anything is written
     settings = asdict(pipe.settings(**config.sampling))
@@ -44,15 +51,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         "dtype": config.dtype,
         "sampling": settings,
     }
+    if config.rank == "clip" and config.candidates > 1:
+        ClipRanker(config.rank_weights)  # fetches the weights here, once, or says what to do
+    for name in config.metrics:
+        METRICS[name].check([task.caption for task in tasks])
     manifest.claim(output, "evaluate", identity)
     (output / "pictures").mkdir(exist_ok=True)
     (output / "chunks").mkdir(exist_ok=True)
     launch.start_ray()
     with tracking.start(config.mlflow, stage="evaluate", settings=config) as run:
         scores = _draw(config, output, tasks)
-        images = [Image.open(picture_path(output, task)) for task in tasks]
-        captions = [task.caption for task in tasks]
-        figures = {key: value for name in config.metrics for key, value in METRICS[name].measure(images, captions)}
+        figures: dict[str, float] = {}
+        for name in config.metrics:
+            images = (read_picture(output, task) for task in tasks)
+            figures |= dict(METRICS[name].measure(images, [task.caption for task in tasks]))
         grid = write_report(output, tasks, scores, figures, identity)
         run.metrics({"captions": len(tasks), **figures})
         run.picture("grid.png", grid)
@@ -86,7 +98,8 @@ class Drawer:
         if device == "cpu":  # Ray allows an actor of one CPU one thread
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_actors))
         self.pipe = Emage.from_pretrained(config.checkpoint, device=device, dtype=config.dtype)
-        self.ranker = ClipRanker(config.rank_weights, device=device) if config.rank == "clip" else None
+        ranks = config.rank == "clip" and config.candidates > 1
+        self.ranker = ClipRanker(config.rank_weights, device=device) if ranks else None
 
     def draw(self, tasks: list[Task], file: str) -> int:
         """Writes the best picture of every task and, last, the chunk's scores; returns how many tasks."""
@@ -101,6 +114,6 @@ class Drawer:
         )
         best = [max(group, key=lambda pair: pair[1]) for group in groups]
         for task, (image, _) in zip(tasks, best, strict=True):
-            image.save(picture_path(Path(config.output).resolve(), task))
+            image.save(picture_path(Path(config.output), task))
         manifest.write_json(file, [score for _, score in best])
         return len(tasks)

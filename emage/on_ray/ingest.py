@@ -11,6 +11,7 @@ A stage whose manifest is there is not run again, a shard whose manifest is ther
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     stages = _pending(config, output)
     report = manifest.read_json(output / REPORT)
     if stages or report is None or report["stages"] != list(_manifests(output)):
-        tokenizer = tokenizing.describe(config.tokenize, config.download.image_size) if "tokenize" in stages else None
+        tokenizer = None
+        if "tokenize" in stages:
+            launch.check_gpus(config.tokenize.gpus_per_actor * config.tokenize.num_actors, "tokenize.gpus_per_actor")
+            tokenizer = tokenizing.describe(config.tokenize, config.download.image_size)
         manifest.claim(output, "ingest", _identity(config))
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
@@ -193,5 +197,8 @@ def _contact_sheet(file: Path) -> Image.Image | None:
         batch = next(shard.iter_batches(batch_size=SHEET, columns=["image", "caption"]), None)
     if not batch:
         return None
-    images = [Image.fromarray(pictures.pixels(data)) for data in batch["image"].to_pylist()]
-    return sheets.sheet(images, batch["caption"].to_pylist(), columns=8)
+    shown: list[tuple[Image.Image, str]] = []
+    for data, caption in zip(batch["image"].to_pylist(), batch["caption"].to_pylist(), strict=True):
+        with suppress(pictures.PictureError):  # counted where it was tokenized
+            shown.append((Image.fromarray(pictures.pixels(data)), caption))
+    return sheets.sheet(*zip(*shown, strict=True), columns=8) if shown else None

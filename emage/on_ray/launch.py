@@ -17,6 +17,7 @@ def main(program: type, run: Callable[[Any], object]) -> None:
     """Parses the command line into `program`'s config, prints it and calls `run` with it. Exits 2 on bad input."""
     try:
         settings = config.parse(program, sys.argv[1:])
+        print(f"{config.to_yaml(settings)}", flush=True)
         run(settings)
     except InputError as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -25,6 +26,22 @@ def main(program: type, run: Callable[[Any], object]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def check_gpus(wanted: float, settings: str) -> None:
+    """Raises InputError where a job on this machine alone asks for more GPUs than it has: Ray would wait for ever.
+
+    `settings` says what asks for them. A cluster may grow, so that there nothing is refused.
+    """
+    if os.environ.get("RAY_ADDRESS") or not wanted:
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if there < wanted:
+        raise InputError(
+            f"{settings} asks for {wanted:g} GPUs and this machine has {there}: lower it, or set RAY_ADDRESS"
+        )
 
 
 def start_ray() -> None:
@@ -38,5 +55,6 @@ def start_ray() -> None:
         return
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
     num_cpus = max(4, os.cpu_count() or 1)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
-    ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

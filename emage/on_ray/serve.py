@@ -26,11 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.exceptions import HTTPException
 
-from emage import manifest
 from emage.batching import Batcher, DrawingError, Job, Pipe, draw
-from emage.config import CheckpointConfig, SamplingConfig, ServeConfig, from_yaml, nearest
+from emage.config import SamplingConfig, ServeConfig, nearest
 from emage.errors import InputError
-from emage.on_ray import launch
+from emage.on_ray import launch, tracking
 
 MODEL = "emage"  # the one name in /v1/models
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
@@ -208,7 +207,11 @@ def run(config: ServeConfig) -> None:
     """Serves until SIGINT or SIGTERM, then drains. Starts Ray, once all is checked that can be without it."""
     config = check(config)
     _check_port(config.host, config.port)
-    launch.start_ray()
+    with tracking.start(config.mlflow, stage="serve", settings=config):
+        _serve(config)
+
+
+def _serve(config: ServeConfig) -> None:
     url = start(config)
     try:
         print(f"\nready: {url} (Ctrl-C ends it)\n\n{curl(url)}\n", flush=True)
@@ -222,12 +225,13 @@ def run(config: ServeConfig) -> None:
 
 
 def start(config: ServeConfig, load: Load | None = None) -> str:
-    """Deploys an endpoint and returns its URL once it is ready. Ray must be running.
+    """Deploys an endpoint and returns its URL once it is ready. Starts Ray where it is not running.
 
     Raises InputError where the port or the GPUs aren't to be had, or the model doesn't load.
     """
     _check_port(config.host, config.port)
-    _check_gpus(config)
+    launch.check_gpus(config.gpus_per_replica * config.num_replicas, "gpus_per_replica")
+    launch.start_ray()
     options = {"host": config.host, "port": config.port, "request_timeout_s": config.timeout_s + SPARE_S}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options=options, logging_config=QUIET)
@@ -272,22 +276,15 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
 
 def check(config: ServeConfig) -> ServeConfig:
-    """The config with the checkpoint folder's full path. Raises InputError where it is none or is damaged.
-
-    Reads files only: a typing error is answered before torch and Ray are there.
-    """
+    """The config with the checkpoint folder's full path. Raises InputError where it is none or is damaged."""
     folder = Path(config.checkpoint)
     if not folder.exists():
         if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
             return config  # may be a hub id: the replica fetches it
         raise InputError(f"checkpoint={config.checkpoint}: there is no such folder")
-    record = manifest.read_json(folder / manifest.NAME) if folder.is_dir() else None
-    if record is None or "files" not in record or not (folder / "config.yaml").is_file():
-        raise InputError(f"checkpoint={config.checkpoint} is no checkpoint folder (no {manifest.NAME} or config.yaml)")
-    from_yaml(CheckpointConfig, (folder / "config.yaml").read_text())
-    for name in ("model.safetensors", "tokenizer.safetensors"):
-        if not (folder / name).is_file() or manifest.sha256(folder / name) != record["files"].get(name):
-            raise InputError(f"checkpoint={config.checkpoint} is damaged: {name} is not what {manifest.NAME} says")
+    from emage import checkpoint
+
+    checkpoint.check(folder)
     return replace(config, checkpoint=str(folder.resolve()))
 
 
@@ -306,15 +303,6 @@ def _check_port(host: str, port: int) -> None:
             taken.bind((host, port))
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}): choose another port=") from None
-
-
-def _check_gpus(config: ServeConfig) -> None:
-    """A cluster may grow; the Ray of one machine would wait for a GPU for ever."""
-    there = ray.cluster_resources().get("GPU", 0)
-    if not os.environ.get("RAY_ADDRESS") and there < config.gpus_per_replica * config.num_replicas:
-        raise InputError(
-            f"gpus_per_replica={config.gpus_per_replica:g} with {there:g} GPUs here: add gpus_per_replica=0 for the CPU"
-        )
 
 
 def _reason() -> str:

@@ -17,17 +17,19 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import CheckpointConfig as RayCheckpointConfig
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from emage import checkpoint, manifest, sheets, tokenizers
 from emage.config import CheckpointConfig, TrainConfig
+from emage.devices import check_device
 from emage.errors import InputError
+from emage.methods import METHODS
 from emage.methods.terms import Loss
 from emage.on_ray import launch, tracking
 from emage.optim import adamw
-from emage.pipeline import Emage
-from emage.schema import open_token_table
+from emage.pipeline import Emage, check_sampling
+from emage.schema import TokenizerInfo, open_token_table
 from emage.text import load_published
 from emage.token_table import Batch, TokenTable
 from emage.training import Metrics, Objective, context_gain, fit
@@ -40,15 +42,19 @@ TAG = "state"  # DeepSpeed's name for the one checkpoint in a folder; never its 
 
 def train(config: TrainConfig) -> Path:
     """Trains to the end and returns the checkpoint folder. On finished output it returns at once."""
-    output = Path(config.run.output).resolve()
+    output = Path(config.run.output).absolute()
     model = output / "model"
+    config = _with_full_paths(config)
     _check(config)
-    manifest.claim(output, "train", _identity(config))
+    identity = _identity(config)
+    if (output / "run.json").exists():
+        manifest.claim(output, "train", identity)
     done = manifest.read_json(model / manifest.NAME)
     if done and done["step"] == config.optim.steps:
         print(f"{model} is finished ({done['step']} steps); nothing to do")
         return model
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
+    manifest.claim(output, "train", identity)
     launch.start_ray()
     with tracking.start(config.mlflow, stage="train", settings=config) as run:
         trainer = TorchTrainer(
@@ -66,13 +72,29 @@ def train(config: TrainConfig) -> Path:
                 checkpoint_config=RayCheckpointConfig(num_to_keep=config.run.keep),
             ),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            for cause in error.worker_failures.values():
+                if isinstance(cause, InputError):
+                    raise cause from None
+            raise
         run.file(model / manifest.NAME)
     return model
 
 
 def _check(config: TrainConfig) -> None:
     """Everything that can be known to be wrong before workers start. Raises InputError."""
+    launch.check_gpus(config.run.num_workers if config.run.use_gpu else 0, "run.use_gpu")
+    counts = {
+        "optim": ("steps", "batch_size", "micro_batch_size"),
+        "run": ("num_workers", "cpus_per_worker", "log_every", "sample_every", "checkpoint_every", "keep", "prompts"),
+    }
+    for group, names in counts.items():
+        for name in names:
+            value = getattr(getattr(config, group), name)
+            if (value if isinstance(value, int) else len(value)) < 1:
+                raise InputError(f"{group}.{name}={value}: there must be at least one")
     share = config.optim.batch_size / config.run.num_workers / config.optim.micro_batch_size
     if share < 1 or share != int(share):
         raise InputError(
@@ -80,20 +102,52 @@ def _check(config: TrainConfig) -> None:
             f"optim.micro_batch_size={config.optim.micro_batch_size} x a whole number"
         )
     _, made_by = open_token_table(config.data.path)
-    mine = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
+    try:
+        mine = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
+        with torch.device("meta"):
+            network = checkpoint.build(_parts(config, made_by))
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from None
     if made_by.sha256 != mine.sha256:
         raise InputError(
             f"{config.data.path} was made with tokenizer {made_by.name} ({made_by.sha256[:12]}), not with "
             f"{config.data.tokenizer} ({mine.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to that one"
         )
+    check_sampling(config.sampling, made_by.num_tokens)
+    load_published(network.text.to_empty(device="cpu"), config.model)  # fetches them here, once, or says what to do
+
+
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    """Workers run in a folder of Ray's: what is relative to this one must not be."""
+
+    def full(path: str | None) -> str | None:
+        return path and os.path.abspath(path)
+
+    data = replace(
+        config.data, path=os.path.abspath(config.data.path), tokenizer_weights=full(config.data.tokenizer_weights)
+    )
+    return replace(config, data=data, model=replace(config.model, text_weights=full(config.model.text_weights)))
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that the weights depend on; logging, retries and places don't count."""
     settings = asdict(config)
     del settings["mlflow"], settings["sampling"]
+    settings["data"] = {"tokenizer": config.data.tokenizer, "table": _fingerprint(config.data.path)}
     settings["run"] = {key: settings["run"][key] for key in ("seed", "num_workers", "zero_stage")}
     return settings
+
+
+def _fingerprint(table: str) -> str:
+    """What tells one token table from another: ingest's own manifest, or the files' names and sizes."""
+    made = Path(table) / "_manifest.json"
+    if made.exists():
+        return manifest.sha256(made)
+    return manifest.fingerprint([(Path(file).name, Path(file).stat().st_size) for file in open_token_table(table)[0]])
+
+
+def _parts(config: TrainConfig, tokenizer: TokenizerInfo) -> CheckpointConfig:
+    return CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
 
 
 # --- Worker -----------------------------------------------------------------------------------------------------------
@@ -144,11 +198,20 @@ class DeepSpeedEngine:
         known = self.engine.get_global_grad_norm()  # with ZeRO, whose ranks hold parts of the gradient each
         return float(norm if known is None else known)
 
-    def save(self, folder: str, step: int) -> None:
+    def save(self, folder: str, step: int, rank: int) -> None:
+        """Writes this rank's files and, last, a manifest of them."""
         self.engine.save_checkpoint(folder, tag=TAG, client_state={"step": step}, save_latest=False)
+        files = sorted((Path(folder) / TAG).iterdir())
+        manifest.write_json(f"{folder}/rank_{rank}.json", {file.name: manifest.sha256(file) for file in files})
 
     def load(self, folder: str) -> int:
-        """Restores weights and optimizer; returns the steps done."""
+        """Restores weights and optimizer; returns the steps done. Raises RuntimeError where a file is damaged."""
+        for listed in Path(folder).glob("rank_*.json"):
+            for name, digest in manifest.read_json(listed).items():
+                if manifest.sha256(Path(folder) / TAG / name) != digest:
+                    raise RuntimeError(
+                        f"{folder}/{TAG}/{name} is damaged: delete this checkpoint to use the one before"
+                    )
         _, state = self.engine.load_checkpoint(folder, tag=TAG)
         assert state is not None, f"{folder} holds no DeepSpeed checkpoint"
         return state["step"]
@@ -159,11 +222,10 @@ def _worker(settings: dict[str, Any]) -> None:
     config: TrainConfig = settings["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    check_device("cuda" if config.run.use_gpu else "cpu")
     torch.manual_seed(config.run.seed)
     table = TokenTable(config.data.path, config.run.seed)
-    parts = CheckpointConfig(
-        config.method, table.tokenizer.vocab_size, table.tokenizer.grid, config.model, config.sampling
-    )
+    parts = _parts(config, table.tokenizer)
     network = checkpoint.build(parts)
     resumed = ray.train.get_checkpoint()
     if resumed is None:
@@ -181,7 +243,7 @@ def _worker(settings: dict[str, Any]) -> None:
             watcher(step, metrics, batch)
         if step % config.run.checkpoint_every == 0 or step == config.optim.steps:
             with tempfile.TemporaryDirectory() as folder:
-                engine.save(folder, step)
+                engine.save(folder, step, rank)
                 ray.train.report({"step": step, **metrics}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     fit(engine, table, config, on_step, start=start, rank=rank, world_size=world_size)
@@ -213,7 +275,8 @@ class Watcher:
     def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
         run = self.config.run
         if step % run.log_every == 0 or step == self.config.optim.steps:
-            metrics = metrics | context_gain(self.pipe.network, batch)
+            if METHODS[self.config.method].PARTIAL_CONTEXT:
+                metrics = metrics | context_gain(self.pipe.network, batch, self.config.optim.micro_batch_size)
             rate = (step - self.start) / (time.monotonic() - self.began)
             metrics["samples_per_s"] = rate * self.config.optim.batch_size
             self.run.metrics(metrics, step=step)
@@ -225,7 +288,11 @@ class Watcher:
         facts = {
             "step": self.config.optim.steps,
             "method": self.config.method,
-            "data": {"path": self.config.data.path, "rows": table.num_rows},
+            "data": {
+                "path": self.config.data.path,
+                "rows": table.num_rows,
+                "fingerprint": _fingerprint(self.config.data.path),
+            },
             "git": _commit(),
         }
         checkpoint.save(self.output / "model", self.pipe.network, self.pipe.tokenizer, self.pipe.config, facts)
@@ -234,13 +301,14 @@ class Watcher:
     def _say(self, step: int, metrics: Metrics, rate: float) -> None:
         steps = self.config.optim.steps
         left = round((steps - step) / rate)
+        gain = f"context gain {metrics['context_gain']:+.3f}  " if "context_gain" in metrics else ""
         print(
             f"step {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy_masked']:.3f}  "
-            f"context gain {metrics['context_gain']:+.3f}  lr {metrics['lr']:.1e}  "
+            f"{gain}lr {metrics['lr']:.1e}  "
             f"{metrics['samples_per_s']:.0f} samples/s  ETA {left // 60}:{left % 60:02d}",
             flush=True,
         )
-        if step > steps // 2 and abs(metrics["context_gain"]) < 0.005 and self.config.method != "fully_nar":
+        if step > steps // 2 and abs(metrics.get("context_gain", 1.0)) < 0.005:
             print(
                 "warning: the network ignores the picture it is given (context gain near 0): objective.warm_start or "
                 "objective.ground_truth_share cure it",
@@ -261,5 +329,8 @@ class Watcher:
 def _commit() -> str:
     """The git commit of the code that runs, or "unknown" outside a checkout."""
     here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    except OSError:  # no git on this machine
+        return "unknown"
     return found.stdout.strip() if found.returncode == 0 else "unknown"

@@ -1,6 +1,7 @@
 """Training through Ray Train and DeepSpeed; the steps themselves are tested in tests/test_training.py."""
 
 import json
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import emage
 from emage.config import TrainConfig, preset
@@ -25,8 +27,9 @@ def config(table: Path, output: Path, **values) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, token_table: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """Two workers, ZeRO 1, 20 steps of #3."""
-    settings = config(token_table, tmp_path_factory.mktemp("train") / "run")
+    """Two workers, ZeRO 1, two micro-batches a step each, 20 steps of #3; a relative path to the table."""
+    folder = tmp_path_factory.mktemp("train")
+    settings = config(Path(os.path.relpath(token_table)), folder / "run", optim={"micro_batch_size": 2})
     train(settings)
     return settings
 
@@ -77,4 +80,27 @@ def test_a_table_of_another_tokenizer_is_refused_before_anything_is_written(toke
 def test_a_batch_that_cannot_be_shared_out_is_refused(token_table: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"optim\.batch_size=8 is not run\.num_workers=3"):
         train(config(token_table, tmp_path / "run", run={"num_workers": 3}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"tokenizer": "vqgan-f9"}}, "vqgan-f8"),
+        ({"model": {"width": 30, "num_heads": 4}}, r"model\.width 30"),
+        ({"run": {"sample_every": 0}}, r"run\.sample_every=0"),
+        ({"run": {"prompts": []}}, r"run\.prompts="),
+        ({"optim": {"micro_batch_size": 0}}, r"optim\.micro_batch_size=0"),
+        ({"sampling": {"steps": 0}}, "steps must be a whole number"),
+        ({"run": {"use_gpu": True}}, r"run\.use_gpu asks for 1 GPUs"),
+        ({"model": {"text": "clip_l14", "text_weights": "none.pt"}}, "no CLIP weights"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(token_table: Path, tmp_path: Path, values: dict, message: str):
+    if "use_gpu" in str(values) and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    run = {"output": str(tmp_path / "run"), **values.pop("run", {})}
+    data = {"path": str(token_table), **values.pop("data", {})}
+    with pytest.raises(InputError, match=message):
+        train(preset(TrainConfig, "tiny", data=data, run=run, **values))
     assert not (tmp_path / "run").exists()
