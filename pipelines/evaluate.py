@@ -1,7 +1,7 @@
 """Draws captions with a checkpoint, ranks the candidates and reports.
 
-    ray job submit -- python pipelines/evaluate.py paper checkpoint=runs/paper/model captions=captions_val2014.json \\
-        output=runs/evaluate
+    ray job submit --working-dir . -- python pipelines/evaluate.py paper checkpoint=runs/paper/model \\
+        captions=captions_val2014.json output=runs/evaluate
 
 30,000 captions x 16 candidates are 480,000 pictures. On this machine: the same line without `ray job submit --`.
 """

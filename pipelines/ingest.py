@@ -1,7 +1,7 @@
 """URL table -> token table: downloads, filters captions, tokenizes and shuffles, with an account of every row.
 
-    ray job submit -- python pipelines/ingest.py laion400m source.table=/data/laion400m output=/data/ingest \\
-        tokenize.num_actors=64 download.min_success_rate=0.2
+    ray job submit --working-dir . -- python pipelines/ingest.py laion400m source.table=/data/laion400m \\
+        output=/data/ingest tokenize.num_actors=64 download.min_success_rate=0.2
 
 On this machine, small: python pipelines/ingest.py demo source.table=urls.parquet output=runs/my_ingest
 The same command goes on where it stopped; stage=download|tokenize|shuffle runs one stage alone.

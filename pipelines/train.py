@@ -1,7 +1,7 @@
 """Trains one of the five methods on a token table.
 
-    ray job submit -- python pipelines/train.py paper data.path=/data/tokens run.output=/data/runs/paper \\
-        run.num_workers=64
+    ray job submit --working-dir . -- python pipelines/train.py paper data.path=/data/tokens \\
+        run.output=/data/runs/paper run.num_workers=64
 
 That is the paper's run: iterative3, 500k steps of 1024 pictures. On this machine, small:
 
