@@ -204,12 +204,9 @@ def test_what_is_no_checkpoint_is_said_before_anything_starts(tmp_path: Path) ->
     with pytest.raises(InputError, match="no checkpoint folder"):
         serve.check(ServeConfig(checkpoint=str(tmp_path)))
     write_json(tmp_path / "manifest.json", {"files": {"model.safetensors": "0" * 64}})
-    (tmp_path / "config.yaml").write_text("method: iterative9\n")
-    with pytest.raises(InputError, match="iterative9"):
-        serve.check(ServeConfig(checkpoint=str(tmp_path)))
     (tmp_path / "config.yaml").write_text("method: iterative3\n")
     (tmp_path / "model.safetensors").write_bytes(b"half of i")
-    with pytest.raises(InputError, match=r"damaged: model\.safetensors"):
+    with pytest.raises(InputError, match=r"damaged checkpoint: model\.safetensors"):
         serve.check(ServeConfig(checkpoint=str(tmp_path)))
 
 
@@ -223,7 +220,7 @@ def test_a_port_in_use_and_a_missing_gpu_are_said(ray_cluster: None) -> None:
             serve.start(ServeConfig(checkpoint="unused", port=taken.getsockname()[1]))
     with pytest.raises(InputError, match="choose another port"):
         serve.start(ServeConfig(checkpoint="unused", port=70_000))
-    with pytest.raises(InputError, match="add gpus_per_replica=0"):
+    with pytest.raises(InputError, match="gpus_per_replica asks for 64 GPUs"):
         serve.start(ServeConfig(checkpoint="unused", port=free_port(), gpus_per_replica=64.0))
 
 
