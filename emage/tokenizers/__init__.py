@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from emage import manifest
 from emage.tokenizers import download
 from emage.tokenizers import weights as files
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -28,7 +29,7 @@ class Published:
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> VQGAN:
         path = path or download.fetch(name, self.url, self.member)
-        return files.build(name, self.config, files.read(path), files.sha256_of(path), device)
+        return files.build(name, self.config, files.read(path), manifest.sha256(path), device)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from emage.tokenizers.weights import read, sha256_of, write
+from emage import manifest
+from emage.tokenizers.weights import read, write
 
 BLOCK = 1 << 20  # bytes
 
@@ -51,7 +52,7 @@ def fetch(name: str, url: str, member: str | None = None) -> Path:
 
 def pin(path: Path) -> str:
     """The file's sha256: recorded beside it at first sight, compared ever after."""
-    actual = sha256_of(path)
+    actual = manifest.sha256(path)
     sidecar = path.with_name(path.name + ".sha256")
     if not sidecar.exists():
         sidecar.write_text(f"{actual}  {path.name}\n")  # as sha256sum writes it

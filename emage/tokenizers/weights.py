@@ -3,7 +3,6 @@
 Nothing here runs code from a file: pickles are read by torch's weights_only unpickler or not at all.
 """
 
-import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from emage import manifest
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
 # What torch.load raised on 3000 damaged checkpoints.
@@ -56,7 +56,7 @@ def save(tokenizer: VQGAN, path: str | Path) -> str:
     """Writes the weights with name and config, so that `load_file(path)` rebuilds the tokenizer. Returns the sha256."""
     description = json.dumps({"name": tokenizer.name, "vqgan": asdict(tokenizer.config)}, sort_keys=True)
     write(tokenizer.state_dict(), path, {METADATA_KEY: description})
-    return sha256_of(path)
+    return manifest.sha256(path)
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
@@ -74,7 +74,7 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> VQGAN:
     if described is None:
         raise ValueError(f"{path} does not say which tokenizer it holds: use load(name, weights=path)")
     name, config = described
-    return build(name, config, read(path), sha256_of(path), device)
+    return build(name, config, read(path), manifest.sha256(path), device)
 
 
 def describe(path: str | Path) -> tuple[str, VQGANConfig] | None:
@@ -131,11 +131,3 @@ def build(
         raise ValueError(f"the weights do not fit {name}: {str(error)[:500]}") from error
     tokenizer.sha256 = sha256
     return tokenizer.eval().requires_grad_(False).to(device)
-
-
-def sha256_of(path: str | Path) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest is not in Python 3.10
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

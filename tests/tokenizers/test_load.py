@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emage import tokenizers
+from emage import manifest, tokenizers
 from emage.tokenizers import Published, download, weights
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -85,7 +85,7 @@ def test_lightning_checkpoint(model, tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     torch.save(lightning(model), path)
     loaded = tokenizers.load("tiny", weights=path)
-    assert loaded.sha256 == weights.sha256_of(path)
+    assert loaded.sha256 == manifest.sha256(path)
     assert torch.equal(loaded.encode(PIXELS), model.encode(PIXELS))
 
 
@@ -198,7 +198,7 @@ def published(server, model, monkeypatch):
 def test_downloads_once_and_converts(name, published, model):
     first, second = tokenizers.load(name), tokenizers.load(name)
     assert len(published.asked) == 1
-    assert first.sha256 == second.sha256 == weights.sha256_of(download.cache_folder() / f"{name}.safetensors")
+    assert first.sha256 == second.sha256 == manifest.sha256(download.cache_folder() / f"{name}.safetensors")
     assert torch.equal(first.encode(PIXELS), model.encode(PIXELS))
     left = sorted(path.name for path in download.cache_folder().iterdir())
     assert left == [f"{name}.download.sha256", f"{name}.safetensors", f"{name}.safetensors.sha256"]
