@@ -3,7 +3,6 @@
 Letters: B captions, S positions, D width.
 """
 
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from emage.config import ModelConfig
 from emage.errors import InputError
+from emage.tokenizers.weights import UNPICKLING_ERRORS
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}
@@ -82,9 +82,9 @@ def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
             weights = torch.jit.load(path, map_location="cpu").state_dict()
         except RuntimeError:  # no TorchScript
             weights = open_clip.factory.load_state_dict(path, weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
-            f"no CLIP weights ({str(error).splitlines()[0]}): fetch {published['url']} where there is a network "
+            f"no CLIP weights ({type(error).__name__}: {str(error).splitlines()[0]}): fetch {published['url']} where there is a network "
             "and pass the file (model.text_weights=FILE)"
         ) from None
     return {key: value.float() for key, value in weights.items()}, path
