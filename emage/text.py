@@ -83,8 +83,9 @@ def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
         except RuntimeError:  # no TorchScript
             weights = open_clip.factory.load_state_dict(path, weights_only=True)
     except (OSError, ValueError, SafetensorError, *UNPICKLING_ERRORS) as error:
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise InputError(
-            f"no CLIP weights ({type(error).__name__}: {str(error).splitlines()[0]}): fetch {published['url']} where there is a network "
-            "and pass the file (model.text_weights=FILE)"
+            f"no CLIP weights ({why}): fetch {published['url']} where there is a network and pass the file "
+            "(model.text_weights=FILE)"
         ) from None
     return {key: value.float() for key, value in weights.items()}, path
