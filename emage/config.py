@@ -52,7 +52,7 @@ class ObjectiveConfig:
     first_pass: Literal["sample", "argmax"] = "sample"  # tokens of #2's and #3's first pass
     # Beyond the paper, off by default:
     warm_start: float = 0.0  # share of the steps that are trained as iterative1 first
-    ground_truth_share: float = 0.0  # share of pass-2 context tokens that #3 takes from Y instead of Y_pred
+    ground_truth_share: float = 0.0  # share of the tokens of #2's and #3's first pass replaced by the true ones
     caption_dropout: float = 0.0  # share of captions replaced by "", for classifier-free guidance
 
 

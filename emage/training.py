@@ -117,8 +117,9 @@ def train_step(engine: Engine, batch: Batch, config: TrainConfig, *, lr: float, 
 def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     """The probe of whether the network reads the picture it is given: near 0 means that it ignores it.
 
-    Accuracy on the masked half of true pictures, minus that on the same positions with nothing shown. The loss does
-    not tell: #3 can settle where it answers from the caption alone.
+    context_gain is the accuracy on the masked half of true pictures, minus that on the same positions with nothing
+    shown. visible_gain is the same for the half that is shown, and means something for #3 alone, which is asked about
+    it. The loss does not tell: #3 can settle where it answers from the caption alone.
     """
     device = network.decoder.head.weight.device
     y = batch.y[:rows].to(device)  # no more than fit in a micro-batch
@@ -127,8 +128,13 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     context = network.read(network.text.tokenize(batch.captions[:rows]).to(device))
     seen = network.decoder(y.masked_fill(hidden, MASK), context).argmax(-1) == y
     blind = network.decoder(torch.full_like(y, MASK), context).argmax(-1) == y
-    gain = seen[hidden].float().mean() - blind[hidden].float().mean()
-    return {"context_gain": gain.item(), "accuracy_blind": blind.float().mean().item()}
+    share = {"seen": seen[hidden], "blind": blind[hidden], "visible": seen[~hidden], "unseen": blind[~hidden]}
+    accuracy = {name: right.float().mean().item() for name, right in share.items()}
+    return {
+        "context_gain": accuracy["seen"] - accuracy["blind"],
+        "visible_gain": accuracy["visible"] - accuracy["unseen"],
+        "accuracy_blind": blind.float().mean().item(),
+    }
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

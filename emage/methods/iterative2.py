@@ -16,7 +16,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig
 from emage.masking import MASK, PictureRng, draw_mask
 from emage.methods.iterative1 import generate
-from emage.methods.terms import Loss, cross_entropy, first_pass
+from emage.methods.terms import Loss, cross_entropy, first_pass, some_truth
 
 __all__ = ["CAUSAL", "PARTIAL_CONTEXT", "TWO_PASSES", "generate", "loss"]
 
@@ -27,7 +27,8 @@ PARTIAL_CONTEXT = True
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
-    y_mix = torch.where(masked, first_pass(model, y.masked_fill(masked, MASK), context, objective, rng), y)  # 2
+    y_pred = some_truth(first_pass(model, y.masked_fill(masked, MASK), context, objective, rng), y, objective, rng)
+    y_mix = torch.where(masked, y_pred, y)  # 2
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3
     logits = model(y_mix.masked_fill(masked, MASK), context)  # 4
     return cross_entropy(logits, y, masked, scored=masked)  # 5

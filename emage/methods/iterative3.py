@@ -24,7 +24,7 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank
-from emage.methods.terms import Loss, Step, cross_entropy, first_pass
+from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
 from emage.sampling import draw
 
 CAUSAL = False
@@ -33,12 +33,9 @@ PARTIAL_CONTEXT = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
-    n = y.shape[1]
-    y_mask = y.masked_fill(draw_mask(n, objective.mask_schedule, rng), MASK)  # 3, 4, 5
-    y_pred = first_pass(model, y_mask, context, objective, rng)  # 6
-    if objective.ground_truth_share:  # beyond the paper: some of the truth, which is worth reading
-        y_pred = torch.where(rng.uniform(n) < objective.ground_truth_share, y, y_pred)
-    masked = draw_mask(n, objective.mask_schedule, rng)  # 7
+    y_mask = y.masked_fill(draw_mask(y.shape[1], objective.mask_schedule, rng), MASK)  # 3, 4, 5
+    y_pred = some_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
+    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 7
     logits = model(y_pred.masked_fill(masked, MASK), context)  # 8
     return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
 

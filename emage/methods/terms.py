@@ -38,4 +38,14 @@ def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: 
     """The model's own tokens for every position, (B,N): what #2 and #3 train on. No gradient flows into it."""
     temperature = 1.0 if objective.first_pass == "sample" else 0.0
     tokens, _ = draw(model(y_mask, context), SamplingConfig(temperature=temperature), rng)
+    # Under autocast this pass has left casts of the weights without a graph behind; the second pass would reuse them,
+    # and half of the parameters would get no gradient.
+    torch.clear_autocast_cache()
     return tokens
+
+
+def some_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
+    """(B,N) `y_pred` with a share of the positions taken from Y: a context that is worth reading (beyond the paper)."""
+    if not objective.ground_truth_share:
+        return y_pred
+    return torch.where(rng.uniform(y.shape[1]) < objective.ground_truth_share, y, y_pred)

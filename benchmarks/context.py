@@ -1,0 +1,139 @@
+"""What keeps #2 and #3 from ignoring the picture they are given, and what it costs, on the small world of emage.shapes.
+
+python benchmarks/context.py                 # every variant, three seeds; about two hours of one core
+python benchmarks/context.py steps=200 seeds=1
+
+The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the picture, reading them
+does not pay, and "ignore the context" is a place where training can stay (measured by the probe context_gain). Each
+variant is one cure, or none. Prints a table; writes results/context.json, with the probe along the way, and a figure.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from emage import checkpoint, schema, shapes, tokenizers
+from emage.config import CheckpointConfig, TrainConfig, preset
+from emage.metrics.shapes import measure
+from emage.pipeline import Emage
+from emage.token_table import TokenTable
+from emage.training import BareEngine, Objective, context_gain, fit
+
+PICTURES, SCORED, PROBE_EVERY = 4_000, 200, 100
+CURES: dict[str, dict[str, Any]] = {
+    "as in the paper": {},
+    "argmax first pass": {"first_pass": "argmax"},
+    "warm start 0.5": {"warm_start": 0.5},
+    "ground truth 0.25": {"ground_truth_share": 0.25},
+}
+VARIANTS = {("iterative1", "as in the paper"): {}} | {
+    (method, cure): values for method in ("iterative2", "iterative3") for cure, values in CURES.items()
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(steps: int = 1_200, seeds: int = 3) -> None:
+    torch.set_num_threads(1)
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder))
+        jobs = list(itertools.product(range(seeds), VARIANTS))
+        for i, (seed, (method, cure)) in enumerate(jobs):
+            runs.append(run(folder, method, cure, seed, steps))
+            last = runs[-1]
+            print(
+                f"{i + 1}/{len(jobs)}  {method}, {cure}, seed {seed}: context gain {last['probe'][-1][1]:+.3f}, "
+                f"{last['objects_right']:.1%} right, {last['seconds']:.0f} s",
+                flush=True,
+            )
+            RESULTS.mkdir(exist_ok=True)
+            record = {"steps": steps, "torch": torch.__version__, "threads": 1, "cpus": os.cpu_count(), "runs": runs}
+            (RESULTS / "context.json").write_text(json.dumps(record, indent=1))
+    report(runs)
+
+
+def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, Any]:
+    """Trains one variant; returns its probes along the way, its score on held-out captions and its seconds."""
+    config = preset(
+        TrainConfig,
+        "demo",
+        method=method,
+        data={"path": table},
+        objective={"warm_start": 0.0} | VARIANTS[method, cure],
+        optim={"steps": steps},
+        run={"output": "unused", "seed": seed},
+    )
+    rows = TokenTable(table, seed)
+    parts = CheckpointConfig(method, rows.tokenizer.vocab_size, rows.tokenizer.grid, config.model, config.sampling)
+    torch.manual_seed(seed)
+    network = checkpoint.build(parts)
+    probe: list[tuple[int, float, float]] = []
+
+    def on_step(step: int, metrics: dict[str, float], batch) -> None:
+        if step % PROBE_EVERY == 0:
+            gains = context_gain(network, batch, config.optim.micro_batch_size)
+            probe.append((step, gains["context_gain"], gains["visible_gain"]))
+
+    started = time.process_time()
+    fit(BareEngine(Objective(network, method, config.objective), config.optim), rows, config, on_step)
+    seconds = time.process_time() - started
+    captions = [scene.caption for scene in shapes.held_out_scenes(SCORED, seed)]
+    pipe = Emage(network, tokenizers.load(tokenizers.DEMO), parts)
+    scores = dict(measure(pipe.generate(captions, seed=seed, batch_size=50), captions))
+    about = {"method": method, "cure": cure, "seed": seed, "objective": asdict(config.objective)}
+    return {**about, "probe": probe, "seconds": seconds, **scores}
+
+
+def write_table(folder: Path) -> None:
+    """A token table of drawn pictures, as ingest writes it."""
+    tokenizer = tokenizers.load(tokenizers.DEMO)
+    scenes = shapes.train_scenes(PICTURES, seed=0)
+    pixels = torch.from_numpy(shapes.draw_many(scenes, seed=0)).permute(0, 3, 1, 2).float() / 255
+    tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(256)]).numpy().astype(np.uint16)
+    n = tokens.shape[1]
+    columns = {
+        "uid": np.arange(PICTURES),
+        "dataset": ["shapes"] * PICTURES,
+        "key": [f"{i:09d}" for i in range(PICTURES)],
+        "url": [""] * PICTURES,
+        "caption": [scene.caption for scene in scenes],
+        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), n),
+        "width": [shapes.SIDE] * PICTURES,
+        "height": [shapes.SIDE] * PICTURES,
+        "sha256": [""] * PICTURES,
+    }
+    table = pa.table(columns, schema=schema.token_table(checkpoint.describe(tokenizer), "benchmark"))
+    pq.write_table(table, folder / "00000.parquet", row_group_size=1_024)
+
+
+def report(runs: list[dict[str, Any]]) -> None:
+    table = Table("method", "cure", "context gain", "visible gain", "objects right", "seconds", title="mean (min-max)")
+    for method, cure in VARIANTS:
+        group = [run for run in runs if (run["method"], run["cure"]) == (method, cure)]
+        columns = [
+            [run["probe"][-1][1] for run in group],
+            [run["probe"][-1][2] for run in group],
+            [run["objects_right"] for run in group],
+            [run["seconds"] for run in group],
+        ]
+        cells = [f"{statistics.mean(c):.3g} ({min(c):.3g}-{max(c):.3g})" for c in columns]
+        table.add_row(method, cure, *cells)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main(**{key: int(value) for key, value in (arg.split("=") for arg in sys.argv[1:])})
