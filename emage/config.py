@@ -68,7 +68,10 @@ class SamplingConfig:
     top_p: float = 1.0
     gumbel: float = 4.5  # position noise at the first step, annealed linearly to 0 (order=confidence only)
     revise: Literal["argmax", "sample"] = "argmax"  # how #3 rewrites the tokens it already has
-    guidance: float = 0.0  # classifier-free guidance, u + s(c - u); 0 is off
+    # Beyond the paper, off by default:
+    guidance: float = 0.0  # classifier-free guidance, u + s(c - u), trained by caption_dropout; 0 is off
+    guidance_schedule: Literal["constant", "linear"] = "constant"  # linear: from 1 (none) up to `guidance` at the end
+    remask: float = 0.0  # share of the known tokens, the least probable, masked again at every step but the last
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class OptimConfig:
     beta2: float = 0.96
     weight_decay: float = 4.5e-2
     clip_norm: float = 4.0
+    ema: float = 0.0  # beyond the paper: decay of the averaged weights that are then kept and drawn from; 0 is off
 
 
 # --- Where it runs and what is kept -----------------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def _kept(steps: int, n: int, schedule: Schedule) -> tuple[int, ...]:
     kept: list[int] = []
     for t in range(1, steps + 1):
         # Integers for the line: floats would lose a position to rounding (29/100 * 100 is 28.999...).
-        paper = t * n // steps if schedule == "linear" else math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n)
+        # The cosine is whole only at t/T = 2/3 (a half) and at the end; what is added there is lost nowhere else.
+        tau = 1 - math.cos(math.pi / 2 * t / steps)
+        paper = t * n // steps if schedule == "linear" else math.floor(tau * n + 1e-9)
         kept.append(min(n, max(paper, (kept[-1] if kept else 0) + 1)))
     kept[-1] = n
     return tuple(kept)
@@ -118,6 +120,15 @@ def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: float, rn
     if order != "confidence":
         return fixed
     return log_p + noise * gumbel(rng.uniform(log_p.shape[1])) if noise else log_p
+
+
+def unsure(known: Tensor, log_p: Tensor, share: float) -> Tensor:
+    """(B,N) bool: the floor(share x known) least probable of the `known` (B,N) positions of a row (beyond the paper).
+
+    They are masked again for a step, as far as the schedule's count is reached without them, and drawn anew.
+    """
+    count = (known.sum(1) * share).floor().long()
+    return rank(-log_p.masked_fill(~known, torch.inf)) < count[:, None]
 
 
 def fixed_scores(order: Order, n: int, rng: PictureRng) -> Tensor:

@@ -1,10 +1,14 @@
-"""AdamW's parameter groups and the learning rate of a step (Sec. 4). How a step is taken is the engine's business."""
+"""AdamW's parameter groups and the learning rate of a step (Sec. 4); the running average of the weights.
+
+How a step is taken is the engine's business.
+"""
 
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from emage.config import OptimConfig
 
@@ -25,6 +29,19 @@ def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the model's groups, in one fused kernel a step (Sec. 4)."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of `model` that follows it: `update_parameters(model)` takes it 1 - decay of the way (beyond the paper).
+
+    The decay grows from 0.1 with the updates, (1 + n) / (10 + n), or the average would remember the first weights long.
+    """
+
+    def follow(averages: list[Tensor], current: list[Tensor], num_updates: Tensor | int) -> None:
+        n = int(num_updates)
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=follow)
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:

@@ -176,10 +176,11 @@ class Emage:
 
     def _steps(self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig) -> Iterator[Step]:
         decoder = self.network.decoder
+        method = METHODS[self.config.method]
         if settings.guidance:
-            decoder = Guided(decoder, self._read([""] * len(seeds)), settings.guidance)
+            decoder = Guided(decoder, self._read([""] * len(seeds)), settings, method.num_passes(settings, y.shape[1]))
         rng = PictureRng(seeds, self.device)
-        yield from METHODS[self.config.method].generate(decoder, context, y, settings, rng)
+        yield from method.generate(decoder, context, y, settings, rng)
 
     @torch.no_grad()
     def _read(self, prompts: Sequence[str]) -> Context:
@@ -198,16 +199,23 @@ class Emage:
 
 
 class Guided:
-    """Classifier-free guidance: the decoder's logits pushed away from those of the empty caption, u + s (c - u)."""
+    """Classifier-free guidance: the decoder's logits pushed away from those of the empty caption, u + s (c - u).
 
-    def __init__(self, decoder, empty: Context, scale: float):
-        self._decoder, self._empty, self._scale = decoder, empty, scale
+    s is the settings' guidance throughout, or grows to it in a line over the passes: early tokens are drawn freely.
+    """
+
+    def __init__(self, decoder, empty: Context, settings: SamplingConfig, num_passes: int):
+        self._decoder, self._empty, self._settings = decoder, empty, settings
+        self._num_passes, self._passes = num_passes, 0
 
     def __call__(self, y: Tensor, context: Context, cache=None) -> Tensor:
         caches = cache or (None, None)
         c = self._decoder(y, context, caches[0])
         u = self._decoder(y, self._empty, caches[1])
-        return u + self._scale * (c - u)
+        self._passes += 1
+        share = self._passes / self._num_passes if self._settings.guidance_schedule == "linear" else 1.0
+        scale = 1 + (self._settings.guidance - 1) * share
+        return u + scale * (c - u)
 
     def new_cache(self, batch: int, n: int):
         return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)
@@ -216,14 +224,15 @@ class Guided:
 def check_sampling(settings: SamplingConfig, n: int) -> None:
     """Raises InputError for a setting that makes no sense for pictures of `n` tokens."""
     bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
-    bounds["guidance"] = (0, 100)
+    bounds |= {"guidance": (0, 100), "remask": (0, 0.99)}
     for name, (low, high) in bounds.items():
         value = getattr(settings, name)
         whole = name in ("steps", "top_k")
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
     choices = {"schedule": ("cosine", "linear"), "order": ("confidence", "random", "halton")}
-    for name, allowed in {**choices, "revise": ("argmax", "sample")}.items():
+    choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
+    for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
 

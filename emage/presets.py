@@ -12,6 +12,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"IngestConfig": {}, "TrainConfig": {}, "EvaluateConfig": {}, "ServeConfig": {}},
     # The comparisons among base models: 250k steps (Sec. 4.3).
     "paper_250k": {"TrainConfig": {"optim": {"steps": 250_000}}},
+    # Two accounts of the paper's 346M (with the frozen VQGAN): the one that fits, and a plain Transformer of its sizes.
+    "emage_346m": {"TrainConfig": {}},
+    "emage_vanilla": {"TrainConfig": {"model": {"mlp": "gelu", "positions": "learned"}}},
     # Real URL tables (column names and header quirks of the published files).
     "laion400m": {"IngestConfig": {"source": {"dataset": "laion400m", "url": "URL", "caption": ["TEXT"]}}},
     "cc12m": {"IngestConfig": {"source": {"dataset": "cc12m", "format": "tsv", "names": ["url", "caption"]}}},

@@ -16,15 +16,20 @@ def draw(logits: Tensor, settings: SamplingConfig, rng: PictureRng) -> tuple[Ten
     One uniform number a position, through the inverse of the cumulative distribution. The log-probability is the
     model's own, before temperature and truncation: it ranks positions, and a knob must not reorder them.
     """
-    log_p = logits.float().log_softmax(-1)
     if settings.temperature == 0:
-        tokens = log_p.argmax(-1)
-    else:
-        p = truncate(log_p / settings.temperature, settings.top_k, settings.top_p).softmax(-1)
-        cdf = p.cumsum(-1)
-        u = rng.uniform(logits.shape[1])[..., None] * cdf[..., -1:]  # rounding leaves the total a little off 1
-        tokens = torch.searchsorted(cdf, u).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+        return most_likely(logits)
+    log_p = logits.float().log_softmax(-1)
+    p = truncate(log_p / settings.temperature, settings.top_k, settings.top_p).softmax(-1)
+    cdf = p.cumsum(-1)
+    u = rng.uniform(logits.shape[1])[..., None] * cdf[..., -1:]  # rounding leaves the total a little off 1
+    tokens = torch.searchsorted(cdf, u).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
     return tokens, log_p_of(log_p, tokens)
+
+
+def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The best token for every position and its log-probability: (B,N,V) -> (B,N) int64, (B,N) float32."""
+    best, tokens = logits.float().max(-1)
+    return tokens, best - logits.float().logsumexp(-1)
 
 
 def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from emage.config import ObjectiveConfig, OptimConfig, TrainConfig
 from emage.masking import MASK, PictureRng, random_mask
@@ -83,12 +84,18 @@ def fit(
     start: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    average: AveragedModel | None = None,
 ) -> None:
-    """Trains from step `start` to `config.optim.steps`; after each, `on_step(steps done, metrics, batch)`."""
+    """Trains from step `start` to `config.optim.steps`; after each, `on_step(steps done, metrics, batch)`.
+
+    `average` (optim.averaged) follows the network's weights.
+    """
     warm_share = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
     warm_steps = round(warm_share * config.optim.steps)
     for step, batch in _prefetched(table, config.optim, start, rank, world_size):
         metrics = train_step(engine, batch, config, lr=learning_rate(step, config.optim), warming=step < warm_steps)
+        if average is not None:
+            average.update_parameters(engine.objective.network)
         on_step(step + 1, metrics, batch)
 
 

@@ -14,6 +14,7 @@ from emage.masking import (
     position_scores,
     random_mask,
     rank,
+    unsure,
 )
 
 
@@ -26,14 +27,20 @@ def test_kept_counts_of_the_papers_run():
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [1, 4, 8, 16, 32])
 def test_kept_counts_are_the_papers_floor_except_for_progress_and_the_end(steps: int, schedule: str):
-    for n in [*range(1, 70), 256, 1000, 1024]:
+    for n in range(1, 1025):
         counts = [num_kept(t, steps, n, schedule) for t in range(1, steps + 1)]
         assert counts[-1] == n
+        before = 0
         for t in range(1, steps):
             tau = t / steps if schedule == "linear" else 1 - math.cos(math.pi / 2 * t / steps)
-            before = counts[t - 2] if t > 1 else 0
-            assert counts[t - 1] in (math.floor(tau * n + 1e-9), min(n, before + 1))
-            assert counts[t - 1] >= min(n, before + 1)
+            before = min(n, max(math.floor(tau * n + 1e-9), before + 1))
+            assert counts[t - 1] == before
+
+
+def test_kept_counts_lose_nothing_to_rounding():
+    # 1 - cos(pi/3) is 0.49999999999999994 in float64, and 29/100 x 100 is 28.999999999999996
+    assert [num_kept(8, 12, n, "cosine") for n in (1024, 256, 64)] == [512, 128, 32]
+    assert num_kept(29, 100, 100, "linear") == 29
 
 
 def test_a_step_outside_the_schedule_is_refused():
@@ -90,6 +97,13 @@ def test_without_noise_positions_come_by_confidence_alone():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
     scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
     assert rank(scores).tolist() == [[2, 0, 1]]
+
+
+def test_unsure_positions_are_the_least_probable_of_the_known():
+    log_p = torch.tensor([[-9.0, -1.0, -5.0, -2.0], [-9.0, -1.0, -5.0, -2.0]])
+    known = torch.tensor([[False, True, True, True], [True, True, False, True]])
+    assert unsure(known, log_p, 0.4).tolist() == [[False, False, True, False], [True, False, False, False]]
+    assert not unsure(known, log_p, 0.3).any() and not unsure(known, log_p, 0.0).any()
 
 
 def test_halton_order_visits_every_place_once_and_spreads_out():

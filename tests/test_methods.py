@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from fakes import Recorder, certain, unknown
 from emage.config import ModelConfig, ObjectiveConfig, SamplingConfig
 from emage.masking import MASK, PictureRng, num_kept
 from emage.methods import METHODS, iterative1, iterative2, iterative3
+from emage.methods.terms import Step
 from emage.model import Network
 from emage.optim import parameter_groups
 
@@ -158,6 +160,15 @@ def test_overfits_one_batch(name: str):
     assert loss.total.item() / loss.count.item() < 0.2
 
 
+def test_ground_truth_share_reaches_number_2_as_well():
+    y = torch.zeros(200, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    first, second = model.shown
+    own = second[(first == MASK) & (second != MASK)]
+    assert (own == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)
+
+
 # --- Generation -------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +218,63 @@ def test_confidence_order_fills_the_surest_positions_first():
     assert (first.y_obs[0] != MASK).nonzero().flatten().tolist() == list(range(N // 2, N))
 
 
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_picture(name: str):
+    given = torch.tensor([0, N // 2, N - 1])
+    start = torch.where(torch.arange(N) < given[:, None], tokens(), MASK)
+    settings = SamplingConfig(steps=4)
+    steps = list(METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, PictureRng(range(B))))
+    for t, step in enumerate(steps, start=1):
+        fresh = [num_kept(t, 4, n) for n in (N - given).tolist()]
+        assert (step.y_obs != MASK).sum(1).tolist() == (given + torch.tensor(fresh)).tolist()
+
+
+def positions(step: Step) -> set[int]:
+    return set((step.y_obs[0] != MASK).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_remasking_masks_the_least_sure_again_and_keeps_to_the_schedule(name: str):
+    logits = torch.zeros(N, V)
+    logits[:, 0] = torch.arange(N).float()  # the later a position, the surer
+    greedy = SamplingConfig(steps=4, schedule="linear", temperature=0, gumbel=0, remask=0.5)
+    expected = {
+        # Halton's order over 4 x 4 is 9 6 12 1 | 11 4 14 3 8 5 | 0 7 ...
+        "halton": [{9, 6, 12, 1}, {9, 12, 11, 4, 14, 3, 8, 5}, {9, 12, 11, 14, 6, 1, 0, 7, 13, 2, 15, 10}],
+        "confidence": [{15, 14, 13, 12}, {15, 14, 11, 10, 9, 8, 7, 6}, {15, 14, 11, 10, 13, 12, 5, 4, 3, 2, 1, 0}],
+    }
+    for order, known in expected.items():
+        settings = replace(greedy, order=order)
+        steps = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+        assert [positions(step) for step in steps] == [*known, set(range(N))]
+
+
+def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
+    def sure_but_for(position: int) -> torch.Tensor:
+        logits = certain([1] * N, V)
+        logits[position] /= 50
+        return logits
+
+    # The first pass keeps 9, 6, 12, 1 and is unsure of 9; the second is unsure of 1. One of the four is masked again.
+    settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=0, remask=0.25)
+    for name, masked_again in (("iterative1", 9), ("iterative3", 1)):
+        answers = iter([sure_but_for(9), sure_but_for(1)])
+        steps = METHODS[name].generate(
+            lambda y, context, answers=answers: next(answers)[None], None, unknown(1, N), settings, PictureRng([0])
+        )
+        first, second = next(steps), next(steps)
+        assert positions(first) - positions(second) == {masked_again}
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_remasking_never_touches_what_was_given(name: str):
+    y = tokens()
+    start = y.masked_fill(torch.arange(N) % 2 == 0, MASK)
+    settings = SamplingConfig(steps=4, remask=0.9)
+    for step in METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, PictureRng(range(B))):
+        assert torch.equal(step.y_obs[start != MASK], y[start != MASK])
+
+
 @pytest.mark.parametrize("name", list(METHODS))
 def test_known_tokens_come_back_as_they_were(name: str):
     net = network(name).eval()
@@ -243,3 +311,41 @@ def test_cached_autoregressive_logits_equal_the_uncached_ones():
         cache = net.decoder.new_cache(B, N)
         parts = torch.cat([net.decoder(y[:, i : i + 1], context, cache) for i in range(N)], dim=1)
     assert torch.allclose(whole, parts, atol=1e-5)
+
+
+class Uncached:
+    """The same network without a cache: it passes the whole picture so far for every token."""
+
+    def __init__(self, decoder):
+        self.decoder = decoder
+
+    def new_cache(self, batch: int, n: int) -> list:
+        return []
+
+    def __call__(self, last: torch.Tensor, context, cache: list) -> torch.Tensor:
+        cache.append(last)
+        return self.decoder(torch.cat(cache, dim=1), context)[:, -1:]
+
+
+@pytest.mark.parametrize("settings", [SamplingConfig(), SamplingConfig(temperature=0), SamplingConfig(top_k=3)])
+def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
+    net = network("autoregressive").eval()
+    context = net.read(net.text.tokenize(["a red circle"] * B))
+    generate = METHODS["autoregressive"].generate
+    *_, cached = generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
+    *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, PictureRng(range(B)))
+    assert torch.equal(cached.y_obs, whole.y_obs)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_text_is_read_once_a_picture_not_once_a_step(name: str):
+    net = network(name).eval()
+    calls: list[str] = []
+    net.text.tower.register_forward_hook(lambda *_: calls.append("text"))
+    for block in net.decoder.blocks:
+        block.cross.kv.register_forward_hook(lambda *_: calls.append("keys and values"))
+    context = net.read(net.text.tokenize(["a red circle"] * B))
+    settings = SamplingConfig(steps=4)
+    steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B))))
+    assert len(steps) == METHODS[name].num_passes(settings, N)
+    assert calls == ["text", *["keys and values"] * TINY.depth]

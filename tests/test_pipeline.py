@@ -9,7 +9,9 @@ from PIL import Image
 
 import emage
 from emage import checkpoint, ranking
+from emage.config import SamplingConfig
 from emage.errors import InputError
+from emage.pipeline import Guided
 
 PROMPTS = ["a small red circle above a large blue square", "a cat", "", "a dog " * 40]
 
@@ -51,13 +53,18 @@ def test_the_stream_ends_in_the_picture(pipe):
     assert len(frames) == 5 and same(frames[-1], pipe.generate(PROMPTS[0], seed=7, steps=5)[0])
 
 
-def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe):
+def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
     image = Image.effect_noise((100, 80), 90).convert("RGB")
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 20, 64))  # the three leftmost columns of cells, in part
     drawn = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
-    known = pipe.tokenizer.encode(_pixels(drawn)).view(8, 8)
-    assert drawn.size == (64, 64) and known.shape == (8, 8)
+    kept = pipe.tokenizer.encode(_pixels(image.resize((80, 64), Image.Resampling.LANCZOS).crop((8, 0, 72, 64))))
+    seen: list[torch.Tensor] = []
+    decode = pipe.tokenizer.decode
+    monkeypatch.setattr(pipe.tokenizer, "decode", lambda ids, **grid: seen.append(ids) or decode(ids, **grid))
+    assert same(pipe.inpaint(image, mask, PROMPTS[0], seed=7), drawn) and drawn.size == (64, 64)
+    changed = (seen[0] != kept).view(8, 8)
+    assert not changed[:, 3:].any() and changed[:, :3].any()
     with pytest.raises(InputError, match="black everywhere"):
         pipe.inpaint(image, Image.new("L", (64, 64)), PROMPTS[0])
 
@@ -73,6 +80,16 @@ def test_guidance_changes_the_picture_and_zero_does_not(pipe):
     assert not same(pipe.generate(PROMPTS[0], seed=7, guidance=30.0)[0], plain)
 
 
+@pytest.mark.parametrize(("schedule", "scales"), [("constant", [3, 3, 3, 3]), ("linear", [1.5, 2, 2.5, 3])])
+def test_guidance_is_u_plus_s_times_c_minus_u(schedule: str, scales: list[float]):
+    def decoder(y, context, cache):
+        return torch.full((1, 1, 1), 7.0 if context == "caption" else 5.0)
+
+    settings = SamplingConfig(guidance=3.0, guidance_schedule=schedule)
+    guided = Guided(decoder, "empty", settings, num_passes=4)
+    assert [guided(None, "caption").item() for _ in range(4)] == [5 + 2 * scale for scale in scales]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -80,6 +97,8 @@ def test_guidance_changes_the_picture_and_zero_does_not(pipe):
         ({"steps": 0}, "steps must be a whole number in 1..64, not 0"),
         ({"steps": 65}, "steps must be a whole number in 1..64"),
         ({"steps": 4.5}, "steps must be a whole number in"),
+        ({"remask": 1.0}, "remask must lie in 0..0.99"),
+        ({"guidance_schedule": "cubic"}, "guidance_schedule must be one of constant, linear"),
         ({"order": "spiral"}, "order must be one of confidence, random, halton"),
         ({"temperature": float("nan")}, "temperature must lie in"),
         ({"candidates": 0}, "candidates must be at least 1"),

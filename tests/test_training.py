@@ -6,6 +6,7 @@ import torch
 from emage import checkpoint
 from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.methods import METHODS
+from emage.optim import averaged
 from emage.token_table import Batch, TokenTable
 from emage.training import BareEngine, Objective, _dropped_captions, context_gain, fit
 
@@ -43,6 +44,18 @@ def test_warm_start_trains_number_1_first(token_table: Path):
     alone, _ = run(token_table, method="iterative1", optim={"steps": 10})
     warm, _ = run(token_table, method="iterative3", objective={"warm_start": 0.5}, optim={"steps": 10})
     assert warm[:5] == alone[:5] and warm[5:] != alone[5:]
+
+
+def test_the_average_follows_the_weights():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = averaged(layer, decay=0.25)
+    expected = 0.0
+    for n, value in enumerate([1.0, 2.0, 4.0, 8.0]):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+        decay = min(0.25, (1 + n) / (10 + n))
+        expected = value if n == 0 else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
 
 
 def test_caption_dropout_drops_the_share_it_is_told():

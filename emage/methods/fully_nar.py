@@ -21,6 +21,10 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng)
     return cross_entropy(logits, y, masked=everywhere, scored=everywhere)
 
 
+def num_passes(settings: SamplingConfig, n: int) -> int:
+    return 1
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     """One iteration, whatever `settings.steps`."""

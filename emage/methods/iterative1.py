@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank
+from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank, unsure
 from emage.methods.terms import Loss, Step, cross_entropy
 from emage.sampling import draw
 
@@ -35,17 +35,23 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng)
     return cross_entropy(logits, y, masked, scored=masked)  # 3
 
 
+def num_passes(settings: SamplingConfig, n: int) -> int:
+    return settings.steps
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens
     kept = kept_table((~given).sum(1).tolist(), settings.steps, settings.schedule).to(y_obs.device)
+    p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
     fixed = fixed_scores(settings.order, y_obs.shape[1], rng)
     for t in range(1, settings.steps + 1):  # 2
         known = y_obs != MASK
         tokens, log_p = draw(model(y_obs, context), settings, rng)  # 3
-        tokens = torch.where(known, y_obs, tokens)
+        tokens, p_obs = torch.where(known, y_obs, tokens), torch.where(known, p_obs, log_p)
         noise = settings.gumbel * (1 - t / settings.steps)
-        scores = position_scores(settings.order, log_p, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = scores.masked_fill(unsure(known & ~given, p_obs, settings.remask), -torch.inf)
         top = rank(scores) < (given.sum(1) + kept[t - 1])[:, None]  # 4
         y_obs = tokens.masked_fill(~top, MASK)
         yield Step(y_obs, tokens)

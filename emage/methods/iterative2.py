@@ -15,10 +15,10 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig
 from emage.masking import MASK, PictureRng, draw_mask
-from emage.methods.iterative1 import generate
+from emage.methods.iterative1 import generate, num_passes
 from emage.methods.terms import Loss, cross_entropy, first_pass, some_truth
 
-__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "TWO_PASSES", "generate", "loss"]
+__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "TWO_PASSES", "generate", "loss", "num_passes"]
 
 CAUSAL = False
 TWO_PASSES = True

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank
+from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank, unsure
 from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
-from emage.sampling import draw
+from emage.sampling import draw, most_likely
 
 CAUSAL = False
 TWO_PASSES = True
@@ -40,6 +40,10 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng)
     return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
 
 
+def num_passes(settings: SamplingConfig, n: int) -> int:
+    return settings.steps
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
@@ -49,12 +53,14 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
     for t in range(1, settings.steps + 1):  # 2
         known = y_obs != MASK
         logits = model(y_obs, context)
-        tokens, log_p = draw(logits, settings, rng)  # 3
+        tokens, p_obs = draw(logits, settings, rng)  # 3
         if settings.revise == "argmax":  # a finished token is not drawn anew: that would re-noise it in the last step
-            tokens = torch.where(known, logits.argmax(-1), tokens)
+            best, best_p = most_likely(logits)
+            tokens, p_obs = torch.where(known, best, tokens), torch.where(known, best_p, p_obs)
         tokens = torch.where(given, start, tokens)
         noise = settings.gumbel * (1 - t / settings.steps)
-        scores = position_scores(settings.order, log_p, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = scores.masked_fill(unsure(known & ~given, p_obs, settings.remask), -torch.inf)
         top = rank(scores) < (given.sum(1) + kept[t - 1])[:, None]  # 4
         y_obs = tokens.masked_fill(~top, MASK)
         yield Step(y_obs, tokens)

@@ -19,6 +19,8 @@ import torch
 from ray.train import CheckpointConfig as RayCheckpointConfig
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from emage import checkpoint, manifest, sheets, tokenizers
 from emage.config import CheckpointConfig, TrainConfig
@@ -26,15 +28,18 @@ from emage.devices import check_device
 from emage.errors import InputError
 from emage.methods import METHODS
 from emage.methods.terms import Loss
+from emage.model import Network
 from emage.on_ray import launch, tracking
-from emage.optim import adamw
+from emage.optim import adamw, averaged
 from emage.pipeline import Emage, check_sampling
 from emage.schema import TokenizerInfo, open_token_table
 from emage.text import load_published
 from emage.token_table import Batch, TokenTable
+from emage.tokenizers import weights
 from emage.training import Metrics, Objective, context_gain, fit
 
 TAG = "state"  # DeepSpeed's name for the one checkpoint in a folder; never its "latest" file
+AVERAGE = "average.safetensors"  # beside it, with optim.ema
 
 
 # --- Driver -----------------------------------------------------------------------------------------------------------
@@ -95,6 +100,8 @@ def _check(config: TrainConfig) -> None:
             value = getattr(getattr(config, group), name)
             if (value if isinstance(value, int) else len(value)) < 1:
                 raise InputError(f"{group}.{name}={value}: there must be at least one")
+    if not 0 <= config.optim.ema < 1:
+        raise InputError(f"optim.ema={config.optim.ema}: a decay lies in [0, 1); 0.9999 is usual, 0 turns it off")
     share = config.optim.batch_size / config.run.num_workers / config.optim.micro_batch_size
     if share < 1 or share != int(share):
         raise InputError(
@@ -198,9 +205,11 @@ class DeepSpeedEngine:
         known = self.engine.get_global_grad_norm()  # with ZeRO, whose ranks hold parts of the gradient each
         return float(norm if known is None else known)
 
-    def save(self, folder: str, step: int, rank: int) -> None:
+    def save(self, folder: str, step: int, rank: int, average: AveragedModel | None) -> None:
         """Writes this rank's files and, last, a manifest of them."""
         self.engine.save_checkpoint(folder, tag=TAG, client_state={"step": step}, save_latest=False)
+        if average is not None:
+            weights.write(average.state_dict(), f"{folder}/{TAG}/{AVERAGE}")
         files = sorted((Path(folder) / TAG).iterdir())
         manifest.write_json(f"{folder}/rank_{rank}.json", {file.name: manifest.sha256(file) for file in files})
 
@@ -231,22 +240,26 @@ def _worker(settings: dict[str, Any]) -> None:
     if resumed is None:
         load_published(network.text, config.model)
     engine = DeepSpeedEngine(Objective(network, config.method, config.objective), config, world_size)
+    average = averaged(network, config.optim.ema) if config.optim.ema and rank == 0 else None
     start = 0
     if resumed is not None:
         with resumed.as_directory() as folder:
             start = engine.load(folder)
+            if average is not None:
+                average.load_state_dict(load_file(f"{folder}/{TAG}/{AVERAGE}"))
         print(f"going on from step {start}", flush=True)
-    watcher = Watcher(config, settings, engine, parts, start) if rank == 0 else None
+    kept = network if average is None else average.module
+    watcher = Watcher(config, settings, engine, kept, parts, start) if rank == 0 else None
 
     def on_step(step: int, metrics: Metrics, batch: Batch) -> None:
         if watcher:
             watcher(step, metrics, batch)
         if step % config.run.checkpoint_every == 0 or step == config.optim.steps:
             with tempfile.TemporaryDirectory() as folder:
-                engine.save(folder, step, rank)
+                engine.save(folder, step, rank, average)
                 ray.train.report({"step": step, **metrics}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    fit(engine, table, config, on_step, start=start, rank=rank, world_size=world_size)
+    fit(engine, table, config, on_step, start=start, rank=rank, world_size=world_size, average=average)
     if watcher:
         watcher.finish(table)
 
@@ -259,6 +272,7 @@ class Watcher:
         config: TrainConfig,
         settings: dict[str, Any],
         engine: DeepSpeedEngine,
+        kept: Network,
         parts: CheckpointConfig,
         start: int,
     ):
@@ -268,15 +282,15 @@ class Watcher:
         tokenizer = tokenizers.load(
             config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(engine.device)
         )
-        self.pipe = Emage(engine.objective.network, tokenizer, parts)
-        self.pipe.network.train()
+        self.pipe = Emage(kept, tokenizer, parts)
+        self.network = engine.objective.network.train()
         self.began = time.monotonic()
 
     def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
         run = self.config.run
         if step % run.log_every == 0 or step == self.config.optim.steps:
             if METHODS[self.config.method].PARTIAL_CONTEXT:
-                metrics = metrics | context_gain(self.pipe.network, batch, self.config.optim.micro_batch_size)
+                metrics = metrics | context_gain(self.network, batch, self.config.optim.micro_batch_size)
             rate = (step - self.start) / (time.monotonic() - self.began)
             metrics["samples_per_s"] = rate * self.config.optim.batch_size
             self.run.metrics(metrics, step=step)
@@ -316,10 +330,10 @@ class Watcher:
             )
 
     def _draw(self, step: int) -> None:
-        network, prompts = self.pipe.network, self.config.run.prompts
-        network.eval()
+        prompts = self.config.run.prompts
+        self.pipe.network.eval()
         sheet = sheets.sheet(self.pipe.generate(prompts, seed=self.config.run.seed), prompts)
-        network.train()
+        self.network.train()
         path = self.output / "samples" / f"step_{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)

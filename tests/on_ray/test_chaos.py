@@ -36,7 +36,7 @@ def weights(output: Path) -> str:
 
 def test_training_killed_with_its_driver_ends_with_the_weights_of_an_unbroken_run(token_table: Path, tmp_path: Path):
     settings = ["tiny", f"data.path={token_table}", "run.checkpoint_every=5", "run.cpus_per_worker=1"]
-    settings += ["run.num_workers=2", "run.zero_stage=1", "optim.micro_batch_size=2"]
+    settings += ["run.num_workers=2", "run.zero_stage=1", "optim.micro_batch_size=2", "optim.ema=0.9"]
     finish(start(*settings, "run.output=whole", cwd=tmp_path))
     broken = start(*settings, "run.output=broken", cwd=tmp_path)
     try:
