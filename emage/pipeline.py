@@ -1,16 +1,17 @@
 """Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from emage import checkpoint, ranking
+from emage import checkpoint, hub, model_card, ranking, sheets
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
 from emage.devices import check_device
 from emage.errors import InputError
@@ -34,34 +35,70 @@ class Emage:
     # --- Loading and sharing ---
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str, device: str = "auto", dtype: Dtype = "float32") -> "Emage":
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: str = "auto",
+        dtype: Dtype | torch.dtype = "float32",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> "Emage":
         """A checkpoint folder, or the id of one on the model hub. device auto: cuda where there is one.
 
         bfloat16 and float16 are for the network; the tokenizer stays in float32, where its decoder is safe.
+        The rest is for the hub: a branch, tag or commit; a token for private models; where files are kept; whether to
+        use only what is there. A model that is there is loaded without a network as well. Raises InputError.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         check_device(device)
-        folder = path_or_hub_id if Path(path_or_hub_id).exists() else _from_hub(path_or_hub_id)
+        precision = str(dtype).removeprefix("torch.")
+        if precision not in get_args(Dtype):
+            raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
+        folder = str(path_or_hub_id)
+        if not Path(folder).exists():
+            folder = hub.download(
+                folder, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
         network, tokenizer, config, facts = checkpoint.load(folder, device)
-        return cls(network.to(getattr(torch, dtype)), tokenizer, config, facts)
+        return cls(network.to(getattr(torch, precision)), tokenizer, config, facts)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes a checkpoint folder with a model card (README.md)."""
+    def save_pretrained(self, path: str | Path, *, prompts: Sequence[str] | None = None) -> None:
+        """Writes a checkpoint folder with a model card (README.md) that shows what the model draws for `prompts`.
+
+        Without prompts they are those that the model was saved with before, training's at first. Places on this
+        machine are cut down to file names. The card's license is `facts["license"]`, or apache-2.0.
+        """
         facts = {key: value for key, value in self.facts.items() if key not in ("emage", "tokenizer", "files")}
-        checkpoint.save(path, self.network, self.tokenizer, self.config, facts)
-        (Path(path) / "README.md").write_text(_model_card(self.config, facts))
+        facts["prompts"] = list(facts.get("prompts", ()) if prompts is None else prompts)
+        checkpoint.save(path, self.network, self.tokenizer, *_without_folders(self.config, facts))
+        if facts["prompts"]:
+            sheets.sheet(self.generate(facts["prompts"]), facts["prompts"]).save(Path(path) / model_card.SAMPLES)
+        model_card.write(path, self)
 
-    def push_to_hub(self, repo: str) -> None:
-        """Uploads the checkpoint to `repo` ("user/name") on the model hub, made where there is none."""
-        import tempfile
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload Emage model",
+        revision: str | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes, in one commit, and returns the commit's URL. Raises InputError.
 
-        from huggingface_hub import HfApi
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model")
-            HfApi().create_repo(repo, exist_ok=True)
-            HfApi().upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"))
+        The repository ("user/name") is made where there is none, and so is the branch `revision`.
+        """
+        repo_id = hub.create(repo_id, private=private, token=token, revision=revision)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder, prompts=prompts)
+            model_card.write(folder, self, repo_id)
+            return hub.upload(folder, repo_id, token=token, commit_message=commit_message, revision=revision)
 
     @property
     def device(self) -> torch.device:
@@ -243,16 +280,13 @@ def _candidate_seed(seed: int, candidate: int) -> int:
     return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _from_hub(repo: str) -> str:
-    if repo.count("/") != 1 or repo.startswith((".", "/")):
-        raise InputError(f"{repo} is no checkpoint folder and no hub id (user/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(repo)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{repo} is no folder here and could not be fetched: {str(error).splitlines()[0]}") from None
+def _without_folders(config: CheckpointConfig, facts: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
+    """Both with file names where they name whole paths: a checkpoint is for others, a disk's layout is not."""
+    if config.model.text_weights:
+        config = replace(config, model=replace(config.model, text_weights=Path(config.model.text_weights).name))
+    if "path" in facts.get("data", {}):
+        facts = facts | {"data": facts["data"] | {"path": Path(facts["data"]["path"]).name}}
+    return config, facts
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -267,22 +301,3 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def _to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255  # (1,3,H,W)
-
-
-def _model_card(config: CheckpointConfig, facts: dict[str, Any]) -> str:
-    lines = [f"- {key}: {value}" for key, value in facts.items()]
-    model = config.model
-    return (
-        "\n".join(
-            [
-                "---\npipeline_tag: text-to-image\nlibrary_name: emage\n---\n# Emage",
-                f"Text-to-image, method `{config.method}`: {model.depth} layers of width {model.width}, "
-                f"{config.grid[0]} x {config.grid[1]} tokens, {config.vocab_size} codes, text encoder `{model.text}`.",
-                '```python\nimport emage\npipe = emage.Emage.from_pretrained("this folder")\n'
-                'pipe.generate(["a prompt"], seed=7)[0].save("picture.png")\n```',
-                "## Training\n" + ("\n".join(lines) or "not recorded"),
-                "## Limits\nIt draws what its training captions speak of, in English, and nothing else.",
-            ]
-        )
-        + "\n"
-    )

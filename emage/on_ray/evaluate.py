@@ -15,7 +15,7 @@ import torch
 from ray.util import ActorPool
 from tqdm import tqdm
 
-from emage import manifest
+from emage import manifest, model_card
 from emage.config import EvaluateConfig, nearest
 from emage.errors import InputError
 from emage.evaluation import CHUNK, Task, picture_path, read_picture, read_tasks, write_report
@@ -70,9 +70,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         run.picture("grid.png", grid)
         run.file(output / "report.json")
         run.file(output / "report.md")
+    if figures and Path(checkpoint).is_dir():  # not where it is the hub's cache, which is no place to write
+        _keep(pipe, config, len(tasks), figures, identity)
     print(f"{len(tasks)} captions: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
     print(f"report: {output / 'report.md'}")
     return figures
+
+
+def _keep(pipe: Emage, config: EvaluateConfig, captions: int, figures: dict[str, float], identity: dict) -> None:
+    """Puts the figures beside the weights they belong to: into the checkpoint's manifest and model card."""
+    settings = {key: value for key, value in identity.items() if key != "checkpoint"}
+    record = {"file": Path(config.captions).name, "captions": captions, "figures": figures, "settings": settings}
+    try:
+        model_card.add_scores(config.checkpoint, pipe, record)
+    except OSError as error:  # somebody else's folder; the report has the figures all the same
+        print(f"{config.checkpoint}: the scores could not be added to the model card ({error})")
 
 
 def _draw(config: EvaluateConfig, output: Path, tasks: list[Task]) -> list[float]:

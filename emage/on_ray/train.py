@@ -285,6 +285,7 @@ class Watcher:
         self.pipe = Emage(kept, tokenizer, parts)
         self.network = engine.objective.network.train()
         self.began = time.monotonic()
+        self.metrics: Metrics = {}  # the last that were logged
 
     def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
         run = self.config.run
@@ -294,22 +295,34 @@ class Watcher:
             rate = (step - self.start) / (time.monotonic() - self.began)
             metrics["samples_per_s"] = rate * self.config.optim.batch_size
             self.run.metrics(metrics, step=step)
+            self.metrics = metrics
             self._say(step, metrics, rate)
         if step % run.sample_every == 0 or step == self.config.optim.steps:
             self._draw(step)
 
     def finish(self, table: TokenTable) -> None:
-        facts = {
-            "step": self.config.optim.steps,
-            "method": self.config.method,
+        config = self.config
+        self.pipe.facts = {
+            "step": config.optim.steps,
+            "method": config.method,
             "data": {
-                "path": self.config.data.path,
+                "path": config.data.path,
                 "rows": table.num_rows,
-                "fingerprint": _fingerprint(self.config.data.path),
+                "fingerprint": _fingerprint(config.data.path),
             },
             "git": _commit(),
+            "metrics": self.metrics,
+            "settings": {
+                "objective": asdict(config.objective),
+                "optim": asdict(config.optim),
+                "num_workers": config.run.num_workers,
+                "seed": config.run.seed,
+            },
         }
-        checkpoint.save(self.output / "model", self.pipe.network, self.pipe.tokenizer, self.pipe.config, facts)
+        if not self.start:  # else most of the time was spent by a run that is gone
+            self.pipe.facts["seconds"] = round(time.monotonic() - self.began)
+        self.pipe.network.eval()
+        self.pipe.save_pretrained(self.output / "model", prompts=config.run.prompts)
         self.run.close()
 
     def _say(self, step: int, metrics: Metrics, rate: float) -> None:
