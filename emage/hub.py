@@ -106,7 +106,9 @@ def _reason(error: BaseException, revision: str | None) -> str:
             return _status(error.response.status_code, error.server_message)
         case errors.HFValidationError():
             return "no hub id (user/name)"
-    return f"out of reach ({type(error).__name__}: {_first_line(error)})"
+        case errors.HTTPError():
+            return f"out of reach ({type(error).__name__}: {_flat(str(error))})"
+    return f"{type(error).__name__}: {_flat(str(error))}"
 
 
 def _status(code: int, message: str | None) -> str:
@@ -114,9 +116,10 @@ def _status(code: int, message: str | None) -> str:
         return f"your login is missing or not valid: {LOGIN}"
     if code == 403:
         return "your token does not allow this: make one that may write to it"
-    said = f" ({message.splitlines()[0]})" if message else ""
+    said = f" ({_flat(message)})" if message else ""
     return f"the hub answered {code}{said}" + ("; try again later" if code >= 500 or code == 429 else "")
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+def _flat(text: str) -> str:
+    """One line of a message of several, and no page of HTML."""
+    return " ".join(text.split())[:300]

@@ -15,14 +15,21 @@ TOKEN = "hf_local"
 Files = dict[str, bytes]
 
 
+class Answer(Exception):
+    """Ends a request with a status, a hub's error code and what the hub says about it."""
+
+    def __init__(self, status: int, code: str = "", message: str = ""):
+        self.status, self.code, self.message = status, code, message
+
+
 class LocalHub:
-    """Repositories as lists of commits. `failures` (method, part of the path) answer with a status instead."""
+    """Repositories as lists of commits. `failures` (method, part of the path) answer with another status."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, Files]] = {}  # repository -> commit or branch -> its files
         self.blobs: dict[str, bytes] = {}  # large files by sha256, uploaded before the commit that names them
         self.commits: list[str] = []  # "repository message", one a commit
-        self.failures: dict[tuple[str, str], int] = {}
+        self.failures: dict[tuple[str, str], Answer] = {}
         self.requests: list[tuple[str, str]] = []
         self.private: set[str] = set()
         self.url = ""
@@ -38,13 +45,6 @@ class LocalHub:
     def oid(self, repo: str, revision: str) -> str:
         files = self.repos[repo][revision]
         return next((key for key, value in self.repos[repo].items() if value is files and len(key) == 40), "0" * 40)
-
-
-class Answer(Exception):
-    """Ends a request with a status and a hub's error code."""
-
-    def __init__(self, status: int, code: str = ""):
-        self.status, self.code = status, code
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -64,16 +64,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            for (method, part), status in self.hub.failures.items():
+            for (method, part), answer in self.hub.failures.items():
                 if self.command == method and part in path:
-                    raise Answer(status)
+                    raise answer
             for pattern, route in ROUTES.items():
                 if match := re.fullmatch(pattern, f"{self.command} {path}"):
                     return self._send(200, *route(self, body, *match.groups()))
             raise Answer(404, "RepoNotFound")
         except Answer as answer:
             headers = {"X-Error-Code": answer.code} if answer.code else {}
-            self._send(answer.status, b"{}", headers)
+            self._send(answer.status, {"error": answer.message}, headers)
 
     def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -116,25 +116,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def preupload(self, body: bytes, repo: str, revision: str):
         self._logged_in()
         self._files(repo, revision)
-        modes = {True: "lfs", False: "regular"}
-        files = [
-            {"path": f["path"], "uploadMode": modes[f["path"].endswith(".safetensors")], "shouldIgnore": False}
-            for f in json.loads(body)["files"]
-        ]
+        files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
+        for file in files:
+            file["uploadMode"] = "lfs" if file["path"].endswith(".safetensors") else "regular"
         return ({"files": files},)
 
     def batch(self, body: bytes, repo: str):
         self._logged_in()
         objects = json.loads(body)["objects"]
-        upload = {"upload": {"href": f"{self.hub.url}/storage/{{}}"}}
-        return (
-            {
-                "transfer": "basic",
-                "objects": [
-                    o | {"actions": {"upload": {"href": upload["upload"]["href"].format(o["oid"])}}} for o in objects
-                ],
-            },
-        )
+        for item in objects:
+            item["actions"] = {"upload": {"href": f"{self.hub.url}/storage/{item['oid']}"}}
+        return ({"transfer": "basic", "objects": objects},)
 
     def put(self, body: bytes, oid: str):
         assert hashlib.sha256(body).hexdigest() == oid

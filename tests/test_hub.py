@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from local_hub import Answer
 from PIL import Image
 
 import emage
@@ -119,6 +120,13 @@ def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path
     one_line(error)
 
 
+def test_a_switched_off_network_is_named_as_such(pushed, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name does
+    with pytest.raises(InputError, match="it is not whole in this machine's cache, and fetching it is switched off"):
+        emage.Emage.from_pretrained(REPO)
+    assert not pushed.requests
+
+
 def test_half_a_download_is_not_taken_for_a_model(pushed, tmp_path: Path):
     emage.Emage.from_pretrained(REPO, device="cpu")
     (left,) = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/model.safetensors")
@@ -152,9 +160,11 @@ def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
     [
         ("me/nothing", {}, {}, "me/nothing is no folder here, and on the hub: no such model, or it is private"),
         (REPO, {"revision": "v9"}, {}, "it has no revision 'v9'"),
-        (REPO, {}, {("HEAD", "/me"): 500}, "the hub answered 500; try again later"),
-        (REPO, {}, {("HEAD", "/me"): 401}, "your login is missing or not valid"),
-        (REPO, {}, {("GET", "/model.safetensors"): 503}, "the hub answered 503; try again later"),
+        (REPO, {}, {("HEAD", "/me"): Answer(401)}, "your login is missing or not valid"),
+        (REPO, {}, {("HEAD", "/me"): Answer(403, "GatedRepo")}, "its owner grants access one by one"),
+        (REPO, {}, {("HEAD", "/me"): Answer(500)}, "the hub answered 500; try again later"),
+        (REPO, {}, {("GET", "/model.safetensors"): Answer(503)}, "the hub answered 503; try again later"),
+        (REPO, {}, {("GET", "/model.safetensors"): Answer(418, "", "tea\nonly")}, r"answered 418 \(tea only\)$"),
         (REPO, {"token": True}, {}, "hf auth login"),
         ("me/a b", {}, {}, "no hub id"),
         ("runs/train/model", {}, {}, "no checkpoint folder and no hub id"),
@@ -170,21 +180,20 @@ def test_what_the_hub_refuses_is_one_line(pushed, monkeypatch, repo, settings, f
 
 
 @pytest.mark.parametrize(
-    ("failure", "message"),
+    ("method", "part", "status", "message"),
     [
-        (("POST", "/api/repos/create", 401), "your login is missing or not valid: log in with `hf auth login`"),
-        (("POST", "/api/repos/create", 403), "your token does not allow this"),
-        (("POST", f"/api/models/{REPO}/preupload", 403), "your token does not allow this"),
-        (("PUT", "/storage", 403), "your token does not allow this"),
-        (("POST", f"/api/models/{REPO}/commit", 500), "the hub answered 500; try again later"),
+        ("POST", "/api/repos/create", 401, "your login is missing or not valid: log in with `hf auth login`"),
+        ("POST", "/api/repos/create", 403, "your token does not allow this"),
+        ("POST", "/preupload/", 403, "your token does not allow this"),
+        ("PUT", "/storage/", 403, "your token does not allow this"),
+        ("POST", "/commit/", 500, "the hub answered 500; try again later"),
     ],
 )
-def test_a_push_that_fails_changes_nothing(pipe, pushed, failure, message):
+def test_a_push_that_fails_changes_nothing(pipe, pushed, method, part, status, message):
     before = dict(pushed.repos[REPO]["main"])
-    method, path, status = failure
-    pushed.failures = {(method, path): status}
-    if "create" in path:  # the client asks whether the repository is there all the same
-        pushed.failures["GET", "/api/models"] = status
+    pushed.failures = {(method, part): Answer(status)}
+    if "create" in part:  # the client asks whether the repository is there all the same
+        pushed.failures["GET", "/api/models"] = Answer(status)
     changed = emage.Emage(pipe.network, pipe.tokenizer, replace(pipe.config, method="iterative1"))
     with pytest.raises(InputError, match=message) as error:
         changed.push_to_hub(REPO)

@@ -1,0 +1,58 @@
+"""What training and evaluation leave for the model card. No cluster: the parts that write are called directly."""
+
+from pathlib import Path
+
+import torch
+
+import emage
+from emage import checkpoint, config, training
+from emage.on_ray import evaluate, train
+from emage.token_table import TokenTable
+
+
+def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    settings = config.preset(
+        config.TrainConfig,
+        "tiny",
+        data={"path": str(token_table)},
+        run={"output": str(tmp_path / "run"), "prompts": ["a large blue square"]},
+        optim={"steps": 2},
+        mlflow={"enabled": False},
+    )
+    table = TokenTable(str(token_table), 0)
+    parts = train._parts(settings, table.tokenizer)
+    torch.manual_seed(0)
+    objective = training.Objective(checkpoint.build(parts), settings.method, settings.objective)
+    engine = training.BareEngine(objective, settings.optim)
+    watcher = train.Watcher(settings, {"output": str(tmp_path / "run"), "run": None}, engine, parts, start=0)
+    training.fit(engine, table, settings, watcher)
+    watcher.finish(table)
+    pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
+    assert {"loss", "accuracy_masked", "context_gain"} <= pipe.facts["metrics"].keys()
+    assert pipe.facts["settings"]["optim"]["lr"] == settings.optim.lr and pipe.facts["seconds"] >= 0
+    assert pipe.facts["data"] == {"path": token_table.name, "rows": 200} | {
+        "fingerprint": train._fingerprint(str(token_table))
+    }
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "| steps | 2 |" in card and f"| loss at the end | {pipe.facts['metrics']['loss']:.4g} |" in card
+    assert 'pipe.generate(["a large blue square"], seed=7)' in card
+    assert (tmp_path / "run" / "model" / "samples.png").exists()
+
+
+def test_evaluation_leaves_its_figures_with_the_checkpoint(tiny_model: Path, tmp_path: Path, capsys):
+    pipe = emage.Emage.from_pretrained(tiny_model, device="cpu")
+    pipe.save_pretrained(tmp_path / "model")
+    settings = config.preset(
+        config.EvaluateConfig, "tiny", checkpoint=str(tmp_path / "model"), captions="/data/c.txt", output="out"
+    )
+    identity = {"checkpoint": pipe.facts["files"], "captions": "c0ffee", "seed": 1}
+    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, identity)
+    _, facts = checkpoint.check(tmp_path / "model")
+    (record,) = facts["scores"].values()
+    expected = {"captions": "c0ffee", "seed": 1}
+    assert record == {"file": "c.txt", "captions": 8, "figures": {"objects_right": 0.5}, "settings": expected}
+    (tmp_path / "model" / "README.md").unlink()
+    (tmp_path / "model" / "README.md").mkdir()  # stands for a folder that may not be written to: root may write to any
+    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, identity)
+    assert "the scores could not be added to the model card" in capsys.readouterr().out
