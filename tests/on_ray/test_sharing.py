@@ -23,9 +23,10 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
     table = TokenTable(str(token_table), 0)
     parts = train._parts(settings, table.tokenizer)
     torch.manual_seed(0)
-    objective = training.Objective(checkpoint.build(parts), settings.method, settings.objective)
-    engine = training.BareEngine(objective, settings.optim)
-    watcher = train.Watcher(settings, {"output": str(tmp_path / "run"), "run": None}, engine, parts, start=0)
+    network = checkpoint.build(parts)
+    engine = training.BareEngine(training.Objective(network, settings.method, settings.objective), settings.optim)
+    places = {"output": str(tmp_path / "run"), "run": None}
+    watcher = train.Watcher(settings, places, engine, network, parts, start=0)
     training.fit(engine, table, settings, watcher)
     watcher.finish(table)
     pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
