@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from emage.config import OptimConfig
 
@@ -37,7 +37,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     The decay grows from 0.1 with the updates, (1 + n) / (10 + n), or the average would remember the first weights long.
     """
 
-    def follow(averages: list[Tensor], current: list[Tensor], num_updates: Tensor | int) -> None:
+    def follow(averages: PARAM_LIST, current: PARAM_LIST, num_updates: Tensor | int) -> None:
         n = int(num_updates)
         torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
 

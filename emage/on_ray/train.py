@@ -12,7 +12,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import torch
@@ -248,7 +248,7 @@ def _worker(settings: dict[str, Any]) -> None:
             if average is not None:
                 average.load_state_dict(load_file(f"{folder}/{TAG}/{AVERAGE}"))
         print(f"going on from step {start}", flush=True)
-    kept = network if average is None else average.module
+    kept = network if average is None else cast(Network, average.module)
     watcher = Watcher(config, settings, engine, kept, parts, start) if rank == 0 else None
 
     def on_step(step: int, metrics: Metrics, batch: Batch) -> None:
