@@ -81,5 +81,19 @@ def load(
     config, record = check(folder)
     network = build(config)
     network.load_state_dict(load_file(Path(folder) / MODEL))
-    tokenizer = tokenizers.load(record["tokenizer"]["name"], weights=Path(folder) / TOKENIZER, device=device)
+    tokenizer = _tokenizer(Path(folder), record["tokenizer"], device)
     return network.to(device).eval(), tokenizer, config, record
+
+
+def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.device) -> Any:
+    """The folder's tokenizer, if its weights are those that the manifest names."""
+    try:
+        tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
+    except ValueError as error:
+        raise InputError(f"{folder} is a damaged checkpoint: {error}") from error
+    if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):
+        raise InputError(
+            f"{folder} is a damaged checkpoint: its tokenizer is {tokenizer.name} ({tokenizer.sha256[:12]}), but "
+            f"{manifest.NAME} says {recorded['name']} ({recorded['sha256'][:12]}): copy the whole folder again"
+        )
+    return tokenizer

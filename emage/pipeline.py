@@ -184,7 +184,7 @@ class Emage:
     def size(self) -> tuple[int, int]:
         """(height, width) of a picture in pixels."""
         rows, columns = self.config.grid
-        return rows * self.tokenizer.config.stride, columns * self.tokenizer.config.stride
+        return rows * self.tokenizer.stride, columns * self.tokenizer.stride
 
     def settings(self, **sampling: Any) -> SamplingConfig:
         """The checkpoint's sampling settings with some replaced. Raises InputError for one that isn't right."""

@@ -25,7 +25,7 @@ PICTURE = pa.schema(
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """Which tokenizer made a token table, or belongs to a checkpoint. `sha256` is that of its weights file."""
+    """Which tokenizer made a token table, or belongs to a checkpoint. `sha256` is its weights' fingerprint."""
 
     name: str
     sha256: str

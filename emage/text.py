@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emage.config import ModelConfig
 from emage.errors import InputError
-from emage.tokenizers.weights import UNPICKLING_ERRORS
+from emage.tokenizers.published import UNPICKLING_ERRORS
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import emage
-from emage import checkpoint, ranking
+from emage import checkpoint, manifest, ranking, tokenizers
 from emage.config import SamplingConfig
 from emage.errors import InputError
 from emage.pipeline import Guided
@@ -146,6 +146,26 @@ def test_another_tokenizer_is_refused(tiny_model: Path, tmp_path: Path):
     record["files"]["tokenizer.safetensors"] = "0" * 64
     (swapped / "manifest.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="not the one this model was trained with"):
+        checkpoint.load(swapped)
+
+
+def swap_tokenizer(folder: Path, **changes) -> None:
+    """Puts another tokenizer there, with a `files` entry that fits it."""
+    tokenizer = tokenizers.load("vqgan-demo-f8-512")
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.quantize.embedding.weight.data[7, 3] += 1e-3
+    tokenizers.save(tokenizer, folder / "tokenizer.safetensors")
+    record = json.loads((folder / "manifest.json").read_text())
+    record["files"]["tokenizer.safetensors"] = manifest.sha256(folder / "tokenizer.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("changes", [{}, {"name": "another"}])
+def test_another_tokenizer_is_refused_even_where_the_file_list_fits(changes, tiny_model: Path, tmp_path: Path):
+    swapped = shutil.copytree(tiny_model, tmp_path / "swapped")
+    swap_tokenizer(swapped, **changes)
+    with pytest.raises(InputError, match=r"its tokenizer is \S+ \(\w{12}\), but manifest\.json says vqgan-demo-f8-512"):
         checkpoint.load(swapped)
 
 

@@ -6,30 +6,32 @@ pixels = tok.decode(ids)
 tok.vocab_size, tok.grid, tok.name, tok.sha256
 """
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from emage import manifest
-from emage.tokenizers import download
+from emage.config import nearest
+from emage.tokenizers import download, published
 from emage.tokenizers import weights as files
-from emage.tokenizers.vqgan import VQGAN, VQGANConfig
-from emage.tokenizers.weights import load_file, save
+from emage.tokenizers.dvae import DVAEConfig
+from emage.tokenizers.vqgan import VQGANConfig
+from emage.tokenizers.weights import Config, Tokenizer, load_file, save
 
-__all__ = ["DEMO", "TOKENIZERS", "Published", "load", "load_file", "save"]
+__all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "save"]
 
 
 @dataclass(frozen=True)
 class Published:
-    config: VQGANConfig
-    url: str  # a Lightning checkpoint, or a zip
-    member: str | None = None  # the checkpoint's name inside the zip
+    config: Config
+    urls: dict[str, str]  # file name -> where it is; see tokenizers.published for the forms
 
-    def load(self, name: str, path: str | Path | None, device: str | torch.device) -> VQGAN:
-        path = path or download.fetch(name, self.url, self.member)
-        return files.build(name, self.config, files.read(path), manifest.sha256(path), device)
+    def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
+        if path is None:
+            path = download.fetch(name, self.urls)
+        elif Path(path).suffix != ".safetensors":
+            path = download.convert(path)
+        return files.build(name, self.config, published.read(path), device)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Shipped:
 
     file: Path
 
-    def load(self, name: str, path: str | Path | None, device: str | torch.device) -> VQGAN:
+    def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         return load_file(path or self.file, device)
 
 
@@ -47,35 +49,42 @@ DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.shapes
 # Name -> anything with load(name, path, device): path is the user's file or folder, None for our own copy.
 TOKENIZERS = {
     DEMO: Shipped(Path(__file__).with_name(f"{DEMO}.safetensors")),
+    "dvae": Published(
+        DVAEConfig(),
+        {
+            "encoder.pkl": "https://cdn.openai.com/dall-e/encoder.pkl",
+            "decoder.pkl": "https://cdn.openai.com/dall-e/decoder.pkl",
+        },
+    ),
     "vqgan-f16-1024": Published(
         VQGANConfig(vocab_size=1024, channel_mult=(1, 1, 2, 2, 4), attention_resolutions=(16,)),
-        "https://heibox.uni-heidelberg.de/f/140747ba53464f49b476/?dl=1",
+        {"last.ckpt": "https://heibox.uni-heidelberg.de/f/140747ba53464f49b476/?dl=1"},
     ),
     "vqgan-f16-16384": Published(
         VQGANConfig(vocab_size=16384, channel_mult=(1, 1, 2, 2, 4), attention_resolutions=(16,)),
-        "https://heibox.uni-heidelberg.de/f/867b05fc8c4841768640/?dl=1",
+        {"last.ckpt": "https://heibox.uni-heidelberg.de/f/867b05fc8c4841768640/?dl=1"},
     ),
     "vqgan-f8-256": Published(
         VQGANConfig(vocab_size=256, code_dim=4, z_channels=4, channel_mult=(1, 2, 2, 4)),
-        "https://ommer-lab.com/files/latent-diffusion/vq-f8-n256.zip",
-        member="model.ckpt",
+        {"vq-f8-n256.zip": "https://ommer-lab.com/files/latent-diffusion/vq-f8-n256.zip"},
     ),
     "vqgan-f8-16384": Published(
         VQGANConfig(vocab_size=16384, code_dim=4, z_channels=4, channel_mult=(1, 2, 2, 4)),
-        "https://ommer-lab.com/files/latent-diffusion/vq-f8.zip",
-        member="model.ckpt",
+        {"vq-f8.zip": "https://ommer-lab.com/files/latent-diffusion/vq-f8.zip"},
     ),
     "vqgan-gumbel-f8-8192": Published(
         VQGANConfig(vocab_size=8192, channel_mult=(1, 1, 2, 4), quantizer="gumbel"),
-        "https://heibox.uni-heidelberg.de/f/34a747d5765840b5a99d/?dl=1",
+        {"last.ckpt": "https://heibox.uni-heidelberg.de/f/34a747d5765840b5a99d/?dl=1"},
     ),
 }
 
 
-def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> VQGAN:
-    """A tokenizer by name, in eval mode. weights: a local .safetensors or .ckpt; without it, our own copy.
+def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Tokenizer:
+    """A tokenizer by name, in eval mode.
 
-    A .safetensors that `save` wrote knows its own config, so that its name need not be in TOKENIZERS.
+    weights: a .safetensors, or what was published (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a folder with
+    encoder.pkl and decoder.pkl), which is converted once; without it, our own copy. A .safetensors that `save` wrote
+    knows its own config, so that its name need not be in TOKENIZERS.
     """
     if weights is not None and not Path(weights).exists():
         raise ValueError(f"no file {weights}")
@@ -84,6 +93,5 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
             raise ValueError(f"{weights} holds {described[0]!r}, not {name!r}")
         return load_file(weights, device)
     if name not in TOKENIZERS:
-        near = difflib.get_close_matches(name, TOKENIZERS, n=1, cutoff=0)
-        raise ValueError(f"no tokenizer {name!r}; the nearest is {near[0]!r}. All: {', '.join(TOKENIZERS)}")
+        raise ValueError(f"no tokenizer {name!r}{nearest(name, list(TOKENIZERS))} (all: {', '.join(TOKENIZERS)})")
     return TOKENIZERS[name].load(name, weights, device)

@@ -1,24 +1,25 @@
 """The cache of published weights: each file is fetched once, checked at every use, and kept as safetensors.
 
-    <cache>/tokenizers/NAME.safetensors           what is loaded
+    <cache>/tokenizers/NAME.safetensors           what is loaded; NAME is the sha256 of a file of the user's own
     <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that no longer fits it is refused
-    <cache>/tokenizers/NAME.download.sha256       the same for the published file, which is deleted once converted
-    <cache>/tokenizers/NAME.download.part         a download under way; the next try goes on from its end
+    <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted once converted
+    <cache>/tokenizers/NAME/FILE.part             a download under way; the next try goes on from its end
 
-<cache> is $EMAGE_CACHE, else ~/.cache/emage.
+<cache> is $EMAGE_CACHE, else ~/.cache/emage. Of several processes one does the work and the others wait for it.
 """
 
+import hashlib
 import os
-import shutil
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from emage import manifest
-from emage.tokenizers.weights import read, write
+from emage.tokenizers.published import read
+from emage.tokenizers.weights import write
 
 BLOCK = 1 << 20  # bytes
 
@@ -27,26 +28,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EMAGE_CACHE") or Path.home() / ".cache" / "emage") / "tokenizers"
 
 
-def fetch(name: str, url: str, member: str | None = None) -> Path:
+def fetch(name: str, urls: dict[str, str]) -> Path:
     """The cached safetensors of a published tokenizer, downloaded and converted if it is not there.
 
-    url leads to a Lightning checkpoint, or to a zip with one as `member`.
+    urls: file name -> where it is. Several files together are one tokenizer, read as a folder.
     """
-    folder = cache_folder()
-    converted = folder / f"{name}.safetensors"
-    if converted.exists():
-        pin(converted)
-        return converted
+    folder = cache_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
-    published = folder / f"{name}.download"
-    if not published.exists():
-        download(url, published)
-    pin(published)
-    checkpoint = unzip(published, member, folder / f"{name}.ckpt") if member else published
-    write(read(checkpoint), converted)
-    pin(converted)
-    published.unlink()
-    checkpoint.unlink(missing_ok=True)
+    converted = cache_folder() / f"{name}.safetensors"
+    files = [folder / file for file in urls]
+    with FileLock(f"{converted}.lock"):
+        if not converted.exists():
+            for file in files:
+                if not file.exists():
+                    download(urls[file.name], file)
+                pin(file)
+            write(read(folder if len(files) > 1 else files[0]), converted)
+            for file in files:
+                file.unlink()
+        pin(converted)
+    return converted
+
+
+def convert(path: str | Path) -> Path:
+    """The cached safetensors of a published file (or folder) of the user's own, made where it is not there.
+
+    It is found by the file's content: a file that changed in place, even within the clock's tick, is another one.
+    """
+    path = Path(path)
+    parts = sorted(path.glob("*.pkl")) if path.is_dir() else [path]
+    content = hashlib.sha256("".join(manifest.sha256(part) for part in parts).encode()).hexdigest()
+    converted = cache_folder() / f"{content}.safetensors"
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{converted}.lock"):
+        if not converted.exists():
+            write(read(path), converted)
+        pin(converted)
     return converted
 
 
@@ -61,7 +78,7 @@ def pin(path: Path) -> str:
     if actual != expected:
         raise ValueError(
             f"{path} changed: sha256 {actual}, first seen as {expected}. "
-            f"Delete it to fetch it again; delete {sidecar.name} too if the change is wanted."
+            f"Delete it to have it made again; delete {sidecar.name} too if the change is wanted."
         )
     return actual
 
@@ -91,9 +108,3 @@ def download(url: str, path: Path) -> None:
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"{url} broke off at {part.stat().st_size} of {total} bytes; call again to go on")
     part.replace(path)
-
-
-def unzip(archive: Path, member: str, path: Path) -> Path:
-    with zipfile.ZipFile(archive) as files, files.open(member) as source, open(path, "wb") as target:
-        shutil.copyfileobj(source, target)
-    return path

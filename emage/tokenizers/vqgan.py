@@ -11,13 +11,14 @@ strict=True once `loss.*` is dropped.
 Keep it in float32: in float16 the published weights give NaN.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from emage.tokenizers.checks import check_pixels, to_grid
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class VQGAN(nn.Module):
         super().__init__()
         self.config = config
         self.name = name
-        self.sha256 = ""  # of the weights file's bytes; set by whoever loads one
+        self.sha256 = ""  # of the weights, see weights.fingerprint; set by whoever loads them
         self.vocab_size = config.vocab_size
+        self.stride = config.stride
         side = config.resolution // config.stride
         self.grid = (side, side)  # of a picture of the config's resolution
         self.encoder = Encoder(config)
@@ -66,26 +68,13 @@ class VQGAN(nn.Module):
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
-        if ids.ndim != 2:
-            raise ValueError(f"ids must be (batch, tokens), not {tuple(ids.shape)}")
-        side = math.isqrt(ids.shape[1])
-        h, w = grid or (side, side)
-        if h * w != ids.shape[1]:
-            raise ValueError(f"{ids.shape[1]} tokens do not fill a {h} x {w} grid: give the right grid=(h, w)")
-        if ids.numel() and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise ValueError(f"ids must lie in 0..{self.vocab_size - 1}; found {int(ids.min())}..{int(ids.max())}")
-        codes = self.quantize.codes[ids]  # (B, N, E)
-        return self.pixels(codes.unflatten(1, (h, w)).permute(0, 3, 1, 2)).clamp(0, 1)
+        codes = self.quantize.codes[to_grid(ids, self.vocab_size, grid)]  # (B, h, w, E)
+        return self.pixels(codes.permute(0, 3, 1, 2)).clamp(0, 1)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, H, W) in [0, 1] -> latents before quantizing (B, E, h, w)."""
-        stride = self.config.stride
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"pixels must be (batch, 3, height, width), not {tuple(pixels.shape)}")
-        if pixels.shape[2] % stride or pixels.shape[3] % stride or 0 in pixels.shape[2:]:
-            raise ValueError(
-                f"{self.name} needs sides that are multiples of {stride} px, not {tuple(pixels.shape[2:])}"
-            )
+        check_pixels(pixels, self.stride, self.name)
+        stride = self.stride
         x = 2 * pixels - 1
         if not self.config.patchwise:
             return self.quant_conv(self.encoder(x))  #                                          (B, E, h, w)

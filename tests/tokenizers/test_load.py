@@ -1,59 +1,36 @@
-"""load, save and the cache, with a tiny tokenizer and a local HTTP server."""
+"""load and save: names, files, what is converted when, and which weights count as the same."""
 
-import http.server
-import io
+import hashlib
 import os
 import sys
-import threading
 import types
-import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from published_files import lightning, zipped
 
-from emage import manifest, tokenizers
-from emage.tokenizers import Published, download, weights
-from emage.tokenizers.vqgan import VQGAN, VQGANConfig
-
-CONFIG = VQGANConfig(
-    vocab_size=10,
-    code_dim=4,
-    z_channels=4,
-    channels=8,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    num_groups=4,
-    resolution=8,
-    attention_resolutions=(4,),
-)
-PIXELS = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+from emage import tokenizers
+from emage.tokenizers import Published, published, weights
 
 
-@pytest.fixture
-def model() -> VQGAN:
-    torch.manual_seed(0)
-    return VQGAN(CONFIG, "tiny").eval()
-
-
-def lightning(model: VQGAN) -> dict:
-    state = dict(model.state_dict()) | {"loss.perceptual_loss.weight": torch.zeros(3)}
-    return {"state_dict": state, "epoch": 3, "optimizer_states": [], "callbacks": {}}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def test_save_and_load(model, tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    sha256 = tokenizers.save(model, path)
-    for loaded in (tokenizers.load_file(path), tokenizers.load("tiny", weights=path)):
-        assert (loaded.name, loaded.config, loaded.sha256) == ("tiny", CONFIG, sha256)
-        assert torch.equal(loaded.encode(PIXELS), model.encode(PIXELS))
-        assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
-    assert tokenizers.save(model, tmp_path / "again.safetensors") == sha256
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "tiny.safetensors"]
+def test_save_and_load(model, dvae, pixels, tmp_path):
+    for tokenizer in (model, dvae):
+        path = tmp_path / f"{tokenizer.name}.safetensors"
+        sha256 = tokenizers.save(tokenizer, path)
+        for loaded in (tokenizers.load_file(path), tokenizers.load(tokenizer.name, weights=path)):
+            assert (loaded.name, loaded.config, loaded.sha256) == (tokenizer.name, tokenizer.config, sha256)
+            assert torch.equal(loaded.encode(pixels), tokenizer.encode(pixels))
+            assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+        tokenizers.save(tokenizer, tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == [
+        "again.safetensors",
+        "tiny-dvae.safetensors",
+        "tiny.safetensors",
+    ]
 
 
 def test_loading_leaves_the_seed_alone(model, tmp_path):
@@ -71,7 +48,7 @@ def test_a_file_of_another_name_is_refused(model, tmp_path):
 
 
 def test_unknown_name_gets_the_nearest():
-    with pytest.raises(ValueError, match="nearest is 'vqgan-f8-16384'"):
+    with pytest.raises(ValueError, match=r"did you mean vqgan-f8-16384\?"):
         tokenizers.load("vqgan-f8-16348")
 
 
@@ -80,55 +57,22 @@ def test_missing_file():
         tokenizers.load("vqgan-f8-256", weights="not-here.ckpt")
 
 
-def test_lightning_checkpoint(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(CONFIG, "http://unused"))
-    path = tmp_path / "last.ckpt"
-    torch.save(lightning(model), path)
-    loaded = tokenizers.load("tiny", weights=path)
-    assert loaded.sha256 == manifest.sha256(path)
-    assert torch.equal(loaded.encode(PIXELS), model.encode(PIXELS))
+def test_weights_of_another_shape_are_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(replace(model.config, vocab_size=11), {}))
+    (tmp_path / "last.ckpt").write_bytes(lightning(model))
+    with pytest.raises(ValueError, match="do not fit tiny"):
+        tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
 
 
 def test_lightning_checkpoint_with_callback_classes(model, tmp_path, monkeypatch):
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
-    checkpoint = lightning(model)
-    checkpoint["callbacks"] = {module.ModelCheckpoint: {"best_model_score": torch.tensor(0.5)}}
+    callbacks = {module.ModelCheckpoint: {"best_model_score": torch.tensor(0.5)}}
     with monkeypatch.context() as patch:  # Lightning is there when the file is written, and not when it is read
         for i in range(1, 4):
             patch.setitem(sys.modules, ".".join(module.__name__.split(".")[:i]), module)
-        torch.save(checkpoint, tmp_path / "last.ckpt")
-    assert weights.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
-
-
-def test_weights_of_another_shape_are_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(replace(CONFIG, vocab_size=11), "http://unused"))
-    torch.save(lightning(model), tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="do not fit tiny"):
-        tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
-
-
-class Hostile:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-def test_a_hostile_checkpoint_runs_nothing(model, tmp_path):
-    trace = tmp_path / "ran"
-    torch.save(lightning(model) | {"callbacks": Hostile(f"touch {trace}")}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="cannot be loaded safely"):
-        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip"])
-def test_a_damaged_checkpoint(content, tmp_path):
-    (tmp_path / "last.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be loaded safely"):
-        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+        (tmp_path / "last.ckpt").write_bytes(lightning(model, callbacks=callbacks))
+    assert published.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
 
 
 def test_a_damaged_safetensors(model, tmp_path):
@@ -139,104 +83,84 @@ def test_a_damaged_safetensors(model, tmp_path):
         tokenizers.load("tiny", weights=path)
 
 
-def test_a_checkpoint_without_state_dict(tmp_path):
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="no 'state_dict'"):
-        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+# ---------------------------------------------------------------------------------------------------------------------
+# Identity
+
+
+def containers(model, folder: Path) -> list[Path]:
+    """The same weights in every kind of file."""
+    folder.mkdir(exist_ok=True)
+    (folder / "last.ckpt").write_bytes(lightning(model))
+    (folder / "more.ckpt").write_bytes(lightning(model, optimizer_states=[{"lr": 1.0}]))
+    (folder / "vq.zip").write_bytes(zipped(lightning(model)))
+    tokenizers.save(model, folder / "tiny.safetensors")
+    safetensors.torch.save_file(dict(reversed(model.state_dict().items())), folder / "bare.safetensors")
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def test_the_same_weights_are_the_same_tokenizer_in_any_file(model, pixels, tmp_path):
+    loaded = [tokenizers.load("tiny", weights=path) for path in containers(model, tmp_path / "files")]
+    assert len(loaded) == 5 and {each.sha256 for each in loaded} == {weights.fingerprint(model.state_dict())}
+    assert all(torch.equal(each.encode(pixels), model.encode(pixels)) for each in loaded)
+
+
+def test_the_fingerprint_by_hand():
+    by_hand = hashlib.sha256(b'["a", "torch.float32", [2]]' + b"\0\0\x80?\0\0\0@" + b'["b", "torch.uint8", [1, 1]]\x07')
+    tensors = {"b": torch.tensor([[7]], dtype=torch.uint8), "a": torch.tensor([1.0, 2.0])}
+    assert weights.fingerprint(tensors) == by_hand.hexdigest()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(2)},
+        {"a": torch.ones(2)},
+        {"a": torch.zeros(1, 2)},
+        {"a": torch.zeros(2, dtype=torch.int32)},
+        {"a": torch.zeros(2), "b": torch.zeros(0)},
+    ],
+)
+def test_other_weights_have_another_fingerprint(other):
+    assert weights.fingerprint(other) != weights.fingerprint({"a": torch.zeros(2)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Downloads
+# Conversion of a user's own files
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves server.files by path, with ranges; server.asked lists (path, Range header)."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers.get("Range")
-            self.server.asked.append((self.path, asked))
-            content = self.server.files.get(self.path)
-            if content is None:
-                return self.send_error(404)
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-            if start >= len(content):
-                return self.send_error(416)
-            self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            self.wfile.write(content[start:][: self.server.breaks_off_after])
-
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.asked, server.breaks_off_after = {}, [], None
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+def test_a_published_file_is_converted_once(model, tmp_path, cache, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(lightning(model))
+    first = tokenizers.load("tiny", weights=path)
+    (converted,) = cache.glob("*.safetensors")
+    monkeypatch.setattr(published, "read_lightning", None)  # reading it again would fail
+    (tmp_path / "moved.ckpt").write_bytes(path.read_bytes())
+    assert tokenizers.load("tiny", weights=tmp_path / "moved.ckpt").sha256 == first.sha256
+    assert list(cache.glob("*.safetensors")) == [converted]
 
 
-@pytest.fixture
-def published(server, model, monkeypatch):
-    """The tiny tokenizer as if it were published: at /last.ckpt, and zipped at /model.zip as 'zipped'."""
-    buffer = io.BytesIO()
-    torch.save(lightning(model), buffer)
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as files:
-        files.writestr("model.ckpt", buffer.getvalue())
-    server.files |= {"/last.ckpt": buffer.getvalue(), "/model.zip": archive.getvalue()}
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(CONFIG, f"{server.url}/last.ckpt"))
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "zipped", Published(CONFIG, f"{server.url}/model.zip", "model.ckpt"))
-    return server
+def test_a_changed_file_is_converted_again(model, tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(lightning(model))
+    before, stamp = tokenizers.load("tiny", weights=path), path.stat()
+    model.quantize.embedding.weight.data += 1
+    path.write_bytes(lightning(model))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert path.stat().st_size == stamp.st_size
+    assert tokenizers.load("tiny", weights=path).sha256 == weights.fingerprint(model.state_dict()) != before.sha256
 
 
-@pytest.mark.parametrize("name", ["tiny", "zipped"])
-def test_downloads_once_and_converts(name, published, model):
-    first, second = tokenizers.load(name), tokenizers.load(name)
-    assert len(published.asked) == 1
-    assert first.sha256 == second.sha256 == manifest.sha256(download.cache_folder() / f"{name}.safetensors")
-    assert torch.equal(first.encode(PIXELS), model.encode(PIXELS))
-    left = sorted(path.name for path in download.cache_folder().iterdir())
-    assert left == [f"{name}.download.sha256", f"{name}.safetensors", f"{name}.safetensors.sha256"]
-
-
-def test_goes_on_after_a_break(published):
-    published.breaks_off_after = 1000
-    with pytest.raises(ConnectionError, match="call again to go on"):
-        tokenizers.load("tiny")
-    published.breaks_off_after = None
-    tokenizers.load("tiny")
-    assert published.asked == [("/last.ckpt", None), ("/last.ckpt", "bytes=1000-")]
-
-
-def test_a_whole_part_is_taken_as_it_is(published):
-    part = download.cache_folder() / "tiny.download.part"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(published.files["/last.ckpt"])
-    assert tokenizers.load("tiny").name == "tiny"
-
-
-def test_a_changed_file_is_refused(published):
-    tokenizers.load("tiny")
-    with open(download.cache_folder() / "tiny.safetensors", "ab") as file:
-        file.write(b"x")
+def test_a_tampered_conversion_is_refused(model, tmp_path, cache):
+    (tmp_path / "last.ckpt").write_bytes(lightning(model))
+    tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
+    (converted,) = cache.glob("*.safetensors")
+    converted.write_bytes(converted.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="changed"):
-        tokenizers.load("tiny")
+        tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
 
 
-def test_a_changed_publication_is_refused(published):
-    tokenizers.load("tiny")
-    (download.cache_folder() / "tiny.safetensors").unlink()
-    published.files["/last.ckpt"] += b"x"
-    with pytest.raises(ValueError, match="changed"):
-        tokenizers.load("tiny")
-
-
-def test_a_missing_publication(published):
-    del published.files["/last.ckpt"]
-    with pytest.raises(ConnectionError, match="404"):
-        tokenizers.load("tiny")
+def test_a_refused_file_leaves_no_conversion(tmp_path, cache):
+    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="cannot be loaded safely"):
+        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+    assert not [*cache.glob("*.safetensors*.tmp"), *cache.glob("*.safetensors")]

@@ -1,0 +1,26 @@
+"""What every tokenizer asks of its input, with one text for each mistake. Raises ValueError."""
+
+import math
+
+from torch import Tensor
+
+
+def check_pixels(pixels: Tensor, stride: int, name: str) -> None:
+    """pixels must be (B, 3, H, W) with sides that the stride divides."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"pixels must be (batch, 3, height, width), not {tuple(pixels.shape)}")
+    if pixels.shape[2] % stride or pixels.shape[3] % stride or 0 in pixels.shape[2:]:
+        raise ValueError(f"{name} needs sides that are multiples of {stride} px, not {tuple(pixels.shape[2:])}")
+
+
+def to_grid(ids: Tensor, vocab_size: int, grid: tuple[int, int] | None) -> Tensor:
+    """ids (B, N) -> (B, h, w), every one within the vocabulary. grid: (h, w), a square if not given."""
+    if ids.ndim != 2:
+        raise ValueError(f"ids must be (batch, tokens), not {tuple(ids.shape)}")
+    side = math.isqrt(ids.shape[1])
+    h, w = grid or (side, side)
+    if h * w != ids.shape[1]:
+        raise ValueError(f"{ids.shape[1]} tokens do not fill a {h} x {w} grid: give the right grid=(h, w)")
+    if ids.numel() and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise ValueError(f"ids must lie in 0..{vocab_size - 1}; found {int(ids.min())}..{int(ids.max())}")
+    return ids.unflatten(1, (h, w))

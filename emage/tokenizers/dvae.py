@@ -1,0 +1,141 @@
+"""OpenAI's discrete VAE: pictures to codes and back, with the network and the state-dict keys of package dall_e.
+
+    pixels -> encoder -> scores of every code -> ids -> decoder -> pixels
+
+Letters: B batch, H W picture, h w grid (H / 8, W / 8), N = h * w tokens, V codes, E width behind the decoder's input.
+
+Module names follow the published modules (`blocks.group_1.block_2.res_path.conv_3.w`), so that their weights load with
+strict=True. There is no code table: the decoder's first layer is a 1x1 convolution of the one-hot ids, and its columns
+are the codes.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emage.tokenizers.checks import check_pixels, to_grid
+
+STRIDE = 8  # px per token: three of the four groups change the size
+MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is tame
+
+
+@dataclass(frozen=True)
+class DVAEConfig:
+    vocab_size: int = 8192
+    n_hid: int = 256  # channels of the group nearest the picture; the others have 2, 4 and 8 times as many
+    n_init: int = 128  # width of a code as the decoder gets it
+    num_blocks: int = 2  # per group
+    resolution: int = 256  # px; fixes `grid`, other sizes still work
+
+
+class DVAE(nn.Module):
+    def __init__(self, config: DVAEConfig, name: str = "dvae"):
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.sha256 = ""  # of the weights, see weights.fingerprint; set by whoever loads them
+        self.vocab_size = config.vocab_size
+        self.stride = STRIDE
+        self.grid = (config.resolution // STRIDE,) * 2  # of a picture of the config's resolution
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, H, W) in [0, 1] -> ids (B, N) int64, row by row. No sampling: the best code of each place."""
+        check_pixels(pixels, self.stride, self.name)
+        scores = self.encoder((1 - 2 * MARGIN) * pixels + MARGIN)  # (B, V, h, w)
+        return scores.argmax(1).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
+        out = self.decoder(to_grid(ids, self.vocab_size, grid))  # (B, 6, H, W): locations, then scales
+        return ((out[:, :3].sigmoid() - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        n = config.n_hid
+        blocks: OrderedDict[str, nn.Module] = OrderedDict(input=Conv2d(3, n, 7))
+        for i, (c_in, c_out) in enumerate(pairwise([n, n, 2 * n, 4 * n, 8 * n]), start=1):
+            blocks[f"group_{i}"] = group(c_in, c_out, (3, 3, 3, 1), config.num_blocks)
+            if i < 4:
+                blocks[f"group_{i}"].add_module("pool", nn.MaxPool2d(2))
+        blocks["output"] = output(8 * n, config.vocab_size)
+        self.blocks = nn.Sequential(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W)
+        return self.blocks(x)  #                (B, V, h, w)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: DVAEConfig):
+        super().__init__()
+        n = config.n_hid
+        blocks: OrderedDict[str, nn.Module] = OrderedDict(input=Conv2d(config.vocab_size, config.n_init, 1))
+        for i, (c_in, c_out) in enumerate(
+            [(config.n_init, 8 * n), (8 * n, 4 * n), (4 * n, 2 * n), (2 * n, n)], start=1
+        ):
+            blocks[f"group_{i}"] = group(c_in, c_out, (1, 3, 3, 3), config.num_blocks)
+            if i < 4:
+                blocks[f"group_{i}"].add_module("upsample", nn.Upsample(scale_factor=2.0, mode="nearest"))
+        blocks["output"] = output(n, 6)
+        self.blocks = nn.Sequential(blocks)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (B, h, w)
+        table, *rest = self.blocks
+        # A 1x1 convolution of one-hot ids is a look-up: no (B, V, h, w) of zeros
+        x = F.embedding(ids, table.w.flatten(1).T) + table.b  # (B, h, w, E)
+        x = x.permute(0, 3, 1, 2)  #                            (B, E, h, w)
+        for block in rest:
+            x = block(x)
+        return x  #                                             (B, 6, H, W)
+
+
+def group(c_in: int, c_out: int, kernels: tuple[int, ...], num_blocks: int) -> nn.Sequential:
+    widths = [c_in] + [c_out] * (num_blocks - 1)
+    gain = 1 / (4 * num_blocks) ** 2  # of all four groups' blocks
+    return nn.Sequential(
+        OrderedDict((f"block_{i}", Block(width, c_out, kernels, gain)) for i, width in enumerate(widths, start=1))
+    )
+
+
+def output(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=Conv2d(c_in, c_out, 1)))
+
+
+class Block(nn.Module):
+    """Four convolutions, narrow inside, beside a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, kernels: tuple[int, ...], gain: float):
+        super().__init__()
+        self.gain = gain
+        self.id_path = nn.Identity() if c_in == c_out else Conv2d(c_in, c_out, 1)
+        widths = [c_in, c_out // 4, c_out // 4, c_out // 4, c_out]
+        path: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, kernel in enumerate(kernels):
+            path[f"relu_{i + 1}"] = nn.ReLU()
+            path[f"conv_{i + 1}"] = Conv2d(widths[i], widths[i + 1], kernel)
+        self.res_path = nn.Sequential(path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.id_path(x) + self.gain * self.res_path(x)
+
+
+class Conv2d(nn.Module):
+    """A convolution that keeps the size; its parameters are called w and b in the published files."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel) / math.sqrt(c_in * kernel**2))
+        self.b = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.w, self.b, padding="same")

@@ -1,0 +1,99 @@
+"""Published weights from a local HTTP server."""
+
+import http.server
+import threading
+
+import pytest
+import torch
+from published_files import lightning, zipped
+
+from emage import tokenizers
+from emage.tokenizers import Published, weights
+
+
+@pytest.fixture
+def server():
+    """Serves server.files by path, with ranges; server.asked lists (path, Range header)."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            self.server.asked.append((self.path, asked))
+            content = self.server.files.get(self.path)
+            if content is None:
+                return self.send_error(404)
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            if start >= len(content):
+                return self.send_error(416)
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start:][: self.server.breaks_off_after])
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.files, server.asked, server.breaks_off_after = {}, [], None
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def site(server, model, monkeypatch):
+    """The tiny tokenizer as if it were published: a checkpoint, "zipped" in a zip."""
+    server.files |= {"/1": lightning(model), "/2": zipped(lightning(model))}
+    for name, urls in {"tiny": {"last.ckpt": "/1"}, "zipped": {"vq.zip": "/2"}}.items():
+        urls = {file: server.url + path for file, path in urls.items()}
+        monkeypatch.setitem(tokenizers.TOKENIZERS, name, Published(model.config, urls))
+    return server
+
+
+@pytest.mark.parametrize(("name", "file"), [("tiny", "last.ckpt"), ("zipped", "vq.zip")])
+def test_downloads_once_and_converts(name, file, site, model, pixels, cache):
+    first, second = tokenizers.load(name), tokenizers.load(name)
+    assert len(site.asked) == 1
+    assert first.sha256 == second.sha256 == weights.fingerprint(model.state_dict())
+    assert torch.equal(first.encode(pixels), model.encode(pixels))
+    left = sorted(path.name for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file())
+    assert left == [f"{file}.sha256", f"{name}.safetensors", f"{name}.safetensors.sha256"]
+
+
+def test_goes_on_after_a_break(site):
+    site.breaks_off_after = 1000
+    with pytest.raises(ConnectionError, match="call again to go on"):
+        tokenizers.load("tiny")
+    site.breaks_off_after = None
+    tokenizers.load("tiny")
+    assert site.asked == [("/1", None), ("/1", "bytes=1000-")]
+
+
+def test_a_whole_part_is_taken_as_it_is(site, cache):
+    part = cache / "tiny" / "last.ckpt.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(site.files["/1"])
+    assert tokenizers.load("tiny").name == "tiny"
+
+
+def test_a_changed_file_is_refused(site, cache):
+    tokenizers.load("tiny")
+    with open(cache / "tiny.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="changed"):
+        tokenizers.load("tiny")
+
+
+def test_a_changed_publication_is_refused(site, cache):
+    tokenizers.load("tiny")
+    (cache / "tiny.safetensors").unlink()
+    site.files["/1"] += b"x"
+    with pytest.raises(ValueError, match="changed"):
+        tokenizers.load("tiny")
+
+
+def test_a_missing_publication(site):
+    del site.files["/1"]
+    with pytest.raises(ConnectionError, match="404"):
+        tokenizers.load("tiny")
