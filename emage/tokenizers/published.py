@@ -174,10 +174,11 @@ def unpickle(file: IO[bytes], names: list[str], path: Path) -> Any:
 def read_legacy_module(file: IO[bytes], path: Path) -> Any:
     """A module as torch wrote it before 1.6: not a zip, and with the source of its classes, which weights_only refuses.
 
-    Every name gets a stand-in of its own that dies with this call, so that a file which changes one changes nothing.
+    It calls only what `known` holds. Its BUILD would also set attributes on a function, so that those are wrapped anew
+    each time: a file that changes one changes nothing of torch's.
     """
     rebuild = torch._utils
-    known: dict[str, Any] = {name: type("Inert", (Inert,), {}) for name in MODULE_NAMES}
+    known: dict[str, Any] = dict.fromkeys(MODULE_NAMES, Inert)
     known["collections.OrderedDict"] = OrderedDict
     known["__builtin__.set"] = set  # protocol 2 writes the name of Python 2
     known["torch.device"] = torch.device
