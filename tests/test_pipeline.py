@@ -12,6 +12,7 @@ from emage import checkpoint, manifest, ranking, tokenizers
 from emage.config import SamplingConfig
 from emage.errors import InputError
 from emage.pipeline import Guided
+from emage.tokenizers import weights
 
 PROMPTS = ["a small red circle above a large blue square", "a cat", "", "a dog " * 40]
 
@@ -149,24 +150,36 @@ def test_another_tokenizer_is_refused(tiny_model: Path, tmp_path: Path):
         checkpoint.load(swapped)
 
 
-def swap_tokenizer(folder: Path, **changes) -> None:
-    """Puts another tokenizer there, with a `files` entry that fits it."""
-    tokenizer = tokenizers.load("vqgan-demo-f8-512")
-    for name, value in changes.items():
-        setattr(tokenizer, name, value)
-    tokenizer.quantize.embedding.weight.data[7, 3] += 1e-3
-    tokenizers.save(tokenizer, folder / "tokenizer.safetensors")
+def accept_tokenizer(folder: Path) -> None:
+    """Makes the `files` entry fit whatever tokenizer lies there."""
     record = json.loads((folder / "manifest.json").read_text())
     record["files"]["tokenizer.safetensors"] = manifest.sha256(folder / "tokenizer.safetensors")
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("changes", [{}, {"name": "another"}])
-def test_another_tokenizer_is_refused_even_where_the_file_list_fits(changes, tiny_model: Path, tmp_path: Path):
+@pytest.mark.parametrize(("name", "change"), [("vqgan-demo-f8-512", 1e-3), ("another", 0.0)])
+def test_another_tokenizer_is_refused_even_where_the_file_list_fits(name, change, tiny_model: Path, tmp_path: Path):
     swapped = shutil.copytree(tiny_model, tmp_path / "swapped")
-    swap_tokenizer(swapped, **changes)
-    with pytest.raises(InputError, match=r"its tokenizer is \S+ \(\w{12}\), but manifest\.json says vqgan-demo-f8-512"):
+    tokenizer = tokenizers.load("vqgan-demo-f8-512")
+    tokenizer.name = name
+    tokenizer.quantize.embedding.weight.data[7, 3] += change
+    tokenizers.save(tokenizer, swapped / "tokenizer.safetensors")
+    accept_tokenizer(swapped)
+    with pytest.raises(
+        InputError, match=rf"its tokenizer is {name} \(\w{{12}}\), but manifest\.json says vqgan-demo-f8-512"
+    ):
         checkpoint.load(swapped)
+
+
+def test_the_same_tokenizer_written_anew_is_accepted_and_one_without_a_name_is_not(tiny_model: Path, tmp_path: Path):
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    tokenizers.save(tokenizers.load("vqgan-demo-f8-512"), copy / "tokenizer.safetensors")
+    accept_tokenizer(copy)
+    assert checkpoint.load(copy)[1].sha256 == checkpoint.load(tiny_model)[1].sha256
+    weights.write(tokenizers.load("vqgan-demo-f8-512").state_dict(), copy / "tokenizer.safetensors")
+    accept_tokenizer(copy)
+    with pytest.raises(InputError, match="does not say which tokenizer it holds"):
+        checkpoint.load(copy)
 
 
 def test_ranking_by_clip_without_weights_says_what_is_missing(tmp_path: Path):

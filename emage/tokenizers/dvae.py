@@ -90,13 +90,12 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(blocks)
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, h, w)
-        table, *rest = self.blocks
+        table = self.blocks[0]
+        assert isinstance(table, Conv2d)
         # A 1x1 convolution of one-hot ids is a look-up: no (B, V, h, w) of zeros
         x = F.embedding(ids, table.w.flatten(1).T) + table.b  # (B, h, w, E)
         x = x.permute(0, 3, 1, 2)  #                            (B, E, h, w)
-        for block in rest:
-            x = block(x)
-        return x  #                                             (B, 6, H, W)
+        return self.blocks[1:](x)  #                            (B, 6, H, W)
 
 
 def group(c_in: int, c_out: int, kernels: tuple[int, ...], num_blocks: int) -> nn.Sequential:

@@ -27,9 +27,9 @@ from typing import IO, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, _utils
 
-# What torch.load raised on 3000 damaged checkpoints.
+# What torch.load raised on 4000 damaged checkpoints.
 UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -40,6 +40,8 @@ UNPICKLING_ERRORS = (
     LookupError,
     TypeError,
     ValueError,
+    OverflowError,
+    MemoryError,
 )
 
 PARTS = ("encoder", "decoder")  # of OpenAI's dVAE: a file each
@@ -177,12 +179,11 @@ def read_legacy_module(file: IO[bytes], path: Path) -> Any:
     It calls only what `known` holds. Its BUILD would also set attributes on a function, so that those are wrapped anew
     each time: a file that changes one changes nothing of torch's.
     """
-    rebuild = torch._utils
     known: dict[str, Any] = dict.fromkeys(MODULE_NAMES, Inert)
     known["collections.OrderedDict"] = OrderedDict
     known["__builtin__.set"] = set  # protocol 2 writes the name of Python 2
     known["torch.device"] = torch.device
-    for function in (rebuild._rebuild_tensor_v2, rebuild._rebuild_parameter):
+    for function in (_utils._rebuild_tensor_v2, _utils._rebuild_parameter):
         known[f"torch._utils.{function.__name__}"] = partial(function)
 
     class Restricted(pickle.Unpickler):

@@ -115,12 +115,12 @@ def archive(parts: nn.ModuleDict, path: Path, is_zip: bool) -> None:
 
 
 def compare(name: str, published: Published) -> None:
-    """The published size, random weights, one picture."""
+    """The published size, the formula's weights, one picture."""
     config = published.config
-    torch.manual_seed(0)
     ours = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
+    ours.load_state_dict(fill(ours.state_dict()))
     _, codec = (openai if name == "dvae" else compvis)(config, ours.state_dict())
-    pixels = torch.rand(1, 3, 256, 256)
+    pixels = picture(256, 256)
     ids, drawn = answer(codec, pixels)
     mine = ours.eval().encode(pixels)
     difference = (ours.decode(ids) - drawn).abs().max()

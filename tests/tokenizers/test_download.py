@@ -2,10 +2,11 @@
 
 import http.server
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from published_files import lightning, zipped
+from published_files import lightning, openai, zipped
 
 from emage import tokenizers
 from emage.tokenizers import Published, weights
@@ -59,6 +60,27 @@ def test_downloads_once_and_converts(name, file, site, model, pixels, cache):
     assert torch.equal(first.encode(pixels), model.encode(pixels))
     left = sorted(path.name for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file())
     assert left == [f"{file}.sha256", f"{name}.safetensors", f"{name}.safetensors.sha256"]
+
+
+def test_a_dvae_is_two_files(server, dvae, pixels, cache, monkeypatch):
+    server.files |= {f"/{name}": content for name, content in openai(dvae).items()}
+    urls = {name: f"{server.url}/{name}" for name in openai(dvae)}
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny-dvae", Published(dvae.config, urls))
+    lost = server.files.pop("/decoder.pkl")
+    with pytest.raises(ConnectionError, match="404"):
+        tokenizers.load("tiny-dvae")
+    server.files["/decoder.pkl"] = lost
+    loaded = tokenizers.load("tiny-dvae")
+    assert loaded.sha256 == weights.fingerprint(dvae.state_dict())
+    assert torch.equal(loaded.encode(pixels), dvae.encode(pixels))
+    assert [path for path, _ in server.asked] == ["/encoder.pkl", "/decoder.pkl", "/decoder.pkl"]
+    assert not list((cache / "tiny-dvae").glob("*.pkl"))
+
+
+def test_of_many_at_once_one_downloads(site):
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(tokenizers.load, ["tiny"] * 4))
+    assert len({each.sha256 for each in loaded}) == 1 and len(site.asked) == 1
 
 
 def test_goes_on_after_a_break(site):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from published_files import lightning, zipped
+from published_files import lightning, openai, zipped
 
 from emage import tokenizers
 from emage.tokenizers import Published, published, weights
@@ -73,6 +73,47 @@ def test_lightning_checkpoint_with_callback_classes(model, tmp_path, monkeypatch
             patch.setitem(sys.modules, ".".join(module.__name__.split(".")[:i]), module)
         (tmp_path / "last.ckpt").write_bytes(lightning(model, callbacks=callbacks))
     assert published.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
+
+
+def test_the_zips_checkpoint_may_lie_in_a_folder(model, pixels, tmp_path):
+    (tmp_path / "vq.zip").write_bytes(zipped(lightning(model), member="vq-f8/model.ckpt"))
+    loaded = tokenizers.load("tiny", weights=tmp_path / "vq.zip")
+    assert torch.equal(loaded.encode(pixels), model.encode(pixels))
+
+
+@pytest.mark.parametrize(
+    ("files", "weights", "message"),
+    [
+        (["encoder.pkl"], ".", "has no decoder.pkl: a dVAE is a folder with encoder.pkl and decoder.pkl"),
+        (["encoder.pkl", "decoder.pkl"], "encoder.pkl", "give the folder that holds encoder.pkl and decoder.pkl"),
+        ([], ".", "has no encoder.pkl"),
+    ],
+)
+def test_half_a_dvae_is_refused(files, weights, message, tmp_path, dvae):
+    folder = tmp_path / "dvae"
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_bytes(openai(dvae)[file])
+    with pytest.raises(ValueError, match=message):
+        tokenizers.load("tiny-dvae", weights=folder / weights)
+
+
+def test_a_checkpoint_without_tensors(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="no 'state_dict'"):
+        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+    torch.save({"state_dict": {"weight": "none"}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="something else than tensors"):
+        tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a zip", b"\x80\x02\x8e" + b"\xff" * 8])
+@pytest.mark.parametrize("name", ["last.ckpt", "vq.zip", "encoder.pkl"])
+def test_a_damaged_file(content, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    is_dvae = name == "encoder.pkl"
+    with pytest.raises(ValueError, match="cannot be loaded safely"):
+        tokenizers.load("dvae" if is_dvae else "vqgan-f8-256", weights=tmp_path if is_dvae else tmp_path / name)
 
 
 def test_a_damaged_safetensors(model, tmp_path):

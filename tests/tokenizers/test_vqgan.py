@@ -37,11 +37,12 @@ def test_published_sizes(name):
     model = on_meta(name)
     assert count(model) == PARAMETERS[name]
     assert model.grid == (GRIDS.get(name, 32),) * 2
+    assert model.stride * model.grid[0] == 256
     assert str(model.vocab_size) == name.rsplit("-", 1)[1]
 
 
 def test_every_published_tokenizer_is_counted():
-    assert {name for name in TOKENIZERS if name.startswith("vqgan")} == {*PARAMETERS, DEMO}
+    assert set(TOKENIZERS) == {*PARAMETERS, "dvae", DEMO}  # dvae: test_dvae.py
 
 
 def test_gumbel_halves():
