@@ -38,10 +38,10 @@ class ModelConfig:
     mlp: Literal["geglu", "gelu"] = "geglu"
     mlp_ratio: float = 4.0
     positions: Literal["axial", "learned"] = "axial"
-    text: Literal["clip_l14", "clip_tiny"] = "clip_l14"  # Sec. 4.5
-    text_weights: str | None = None  # a local file; none: the published weights by name (clip_tiny starts from random)
+    text: Literal["clip_l14", "bert_base", "clip_tiny", "bert_tiny"] = "clip_l14"  # Sec. 4.5
+    text_weights: str | None = None  # CLIP's file, BERT's folder; none: published, by name (tiny ones: random)
     text_length: int = 77  # positions; longer captions are cut, and counted
-    text_frozen: bool = False
+    text_frozen: bool = False  # not trained; states of captions are kept and used again
 
 
 @dataclass(frozen=True)

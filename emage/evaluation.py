@@ -82,15 +82,21 @@ def read_picture(output: Path, task: Task) -> Image.Image:
 
 
 def write_report(
-    output: Path, tasks: Sequence[Task], scores: Sequence[float], figures: dict[str, float], settings: dict[str, Any]
+    output: Path,
+    tasks: Sequence[Task],
+    scores: Sequence[float],
+    figures: dict[str, float],
+    settings: dict[str, Any],
+    captions_cut: int = 0,
 ) -> Image.Image:
     """report.json, report.md and grid.png (the first 24 pictures), every figure beside what made it."""
-    report = {"figures": figures, "captions": len(tasks), "settings": settings}
+    report = {"figures": figures, "captions": len(tasks), "captions_cut": captions_cut, "settings": settings}
     manifest.write_json(output / "report.json", report)
     shown = tasks[:24]
     grid = sheets.sheet([read_picture(output, task) for task in shown], [task.caption for task in shown], 6)
     grid.save(output / "grid.png")
-    lines = ["# Evaluation", "", f"{len(tasks)} captions", "", "| figure | value |", "|---|---|"]
+    counted = f"{len(tasks)} captions, {captions_cut} of them longer than the text encoder reads"
+    lines = ["# Evaluation", "", counted, "", "| figure | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     if any(scores):
         lines.append(f"| mean ranking score | {float(np.mean(scores)):.4f} |")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emage.config import ModelConfig
 from emage.masking import MASK
-from emage.text import ClipText
+from emage.text import ENCODERS
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, grid: Sequence[int], causal: bool):
         super().__init__()
-        self.text = ClipText(config)
+        self.text = ENCODERS[config.text](config)
         self.decoder = Transformer(config, vocab_size, grid, self.text.width, causal)
 
     def read(self, ids: Tensor) -> Context:

@@ -1,6 +1,7 @@
 """Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -148,6 +149,7 @@ class Emage:
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed, or one a prompt")
+        self._warn_of_cut(prompts)
         jobs = [
             (prompt, _candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
         ]
@@ -159,6 +161,7 @@ class Emage:
 
     def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[Image.Image]:
         """The picture after each iteration (Figure 5): the model's guess for every token at that point."""
+        self._warn_of_cut([prompt])
         for step in self._steps(self._read([prompt]), self._unknown(1), [seed], self.settings(**sampling)):
             yield self._pictures(step.guess)[0]
 
@@ -176,6 +179,7 @@ class Emage:
         unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
         if not unknown.any():
             raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
+        self._warn_of_cut([prompt])
         y = self.tokenizer.encode(pixels).masked_fill(unknown[None].to(self.device), MASK)
         *_, last = self._steps(self._read([prompt]), y, [seed], self.settings(**sampling))
         return self._pictures(last.y_obs)[0]
@@ -221,7 +225,17 @@ class Emage:
 
     @torch.no_grad()
     def _read(self, prompts: Sequence[str]) -> Context:
-        return self.network.read(self.network.text.tokenize(prompts).to(self.device))
+        ids, _ = self.network.text.tokenize(prompts)
+        return self.network.read(ids.to(self.device))
+
+    def _warn_of_cut(self, prompts: Sequence[str]) -> None:
+        text = self.network.text
+        if cut := int(text.tokenize(prompts)[1].sum()):
+            warnings.warn(
+                f"{cut} of {len(prompts)} prompts {'is' if cut == 1 else 'are'} longer than the text encoder's "
+                f"{text.length} positions; the rest was not read",
+                stacklevel=3,
+            )
 
     def _unknown(self, batch: int) -> Tensor:
         rows, columns = self.config.grid

@@ -15,6 +15,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Two accounts of the paper's 346M (with the frozen VQGAN): the one that fits, and a plain Transformer of its sizes.
     "emage_346m": {"TrainConfig": {}},
     "emage_vanilla": {"TrainConfig": {"model": {"mlp": "gelu", "positions": "learned"}}},
+    # BERT in CLIP's place (Table 5).
+    "paper_bert": {
+        "TrainConfig": {"method": "iterative1", "model": {"text": "bert_base"}, "optim": {"steps": 250_000}}
+    },
     # Real URL tables (column names and header quirks of the published files).
     "laion400m": {"IngestConfig": {"source": {"dataset": "laion400m", "url": "URL", "caption": ["TEXT"]}}},
     "cc12m": {"IngestConfig": {"source": {"dataset": "cc12m", "format": "tsv", "names": ["url", "caption"]}}},

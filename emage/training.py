@@ -101,19 +101,21 @@ def fit(
 
 def train_step(engine: Engine, batch: Batch, config: TrainConfig, *, lr: float, warming: bool) -> Metrics:
     """One update from this rank's rows, in micro-batches. The metrics are over all ranks."""
-    sums = torch.zeros(6)
+    sums = torch.zeros(8)
     dropped = _dropped_captions(batch, config.objective.caption_dropout)
     for i in range(0, len(batch.uid), config.optim.micro_batch_size):
         rows = slice(i, i + config.optim.micro_batch_size)
         y = batch.y[rows].to(engine.device)
-        ids = engine.objective.network.text.tokenize(dropped[rows]).to(engine.device)
+        ids, cut = (part.to(engine.device) for part in engine.objective.network.text.tokenize(dropped[rows]))
         loss = engine.forward(ids, y, PictureRng(batch.seeds[rows], engine.device), warming)
         # A rank with few masked tokens must not weigh as much as one with many: divide by the mean over ranks.
         engine.backward(loss.total / _mean_over_ranks(loss.count.float()))
-        sums += _statistics(loss, y).cpu()
+        sums += _statistics(loss, y, cut).cpu()
     norm = engine.step(lr)
-    total, count, masked_right, masked, visible_right, visible = _sum_over_ranks(sums, engine.device).tolist()
+    sums = _sum_over_ranks(sums, engine.device)
+    total, count, masked_right, masked, visible_right, visible, captions_cut, captions_whole = sums.tolist()
     metrics = {"loss": total / count, "lr": lr, "grad_norm": norm}
+    metrics["captions_cut"] = captions_cut / (captions_cut + captions_whole)
     metrics["accuracy_masked"] = masked_right / max(1, masked)
     if visible:
         metrics["accuracy_visible"] = visible_right / visible
@@ -132,7 +134,8 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     y = batch.y[:rows].to(device)  # no more than fit in a micro-batch
     n = y.shape[1]
     hidden = random_mask(torch.full((len(y),), n // 2, device=device), n, PictureRng(batch.seeds[:rows], device))
-    context = network.read(network.text.tokenize(batch.captions[:rows]).to(device))
+    ids, _ = network.text.tokenize(batch.captions[:rows])
+    context = network.read(ids.to(device))
     seen = network.decoder(y.masked_fill(hidden, MASK), context).argmax(-1) == y
     blind = network.decoder(torch.full_like(y, MASK), context).argmax(-1) == y
     share = {"seen": seen[hidden], "blind": blind[hidden], "visible": seen[~hidden], "unseen": blind[~hidden]}
@@ -173,11 +176,11 @@ def _dropped_captions(batch: Batch, share: float) -> list[str]:
 
 
 @torch.no_grad()
-def _statistics(loss: Loss, y: Tensor) -> Tensor:
-    """[loss, count, right where masked, masked, right where visible, visible], sums, (6,) float32."""
+def _statistics(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
+    """Sums: [loss, count, right where masked, masked, right where visible, visible, captions cut, whole], (8,)."""
     right, masked = loss.logits.argmax(-1) == y, loss.masked
     sums = [loss.total, loss.count, (right & masked).sum(), masked.sum(), (right & ~masked).sum(), (~masked).sum()]
-    return torch.stack([value.float() for value in sums])
+    return torch.stack([value.float() for value in (*sums, cut.sum(), (~cut).sum())])
 
 
 def _mean_over_ranks(x: Tensor) -> Tensor:

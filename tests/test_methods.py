@@ -121,7 +121,7 @@ def test_no_gradient_flows_through_the_first_pass(name: str):
 def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str):
     net = network(name)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):  # with its cache of cast weights
-        context = net.read(net.text.tokenize(["a red circle"] * B))
+        context = net.read(net.text.tokenize(["a red circle"] * B)[0])
         loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
         (loss.total / loss.count).backward()
     without = [key for key, p in net.named_parameters() if p.grad is None]
@@ -141,7 +141,7 @@ def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str
 def test_fixed_seed_loss(name: str, expected: float):
     """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
     net = network(name)
-    context = net.read(net.text.tokenize(["a red circle"] * B))
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
     assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
 
@@ -149,7 +149,7 @@ def test_fixed_seed_loss(name: str, expected: float):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_overfits_one_batch(name: str):
     net = network(name)
-    y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])
+    y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])[0]
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
     for step in range(150):
         rng = PictureRng([2 * step, 2 * step + 1])
@@ -278,7 +278,7 @@ def test_remasking_never_touches_what_was_given(name: str):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_known_tokens_come_back_as_they_were(name: str):
     net = network(name).eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B))
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     y = tokens()
     given = torch.rand(B, N, generator=torch.Generator().manual_seed(3)) < torch.tensor([[0.2], [0.6], [1.0]])
     start = y.masked_fill(~given, MASK)
@@ -292,7 +292,7 @@ def test_a_picture_is_the_same_in_any_company(name: str):
     net = network(name).eval()
 
     def draw(seeds: list[int]) -> torch.Tensor:
-        context = net.read(net.text.tokenize(["a red circle"] * len(seeds)))
+        context = net.read(net.text.tokenize(["a red circle"] * len(seeds))[0])
         start = unknown(len(seeds), N)
         *_, last = METHODS[name].generate(net.decoder, context, start, SamplingConfig(steps=4), PictureRng(seeds))
         return last.y_obs
@@ -304,7 +304,7 @@ def test_a_picture_is_the_same_in_any_company(name: str):
 
 def test_cached_autoregressive_logits_equal_the_uncached_ones():
     net = network("autoregressive").eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B))
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     y = tokens()
     with torch.no_grad():
         whole = net.decoder(y, context)
@@ -330,7 +330,7 @@ class Uncached:
 @pytest.mark.parametrize("settings", [SamplingConfig(), SamplingConfig(temperature=0), SamplingConfig(top_k=3)])
 def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
     net = network("autoregressive").eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B))
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     generate = METHODS["autoregressive"].generate
     *_, cached = generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
     *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, PictureRng(range(B)))
@@ -344,7 +344,7 @@ def test_the_text_is_read_once_a_picture_not_once_a_step(name: str):
     net.text.tower.register_forward_hook(lambda *_: calls.append("text"))
     for block in net.decoder.blocks:
         block.cross.kv.register_forward_hook(lambda *_: calls.append("keys and values"))
-    context = net.read(net.text.tokenize(["a red circle"] * B))
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     settings = SamplingConfig(steps=4)
     steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B))))
     assert len(steps) == METHODS[name].num_passes(settings, N)

@@ -67,7 +67,7 @@ def test_caption_dropout_drops_the_share_it_is_told():
 
 class _Text:
     def tokenize(self, captions):
-        return torch.zeros(len(captions), 1)
+        return torch.zeros(len(captions), 1), torch.zeros(len(captions), dtype=torch.bool)
 
 
 class _Decoder:

@@ -65,8 +65,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         for name in config.metrics:
             images = (read_picture(output, task) for task in tasks)
             figures |= dict(METRICS[name].measure(images, [task.caption for task in tasks]))
-        grid = write_report(output, tasks, scores, figures, identity)
-        run.metrics({"captions": len(tasks), **figures})
+        cut = int(pipe.network.text.tokenize([task.caption for task in tasks])[1].sum())
+        grid = write_report(output, tasks, scores, figures, identity, cut)
+        run.metrics({"captions": len(tasks), "captions_cut": cut, **figures})
         run.picture("grid.png", grid)
         run.file(output / "report.json")
         run.file(output / "report.md")

@@ -1,4 +1,4 @@
-"""Captions to text states: the text tower of CLIP (Sec. 4.5), last hidden state, trained with the rest.
+"""CLIP's text tower: last hidden state, after the last norm.
 
 Letters: B captions, S positions, D width.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emage.config import ModelConfig
 from emage.errors import InputError
+from emage.text.cache import StateCache
 from emage.tokenizers.published import UNPICKLING_ERRORS
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
@@ -25,6 +26,7 @@ class ClipText(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.name = config.text
         self.width, heads, layers = SIZES[config.text]
         self.length = config.text_length
         self.frozen = config.text_frozen
@@ -38,34 +40,42 @@ class ClipText(nn.Module):
             output_tokens=True,
         )
         self._tokenizer = open_clip.SimpleTokenizer(context_length=self.length)
+        self._cache = StateCache()
         if self.frozen:
             self.requires_grad_(False)
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """(B,S) int64 ids; padded with 0 after the end-of-text token, longer captions cut."""
-        return self._tokenizer(list(captions))
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(B,S) int64 ids, padded with 0 after the end-of-text token; (B,) bool, which captions were cut to fit."""
+        # open_clip cuts without a word: with one position more, a caption that is too long is one that reaches it.
+        ids = self._tokenizer(list(captions), context_length=self.length + 1)  # (B,S+1)
+        cut = ids[:, -1] == self._tokenizer.eot_token_id
+        ids = ids[:, :-1].contiguous()
+        ids[cut, -1] = self._tokenizer.eot_token_id
+        return ids, cut
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B,S) ids -> (B,S,D) states after the last norm."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.tower(ids)[1]
+        if not self.frozen:
+            return self._read(ids)
+        with torch.no_grad():
+            return self._cache(ids, self._read)
 
+    def load_published(self, path: str | None) -> None:
+        """The text tower of a whole CLIP model: a local file, or OpenAI's ViT-L/14 by name.
 
-def load_published(encoder: ClipText, config: ModelConfig) -> None:
-    """Fills the tower with published weights: `config.text_weights`, or OpenAI's ViT-L/14 by name.
+        Raises InputError where the weights cannot be had or do not fit.
+        """
+        weights, path = clip_weights(path)
+        wanted = self.tower.state_dict()
+        for key, value in wanted.items():
+            if key == "positional_embedding" and key in weights:
+                weights[key] = weights[key][: self.length]
+            if key not in weights or weights[key].shape != value.shape:
+                raise InputError(f"{path} does not hold the text tower of {self.name}: see {key}")
+        self.load_state_dict({f"tower.{key}": weights[key] for key in wanted})
 
-    Does nothing for clip_tiny without a file. Raises InputError where the weights cannot be had or do not fit.
-    """
-    if config.text == "clip_tiny" and config.text_weights is None:
-        return
-    weights, path = clip_weights(config.text_weights)
-    wanted = encoder.tower.state_dict()
-    for key, value in wanted.items():
-        if key == "positional_embedding" and key in weights:
-            weights[key] = weights[key][: encoder.length]
-        if key not in weights or weights[key].shape != value.shape:
-            raise InputError(f"{path} does not hold the text tower of {config.text}: see {key}")
-    encoder.tower.load_state_dict({key: weights[key] for key in wanted})
+    def _read(self, ids: Tensor) -> Tensor:
+        return self.tower(ids)[1]
 
 
 def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
@@ -83,9 +93,13 @@ def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
         except RuntimeError:  # no TorchScript
             weights = open_clip.factory.load_state_dict(path, weights_only=True)
     except (OSError, ValueError, SafetensorError, *UNPICKLING_ERRORS) as error:
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise InputError(
-            f"no CLIP weights ({why}): fetch {published['url']} where there is a network and pass the file "
+            f"no CLIP weights ({reason(error)}): fetch {published['url']} where there is a network and pass the file "
             "(model.text_weights=FILE)"
         ) from None
     return {key: value.float() for key, value in weights.items()}, path
+
+
+def reason(error: Exception) -> str:
+    """An exception as part of a line: its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

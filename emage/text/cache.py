@@ -1,0 +1,53 @@
+"""What a frozen encoder said of captions it has read before.
+
+Letters: B captions, M of them not seen before, S positions, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+# 4,500 captions of 77 x 768 float32 numbers: all prompts of a run and their candidates, and little beside a 32 GB GPU.
+CACHE_BYTES = 1 << 30
+
+
+class StateCache(nn.Module):
+    """Rows of ids -> their states, the least recently used dropped first.
+
+    It is a module so that it hears of new weights: whatever goes through `load_state_dict` or `to` empties it. Copies
+    and pickles of it are empty, and it adds nothing to a state dict.
+    """
+
+    def __init__(self, max_bytes: int = CACHE_BYTES):
+        super().__init__()
+        self._max_bytes = max_bytes
+        self._rows: LRUCache[tuple, Tensor] = LRUCache(max_bytes, getsizeof=lambda row: row.nbytes)
+
+    def forward(self, ids: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B,S) ids -> (B,S,D) states; `read` is asked for the M rows that are not here, each once."""
+        keys = [(_precision(ids.device), row.tobytes()) for row in ids.cpu().numpy()]
+        rows = {key: self._rows.get(key) for key in keys}
+        missing = {key: i for i, key in enumerate(keys) if rows[key] is None}
+        if missing:
+            states = read(ids[list(missing.values())])  # (M,S,D)
+            for key, row in zip(missing, states, strict=True):
+                rows[key] = self._rows[key] = row.clone()  # a view would keep the whole batch in memory
+        return torch.stack([rows[key] for key in keys])  # type: ignore[misc]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "StateCache":
+        self._rows.clear()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args) -> None:
+        self._rows.clear()
+        super()._load_from_state_dict(*args)
+
+    def __reduce__(self):
+        return StateCache, (self._max_bytes,)
+
+
+def _precision(device: torch.device) -> torch.dtype | None:
+    """Under autocast the same weights give other states."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
