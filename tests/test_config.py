@@ -16,6 +16,8 @@ def test_the_defaults_are_the_papers_run():
     assert config.objective.mask_schedule == "linear" and config.objective.warm_start == 0
     assert config == parse(TrainConfig, NEEDED)
     assert parse(TrainConfig, ["paper_250k", *NEEDED]).optim.steps == 250_000
+    table_5 = parse(TrainConfig, ["paper_bert", *NEEDED])
+    assert (table_5.model.text, table_5.method, table_5.optim.steps) == ("bert_base", "iterative1", 250_000)
 
 
 def test_values_win_over_the_preset_and_are_typed():

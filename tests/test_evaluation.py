@@ -57,7 +57,9 @@ def test_the_shapes_metric_and_the_report(tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     for task, image in zip(tasks, images, strict=True):
         image.save(picture_path(tmp_path, task))
-    write_report(tmp_path, tasks, [0.5] * 6, right, {"seed": 0})
-    assert json.loads((tmp_path / "report.json").read_text())["figures"] == right
+    write_report(tmp_path, tasks, [0.5] * 6, right, {"seed": 0}, captions_cut=2)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["figures"] == right and (report["captions"], report["captions_cut"]) == (6, 2)
+    assert "6 captions, 2 of them longer than" in (tmp_path / "report.md").read_text()
     assert "| objects_right | 1.0000 |" in (tmp_path / "report.md").read_text()
     assert Image.open(tmp_path / "grid.png").height > 100

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from emage.errors import InputError
 from emage.pipeline import Guided
 from emage.tokenizers import weights
 
+WHITE = Image.new("L", (64, 64), 255)
 PROMPTS = ["a small red circle above a large blue square", "a cat", "", "a dog " * 40]
 
 
@@ -29,6 +31,25 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 def test_pictures_have_the_models_size(pipe):
     images = pipe.generate(PROMPTS, seed=7)
     assert [image.size for image in images] == [(64, 64)] * 4 and images[0].mode == "RGB"
+
+
+def test_prompts_that_are_cut_are_told_once_a_call(pipe):
+    calls = (
+        ("2 of 5 prompts are", lambda: pipe.generate([*PROMPTS, PROMPTS[3]], steps=1, batch_size=1, candidates=2)),
+        ("1 of 1 prompts is", lambda: list(pipe.stream(PROMPTS[3], steps=2))),
+        ("1 of 1 prompts is", lambda: pipe.inpaint(Image.new("RGB", (64, 64)), WHITE, PROMPTS[3], steps=1)),
+    )
+    for start, call in calls:
+        with pytest.warns(UserWarning) as told:
+            call()
+        (line,) = (str(warning.message) for warning in told)
+        assert line == f"{start} longer than the text encoder's 24 positions; the rest was not read"
+
+
+def test_prompts_that_fit_are_told_nothing(pipe):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.generate(PROMPTS[:3], steps=1, guidance=2.0)
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.methods import METHODS
 from emage.optim import averaged
 from emage.token_table import Batch, TokenTable
-from emage.training import BareEngine, Objective, _dropped_captions, context_gain, fit
+from emage.training import BareEngine, Objective, _dropped_captions, context_gain, fit, train_step
 
 
 def run(table: Path, **values) -> tuple[list[float], Objective]:
@@ -88,3 +89,15 @@ def test_context_gain_tells_a_network_that_reads_from_one_that_does_not(reads: b
     network = type("Network", (), {"text": _Text(), "decoder": _Decoder(y, reads), "read": lambda self, ids: None})()
     probe = context_gain(network, Batch([0] * 4, [""] * 4, y, [1, 2, 3, 4]), rows=4)
     assert probe["context_gain"] == float(reads)
+
+
+def test_captions_that_are_cut_are_counted(token_table: Path):
+    # 8 positions: begin, 6 words, end; the longer caption has 8 words.
+    config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"})
+    for length, share in ((77, 0.0), (8, 0.5)):
+        model = replace(config.model, text_length=length)
+        parts = CheckpointConfig(config.method, 512, (8, 8), model)
+        engine = BareEngine(Objective(checkpoint.build(parts), config.method, config.objective), config.optim)
+        captions = ["a small red circle", "a small red circle left of a square"] * 4
+        batch = Batch(list(range(8)), captions, torch.zeros(8, 64, dtype=torch.int64), list(range(8)))
+        assert train_step(engine, batch, config, lr=0.0, warming=False)["captions_cut"] == share

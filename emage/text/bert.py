@@ -89,11 +89,11 @@ class BertText(nn.Module):
         Raises InputError where they cannot be had or do not fit.
         """
         folder, config, words, weights = published(folder)
-        for key in ARCHITECTURE:
-            mine = getattr(self.tower.config, key)
-            if config[key] != mine:
-                raise InputError(f"{folder} is not {self.name}: its config.json has {key} {config[key]!r}, not {mine!r}")
-        if words[:1] != ["[PAD]"] or not {*SPECIAL} <= {*words} or not len({*words}) == len(words) <= config["vocab_size"]:
+        unlike = [key for key in ARCHITECTURE if config[key] != getattr(self.tower.config, key)]
+        if unlike:
+            theirs, mine = config[unlike[0]], getattr(self.tower.config, unlike[0])
+            raise InputError(f"{folder} is not {self.name}: its config.json has {unlike[0]} {theirs!r}, not {mine!r}")
+        if not _complete(words, config["vocab_size"]):
             raise InputError(f"{folder} does not hold the words of {self.name}: {len(words)} in its vocabulary")
         wanted = self.tower.state_dict()
         for key, value in wanted.items():
@@ -148,6 +148,11 @@ def _words(folder: Path) -> list[str]:
     if [ids[word] for word in words] != list(range(len(words))):
         raise ValueError("tokenizer.json has gaps between its ids")
     return words
+
+
+def _complete(words: list[str], rows: int) -> bool:
+    """All special words, padding first, none twice, and no more than the embedding has rows."""
+    return words[:1] == ["[PAD]"] and {*SPECIAL} <= {*words} and len({*words}) == len(words) <= rows
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

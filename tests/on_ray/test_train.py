@@ -94,6 +94,8 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(token_table: Path, tmp_pat
         ({"sampling": {"steps": 0}}, "steps must be a whole number"),
         ({"run": {"use_gpu": True}}, r"run\.use_gpu asks for 1 GPUs"),
         ({"model": {"text": "clip_l14", "text_weights": "none.pt"}}, "no CLIP weights"),
+        ({"model": {"text": "bert_base", "text_weights": "none"}}, "no BERT weights"),
+        ({"model": {"text": "bert_tiny", "text_length": 513}}, r"model\.text_length=513"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(token_table: Path, tmp_path: Path, values: dict, message: str):

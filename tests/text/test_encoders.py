@@ -54,7 +54,7 @@ def test_states_do_not_depend_on_the_other_captions(text: str):
     both = encoder(text)
     ids, _ = both.tokenize(["a red circle", "! " * 40, ""])
     alone = torch.cat([both(row[None]) for row in ids])
-    assert torch.allclose(both(ids), alone, atol=1e-6)
+    assert torch.allclose(both(ids), alone, atol=1e-5)  # a batch of another size may round another way
 
 
 @pytest.mark.parametrize("text", TINY)

@@ -42,7 +42,7 @@ def test_a_caption_is_read_once(text: str):
     mixed = "a red circle", "a cat", "a cat", "a blue square"
     states = frozen.read(*mixed)
     assert frozen.rows == 3  # the cat, once
-    assert torch.allclose(states, trained.read(*mixed), atol=1e-6)
+    assert torch.allclose(states, trained.read(*mixed), atol=1e-5)  # a batch of another size rounds another way
 
 
 @TINY
