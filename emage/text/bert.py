@@ -81,7 +81,7 @@ class BertText(nn.Module):
         if not self.frozen:
             return self._read(ids)
         with torch.no_grad():
-            return self._cache(ids, self._read)
+            return self._cache(ids, self.tower, self._read)
 
     def load_published(self, folder: str | None) -> None:
         """Weights and words as published: a local folder, or bert-base-uncased by name.

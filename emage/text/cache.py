@@ -16,17 +16,22 @@ CACHE_BYTES = 1 << 30
 class StateCache(nn.Module):
     """Rows of ids -> their states, the least recently used dropped first.
 
-    It is a module so that it hears of new weights: whatever goes through `load_state_dict` or `to` empties it. Copies
-    and pickles of it are empty, and it adds nothing to a state dict.
+    New weights empty it: it is a module so that it hears of `load_state_dict` and `to`, and it watches the versions of
+    the weights, which count what is written into them in place (an average of weights does that). Copies and pickles
+    of it are empty, and it adds nothing to a state dict.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         super().__init__()
-        self._max_bytes = max_bytes
+        self._max_bytes, self._version = max_bytes, 0
         self._rows: LRUCache[tuple, Tensor] = LRUCache(max_bytes, getsizeof=lambda row: row.nbytes)
 
-    def forward(self, ids: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B,S) ids -> (B,S,D) states; `read` is asked for the M rows that are not here, each once."""
+    def forward(self, ids: Tensor, tower: nn.Module, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B,S) ids -> (B,S,D) states; `read`, by `tower`, is asked for the M rows that are not here, each once."""
+        version = sum(0 if p.is_inference() else p._version for p in tower.parameters())
+        if version != self._version:
+            self._rows.clear()
+            self._version = version
         keys = [(_precision(ids.device), row.tobytes()) for row in ids.cpu().numpy()]
         rows = {key: self._rows.get(key) for key in keys}
         missing = {key: i for i, key in enumerate(keys) if rows[key] is None}

@@ -58,7 +58,7 @@ class ClipText(nn.Module):
         if not self.frozen:
             return self._read(ids)
         with torch.no_grad():
-            return self._cache(ids, self._read)
+            return self._cache(ids, self.tower, self._read)
 
     def load_published(self, path: str | None) -> None:
         """The text tower of a whole CLIP model: a local file, or OpenAI's ViT-L/14 by name.

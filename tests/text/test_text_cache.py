@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,11 +55,22 @@ def test_an_encoder_in_training_keeps_nothing(text: str):
     assert trained.rows == 2
 
 
+def load(network: Counted, other: Counted, **how) -> None:
+    network.load_state_dict(other.state_dict(), **how)
+
+
+def write(network: Counted, other: Counted) -> None:
+    with torch.no_grad():
+        for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+            mine.copy_(theirs)
+
+
 @TINY
-def test_new_weights_are_used(text: str):
+@pytest.mark.parametrize("how", [load, partial(load, assign=True), write])
+def test_new_weights_are_used(how: Callable, text: str):
     frozen, other = Counted(text), Counted(text, seed=1)
     frozen.read("a cat")
-    frozen.load_state_dict(other.state_dict())
+    how(frozen, other)
     assert torch.equal(frozen.read("a cat"), other.read("a cat"))
 
 
@@ -104,11 +117,11 @@ def test_the_least_recently_used_rows_go_first():
         return 10.0 * ids[:, :, None]  # (M,1,1) float32: 4 bytes a row
 
     for wanted in ([1, 2], [1], [3], [1], [2]):  # 3 drives out 2, and 2 then 3
-        assert cache(torch.tensor(wanted)[:, None], read)[:, 0, 0].tolist() == [10 * i for i in wanted]
+        assert cache(torch.tensor(wanted)[:, None], nn.Identity(), read)[:, 0, 0].tolist() == [10 * i for i in wanted]
     assert asked == [1, 2, 3, 2]
 
 
 def test_a_batch_larger_than_the_cache_comes_out_whole():
     cache = StateCache(max_bytes=2 * 4)
     ids = torch.arange(5)[:, None]
-    assert cache(ids, lambda rows: 10.0 * rows[:, :, None])[:, 0, 0].tolist() == [0, 10, 20, 30, 40]
+    assert cache(ids, nn.Identity(), lambda rows: 10.0 * rows[:, :, None])[:, 0, 0].tolist() == [0, 10, 20, 30, 40]
