@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -106,8 +105,8 @@ class BertText(nn.Module):
         return _to_bytes(self._words)
 
     def set_extra_state(self, state: Tensor) -> None:
-        # A checkpoint for use holds all numbers as float32, in which a byte is exact.
-        self._use(state.cpu().numpy().astype(np.uint8).tobytes().decode().split("\n"))
+        # A checkpoint for use holds all numbers as float32; a byte is exact in every float.
+        self._use(state.to("cpu", torch.uint8).numpy().tobytes().decode().split("\n"))
 
     def _read(self, ids: Tensor) -> Tensor:
         return self.tower(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state

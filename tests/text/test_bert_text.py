@@ -74,12 +74,14 @@ def test_it_reads_in_both_directions():
     assert not torch.allclose(states[0, 1], states[1, 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_state_dict_holds_the_words(dtype: torch.dtype, tmp_path: Path):
     write_bert(tmp_path / "bert", "safetensors")
     fresh = bert()
-    fresh.load_state_dict(loaded(tmp_path / "bert").to(dtype).state_dict())
+    state = loaded(tmp_path / "bert").state_dict()
+    fresh.load_state_dict({key: value.to(dtype) for key, value in state.items()})
     assert fresh.tokenize([CAPTION])[0].tolist() == [IDS]
+    assert state["_extra_state"].dtype == torch.uint8
     assert copy.deepcopy(fresh).tokenize([CAPTION])[0].tolist() == [IDS]
 
 

@@ -125,3 +125,5 @@ def test_a_batch_larger_than_the_cache_comes_out_whole():
     cache = StateCache(max_bytes=2 * 4)
     ids = torch.arange(5)[:, None]
     assert cache(ids, nn.Identity(), lambda rows: 10.0 * rows[:, :, None])[:, 0, 0].tolist() == [0, 10, 20, 30, 40]
+    # What is kept is a row alone, not a window on its batch.
+    assert [row.untyped_storage().nbytes() for row in cache._rows.values()] == [4, 4]
