@@ -2,6 +2,10 @@
 
 check(captions)             raises InputError where it can say nothing about such captions
 measure(images, captions)   yields (name, value)
+
+Figures that need no captions take pictures as uint8 (B, 3, H, W), a batch at a time. Over pairs, a picture and what
+became of it (`pairs`): a callable (originals, rebuilt) -> (B,), one number a pair. Over two sets (`frechet`): Moments
+of the features of each, which add up over batches and workers, and their distance.
 """
 
 from types import ModuleType

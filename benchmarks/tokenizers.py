@@ -1,0 +1,314 @@
+"""Table 2 of the paper for a folder of pictures: what each tokenizer loses of them (Sec. 4.1).
+
+python benchmarks/tokenizers.py pictures=val2014                  # those whose weights are in the cache
+python benchmarks/tokenizers.py pictures=val2014 fetch=true       # all six: several GB the first time
+python benchmarks/tokenizers.py pictures=val2014.tar weights.vqgan-f8-256=model.ckpt inception=weights-inception.pth
+
+The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes tokenizers.json (the figures
+and what made them), tokenizers.md and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
+
+Letters: B batch, H W picture, N tokens of a picture, V codes.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+from PIL import Image
+from rich.console import Console
+from rich.table import Column, Table
+from torch import Tensor
+from tqdm import tqdm
+
+import emage
+from emage import config as settings
+from emage import manifest, sheets, tokenizers
+from emage.devices import check_device
+from emage.errors import InputError
+from emage.metrics import frechet, inception, pairs, picture_files, weights
+from emage.metrics.frechet import Moments
+from emage.metrics.inception import Inception
+from emage.metrics.pairs import Lpips
+from emage.metrics.picture_files import PictureFile, Survey
+from emage.tokenizers import TOKENIZERS, download
+
+# Rows of Table 2, with the Frechet distance that the paper measured.
+PAPER = {
+    "dvae": 36.23,
+    "vqgan-f16-1024": 22.35,
+    "vqgan-f16-16384": 17.73,
+    "vqgan-f8-256": 14.60,
+    "vqgan-f8-16384": 14.36,
+    "vqgan-gumbel-f8-8192": 12.38,
+}
+SHOWN = 6  # pictures of the sheet
+
+
+@dataclass(frozen=True)
+class TokenizersConfig:
+    """Pictures -> what each tokenizer loses of them: Table 2 (benchmarks/tokenizers.py; it has no presets)."""
+
+    pictures: str = MISSING  # a folder of jpg, png or .tar, however deep, or one .tar
+    tokenizers: tuple[str, ...] = ()  # none: those of Table 2, and those of `weights`
+    weights: dict[str, str] = field(default_factory=dict)  # weights.NAME=FILE
+    inception: str | None = None  # weights of the Frechet distance's network
+    lpips: str | None = None  # torchvision's AlexNet
+    fetch: bool = False  # weights that are not here
+    output: str = "runs/tokenizers"
+    limit: int | None = None  # the first pictures by name; none: all
+    batch_size: int = 16
+    device: str = "auto"  # auto: cuda where there is one
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that compare pictures; None where their weights are not here."""
+
+    inception: Inception | None
+    lpips: Lpips | None
+    facts: dict[str, Any]  # setting -> file's sha256, how it is used, whether it is the published one; or how to get it
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exits with 2 and one line on bad input."""
+    try:
+        run(settings.parse(TokenizersConfig, argv))
+    except (InputError, ConnectionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(config: TokenizersConfig) -> dict[str, Any]:
+    device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    files = picture_files.find(config.pictures)[: config.limit]
+    found, skipped = choose(config)
+    judges = load_judges(config, device)
+    survey = picture_files.survey(files)
+    record = describe(config, device, survey, judges, skipped)
+    rows: dict[str, list[Image.Image]] = {}
+    for name, tokenizer in found.items():
+        figures, shown = measure(tokenizer.to(device), survey.files, judges, config.batch_size, device)
+        record["tokenizers"][name] = {**figures, "paper": PAPER.get(name)}
+        rows.setdefault("original", [original for original, _ in shown])
+        rows[name] = [rebuilt for _, rebuilt in shown]
+        write(Path(config.output), record, rows)
+    show(record)
+    print(f"report: {Path(config.output) / 'tokenizers.md'}")
+    return record
+
+
+# --- What there is to measure, and with what --------------------------------------------------------------------------
+
+
+def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tokenizers whose weights are here, on the CPU, and for the others how to get theirs.
+
+    All are loaded before the first is measured: a damaged file shows now and not after hours.
+    """
+    names = list(config.tokenizers or PAPER)
+    names += [name for name in config.weights if name not in names]
+    found: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        if name in TOKENIZERS and not is_here(name, config):
+            url = TOKENIZERS[name].url
+            skipped[name] = f"fetch {url} and pass weights.{name}=FILE, or add fetch=true"
+            continue
+        try:
+            found[name] = tokenizers.load(name, weights=config.weights.get(name))
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    if not found:
+        lines = "".join(f"\n  {name}: {how}" for name, how in skipped.items())
+        raise InputError(f"the weights of no tokenizer are here{lines}")
+    return found, skipped
+
+
+def is_here(name: str, config: TokenizersConfig) -> bool:
+    """Whether `tokenizers.load` would need no network, or may use it."""
+    cached = download.cache_folder() / f"{name}.safetensors"
+    return name in config.weights or name == tokenizers.DEMO or config.fetch or cached.exists()
+
+
+def load_judges(config: TokenizersConfig, device: str) -> Judges:
+    facts: dict[str, Any] = {}
+    files = {}
+    for published, given, mode in (
+        (inception.WEIGHTS, config.inception, inception.MODE),
+        (pairs.ALEXNET, config.lpips, "LPIPS 0.1, AlexNet"),
+    ):
+        file = files[published.setting] = weights.find(published, given, config.fetch)
+        facts[published.setting] = {
+            "mode": mode,
+            "sha256": manifest.sha256(file) if file else None,
+            "published": published.is_genuine(file) if file else None,
+            "missing": None if file else published.how_to_get,
+        }
+    return Judges(
+        Inception(files["inception"], device) if files["inception"] else None,
+        Lpips(files["lpips"], device) if files["lpips"] else None,
+        facts,
+    )
+
+
+# --- The figures of one tokenizer -------------------------------------------------------------------------------------
+
+
+def measure(
+    tokenizer: Any, files: Sequence[PictureFile], judges: Judges, batch_size: int, device: str
+) -> tuple[dict[str, Any], list[tuple[Image.Image, Image.Image]]]:
+    """Its figures, and the first pairs of an original and what became of it."""
+    side = tokenizer.grid[0] * tokenizer.config.stride
+    used = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)  #  (V,)
+    real, fake = Moments.none(inception.WIDTH), Moments.none(inception.WIDTH)
+    noise: list[Tensor] = []
+    apart: list[Tensor] = []
+    shown: list[tuple[Image.Image, Image.Image]] = []
+    seconds = 0.0
+    reconstruct(tokenizer, torch.zeros(1, 3, side, side, dtype=torch.uint8), device)  # a GPU's first call is slow
+    bar = tqdm(total=len(files), desc=tokenizer.name, unit="picture")
+    for originals in picture_files.batches(files, side, batch_size):  #  (B, 3, H, W)
+        started = time.perf_counter()
+        ids, rebuilt = reconstruct(tokenizer, originals, device)
+        seconds += time.perf_counter() - started
+        used += ids.flatten().bincount(minlength=len(used))
+        noise.append(pairs.psnr(originals, rebuilt))
+        if judges.lpips:
+            apart.append(judges.lpips(originals, rebuilt))
+        if judges.inception:
+            real.update(judges.inception(originals))
+            fake.update(judges.inception(rebuilt))
+        shown += [(image(a), image(b)) for a, b in zip(originals, rebuilt, strict=True)][: SHOWN - len(shown)]
+        bar.update(len(originals))
+    bar.close()
+    share = used[used > 0] / used.sum()
+    figures = {
+        "weights_sha256": tokenizer.sha256,
+        "side": side,
+        "length": tokenizer.grid[0] * tokenizer.grid[1],
+        "vocabulary": tokenizer.vocab_size,
+        "frechet": frechet.distance(real, fake) if real.n > 1 else None,
+        "psnr": float(torch.cat(noise).mean()),
+        "lpips": float(torch.cat(apart).mean()) if apart else None,
+        "live_codes": int((used > 0).sum()),
+        "code_bits": float(-(share * share.log2()).sum()),
+        "pictures_per_second": len(files) / seconds,
+    }
+    return figures, shown
+
+
+def reconstruct(tokenizer: Any, pixels: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    """uint8 (B, 3, H, W) -> ids (B, N) and uint8 (B, 3, H, W), as a saved picture would hold it, on the CPU again.
+
+    The way back waits for a GPU to finish, so that the clock around this call counts its work.
+    """
+    ids = tokenizer.encode(pixels.to(device).float() / 255)
+    rebuilt = (255 * tokenizer.decode(ids)).round().to(torch.uint8)
+    return ids.cpu(), rebuilt.cpu()
+
+
+def image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+# --- What is told -----------------------------------------------------------------------------------------------------
+
+
+def describe(
+    config: TokenizersConfig, device: str, survey: Survey, judges: Judges, skipped: dict[str, str]
+) -> dict[str, Any]:
+    """The record without figures: what they are of and what makes them."""
+    used = ("torch", "torchvision", "torch-fidelity", "lpips", "pillow")
+    pictures = {"count": len(survey.files), "sha256": survey.sha256, "refused": dict(survey.refused)}
+    return {
+        "settings": asdict(config),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {"emage": emage.__version__, **{name: version(name) for name in used}},
+        "pictures": pictures,
+        "judges": judges.facts,
+        "skipped": skipped,
+        "tokenizers": {},
+    }
+
+
+COLUMNS = ("tokenizer", "length", "vocabulary", "Frechet", "paper", "PSNR dB", "LPIPS", "live codes", "bits", "pict./s")
+
+
+def cells(record: dict[str, Any]) -> list[list[str]]:
+    mark = "*" if record["pictures"]["count"] < frechet.ENOUGH else ""
+    return [
+        [
+            name,
+            str(f["length"]),
+            str(f["vocabulary"]),
+            "-" if f["frechet"] is None else f"{f['frechet']:.2f}{mark}",
+            "-" if f["paper"] is None else f"{f['paper']:.2f}",
+            f"{f['psnr']:.2f}",
+            "-" if f["lpips"] is None else f"{f['lpips']:.4f}",
+            str(f["live_codes"]),
+            f"{f['code_bits']:.2f}",
+            f"{f['pictures_per_second']:.3g}",
+        ]
+        for name, f in record["tokenizers"].items()
+    ]
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader must know of the figures: too few pictures, other networks than the published, what is missing."""
+    count, refused = record["pictures"]["count"], record["pictures"]["refused"]
+    lines = [f"{count} pictures" + (f", refused {refused}" if refused else "")]
+    columns = {"inception": "Frechet", "lpips": "LPIPS"}
+    for setting, facts in record["judges"].items():
+        if facts["missing"]:
+            lines.append(f"no {columns[setting]}: its network is not here; {facts['missing']}")
+        elif not facts["published"]:
+            lines.append(f"{columns[setting]} IS MEANINGLESS: {setting}= holds other weights than the published")
+    if count < frechet.ENOUGH and record["judges"]["inception"]["sha256"]:
+        lines.append(f"* COMPARE WITH NOTHING: of fewer than {frechet.ENOUGH} pictures the distance is much too large")
+    return lines + [f"skipped {name}: {how}" for name, how in record["skipped"].items()]
+
+
+def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image]]) -> None:
+    """tokenizers.json, tokenizers.md and sheet.png, one row of pictures below the other."""
+    output.mkdir(parents=True, exist_ok=True)
+    manifest.write_json(output / "tokenizers.json", record)
+    labels = [name for name, row in rows.items() for _ in row]
+    shown = [image for row in rows.values() for image in row]
+    sheets.sheet(shown, labels, len(rows["original"])).save(output / "sheet.png")
+    table = [COLUMNS, ["---"] * len(COLUMNS), *cells(record)]
+    lines = ["# Tokenizers", "", *("| " + " | ".join(row) + " |" for row in table), ""]
+    lines += [f"- {note}" for note in notes(record)]
+    made_by = {key: record[key] for key in ("settings", "device", "versions", "pictures", "judges")}
+    lines += [
+        "",
+        "![originals above reconstructions](sheet.png)",
+        "",
+        "```json",
+        json.dumps(made_by, indent=2),
+        "```",
+        "",
+    ]
+    (output / "tokenizers.md").write_text("\n".join(lines))
+
+
+def show(record: dict[str, Any]) -> None:
+    table = Table(*(Column(name, no_wrap=True) for name in COLUMNS))
+    for row in cells(record):
+        table.add_row(*row)
+    console = Console(width=140)
+    console.print(table)
+    for note in notes(record):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

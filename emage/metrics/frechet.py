@@ -1,0 +1,70 @@
+"""Frechet distance of two sets of pictures: of the Gaussians with the means and covariances of their features.
+
+Moments add up: what several workers counted merges to what one of them would have counted. Everything is float64,
+because the distance is a small difference of large sums.
+
+Letters: B a batch, n all vectors so far, D features.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ENOUGH = 2048  # Inception's D: the covariance of fewer pictures is singular, and the distance much too large
+
+
+@dataclass
+class Moments:
+    """Count, mean and scatter (the sum of (x - mean)(x - mean)^T) of feature vectors."""
+
+    n: int
+    mean: Tensor  # (D,)
+    scatter: Tensor  # (D, D)
+
+    @classmethod
+    def none(cls, width: int) -> "Moments":
+        """Of no vectors yet."""
+        return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
+
+    def update(self, features: Tensor) -> None:
+        """Adds a batch of vectors (B, D)."""
+        if not len(features):
+            return
+        x = features.detach().to("cpu", torch.float64)  #         (B, D)
+        mean = x.mean(0)  #                                       (D,)
+        x = x - mean
+        self.merge(Moments(len(x), mean, x.T @ x))
+
+    def merge(self, other: "Moments") -> None:
+        """Adds what another counted (Chan et al. 1979): no large sums of squares that cancel."""
+        n = self.n + other.n
+        if not n:
+            return
+        step = other.mean - self.mean  #                          (D,)
+        self.scatter += other.scatter + step.outer(step) * (self.n * other.n / n)
+        self.mean = self.mean + step * (other.n / n)
+        self.n = n
+
+    @property
+    def covariance(self) -> Tensor:
+        """(D, D), unbiased."""
+        if self.n < 2:
+            raise ValueError(f"a covariance needs two vectors or more, not {self.n}")
+        return self.scatter / (self.n - 1)
+
+
+def distance(a: Moments, b: Moments) -> float:
+    """|m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^1/2). With Inception's features it is the FID."""
+    s_a, s_b = a.covariance, b.covariance
+    root = _root(s_a)
+    # S_a S_b has the eigenvalues of this symmetric matrix, which come out real and are quick to find.
+    eigenvalues = torch.linalg.eigvalsh(root @ s_b @ root)  #     (D,)
+    cross = eigenvalues.clamp(min=0).sqrt().sum()
+    return float((a.mean - b.mean).square().sum() + s_a.trace() + s_b.trace() - 2 * cross)
+
+
+def _root(s: Tensor) -> Tensor:
+    """The symmetric square root of a covariance; eigenvalues that rounding made negative count as 0."""
+    eigenvalues, vectors = torch.linalg.eigh(s)
+    return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
