@@ -39,7 +39,7 @@ from emage.metrics.pairs import Lpips
 from emage.metrics.picture_files import PictureFile, Survey
 from emage.tokenizers import TOKENIZERS, download
 
-# Rows of Table 2, with the Frechet distance that the paper measured.
+# The Frechet distances of Table 2.
 PAPER = {
     "dvae": 36.23,
     "vqgan-f16-1024": 22.35,
@@ -56,7 +56,7 @@ class TokenizersConfig:
     """Pictures -> what each tokenizer loses of them: Table 2 (benchmarks/tokenizers.py; it has no presets)."""
 
     pictures: str = MISSING  # a folder of jpg, png or .tar, however deep, or one .tar
-    tokenizers: tuple[str, ...] = ()  # none: those of Table 2, and those of `weights`
+    tokenizers: tuple[str, ...] = ()  # none: the published ones, and those of `weights`
     weights: dict[str, str] = field(default_factory=dict)  # weights.NAME=FILE
     inception: str | None = None  # weights of the Frechet distance's network
     lpips: str | None = None  # torchvision's AlexNet
@@ -86,6 +86,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(config: TokenizersConfig) -> dict[str, Any]:
+    for name in ("batch_size", "limit"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
     device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     files = picture_files.find(config.pictures)[: config.limit]
@@ -113,7 +116,7 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
     All are loaded before the first is measured: a damaged file shows now and not after hours.
     """
-    names = list(config.tokenizers or PAPER)
+    names = list(config.tokenizers) or [name for name in TOKENIZERS if name != tokenizers.DEMO]
     names += [name for name in config.weights if name not in names]
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
@@ -125,7 +128,7 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
         try:
             found[name] = tokenizers.load(name, weights=config.weights.get(name))
         except ValueError as error:
-            raise InputError(str(error)) from None
+            raise InputError(" ".join(str(error).split())) from None
     if not found:
         lines = "".join(f"\n  {name}: {how}" for name, how in skipped.items())
         raise InputError(f"the weights of no tokenizer are here{lines}")
@@ -162,47 +165,61 @@ def load_judges(config: TokenizersConfig, device: str) -> Judges:
 # --- The figures of one tokenizer -------------------------------------------------------------------------------------
 
 
+class Tally:
+    """What the pictures of one tokenizer add up to."""
+
+    def __init__(self, vocab_size: int, judges: Judges):
+        self.judges = judges
+        self.used = torch.zeros(vocab_size, dtype=torch.int64)  #  (V,)
+        self.noise: list[Tensor] = []
+        self.apart: list[Tensor] = []
+        width = judges.inception.width if judges.inception else 0
+        self.real, self.fake = Moments.none(width), Moments.none(width)
+
+    def add(self, originals: Tensor, ids: Tensor, rebuilt: Tensor) -> None:
+        """uint8 (B, 3, H, W), their tokens (B, N), and what these decode to."""
+        self.used += ids.flatten().bincount(minlength=len(self.used))
+        self.noise.append(pairs.psnr(originals, rebuilt))
+        if self.judges.lpips:
+            self.apart.append(self.judges.lpips(originals, rebuilt))
+        if self.judges.inception:
+            self.real.update(self.judges.inception(originals))
+            self.fake.update(self.judges.inception(rebuilt))
+
+    def figures(self) -> dict[str, Any]:
+        share = self.used[self.used > 0] / self.used.sum()
+        return {
+            "frechet": frechet.distance(self.real, self.fake) if self.real.n > 1 else None,
+            "psnr": float(torch.cat(self.noise).mean()),
+            "lpips": float(torch.cat(self.apart).mean()) if self.apart else None,
+            "live_codes": len(share),
+            "code_bits": float(-(share * share.log2()).sum()),
+        }
+
+
 def measure(
     tokenizer: Any, files: Sequence[PictureFile], judges: Judges, batch_size: int, device: str
 ) -> tuple[dict[str, Any], list[tuple[Image.Image, Image.Image]]]:
     """Its figures, and the first pairs of an original and what became of it."""
     side = tokenizer.grid[0] * tokenizer.config.stride
-    used = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)  #  (V,)
-    real, fake = Moments.none(inception.WIDTH), Moments.none(inception.WIDTH)
-    noise: list[Tensor] = []
-    apart: list[Tensor] = []
+    tally, seconds = Tally(tokenizer.vocab_size, judges), 0.0
     shown: list[tuple[Image.Image, Image.Image]] = []
-    seconds = 0.0
     reconstruct(tokenizer, torch.zeros(1, 3, side, side, dtype=torch.uint8), device)  # a GPU's first call is slow
-    bar = tqdm(total=len(files), desc=tokenizer.name, unit="picture")
-    for originals in picture_files.batches(files, side, batch_size):  #  (B, 3, H, W)
-        started = time.perf_counter()
-        ids, rebuilt = reconstruct(tokenizer, originals, device)
-        seconds += time.perf_counter() - started
-        used += ids.flatten().bincount(minlength=len(used))
-        noise.append(pairs.psnr(originals, rebuilt))
-        if judges.lpips:
-            apart.append(judges.lpips(originals, rebuilt))
-        if judges.inception:
-            real.update(judges.inception(originals))
-            fake.update(judges.inception(rebuilt))
-        shown += [(image(a), image(b)) for a, b in zip(originals, rebuilt, strict=True)][: SHOWN - len(shown)]
-        bar.update(len(originals))
-    bar.close()
-    share = used[used > 0] / used.sum()
-    figures = {
+    with tqdm(total=len(files), desc=tokenizer.name, unit="picture") as bar:
+        for originals in picture_files.batches(files, side, batch_size):  #  (B, 3, H, W)
+            started = time.perf_counter()
+            ids, rebuilt = reconstruct(tokenizer, originals, device)
+            seconds += time.perf_counter() - started
+            tally.add(originals, ids, rebuilt)
+            shown += [(image(a), image(b)) for a, b in zip(originals, rebuilt, strict=True)][: SHOWN - len(shown)]
+            bar.update(len(originals))
+    about = {
         "weights_sha256": tokenizer.sha256,
         "side": side,
         "length": tokenizer.grid[0] * tokenizer.grid[1],
         "vocabulary": tokenizer.vocab_size,
-        "frechet": frechet.distance(real, fake) if real.n > 1 else None,
-        "psnr": float(torch.cat(noise).mean()),
-        "lpips": float(torch.cat(apart).mean()) if apart else None,
-        "live_codes": int((used > 0).sum()),
-        "code_bits": float(-(share * share.log2()).sum()),
-        "pictures_per_second": len(files) / seconds,
     }
-    return figures, shown
+    return {**about, **tally.figures(), "pictures_per_second": len(files) / seconds}, shown
 
 
 def reconstruct(tokenizer: Any, pixels: Tensor, device: str) -> tuple[Tensor, Tensor]:

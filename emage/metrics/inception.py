@@ -12,7 +12,6 @@ from torch import Tensor
 from emage.errors import InputError
 from emage.metrics.weights import Published, read
 
-WIDTH = 2048  # features
 MODE = "torch-fidelity InceptionV3, TensorFlow 1 bilinear to 299 px, (x - 128) / 128, 2048 features"
 WEIGHTS = Published(
     "inception",
@@ -22,6 +21,8 @@ WEIGHTS = Published(
 
 
 class Inception:
+    width = 2048  # D, the features of its last pooling
+
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
         """Raises InputError where the file does not hold this network."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # 3 s
@@ -30,11 +31,10 @@ class Inception:
         torch.save(read(path), safe)
         safe.seek(0)
         try:
-            self._network = FeatureExtractorInceptionV3("inception", [str(WIDTH)], safe).to(device)
+            self._network = FeatureExtractorInceptionV3("inception", [str(self.width)], safe).to(device)
         except RuntimeError as error:
-            raise InputError(
-                f"{path} is no Inception of {WEIGHTS.url}: {str(error).splitlines()[-1].strip()}"
-            ) from None
+            why = " ".join(str(error).split())[:300]  # one line, of the names of 500 tensors
+            raise InputError(f"{path} is no Inception of {WEIGHTS.url}: {why}") from None
         self._device = device
 
     @torch.no_grad()

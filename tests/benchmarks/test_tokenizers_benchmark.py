@@ -1,0 +1,165 @@
+"""Table 2's benchmark: its figures for a tokenizer that can be worked out by hand, its command line, its report."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+from emage import tokenizers
+from emage.metrics import picture_files
+from emage.tokenizers import DEMO, download
+from emage.tokenizers.vqgan import VQGAN
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tokenizers.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tokenizers_benchmark", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def greys(tmp_path, monkeypatch) -> Path:
+    """A folder of four flat pictures, black, black, grey and white; an empty cache of weights."""
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, grey in enumerate((0, 0, 100, 255)):
+        Image.new("RGB", (64, 64), (grey,) * 3).save(folder / f"{i}.png")
+    return folder
+
+
+class Steps:
+    """Four greys, 0, 85, 170 and 255, in a grid of 2 x 2 tokens of 32 px; 100 becomes 85."""
+
+    name, sha256, vocab_size, grid = "steps", "none", 4, (2, 2)
+    config = type("Config", (), {"stride": 32})
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (3 * pixels[:, 0, ::32, ::32]).round().long().flatten(1)
+
+    def decode(self, ids: torch.Tensor) -> torch.Tensor:
+        grey = ids.view(-1, 1, 2, 2).float() / 3
+        return grey.repeat_interleave(32, 2).repeat_interleave(32, 3).expand(-1, 3, -1, -1)
+
+
+class Brightness:
+    """A judge of one feature."""
+
+    width = 1
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean((1, 2, 3))[:, None]
+
+
+def test_figures(benchmark, greys):
+    judges = benchmark.Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
+    files = picture_files.find(str(greys))
+    figures, shown = benchmark.measure(Steps(), files, judges, batch_size=3, device="cpu")
+    copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
+    assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
+    assert figures["lpips"] == pytest.approx((0 + 1 + 2 + 0) / 4)
+    assert figures["live_codes"] == 3 and figures["vocabulary"] == 4 and figures["length"] == 4
+    assert figures["code_bits"] == pytest.approx(1.5)  # shares 1/2, 1/4, 1/4
+    # Of one feature: the difference of the means squared, and of the standard deviations.
+    real, fake = (torch.tensor([0, 0, grey, 255]).double() for grey in (100, 85))
+    expected = (real.mean() - fake.mean()) ** 2 + (real.std() - fake.std()) ** 2
+    assert figures["frechet"] == pytest.approx(float(expected))
+    assert [a.getpixel((5, 5)) for a, _ in shown] == [(grey,) * 3 for grey in (0, 0, 100, 255)]
+    assert [b.getpixel((60, 60)) for _, b in shown] == [(grey,) * 3 for grey in (0, 0, 85, 255)]
+
+
+def test_without_judges_their_figures_are_missing(benchmark, greys):
+    files = picture_files.find(str(greys))
+    figures, _ = benchmark.measure(Steps(), files, benchmark.Judges(None, None, {}), batch_size=4, device="cpu")
+    assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
+
+
+def test_the_script_itself(greys, tmp_path):
+    """As a person starts it: its folder is first on Python's path, and its name that of a package."""
+    output = tmp_path / "out"
+    command = [sys.executable, str(SCRIPT), f"pictures={greys}", f"tokenizers=[{DEMO}, vqgan-f8-256]"]
+    done = subprocess.run([*command, f"output={output}", "device=cpu"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if DEMO in line)
+    record = json.loads((output / "tokenizers.json").read_text())
+    figures = record["tokenizers"][DEMO]
+    assert f"{figures['psnr']:.2f}" in row
+    assert record["pictures"]["count"] == 4 and record["settings"]["tokenizers"] == [DEMO, "vqgan-f8-256"]
+    assert figures["weights_sha256"] == tokenizers.load(DEMO).sha256
+    report = (output / "tokenizers.md").read_text()
+    for text in (done.stdout, report):
+        assert "skipped vqgan-f8-256: fetch https://" in text and "weights.vqgan-f8-256=FILE" in text
+        assert "no Frechet: its network is not here; fetch https://" in text and "inception=FILE" in text
+        assert "no LPIPS: its network is not here; fetch https://" in text and "lpips=FILE" in text
+    assert Image.open(output / "sheet.png").width > Image.open(output / "sheet.png").height  # 4 x 2 pictures
+
+
+def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path):
+    config = tokenizers.TOKENIZERS["vqgan-f8-256"].config
+    checkpoint = tmp_path / "model.ckpt"
+    torch.save({"state_dict": VQGAN(config).state_dict()}, checkpoint)
+    parse = benchmark.settings.parse
+    named = parse(benchmark.TokenizersConfig, [f"pictures={greys}", f"weights.vqgan-f8-256={checkpoint}"])
+    found, skipped = benchmark.choose(named)
+    assert set(found) == {"vqgan-f8-256"} and set(skipped) == set(tokenizers.TOKENIZERS) - {DEMO, *found}
+    cached = download.cache_folder() / "vqgan-f8-256.safetensors"
+    cached.parent.mkdir(parents=True)
+    tokenizers.save(found["vqgan-f8-256"], cached)
+    found, _ = benchmark.choose(parse(benchmark.TokenizersConfig, [f"pictures={greys}"]))
+    assert set(found) == {"vqgan-f8-256"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pictures=nowhere", f"tokenizers=[{DEMO}]"], "nowhere: no such folder"),
+        ([f"tokenizers=[{DEMO}]"], "pictures is required"),
+        (["pictures={greys}"], "weights of no tokenizer are here"),
+        (["pictures={greys}", "tokenizers=[vqgan-f8-265]"], "the nearest is 'vqgan-f8-256'"),
+        (["pictures={greys}", "weights.vqgan-f8-256=nowhere.ckpt"], "no file nowhere.ckpt"),
+        (["pictures={greys}", f"tokenizers=[{DEMO}]", "inception=nowhere.pth"], "inception=nowhere.pth: no such file"),
+        (["pictures={greys}", "batch_size=0"], "batch_size=0: there must be at least one"),
+        (["pictures={greys}", "limit=0"], "limit=0: there must be at least one"),
+        (["pictures={greys}", "picures=x"], "did you mean pictures?"),
+    ],
+)
+def test_bad_input(benchmark, greys, capsys, arguments, message, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main([*(text.replace("{greys}", str(greys)) for text in arguments), f"output={tmp_path / 'out'}"])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_pictures_and_other_networks_are_marked(benchmark):
+    figures = dict.fromkeys(("length", "vocabulary", "live_codes"), 1) | dict.fromkeys(
+        ("frechet", "psnr", "lpips", "code_bits", "pictures_per_second"), 1.0
+    )
+    judge = {"sha256": "0", "published": False, "missing": None}
+    record = {
+        "pictures": {"count": 2_047, "refused": {}},
+        "judges": {"inception": judge, "lpips": judge | {"published": True}},
+        "tokenizers": {"dvae": figures | {"paper": 36.23}},
+        "skipped": {},
+    }
+    assert benchmark.cells(record)[0][3:5] == ["1.00*", "36.23"]
+    assert [line.split(":")[0] for line in benchmark.notes(record)] == [
+        "2047 pictures",
+        "Frechet IS MEANINGLESS",
+        "* COMPARE WITH NOTHING",
+    ]
+    record["pictures"]["count"] = 2_048
+    assert benchmark.cells(record)[0][3] == "1.00" and len(benchmark.notes(record)) == 2
