@@ -32,11 +32,9 @@ from emage import config as settings
 from emage import manifest, sheets, tokenizers
 from emage.devices import check_device
 from emage.errors import InputError
-from emage.metrics import frechet, inception, pairs, picture_files, weights
-from emage.metrics.frechet import Moments
-from emage.metrics.inception import Inception
-from emage.metrics.pairs import Lpips
+from emage.metrics import frechet, picture_files
 from emage.metrics.picture_files import PictureFile, Survey
+from emage.metrics.reconstruction import Damage, Judges, load_judges
 from emage.tokenizers import TOKENIZERS, download
 
 # The Frechet distances of Table 2.
@@ -67,15 +65,6 @@ class TokenizersConfig:
     device: str = "auto"  # auto: cuda where there is one
 
 
-@dataclass(frozen=True)
-class Judges:
-    """Networks that compare pictures; None where their weights are not here."""
-
-    inception: Inception | None
-    lpips: Lpips | None
-    facts: dict[str, Any]  # setting -> file's sha256, how it is used, whether it is the published one; or how to get it
-
-
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     try:
@@ -86,14 +75,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(config: TokenizersConfig) -> dict[str, Any]:
-    for name in ("batch_size", "limit"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
-    device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = check(config)
     files = picture_files.find(config.pictures)[: config.limit]
     found, skipped = choose(config)
-    judges = load_judges(config, device)
+    judges = load_judges(config.inception, config.lpips, config.fetch, device)
     survey = picture_files.survey(files)
     record = describe(config, device, survey, judges, skipped)
     rows: dict[str, list[Image.Image]] = {}
@@ -106,6 +91,20 @@ def run(config: TokenizersConfig) -> dict[str, Any]:
     show(record)
     print(f"report: {Path(config.output) / 'tokenizers.md'}")
     return record
+
+
+def check(config: TokenizersConfig) -> str:
+    """The device. Raises InputError, before anything is read, for a setting that could not end well."""
+    for name in ("batch_size", "limit"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
+    if Path(config.output).exists() and not Path(config.output).is_dir():
+        raise InputError(f"output={config.output} is a file; name a folder")
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return device
 
 
 # --- What there is to measure, and with what --------------------------------------------------------------------------
@@ -141,60 +140,7 @@ def is_here(name: str, config: TokenizersConfig) -> bool:
     return name in config.weights or name == tokenizers.DEMO or config.fetch or cached.exists()
 
 
-def load_judges(config: TokenizersConfig, device: str) -> Judges:
-    facts: dict[str, Any] = {}
-    files = {}
-    for published, given, mode in (
-        (inception.WEIGHTS, config.inception, inception.MODE),
-        (pairs.ALEXNET, config.lpips, "LPIPS 0.1, AlexNet"),
-    ):
-        file = files[published.setting] = weights.find(published, given, config.fetch)
-        facts[published.setting] = {
-            "mode": mode,
-            "sha256": manifest.sha256(file) if file else None,
-            "published": published.is_genuine(file) if file else None,
-            "missing": None if file else published.how_to_get,
-        }
-    return Judges(
-        Inception(files["inception"], device) if files["inception"] else None,
-        Lpips(files["lpips"], device) if files["lpips"] else None,
-        facts,
-    )
-
-
 # --- The figures of one tokenizer -------------------------------------------------------------------------------------
-
-
-class Tally:
-    """What the pictures of one tokenizer add up to."""
-
-    def __init__(self, vocab_size: int, judges: Judges):
-        self.judges = judges
-        self.used = torch.zeros(vocab_size, dtype=torch.int64)  #  (V,)
-        self.noise: list[Tensor] = []
-        self.apart: list[Tensor] = []
-        width = judges.inception.width if judges.inception else 0
-        self.real, self.fake = Moments.none(width), Moments.none(width)
-
-    def add(self, originals: Tensor, ids: Tensor, rebuilt: Tensor) -> None:
-        """uint8 (B, 3, H, W), their tokens (B, N), and what these decode to."""
-        self.used += ids.flatten().bincount(minlength=len(self.used))
-        self.noise.append(pairs.psnr(originals, rebuilt))
-        if self.judges.lpips:
-            self.apart.append(self.judges.lpips(originals, rebuilt))
-        if self.judges.inception:
-            self.real.update(self.judges.inception(originals))
-            self.fake.update(self.judges.inception(rebuilt))
-
-    def figures(self) -> dict[str, Any]:
-        share = self.used[self.used > 0] / self.used.sum()
-        return {
-            "frechet": frechet.distance(self.real, self.fake) if self.real.n > 1 else None,
-            "psnr": float(torch.cat(self.noise).mean()),
-            "lpips": float(torch.cat(self.apart).mean()) if self.apart else None,
-            "live_codes": len(share),
-            "code_bits": float(-(share * share.log2()).sum()),
-        }
 
 
 def measure(
@@ -202,7 +148,8 @@ def measure(
 ) -> tuple[dict[str, Any], list[tuple[Image.Image, Image.Image]]]:
     """Its figures, and the first pairs of an original and what became of it."""
     side = tokenizer.grid[0] * tokenizer.config.stride
-    tally, seconds = Tally(tokenizer.vocab_size, judges), 0.0
+    used = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)  #  (V,)
+    damage, seconds = Damage(judges), 0.0
     shown: list[tuple[Image.Image, Image.Image]] = []
     reconstruct(tokenizer, torch.zeros(1, 3, side, side, dtype=torch.uint8), device)  # a GPU's first call is slow
     with tqdm(total=len(files), desc=tokenizer.name, unit="picture") as bar:
@@ -210,16 +157,22 @@ def measure(
             started = time.perf_counter()
             ids, rebuilt = reconstruct(tokenizer, originals, device)
             seconds += time.perf_counter() - started
-            tally.add(originals, ids, rebuilt)
+            used += ids.flatten().bincount(minlength=len(used))
+            damage.add(originals, rebuilt)
             shown += [(image(a), image(b)) for a, b in zip(originals, rebuilt, strict=True)][: SHOWN - len(shown)]
             bar.update(len(originals))
-    about = {
+    share = used[used > 0] / used.sum()
+    figures = {
         "weights_sha256": tokenizer.sha256,
         "side": side,
         "length": tokenizer.grid[0] * tokenizer.grid[1],
         "vocabulary": tokenizer.vocab_size,
+        **damage.figures(),
+        "live_codes": len(share),
+        "code_bits": float(-(share * share.log2()).sum()),
+        "pictures_per_second": len(files) / seconds,
     }
-    return {**about, **tally.figures(), "pictures_per_second": len(files) / seconds}, shown
+    return figures, shown
 
 
 def reconstruct(tokenizer: Any, pixels: Tensor, device: str) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from emage.metrics.weights import Published, read
 
 ROUNDING = 1 / 12  # mean squared error of rounding to 8 bits: an exact copy counts as no better, so that means exist
 
+MODE = "LPIPS 0.1, AlexNet"
 ALEXNET = Published("lpips", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")
 
 

@@ -53,6 +53,13 @@ def find(published: Published, file: str | None, fetch: bool) -> Path | None:
     return path
 
 
+def facts(published: Published, path: Path | None) -> dict[str, Any]:
+    """What a report says of the weights behind a figure; None of them: how to get them."""
+    if path is None:
+        return {"sha256": None, "published": False, "missing": published.how_to_get}
+    return {"sha256": manifest.sha256(path), "published": published.is_genuine(path), "missing": None}
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """A published state dict. Nothing here runs code from a file. Raises InputError where there is none in it."""
     try:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from emage import tokenizers
 from emage.metrics import picture_files
-from emage.tokenizers import DEMO, download
-from emage.tokenizers.vqgan import VQGAN
+from emage.metrics.reconstruction import Judges
+from emage.tokenizers import DEMO, Published, download
+from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tokenizers.py"
 
@@ -65,7 +66,7 @@ class Brightness:
 
 
 def test_figures(benchmark, greys):
-    judges = benchmark.Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
+    judges = Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
     files = picture_files.find(str(greys))
     figures, shown = benchmark.measure(Steps(), files, judges, batch_size=3, device="cpu")
     copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
@@ -83,7 +84,7 @@ def test_figures(benchmark, greys):
 
 def test_without_judges_their_figures_are_missing(benchmark, greys):
     files = picture_files.find(str(greys))
-    figures, _ = benchmark.measure(Steps(), files, benchmark.Judges(None, None, {}), batch_size=4, device="cpu")
+    figures, _ = benchmark.measure(Steps(), files, Judges(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 
 
@@ -91,35 +92,39 @@ def test_the_script_itself(greys, tmp_path):
     """As a person starts it: its folder is first on Python's path, and its name that of a package."""
     output = tmp_path / "out"
     command = [sys.executable, str(SCRIPT), f"pictures={greys}", f"tokenizers=[{DEMO}, vqgan-f8-256]"]
-    done = subprocess.run([*command, f"output={output}", "device=cpu"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, f"output={output}", "device=cpu", "limit=3"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if DEMO in line)
     record = json.loads((output / "tokenizers.json").read_text())
     figures = record["tokenizers"][DEMO]
     assert f"{figures['psnr']:.2f}" in row
-    assert record["pictures"]["count"] == 4 and record["settings"]["tokenizers"] == [DEMO, "vqgan-f8-256"]
+    assert record["pictures"]["count"] == 3 and record["settings"]["tokenizers"] == [DEMO, "vqgan-f8-256"]
     assert figures["weights_sha256"] == tokenizers.load(DEMO).sha256
     report = (output / "tokenizers.md").read_text()
     for text in (done.stdout, report):
         assert "skipped vqgan-f8-256: fetch https://" in text and "weights.vqgan-f8-256=FILE" in text
         assert "no Frechet: its network is not here; fetch https://" in text and "inception=FILE" in text
         assert "no LPIPS: its network is not here; fetch https://" in text and "lpips=FILE" in text
-    assert Image.open(output / "sheet.png").width > Image.open(output / "sheet.png").height  # 4 x 2 pictures
+    with Image.open(output / "sheet.png") as sheet:
+        assert sheet.width == 3 * (128 + 16) and sheet.height > 2 * (128 + 16)  # originals, and the demo's below them
 
 
-def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path):
-    config = tokenizers.TOKENIZERS["vqgan-f8-256"].config
+def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkeypatch):
+    tiny = VQGANConfig(vocab_size=8, code_dim=4, z_channels=4, channels=8, channel_mult=(1, 1), num_groups=4)
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(tiny, "http://unused/last.ckpt"))
     checkpoint = tmp_path / "model.ckpt"
-    torch.save({"state_dict": VQGAN(config).state_dict()}, checkpoint)
+    torch.save({"state_dict": VQGAN(tiny).state_dict()}, checkpoint)
     parse = benchmark.settings.parse
-    named = parse(benchmark.TokenizersConfig, [f"pictures={greys}", f"weights.vqgan-f8-256={checkpoint}"])
+    named = parse(benchmark.TokenizersConfig, [f"pictures={greys}", f"weights.tiny={checkpoint}"])
     found, skipped = benchmark.choose(named)
-    assert set(found) == {"vqgan-f8-256"} and set(skipped) == set(tokenizers.TOKENIZERS) - {DEMO, *found}
-    cached = download.cache_folder() / "vqgan-f8-256.safetensors"
+    assert set(found) == {"tiny"} and set(skipped) == set(tokenizers.TOKENIZERS) - {DEMO, "tiny"}
+    cached = download.cache_folder() / "tiny.safetensors"
     cached.parent.mkdir(parents=True)
-    tokenizers.save(found["vqgan-f8-256"], cached)
+    tokenizers.save(found["tiny"], cached)
     found, _ = benchmark.choose(parse(benchmark.TokenizersConfig, [f"pictures={greys}"]))
-    assert set(found) == {"vqgan-f8-256"}
+    assert set(found) == {"tiny"}
 
 
 @pytest.mark.parametrize(
@@ -133,12 +138,13 @@ def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path):
         (["pictures={greys}", f"tokenizers=[{DEMO}]", "inception=nowhere.pth"], "inception=nowhere.pth: no such file"),
         (["pictures={greys}", "batch_size=0"], "batch_size=0: there must be at least one"),
         (["pictures={greys}", "limit=0"], "limit=0: there must be at least one"),
+        (["pictures={greys}", "device=cpu", "output={greys}/0.png"], "is a file; name a folder"),
         (["pictures={greys}", "picures=x"], "did you mean pictures?"),
     ],
 )
 def test_bad_input(benchmark, greys, capsys, arguments, message, tmp_path):
     with pytest.raises(SystemExit) as caught:
-        benchmark.main([*(text.replace("{greys}", str(greys)) for text in arguments), f"output={tmp_path / 'out'}"])
+        benchmark.main([f"output={tmp_path / 'out'}", *(text.replace("{greys}", str(greys)) for text in arguments)])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
