@@ -43,7 +43,10 @@ def greys(tmp_path, monkeypatch) -> Path:
 
 
 class Steps:
-    """Four greys, 0, 85, 170 and 255, in a grid of 2 x 2 tokens of 32 px; 100 becomes 85."""
+    """Four greys, 0, 85, 170 and 255, in a grid of 2 x 2 tokens of 32 px; 100 becomes 85.
+
+    They come out a little too dark, by less than rounding mends.
+    """
 
     name, sha256, vocab_size, grid = "steps", "none", 4, (2, 2)
     config = type("Config", (), {"stride": 32})
@@ -52,7 +55,7 @@ class Steps:
         return (3 * pixels[:, 0, ::32, ::32]).round().long().flatten(1)
 
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
-        grey = ids.view(-1, 1, 2, 2).float() / 3
+        grey = (ids.view(-1, 1, 2, 2).float() / 3 - 0.4 / 255).clamp(0)
         return grey.repeat_interleave(32, 2).repeat_interleave(32, 3).expand(-1, 3, -1, -1)
 
 
