@@ -121,17 +121,22 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
     skipped: dict[str, str] = {}
     for name in names:
         if name in TOKENIZERS and not is_here(name, config):
-            url = TOKENIZERS[name].url
-            skipped[name] = f"fetch {url} and pass weights.{name}=FILE, or add fetch=true"
+            skipped[name] = f"fetch {TOKENIZERS[name].url} and pass weights.{name}=FILE, or add fetch=true"
             continue
         try:
             found[name] = tokenizers.load(name, weights=config.weights.get(name))
+        except ConnectionError as error:  # one dead link leaves the others
+            skipped[name] = f"{error}; weights.{name}=FILE takes a file"
         except ValueError as error:
             raise InputError(" ".join(str(error).split())) from None
     if not found:
-        lines = "".join(f"\n  {name}: {how}" for name, how in skipped.items())
-        raise InputError(f"the weights of no tokenizer are here{lines}")
+        print(*told(skipped), sep="\n", file=sys.stderr)
+        raise InputError("the weights of no tokenizer are here: see above where each is")
     return found, skipped
+
+
+def told(skipped: dict[str, str]) -> list[str]:
+    return [f"skipped {name}: {how}" for name, how in skipped.items()]
 
 
 def is_here(name: str, config: TokenizersConfig) -> bool:
@@ -244,7 +249,7 @@ def notes(record: dict[str, Any]) -> list[str]:
             lines.append(f"{columns[setting]} IS MEANINGLESS: {setting}= holds other weights than the published")
     if count < frechet.ENOUGH and record["judges"]["inception"]["sha256"]:
         lines.append(f"* COMPARE WITH NOTHING: of fewer than {frechet.ENOUGH} pictures the distance is much too large")
-    return lines + [f"skipped {name}: {how}" for name, how in record["skipped"].items()]
+    return lines + told(record["skipped"])
 
 
 def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image]]) -> None:

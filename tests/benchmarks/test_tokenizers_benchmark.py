@@ -130,12 +130,20 @@ def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkey
     assert set(found) == {"tiny"}
 
 
+def test_a_dead_link_leaves_the_others(benchmark, greys, monkeypatch):
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), "http://127.0.0.1:9/last.ckpt"))
+    wanted = [f"pictures={greys}", "fetch=true", f"tokenizers=[tiny, {DEMO}]"]
+    found, skipped = benchmark.choose(benchmark.settings.parse(benchmark.TokenizersConfig, wanted))
+    assert set(found) == {DEMO} and "weights.tiny=FILE takes a file" in skipped["tiny"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["pictures=nowhere", f"tokenizers=[{DEMO}]"], "nowhere: no such folder"),
         ([f"tokenizers=[{DEMO}]"], "pictures is required"),
-        (["pictures={greys}"], "weights of no tokenizer are here"),
+        (["pictures={greys}"], "skipped vqgan-f8-256: fetch https://"),
+        (["pictures={greys}"], "error: the weights of no tokenizer are here"),
         (["pictures={greys}", "tokenizers=[vqgan-f8-265]"], "the nearest is 'vqgan-f8-256'"),
         (["pictures={greys}", "weights.vqgan-f8-256=nowhere.ckpt"], "no file nowhere.ckpt"),
         (["pictures={greys}", f"tokenizers=[{DEMO}]", "inception=nowhere.pth"], "inception=nowhere.pth: no such file"),
