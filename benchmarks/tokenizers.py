@@ -152,11 +152,13 @@ def measure(
     tokenizer: Any, files: Sequence[PictureFile], judges: Judges, batch_size: int, device: str
 ) -> tuple[dict[str, Any], list[tuple[Image.Image, Image.Image]]]:
     """Its figures, and the first pairs of an original and what became of it."""
-    side = tokenizer.grid[0] * tokenizer.config.stride
+    length = tokenizer.grid[0] * tokenizer.grid[1]
+    blank = tokenizer.decode(torch.zeros(1, length, dtype=torch.int64, device=device))  #  (1, 3, H, W)
+    tokenizer.encode(blank)  # a GPU's first calls are slow: they are not counted
+    side = blank.shape[-1]
     used = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)  #  (V,)
     damage, seconds = Damage(judges), 0.0
     shown: list[tuple[Image.Image, Image.Image]] = []
-    reconstruct(tokenizer, torch.zeros(1, 3, side, side, dtype=torch.uint8), device)  # a GPU's first call is slow
     with tqdm(total=len(files), desc=tokenizer.name, unit="picture") as bar:
         for originals in picture_files.batches(files, side, batch_size):  #  (B, 3, H, W)
             started = time.perf_counter()
@@ -170,7 +172,7 @@ def measure(
     figures = {
         "weights_sha256": tokenizer.sha256,
         "side": side,
-        "length": tokenizer.grid[0] * tokenizer.grid[1],
+        "length": length,
         "vocabulary": tokenizer.vocab_size,
         **damage.figures(),
         "live_codes": len(share),

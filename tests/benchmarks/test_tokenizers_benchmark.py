@@ -49,7 +49,6 @@ class Steps:
     """
 
     name, sha256, vocab_size, grid = "steps", "none", 4, (2, 2)
-    config = type("Config", (), {"stride": 32})
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return (3 * pixels[:, 0, ::32, ::32]).round().long().flatten(1)
