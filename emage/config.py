@@ -315,8 +315,8 @@ def usage(program: type) -> str:
     """What --help prints: the presets this program knows, then every key with its default, as YAML."""
     presets = [name for name, programs in PRESETS.items() if program.__name__ in programs]
     summary = (program.__doc__ or "").strip().splitlines()[0]
-    defaults = OmegaConf.to_yaml(OmegaConf.structured(program))
-    return f"{summary}\n\nusage: PRESET key=value ...\npresets: {', '.join(presets)}\n\n{defaults}"
+    use = f"usage: PRESET key=value ...\npresets: {', '.join(presets)}" if presets else "usage: key=value ..."
+    return f"{summary}\n\n{use}\n\n{OmegaConf.to_yaml(OmegaConf.structured(program))}"
 
 
 def to_yaml(config: Any) -> str:

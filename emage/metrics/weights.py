@@ -12,7 +12,7 @@ import torch
 from emage import manifest
 from emage.errors import InputError
 from emage.tokenizers import download
-from emage.tokenizers.weights import UNPICKLING_ERRORS
+from emage.tokenizers.published import UNPICKLING_ERRORS
 
 
 @dataclass(frozen=True)

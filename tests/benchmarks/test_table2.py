@@ -18,12 +18,12 @@ from emage.metrics.reconstruction import Judges
 from emage.tokenizers import DEMO, Published, download
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tokenizers.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "table2.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tokenizers_benchmark", SCRIPT)
+    spec = importlib.util.spec_from_file_location("table2", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -99,12 +99,12 @@ def test_the_script_itself(greys, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if DEMO in line)
-    record = json.loads((output / "tokenizers.json").read_text())
+    record = json.loads((output / "table2.json").read_text())
     figures = record["tokenizers"][DEMO]
     assert f"{figures['psnr']:.2f}" in row
     assert record["pictures"]["count"] == 3 and record["settings"]["tokenizers"] == [DEMO, "vqgan-f8-256"]
     assert figures["weights_sha256"] == tokenizers.load(DEMO).sha256
-    report = (output / "tokenizers.md").read_text()
+    report = (output / "table2.md").read_text()
     for text in (done.stdout, report):
         assert "skipped vqgan-f8-256: fetch https://" in text and "weights.vqgan-f8-256=FILE" in text
         assert "no Frechet: its network is not here; fetch https://" in text and "inception=FILE" in text
@@ -115,7 +115,7 @@ def test_the_script_itself(greys, tmp_path):
 
 def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkeypatch):
     tiny = VQGANConfig(vocab_size=8, code_dim=4, z_channels=4, channels=8, channel_mult=(1, 1), num_groups=4)
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(tiny, "http://unused/last.ckpt"))
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(tiny, {"last.ckpt": "http://unused/last.ckpt"}))
     checkpoint = tmp_path / "model.ckpt"
     torch.save({"state_dict": VQGAN(tiny).state_dict()}, checkpoint)
     parse = benchmark.settings.parse
@@ -130,7 +130,7 @@ def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkey
 
 
 def test_a_dead_link_leaves_the_others(benchmark, greys, monkeypatch):
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), "http://127.0.0.1:9/last.ckpt"))
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"}))
     wanted = [f"pictures={greys}", "fetch=true", f"tokenizers=[tiny, {DEMO}]"]
     found, skipped = benchmark.choose(benchmark.settings.parse(benchmark.TokenizersConfig, wanted))
     assert set(found) == {DEMO} and "weights.tiny=FILE takes a file" in skipped["tiny"]

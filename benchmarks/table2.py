@@ -1,11 +1,11 @@
 """Table 2 of the paper for a folder of pictures: what each tokenizer loses of them (Sec. 4.1).
 
-python benchmarks/tokenizers.py pictures=val2014                  # those whose weights are in the cache
-python benchmarks/tokenizers.py pictures=val2014 fetch=true       # all six: several GB the first time
-python benchmarks/tokenizers.py pictures=val2014.tar weights.vqgan-f8-256=model.ckpt inception=weights-inception.pth
+python benchmarks/table2.py pictures=val2014                  # those whose weights are in the cache
+python benchmarks/table2.py pictures=val2014 fetch=true       # all six: several GB the first time
+python benchmarks/table2.py pictures=val2014.tar weights.vqgan-f8-256=model.ckpt inception=weights-inception.pth
 
-The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes tokenizers.json (the figures
-and what made them), tokenizers.md and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
+The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes table2.json (the figures
+and what made them), table2.md and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
 
 Letters: B batch, H W picture, N tokens of a picture, V codes.
 """
@@ -51,7 +51,7 @@ SHOWN = 6  # pictures of the sheet
 
 @dataclass(frozen=True)
 class TokenizersConfig:
-    """Pictures -> what each tokenizer loses of them: Table 2 (benchmarks/tokenizers.py; it has no presets)."""
+    """Pictures -> what each tokenizer loses of them: Table 2 (benchmarks/table2.py; it has no presets)."""
 
     pictures: str = MISSING  # a folder of jpg, png or .tar, however deep, or one .tar
     tokenizers: tuple[str, ...] = ()  # none: the published ones, and those of `weights`
@@ -59,7 +59,7 @@ class TokenizersConfig:
     inception: str | None = None  # weights of the Frechet distance's network
     lpips: str | None = None  # torchvision's AlexNet
     fetch: bool = False  # weights that are not here
-    output: str = "runs/tokenizers"
+    output: str = "runs/table2"
     limit: int | None = None  # the first pictures by name; none: all
     batch_size: int = 16
     device: str = "auto"  # auto: cuda where there is one
@@ -89,7 +89,7 @@ def run(config: TokenizersConfig) -> dict[str, Any]:
         rows[name] = [rebuilt for _, rebuilt in shown]
         write(Path(config.output), record, rows)
     show(record)
-    print(f"report: {Path(config.output) / 'tokenizers.md'}")
+    print(f"report: {Path(config.output) / 'table2.md'}")
     return record
 
 
@@ -121,7 +121,7 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
     skipped: dict[str, str] = {}
     for name in names:
         if name in TOKENIZERS and not is_here(name, config):
-            skipped[name] = f"fetch {TOKENIZERS[name].url} and pass weights.{name}=FILE, or add fetch=true"
+            skipped[name] = how_to_get(name)
             continue
         try:
             found[name] = tokenizers.load(name, weights=config.weights.get(name))
@@ -137,6 +137,11 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
 
 def told(skipped: dict[str, str]) -> list[str]:
     return [f"skipped {name}: {how}" for name, how in skipped.items()]
+
+
+def how_to_get(name: str) -> str:
+    urls = TOKENIZERS[name].urls.values()
+    return f"fetch {' and '.join(urls)} and pass weights.{name}={'FILE' if len(urls) == 1 else 'FOLDER'}, or fetch=true"
 
 
 def is_here(name: str, config: TokenizersConfig) -> bool:
@@ -255,9 +260,9 @@ def notes(record: dict[str, Any]) -> list[str]:
 
 
 def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image]]) -> None:
-    """tokenizers.json, tokenizers.md and sheet.png, one row of pictures below the other."""
+    """table2.json, table2.md and sheet.png, one row of pictures below the other."""
     output.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(output / "tokenizers.json", record)
+    manifest.write_json(output / "table2.json", record)
     labels = [name for name, row in rows.items() for _ in row]
     shown = [image for row in rows.values() for image in row]
     sheets.sheet(shown, labels, len(rows["original"])).save(output / "sheet.png")
@@ -274,7 +279,7 @@ def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image
         "```",
         "",
     ]
-    (output / "tokenizers.md").write_text("\n".join(lines))
+    (output / "table2.md").write_text("\n".join(lines))
 
 
 def show(record: dict[str, Any]) -> None:
