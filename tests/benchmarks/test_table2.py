@@ -123,14 +123,16 @@ def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkey
     found, skipped = benchmark.choose(named)
     assert set(found) == {"tiny"} and set(skipped) == set(tokenizers.TOKENIZERS) - {DEMO, "tiny"}
     cached = download.cache_folder() / "tiny.safetensors"
-    cached.parent.mkdir(parents=True)
+    cached.parent.mkdir(parents=True, exist_ok=True)
     tokenizers.save(found["tiny"], cached)
     found, _ = benchmark.choose(parse(benchmark.TokenizersConfig, [f"pictures={greys}"]))
     assert set(found) == {"tiny"}
 
 
 def test_a_dead_link_leaves_the_others(benchmark, greys, monkeypatch):
-    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"}))
+    monkeypatch.setitem(
+        tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"})
+    )
     wanted = [f"pictures={greys}", "fetch=true", f"tokenizers=[tiny, {DEMO}]"]
     found, skipped = benchmark.choose(benchmark.settings.parse(benchmark.TokenizersConfig, wanted))
     assert set(found) == {DEMO} and "weights.tiny=FILE takes a file" in skipped["tiny"]
