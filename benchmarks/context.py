@@ -5,7 +5,7 @@ python benchmarks/context.py steps=200 seeds=1
 
 The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the picture, reading them
 does not pay, and "ignore the context" is a place where training can stay (measured by the probe context_gain). Each
-variant is one cure, or none. Prints a table; writes results/context.json, with the probe along the way, and a figure.
+variant is one cure, or none. Prints a table; writes results/context.json, the probe along the way, and context.png.
 """
 
 import itertools
@@ -19,6 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,6 +68,7 @@ def main(steps: int = 1_200, seeds: int = 3) -> None:
             record = {"steps": steps, "torch": torch.__version__, "threads": 1, "cpus": os.cpu_count(), "runs": runs}
             (RESULTS / "context.json").write_text(json.dumps(record, indent=1))
     report(runs)
+    figure(runs)
 
 
 def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, Any]:
@@ -133,6 +138,23 @@ def report(runs: list[dict[str, Any]]) -> None:
         cells = [f"{statistics.mean(c):.3g} ({min(c):.3g}-{max(c):.3g})" for c in columns]
         table.add_row(method, cure, *cells)
     Console(width=140).print(table)
+
+
+def figure(runs: list[dict[str, Any]]) -> None:
+    """The probe along the way, a panel a method, a line a run."""
+    panels = ("iterative2", "iterative3")
+    drawing, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
+    for method, axis in zip(panels, axes, strict=True):
+        shown = [("iterative1", "as in the paper"), *((method, cure) for cure in CURES)]
+        for colour, key in enumerate(shown):
+            for i, run in enumerate(run for run in runs if (run["method"], run["cure"]) == key):
+                steps, gains, _ = zip(*run["probe"], strict=True)
+                label = f"{key[0]}, for comparison" if key[0] != method else key[1]
+                axis.plot(steps, gains, color=f"C{colour}", label=label if i == 0 else None)
+        axis.set(title=method, xlabel="step", ylim=(-0.02, None))
+        axis.legend(loc="upper left")
+    axes[0].set_ylabel("context gain")
+    drawing.savefig(RESULTS / "context.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "TrainConfig": {
             "data": {"tokenizer": "vqgan-demo-f8-512"},
             "model": _TINY_MODEL,
+            "objective": {"warm_start": 0.5},
             "optim": {"steps": 20, "batch_size": 8, "micro_batch_size": 8, "lr": 1e-3},
             "sampling": {"steps": 4, "order": "random"},
             "run": {**_LOCAL_RUN, "log_every": 5, "sample_every": 10, "checkpoint_every": 10},
