@@ -190,6 +190,10 @@ class Emage:
         rows, columns = self.config.grid
         return rows * self.tokenizer.stride, columns * self.tokenizer.stride
 
+    def num_cut(self, prompts: Sequence[str]) -> int:
+        """How many prompts are longer than the text encoder reads."""
+        return int(self.network.text.tokenize(prompts)[1].sum())
+
     def settings(self, **sampling: Any) -> SamplingConfig:
         """The checkpoint's sampling settings with some replaced. Raises InputError for one that isn't right."""
         known = [item.name for item in fields(SamplingConfig)]
@@ -229,11 +233,10 @@ class Emage:
         return self.network.read(ids.to(self.device))
 
     def _warn_of_cut(self, prompts: Sequence[str]) -> None:
-        text = self.network.text
-        if cut := int(text.tokenize(prompts)[1].sum()):
+        if cut := self.num_cut(prompts):
             warnings.warn(
                 f"{cut} of {len(prompts)} prompts {'is' if cut == 1 else 'are'} longer than the text encoder's "
-                f"{text.length} positions; the rest was not read",
+                f"{self.network.text.length} positions; the rest was not read",
                 stacklevel=3,
             )
 

@@ -25,6 +25,9 @@ class NotingPipe:
     def settings(self, **sampling: Any) -> SamplingConfig:
         return SamplingConfig(**sampling)
 
+    def num_cut(self, prompts: Sequence[str]) -> int:
+        return 0
+
     def generate(self, prompts: Sequence[str], *, seed: Sequence[int], steps: int, **_: Any) -> list[Image.Image]:
         self.calls.append((list(prompts), steps))
         assert self.go.wait(10)

@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         for name in config.metrics:
             images = (read_picture(output, task) for task in tasks)
             figures |= dict(METRICS[name].measure(images, [task.caption for task in tasks]))
-        cut = int(pipe.network.text.tokenize([task.caption for task in tasks])[1].sum())
+        cut = pipe.num_cut([task.caption for task in tasks])
         grid = write_report(output, tasks, scores, figures, identity, cut)
         run.metrics({"captions": len(tasks), "captions_cut": cut, **figures})
         run.picture("grid.png", grid)

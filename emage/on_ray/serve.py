@@ -68,6 +68,8 @@ class ImageRequest(BaseModel):
     gumbel: float | None = None
     revise: Literal["argmax", "sample"] | None = None
     guidance: float | None = None
+    guidance_schedule: Literal["constant", "linear"] | None = None
+    remask: float | None = None
 
     def sampling(self) -> dict[str, Any]:
         """The sampling settings that the request names."""
@@ -86,6 +88,7 @@ class ImageResponse(BaseModel):
 
     created: int
     data: list[Picture]
+    prompt_cut: bool = Field(description="whether the prompt is longer than the model reads, so that its end was lost")
 
 
 class ApiError(Exception):
@@ -167,7 +170,8 @@ class Endpoint:
             self._requests -= 1
         pictures = [base64.b64encode(png).decode() for png in pngs]
         data = [Picture(b64_json=text, seed=job.seed) for text, job in zip(pictures, jobs, strict=True)]
-        return ImageResponse(created=int(time.time()), data=data)
+        cut = self._pipe.num_cut([request.prompt]) > 0
+        return ImageResponse(created=int(time.time()), data=data, prompt_cut=cut)
 
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_a_dead_link_leaves_the_others(benchmark, greys, monkeypatch):
         ([f"tokenizers=[{DEMO}]"], "pictures is required"),
         (["pictures={greys}"], "skipped vqgan-f8-256: fetch https://"),
         (["pictures={greys}"], "error: the weights of no tokenizer are here"),
-        (["pictures={greys}", "tokenizers=[vqgan-f8-265]"], "the nearest is 'vqgan-f8-256'"),
+        (["pictures={greys}", "tokenizers=[vqgan-f8-265]"], "did you mean vqgan-f8-256"),
         (["pictures={greys}", "weights.vqgan-f8-256=nowhere.ckpt"], "no file nowhere.ckpt"),
         (["pictures={greys}", f"tokenizers=[{DEMO}]", "inception=nowhere.pth"], "inception=nowhere.pth: no such file"),
         (["pictures={greys}", "batch_size=0"], "batch_size=0: there must be at least one"),

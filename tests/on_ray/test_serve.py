@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def load_fake(config: ServeConfig) -> Any:
             if sampling.get("steps", 1) < 1:
                 raise InputError(f"steps must lie in 1..96, not {sampling['steps']}")
             return replace(SamplingConfig(), **sampling)
+
+        def num_cut(self, prompts: Any) -> int:
+            return sum(len(prompt) > 77 for prompt in prompts)
 
         def generate(self, prompts: Any, *, seed: Any, steps: int, **_: Any) -> list[Image.Image]:
             time.sleep({"slow": 4.0, "busy": 0.2}.get(prompts[0], 0.01))
@@ -98,6 +102,12 @@ def at_once(url: str, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
         return list(pool.map(lambda body: post(url, **body), bodies))
 
 
+def test_every_sampling_setting_can_be_asked_for() -> None:
+    from emage.on_ray import serve
+
+    assert {field.name for field in fields(SamplingConfig)} <= set(serve.ImageRequest.model_fields)
+
+
 # --- The API ----------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +117,8 @@ def test_a_request_gives_a_png(url: str) -> None:
     picture = Image.open(io.BytesIO(png))
     assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (24, 16))
     assert abs(answer.json()["created"] - time.time()) < 60
-    assert answer.json()["data"][0]["seed"] == 7
+    assert answer.json()["data"][0]["seed"] == 7 and not answer.json()["prompt_cut"]
+    assert post(url, prompt="a red bus " * 20).json()["prompt_cut"]
 
 
 def test_n_pictures_have_consecutive_seeds(url: str) -> None:
