@@ -66,7 +66,7 @@ class SamplingConfig:
     temperature: float = 1.0  # of the token draw; 0 takes the argmax
     top_k: int = 0  # 0: all
     top_p: float = 1.0
-    gumbel: float = 4.5  # position noise at the first step, annealed linearly to 0 (order=confidence only)
+    gumbel: float = 4.5  # position noise, times 1 - t/T at step t: 0 at the last (order=confidence only)
     revise: Literal["argmax", "sample"] = "argmax"  # how #3 rewrites the tokens it already has
     # Beyond the paper, off by default:
     guidance: float = 0.0  # classifier-free guidance, u + s(c - u), trained by caption_dropout; 0 is off

@@ -122,12 +122,12 @@ def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: float, rn
     return log_p + noise * gumbel(rng.uniform(log_p.shape[1])) if noise else log_p
 
 
-def unsure(known: Tensor, log_p: Tensor, share: float) -> Tensor:
+def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     """(B,N) bool: the floor(share x known) least probable of the `known` (B,N) positions of a row (beyond the paper).
 
-    They are masked again for a step, as far as the schedule's count is reached without them, and drawn anew.
+    They are masked again for a step and drawn anew. No more than `room` (B,): the places that stay masked anyway.
     """
-    count = (known.sum(1) * share).floor().long()
+    count = (known.sum(1) * share).floor().long().minimum(room)
     return rank(-log_p.masked_fill(~known, torch.inf)) < count[:, None]
 
 

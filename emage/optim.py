@@ -34,7 +34,8 @@ def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of `model` that follows it: `update_parameters(model)` takes it 1 - decay of the way (beyond the paper).
 
-    The decay grows from 0.1 with the updates, (1 + n) / (10 + n), or the average would remember the first weights long.
+    The first update copies; then the decay grows to the full one, (1 + n) / (10 + n) at update n, or the average would
+    remember the first weights long.
     """
 
     def follow(averages: PARAM_LIST, current: PARAM_LIST, num_updates: Tensor | int) -> None:

@@ -2,8 +2,9 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ class Emage:
 
     Every picture has its own seed: the same prompt, seed and settings give the same picture whatever else is in the
     batch. `**sampling` below are fields of SamplingConfig (steps, schedule, order, temperature, top_k, top_p, gumbel,
-    revise, guidance) over the checkpoint's own.
+    revise, guidance, guidance_schedule, remask) over the checkpoint's own.
     """
 
     def __init__(self, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any] | None = None):
@@ -141,14 +142,16 @@ class Emage:
     ) -> list[list[tuple[Image.Image, float]]]:
         """For each prompt its candidates as (picture, score), in the order of their seeds. rank=none scores 0."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if candidates < 1:
-            raise InputError(f"candidates must be at least 1, not {candidates}")
-        settings = self.settings(**sampling)
+        for name, value in {"candidates": candidates, "batch_size": batch_size}.items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        if rank not in get_args(Rank):
+            raise InputError(f"rank must be one of {', '.join(get_args(Rank))}, not {rank!r}")
+        settings, seeds = self.settings(**sampling), _seeds(seed, len(prompts))
+        if candidates == 1:
+            rank = "none"  # there is nothing to choose from
         if rank == "clip" and ranker is None:
             ranker = ranking.ClipRanker(device=str(self.device))
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(prompts):
-            raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed, or one a prompt")
         self._warn_of_cut(prompts)
         jobs = [
             (prompt, _candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
@@ -156,32 +159,42 @@ class Emage:
         drawn: list[tuple[Image.Image, float]] = []
         for i in range(0, len(jobs), batch_size):
             texts, own_seeds = zip(*jobs[i : i + batch_size], strict=True)
-            drawn += self._batch(texts, own_seeds, settings, rank if candidates > 1 else "none", ranker)
+            drawn += self._batch(texts, own_seeds, settings, rank, ranker)
         return [drawn[i : i + candidates] for i in range(0, len(drawn), candidates)]
 
     def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[Image.Image]:
         """The picture after each iteration (Figure 5): the model's guess for every token at that point."""
+        settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first picture
         self._warn_of_cut([prompt])
-        for step in self._steps(self._read([prompt]), self._unknown(1), [seed], self.settings(**sampling)):
-            yield self._pictures(step.guess)[0]
+        steps = self._steps(self._read([prompt]), self._unknown(1), seeds, settings)
+        return (self._pictures(step.guess)[0] for step in steps)
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
     ) -> Image.Image:
         """Draws anew where `mask` is white (above half grey), by cells of the token grid; other tokens stay.
 
-        The picture is brought to the model's size by a resize and a centre crop, the mask likewise.
+        A cell with any white in it is drawn anew. The picture is brought to the model's size by a resize and a centre
+        crop, the mask with it. Raises InputError for a mask that is black everywhere or of another size.
         """
+        settings, seeds = self.settings(**sampling), _seeds(seed, 1)
+        if mask.size != image.size:
+            raise InputError(
+                f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: "
+                "make them the same size"
+            )
         height, width = self.size
         pixels = _to_pixels(_fit(image.convert("RGB"), width, height)).to(self.device)
-        white = torch.from_numpy(np.asarray(_fit(mask.convert("L"), width, height)) > 127)
+        painted = mask.convert("L").point(lambda grey: 255 * (grey > 127))
+        # A box filter keeps a trace of the thinnest stroke.
+        white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
         rows, columns = self.config.grid
         unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
         if not unknown.any():
             raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
         self._warn_of_cut([prompt])
         y = self.tokenizer.encode(pixels).masked_fill(unknown[None].to(self.device), MASK)
-        *_, last = self._steps(self._read([prompt]), y, [seed], self.settings(**sampling))
+        *_, last = self._steps(self._read([prompt]), y, seeds, settings)
         return self._pictures(last.y_obs)[0]
 
     @property
@@ -291,6 +304,17 @@ def check_sampling(settings: SamplingConfig, n: int) -> None:
             raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
 
 
+def _seeds(seed: Any, num_pictures: int) -> list[int]:
+    """One seed a picture, from one for all or one each. Raises InputError."""
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * num_pictures
+    if len(seeds) != num_pictures:
+        raise InputError(f"{len(seeds)} seeds for {num_pictures} prompts: give one seed, or one a prompt")
+    for value in seeds:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {value!r}")
+    return [int(value) for value in seeds]
+
+
 def _candidate_seed(seed: int, candidate: int) -> int:
     if candidate == 0:
         return seed
@@ -306,12 +330,12 @@ def _without_folders(config: CheckpointConfig, facts: dict[str, Any]) -> tuple[C
     return config, facts
 
 
-def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+def _fit(
+    image: Image.Image, width: int, height: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """Resized so that it covers width x height, then centre-cropped."""
     scale = max(width / image.width, height / image.height)
-    image = image.resize(
-        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
+    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resampling)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 

@@ -100,7 +100,10 @@ def fit(
 
 
 def train_step(engine: Engine, batch: Batch, config: TrainConfig, *, lr: float, warming: bool) -> Metrics:
-    """One update from this rank's rows, in micro-batches. The metrics are over all ranks."""
+    """One update from this rank's rows, in micro-batches. The metrics are over all ranks.
+
+    captions_cut is the share of the captions, as they were read, that did not fit: one that was dropped always fits.
+    """
     sums = torch.zeros(8)
     dropped = _dropped_captions(batch, config.objective.caption_dropout)
     for i in range(0, len(batch.uid), config.optim.micro_batch_size):

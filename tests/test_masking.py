@@ -93,6 +93,12 @@ def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
     assert abs(gumbel(u).mean().item() - 0.5772) < 0.01
 
 
+def test_position_noise_is_gumbel_noise_times_its_scale():
+    log_p = torch.tensor([[-3.0, -1.0, -2.0]])
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 2.5, PictureRng([4]))
+    assert torch.allclose(scores, log_p - 2.5 * torch.log(-torch.log(PictureRng([4]).uniform(3))))
+
+
 def test_without_noise_positions_come_by_confidence_alone():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
     scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
@@ -102,8 +108,10 @@ def test_without_noise_positions_come_by_confidence_alone():
 def test_unsure_positions_are_the_least_probable_of_the_known():
     log_p = torch.tensor([[-9.0, -1.0, -5.0, -2.0], [-9.0, -1.0, -5.0, -2.0]])
     known = torch.tensor([[False, True, True, True], [True, True, False, True]])
-    assert unsure(known, log_p, 0.4).tolist() == [[False, False, True, False], [True, False, False, False]]
-    assert not unsure(known, log_p, 0.3).any() and not unsure(known, log_p, 0.0).any()
+    room = torch.tensor([4, 4])
+    assert unsure(known, log_p, 0.4, room).tolist() == [[False, False, True, False], [True, False, False, False]]
+    assert not unsure(known, log_p, 0.3, room).any() and not unsure(known, log_p, 0.0, room).any()
+    assert unsure(known, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
 
 
 def test_halton_order_visits_every_place_once_and_spreads_out():

@@ -12,6 +12,7 @@ from emage.methods import METHODS, iterative1, iterative2, iterative3
 from emage.methods.terms import Step
 from emage.model import Network
 from emage.optim import parameter_groups
+from emage.pipeline import Guided
 
 V, N, B = 11, 16, 3
 ITERATIVE = ["iterative1", "iterative2", "iterative3"]
@@ -20,6 +21,10 @@ TINY = ModelConfig(width=32, depth=2, num_heads=2, text="clip_tiny", text_length
 
 def tokens(batch: int = B, n: int = N) -> torch.Tensor:
     return torch.randint(0, V, (batch, n), generator=torch.Generator().manual_seed(5))
+
+
+def rng(batch: int = B) -> PictureRng:
+    return PictureRng(range(batch))
 
 
 def network(name: str) -> Network:
@@ -79,6 +84,15 @@ def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
     loss = iterative3.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
     assert set(model.shown[1].unique().tolist()) == {MASK, 3}
     assert loss.count == B * N
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_masks_follow_the_mask_schedule(name: str):
+    for schedule, share in (("linear", 0.5), ("cosine", 2 / math.pi)):
+        model = Recorder(torch.zeros(N, V))
+        METHODS[name].loss(model, tokens(2000), None, ObjectiveConfig(mask_schedule=schedule), rng(2000))
+        for shown in model.shown:
+            assert (shown == MASK).float().mean().item() == pytest.approx(share, abs=0.04)
 
 
 def test_ground_truth_share_puts_the_truth_back():
@@ -218,6 +232,33 @@ def test_confidence_order_fills_the_surest_positions_first():
     assert (first.y_obs[0] != MASK).nonzero().flatten().tolist() == list(range(N // 2, N))
 
 
+@pytest.mark.parametrize("module", [iterative1, iterative3])
+def test_position_noise_is_annealed_linearly_from_its_first_value(module, monkeypatch):
+    noises: list[float] = []
+
+    def noting(order, log_p, fixed, noise, rng):
+        noises.append(noise)
+        return log_p
+
+    monkeypatch.setattr(module, "position_scores", noting)
+    list(module.generate(Recorder(torch.zeros(N, V)), None, unknown(1, N), SamplingConfig(steps=4, gumbel=4.0), rng(1)))
+    assert noises == [3.0, 2.0, 1.0, 0.0]
+
+
+def test_revision_draws_or_takes_the_best():
+    logits = torch.zeros(N, V)
+    logits[:, 5] = 1.0  # the best, and far from sure
+
+    def revised(how: str) -> torch.Tensor:
+        settings = SamplingConfig(steps=2, revise=how, order="halton")
+        first, last = iterative3.generate(Recorder(logits), None, unknown(50, N), settings, rng(50))
+        return last.y_obs[first.y_obs != MASK]
+
+    assert (revised("argmax") == 5).all()
+    p = math.e / (math.e + V - 1)
+    assert (revised("sample") == 5).float().mean().item() == pytest.approx(p, abs=0.07)
+
+
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_picture(name: str):
     given = torch.tensor([0, N // 2, N - 1])
@@ -335,6 +376,18 @@ def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
     *_, cached = generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
     *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, PictureRng(range(B)))
     assert torch.equal(cached.y_obs, whole.y_obs)
+
+
+def test_guided_cached_tokens_equal_the_uncached_ones():
+    net = network("autoregressive").eval()
+    caption, empty = (net.read(net.text.tokenize([text] * B)[0]) for text in ("a red circle", ""))
+    settings, generate = SamplingConfig(guidance=8.0), METHODS["autoregressive"].generate
+    drawn = [
+        list(generate(Guided(decoder, empty, settings, N), caption, unknown(B, N), settings, rng()))
+        for decoder in (net.decoder, Uncached(net.decoder))
+    ]
+    assert torch.equal(drawn[0][-1].y_obs, drawn[1][-1].y_obs)
+    assert (drawn[0][0].y_obs == MASK).sum() == B * (N - 1)  # a step keeps what it was when others follow
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -12,6 +12,7 @@ import emage
 from emage import checkpoint, manifest, ranking, tokenizers
 from emage.config import SamplingConfig
 from emage.errors import InputError
+from emage.masking import MASK
 from emage.pipeline import Guided
 from emage.tokenizers import weights
 
@@ -76,9 +77,9 @@ def test_the_stream_ends_in_the_picture(pipe):
 
 
 def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
-    image = Image.effect_noise((100, 80), 90).convert("RGB")
-    mask = Image.new("L", (64, 64))
-    mask.paste(255, (0, 0, 20, 64))  # the three leftmost columns of cells, in part
+    image = Image.effect_noise((100, 80), 90).convert("RGB")  # its middle 80 x 80 are brought to 64 x 64
+    mask = Image.new("L", (100, 80))
+    mask.paste(255, (0, 0, 35, 80))  # 25 of those 80: the two leftmost columns of cells and half of the third
     drawn = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
     kept = pipe.tokenizer.encode(_pixels(image.resize((80, 64), Image.Resampling.LANCZOS).crop((8, 0, 72, 64))))
     seen: list[torch.Tensor] = []
@@ -86,9 +87,17 @@ def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
     monkeypatch.setattr(pipe.tokenizer, "decode", lambda ids, **grid: seen.append(ids) or decode(ids, **grid))
     assert same(pipe.inpaint(image, mask, PROMPTS[0], seed=7), drawn) and drawn.size == (64, 64)
     changed = (seen[0] != kept).view(8, 8)
-    assert not changed[:, 3:].any() and changed[:, :3].any()
+    assert not changed[:, 3:].any() and changed[:, 2].any() and changed[:, 0].any()
     with pytest.raises(InputError, match="black everywhere"):
+        pipe.inpaint(image, Image.new("L", (100, 80)), PROMPTS[0])
+    with pytest.raises(InputError, match="the mask is 64x64, the picture 100x80"):
         pipe.inpaint(image, Image.new("L", (64, 64)), PROMPTS[0])
+
+
+def test_inpainting_sees_a_thin_stroke_in_a_large_picture(pipe):
+    image, mask = Image.new("RGB", (1024, 1024)), Image.new("L", (1024, 1024))
+    mask.paste(255, (500, 0, 501, 1024))
+    assert pipe.inpaint(image, mask, PROMPTS[0]).size == (64, 64)
 
 
 def _pixels(image: Image.Image) -> torch.Tensor:
@@ -125,11 +134,48 @@ def test_guidance_is_u_plus_s_times_c_minus_u(schedule: str, scales: list[float]
         ({"temperature": float("nan")}, "temperature must lie in"),
         ({"candidates": 0}, "candidates must be at least 1"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 2**65}, "seed must be a whole number from 0"),
+        ({"seed": 1.5}, "seed must be a whole number from 0"),
+        ({"seed": None}, "seed must be a whole number from 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"rank": "clp"}, "rank must be one of none, likelihood, clip, not 'clp'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(pipe, settings: dict, message: str):
     with pytest.raises(InputError, match=message.replace("?", r"\?").replace("..", r"\.\.")):
         pipe.generate("a cat", **settings)
+
+
+def test_a_stream_refuses_before_its_first_picture(pipe):
+    with pytest.raises(InputError, match="unknown sampling setting"):
+        pipe.stream("a cat", stepz=3)
+
+
+def test_numpy_seeds_are_seeds(pipe):
+    assert same(pipe.generate("a cat", seed=np.int64(3))[0], pipe.generate("a cat", seed=np.array([3]))[0])
+
+
+def test_guidance_pushes_away_from_the_empty_caption(pipe, monkeypatch):
+    read: list[list[str]] = []
+    tokenize = pipe.network.text.tokenize
+    monkeypatch.setattr(
+        pipe.network.text, "tokenize", lambda captions: read.append(list(captions)) or tokenize(captions)
+    )
+    pipe.generate(["a cat", "a dog"], guidance=2.0)
+    assert read[-1] == ["", ""] and ["a cat", "a dog"] in read
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.02), ("float16", 0.002)])
+def test_half_precision_stays_near_float32(tiny_model: Path, pipe, dtype: str, bound: float):
+    half = emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype=dtype)
+    y = torch.arange(64)[None].masked_fill(torch.arange(64)[None] % 2 == 0, MASK)
+    with torch.no_grad():
+        exact, near = (
+            p.network.decoder(y, p.network.read(p.network.text.tokenize(["a cat"])[0])).float().log_softmax(-1)
+            for p in (pipe, half)
+        )
+    assert 0 < (exact - near).abs().max() < bound
 
 
 def test_save_and_load_draw_the_same(pipe, tmp_path: Path):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from emage.config import SamplingConfig
@@ -34,3 +35,22 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None, None]
     assert torch.isfinite(truncate(logits, 0, 0.6))[0, 0].tolist() == [True, True, False, False]
     assert torch.isfinite(truncate(logits, 0, 1e-6))[0, 0].tolist() == [True, False, False, False]
+
+
+def shares(settings: SamplingConfig, p: torch.Tensor) -> torch.Tensor:
+    tokens, _ = draw(p.log().expand(1, 20_000, len(p)), settings, PictureRng([1]))
+    return torch.bincount(tokens.flatten(), minlength=len(p)) / 20_000
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_divides_the_logits(temperature: float):
+    p = torch.tensor([0.6, 0.3, 0.1])
+    wanted = p ** (1 / temperature)
+    assert torch.allclose(shares(SamplingConfig(temperature=temperature), p), wanted / wanted.sum(), atol=0.02)
+
+
+def test_drawing_keeps_to_the_best_k_and_to_the_nucleus():
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    half = torch.tensor([0.5, 0.3, 0, 0]) / 0.8
+    assert torch.allclose(shares(SamplingConfig(top_k=2), p), half, atol=0.02)
+    assert torch.allclose(shares(SamplingConfig(top_p=0.6), p), half, atol=0.02)

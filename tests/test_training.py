@@ -60,6 +60,21 @@ def test_the_average_follows_the_weights():
         assert average.module.weight.item() == pytest.approx(expected)
 
 
+def test_training_updates_the_average_after_every_step(token_table: Path):
+    config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"}, optim={"steps": 3})
+    rows = TokenTable(str(token_table), seed=0)
+    network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
+    average, head = averaged(network, decay=0.9), network.decoder.head.weight
+    seen: list[torch.Tensor] = []
+    engine = BareEngine(Objective(network, "iterative1", config.objective), config.optim)
+    fit(engine, rows, config, lambda *_: seen.append(head.detach().clone()), average=average)
+    expected = seen[0]
+    for n, weight in enumerate(seen[1:], start=1):
+        expected = expected.lerp(weight, 1 - (1 + n) / (10 + n))
+    assert int(average.n_averaged) == 3
+    assert torch.allclose(average.module.decoder.head.weight, expected, atol=1e-6)
+
+
 def test_caption_dropout_drops_the_share_it_is_told():
     batch = Batch(list(range(4000)), ["a cat"] * 4000, torch.zeros(4000, 1), list(range(4000)))
     share = _dropped_captions(batch, 0.1).count("") / 4000

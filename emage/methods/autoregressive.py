@@ -28,13 +28,12 @@ def num_passes(settings: SamplingConfig, n: int) -> int:
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     """One iteration a token, from the first to the last; known tokens stay. `model` takes and fills a `cache`."""
-    y_obs = y_obs.clone()
     cache = model.new_cache(*y_obs.shape)
     last = torch.full_like(y_obs[:, :1], MASK)  # stands for "begin" in front of the first token
     for i in range(y_obs.shape[1]):
         tokens, _ = draw(model(last, context, cache), settings, rng)  # (B,1)
         last = torch.where(y_obs[:, i : i + 1] == MASK, tokens, y_obs[:, i : i + 1])
-        y_obs[:, i : i + 1] = last
+        y_obs = torch.cat([y_obs[:, :i], last, y_obs[:, i + 1 :]], dim=1)
         yield Step(y_obs, y_obs.clamp(min=0))
 
 

@@ -51,7 +51,8 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
         tokens, p_obs = torch.where(known, y_obs, tokens), torch.where(known, p_obs, log_p)
         noise = settings.gumbel * (1 - t / settings.steps)
         scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
-        scores = scores.masked_fill(unsure(known & ~given, p_obs, settings.remask), -torch.inf)
-        top = rank(scores) < (given.sum(1) + kept[t - 1])[:, None]  # 4
+        num_known = given.sum(1) + kept[t - 1]
+        again = unsure(known & ~given, p_obs, settings.remask, room=y_obs.shape[1] - num_known)
+        top = rank(scores.masked_fill(again, -torch.inf)) < num_known[:, None]  # 4
         y_obs = tokens.masked_fill(~top, MASK)
         yield Step(y_obs, tokens)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import emage
 from emage.config import TrainConfig, preset
 from emage.errors import InputError
-from emage.on_ray.train import train
+from emage.on_ray.train import AVERAGE, TAG, train
 
 pytestmark = pytest.mark.ray
 
@@ -27,9 +28,9 @@ def config(table: Path, output: Path, **values) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, token_table: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """Two workers, ZeRO 1, two micro-batches a step each, 20 steps of #3; a relative path to the table."""
+    """Two workers, ZeRO 1, two micro-batches a step each, 20 steps of #3, averaged; a relative path to the table."""
     folder = tmp_path_factory.mktemp("train")
-    settings = config(Path(os.path.relpath(token_table)), folder / "run", optim={"micro_batch_size": 2})
+    settings = config(Path(os.path.relpath(token_table)), folder / "run", optim={"micro_batch_size": 2, "ema": 0.9})
     train(settings)
     return settings
 
@@ -41,6 +42,16 @@ def test_the_checkpoint_draws(trained: TrainConfig):
     assert pipe.generate("a small red circle above a large blue square")[0].size == (64, 64)
     assert sorted(file.name for file in (output / "samples").iterdir()) == ["step_000010.png", "step_000020.png"]
     assert list((output / "ray").glob("checkpoint_*"))
+
+
+def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
+    output = Path(trained.run.output)
+    last = max((output / "ray").glob("checkpoint_*")) / TAG
+    kept, average = load_file(output / "model" / "model.safetensors"), load_file(last / AVERAGE)
+    raw = torch.load(last / "mp_rank_00_model_states.pt", weights_only=False)["module"]  # our own file
+    key = "decoder.head.weight"
+    assert int(average["n_averaged"]) == 20
+    assert torch.equal(kept[key], average[f"module.{key}"]) and not torch.equal(kept[key], raw[f"network.{key}"])
 
 
 def test_the_run_is_in_mlflow(trained: TrainConfig):
