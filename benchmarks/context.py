@@ -1,18 +1,18 @@
 """What keeps #2 and #3 from ignoring the picture they are given, and what it costs, on the small world of emage.shapes.
 
 python benchmarks/context.py                 # every variant, two seeds; 80 minutes of one core
-python benchmarks/context.py steps=200 seeds=1
+python benchmarks/context.py --steps 200 --seeds 1
 
 The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the picture, reading them
 does not pay, and "ignore the context" is a place where training can stay (measured by the probe context_gain). Each
 variant is one cure, or none. Prints a table; writes results/context.json, the probe along the way, and context.png.
 """
 
+import argparse
 import itertools
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -50,7 +50,7 @@ VARIANTS = {("iterative1", "as in the paper"): {}} | {
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(steps: int = 1_200, seeds: int = 2) -> None:
+def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -158,4 +158,7 @@ def figure(runs: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(**{key: int(value) for key, value in (arg.split("=") for arg in sys.argv[1:])})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1_200)
+    parser.add_argument("--seeds", type=int, default=2)
+    main(**vars(parser.parse_args()))

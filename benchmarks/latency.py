@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emage.config import TrainConfig, preset
+from emage.errors import InputError
 from emage.masking import MASK
 from emage.methods import METHODS
 from emage.model import Network
@@ -86,4 +87,7 @@ def report(name: str, device: str, seconds: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:2])
+    except InputError as error:
+        sys.exit(f"error: {error}")

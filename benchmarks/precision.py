@@ -20,6 +20,7 @@ from rich.table import Table
 import emage
 from emage import shapes
 from emage.config import Dtype
+from emage.errors import InputError
 from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
 from emage.metrics.shapes import measure
@@ -69,4 +70,7 @@ def run(checkpoint: str, dtype: Dtype, captions: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/train/model")
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/train/model")
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -247,7 +247,7 @@ def cells(record: dict[str, Any]) -> list[list[str]]:
 def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know of the figures: too few pictures, other networks than the published, what is missing."""
     count, refused = record["pictures"]["count"], record["pictures"]["refused"]
-    lines = [f"{count} pictures" + (f", refused {refused}" if refused else "")]
+    lines = [f"{count} pictures, as ingest keeps them (JPEG)" + (f", refused {refused}" if refused else "")]
     columns = {"inception": "Frechet", "lpips": "LPIPS"}
     for setting, facts in record["judges"].items():
         if facts["missing"]:

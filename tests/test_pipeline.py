@@ -166,7 +166,7 @@ def test_guidance_pushes_away_from_the_empty_caption(pipe, monkeypatch):
     assert read[-1] == ["", ""] and ["a cat", "a dog"] in read
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.02), ("float16", 0.002)])
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.03), ("float16", 0.005)])
 def test_half_precision_stays_near_float32(tiny_model: Path, pipe, dtype: str, bound: float):
     half = emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype=dtype)
     y = torch.arange(64)[None].masked_fill(torch.arange(64)[None] % 2 == 0, MASK)
