@@ -175,7 +175,7 @@ def test_few_pictures_and_other_networks_are_marked(benchmark):
     }
     assert benchmark.cells(record)[0][3:5] == ["1.00*", "36.23"]
     assert [line.split(":")[0] for line in benchmark.notes(record)] == [
-        "2047 pictures",
+        "2047 pictures, as ingest keeps them (JPEG)",
         "Frechet IS MEANINGLESS",
         "* COMPARE WITH NOTHING",
     ]
