@@ -40,6 +40,7 @@ ui: $(READY) ## the MLflow pages on 127.0.0.1:5000
 bench: $(READY) ## the measurements behind this project's claims
 	$(RUN) benchmarks/captions.py
 	$(RUN) benchmarks/train.py
+	$(RUN) benchmarks/latency.py
 
 setup: $(READY) ## set-up alone
 
