@@ -5,6 +5,7 @@ Letters: B captions, S positions, D width.
 
 from collections.abc import Sequence
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import open_clip
 import torch
@@ -12,6 +13,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from emage import manifest
 from emage.config import ModelConfig
 from emage.errors import InputError
 from emage.text.cache import StateCache
@@ -19,6 +21,9 @@ from emage.tokenizers.published import UNPICKLING_ERRORS
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}
+
+PUBLISHED = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
+SHA256 = PUBLISHED["url"].split("/")[-2]  # of OpenAI's own file: its URL names it in full
 
 
 class ClipText(nn.Module):
@@ -79,27 +84,43 @@ class ClipText(nn.Module):
 
 
 def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
-    """The float32 state dict of a whole CLIP model, and the file it came from.
+    """The float32 state dict of a whole CLIP model, and the file it came from. Nothing here runs code from a file.
 
     Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path OpenAI's
     ViT-L/14 is downloaded by name, once.
     """
-    published = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
-    weights: Any
+    weights: Any  # open_clip says Tensor
     try:
-        path = path or open_clip.download_pretrained(published)
-        try:
-            weights = torch.jit.load(path, map_location="cpu").state_dict()
-        except RuntimeError:  # no TorchScript
-            weights = open_clip.factory.load_state_dict(path, weights_only=True)
-    except (OSError, ValueError, SafetensorError, *UNPICKLING_ERRORS) as error:
+        path = path or open_clip.download_pretrained(PUBLISHED)
+        weights = _torchscript(path) if _is_torchscript(path) else open_clip.factory.load_state_dict(path)
+        return {key: value.float() for key, value in weights.items()}, path
+    except InputError:
+        raise
+    except (OSError, ValueError, StopIteration, BadZipFile, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
-            f"no CLIP weights ({reason(error)}): fetch {published['url']} where there is a network and pass the file "
+            f"no CLIP weights ({reason(error)}): fetch {PUBLISHED['url']} where there is a network and pass the file "
             "(model.text_weights=FILE)"
         ) from None
-    return {key: value.float() for key, value in weights.items()}, path
+
+
+def _is_torchscript(path: str) -> bool:
+    """As torch tells these archives from the others that it writes."""
+    if not is_zipfile(path):
+        return False
+    with ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _torchscript(path: str) -> dict[str, Tensor]:
+    """The state dict of OpenAI's own file, and of no other: to load such an archive is to run the code inside it."""
+    if manifest.sha256(path) != SHA256:
+        raise InputError(
+            f"{path} is a TorchScript archive, whose code would run, and not OpenAI's ViT-L/14 (sha256 {SHA256}): "
+            "export its state dict to a .safetensors file and pass that"
+        )
+    return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def reason(error: Exception) -> str:
     """An exception as part of a line: its kind and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    return f"{type(error).__name__}: {str(error).strip()}".strip(": ").splitlines()[0]

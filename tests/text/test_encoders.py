@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from emage import manifest, ranking
 from emage.config import ModelConfig, ObjectiveConfig
 from emage.errors import InputError
 from emage.masking import PictureRng
 from emage.methods import iterative1
 from emage.model import Network
-from emage.text import ENCODERS, TextEncoder, load_published
+from emage.text import ENCODERS, TextEncoder, clip, load_published
 from emage.text.clip import ClipText
 
 CONFIG = ModelConfig(text="clip_tiny", text_length=16)
@@ -93,15 +94,15 @@ def test_tiny_ones_start_from_random_weights(text: str):
 
 
 def test_clip_looks_back_only():
-    clip = tower(0)
-    ids, _ = clip.tokenize(["a small red circle", "a small red square"])
-    states = clip(ids)
+    encoder = tower(0)
+    ids, _ = encoder.tokenize(["a small red circle", "a small red square"])
+    states = encoder(ids)
     assert torch.allclose(states[0, :4], states[1, :4], atol=1e-6)  # begin, a, small, red
     assert not torch.allclose(states[0, 4], states[1, 4], atol=1e-3)
 
 
 @pytest.mark.parametrize("form", ["clip.safetensors", "clip.bin", "clip.pt"])
-def test_published_forms_load(form: str, tmp_path: Path):
+def test_published_forms_load(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     published = tower(1)
     weights = {**published.tower.state_dict(), "visual.conv1.weight": torch.zeros(2, 2), "logit_scale": torch.ones(())}
     ids, _ = published.tokenize(["a cat"])
@@ -111,20 +112,69 @@ def test_published_forms_load(form: str, tmp_path: Path):
         torch.save(weights, tmp_path / form)
     else:  # OpenAI's own file is a TorchScript archive
         torch.jit.trace(published.tower, ids).save(str(tmp_path / form))
+        monkeypatch.setattr(clip, "SHA256", manifest.sha256(tmp_path / form))
     loaded = tower(2)
     load_published(loaded, ModelConfig(text="clip_tiny", text_length=16, text_weights=str(tmp_path / form)))
     assert torch.equal(loaded(ids), published(ids))
+
+
+class Hostile(torch.nn.Module):
+    """Saves a tensor to `place` when its archive is loaded."""
+
+    def __init__(self, place: Path):
+        super().__init__()
+        self.place, self.weight = str(place), torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.place, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, str, bool]):
+        self.weight, self.place, self.training = state
+        torch.save(self.weight, self.place)
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "clip.bin"])
+def test_torchscript_that_is_not_openais_is_refused_and_not_run(name: str, tmp_path: Path):
+    file, place = tmp_path / name, tmp_path / "written"
+    torch.jit.script(Hostile(place)).save(str(file))
+    torch.jit.load(str(file))
+    assert place.exists()  # so it does run where it is loaded
+    place.unlink()
+    for read in (
+        lambda: load_published(tower(0), ModelConfig(text="clip_tiny", text_length=16, text_weights=str(file))),
+        lambda: ranking.ClipRanker(weights=str(file)),
+    ):
+        with pytest.raises(InputError, match=r"is a TorchScript archive.*export its state dict to a \.saf") as error:
+            read()
+        assert "\n" not in str(error.value) and not place.exists()
+
+
+def test_openais_file_is_known_by_its_whole_digest():
+    assert clip.SHA256 == "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
 
 
 def test_files_that_do_not_fit_are_one_line(tmp_path: Path):
     save_file({"logit_scale": torch.ones(())}, tmp_path / "other.safetensors")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.bin").write_text("")
+    torch.save({}, tmp_path / "nothing.bin")
+    torch.save({"logit_scale": 1}, tmp_path / "numbers.bin")
+    (tmp_path / "zip.pt").write_bytes(b"PK\x05\x06" + bytes(18))
+    (tmp_path / "half.pt").write_bytes(bytes(46) + b"PK\x05\x06" + bytes(4) + b"\1\0\1\0" + b"\x2e\0\0\0" + bytes(6))
     for name, message in (
         ("other.safetensors", "does not hold the text tower"),
         ("text.pt", "no CLIP weights"),
         ("empty.bin", "no CLIP weights"),
         ("none.pt", "no CLIP weights"),
+        ("nothing.bin", "no CLIP weights"),
+        ("numbers.bin", "no CLIP weights"),
+        ("zip.pt", "no CLIP weights"),
+        ("half.pt", "no CLIP weights .BadZipFile"),
     ):
         config = ModelConfig(text="clip_tiny", text_length=16, text_weights=str(tmp_path / name))
         with pytest.raises(InputError, match=message) as error:
