@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from filelock import FileLock
+from torch import Tensor
 from tqdm import tqdm
 
 from emage import manifest
@@ -42,12 +43,37 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
             for file in files:
                 if not file.exists():
                     download(urls[file.name], file)
-                pin(file)
-            write(read(folder if len(files) > 1 else files[0]), converted)
+            tensors = read_download(name, folder, files)
+            for file in files:
+                pin(file)  # only now: a sha256 of something else than a checkpoint would be held against the next try
+            write(tensors, converted)
             for file in files:
                 file.unlink()
         pin(converted)
     return converted
+
+
+def read_download(name: str, folder: Path, files: list[Path]) -> dict[str, Tensor]:
+    """The tensors of what a server sent. What cannot be read (a log-in page, say) is deleted: another call asks again.
+
+    Raises ConnectionError, as `download` does: neither the user's file nor the user's doing is at fault.
+    """
+    try:
+        return read(folder if len(files) > 1 else files[0])
+    except ValueError as error:
+        came = "; ".join(f"{file.name}: {file.stat().st_size} bytes, {_beginning(file)}" for file in files)
+        for file in files:
+            file.unlink()
+        form = "FILE" if len(files) == 1 else "FOLDER"
+        raise ConnectionError(
+            f"the server sent no checkpoint of {name} ({came}); try again later or fetch it by hand and pass "
+            f"weights={form}"
+        ) from error
+
+
+def _beginning(path: Path) -> str:
+    with open(path, "rb") as file:
+        return f"which begin with {file.read(20)!r}"
 
 
 def convert(path: str | Path) -> Path:

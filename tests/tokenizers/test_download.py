@@ -119,3 +119,44 @@ def test_a_missing_publication(site):
     del site.files["/1"]
     with pytest.raises(ConnectionError, match="404"):
         tokenizers.load("tiny")
+
+
+PAGE = b"<html>This link has expired</html>"
+
+
+def test_a_page_instead_of_a_checkpoint_spoils_no_later_try(site, model, cache):
+    good, site.files["/1"] = site.files["/1"], PAGE
+    with pytest.raises(ConnectionError) as refused:
+        tokenizers.load("tiny")
+    assert str(refused.value) == (
+        "the server sent no checkpoint of tiny (last.ckpt: 34 bytes, which begin with b'<html>This link has '); "
+        "try again later or fetch it by hand and pass weights=FILE"
+    )
+    assert not [path for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file()]
+    site.files["/1"] = good
+    assert tokenizers.load("tiny").sha256 == weights.fingerprint(model.state_dict())
+
+
+def test_a_page_after_a_checkpoint_spoils_no_later_try(site, cache):
+    first = tokenizers.load("tiny")
+    (cache / "tiny.safetensors").unlink()
+    good, site.files["/1"] = site.files["/1"], PAGE
+    with pytest.raises(ConnectionError, match="sent no checkpoint"):
+        tokenizers.load("tiny")
+    site.files["/1"] = good
+    assert tokenizers.load("tiny").sha256 == first.sha256
+    site.files["/1"] += b"x"  # the sha256 of the first time is still compared
+    (cache / "tiny.safetensors").unlink()
+    with pytest.raises(ValueError, match="changed"):
+        tokenizers.load("tiny")
+
+
+def test_a_page_instead_of_half_a_dvae(server, dvae, monkeypatch):
+    server.files |= {f"/{name}": content for name, content in openai(dvae).items()}
+    urls = {name: f"{server.url}/{name}" for name in openai(dvae)}
+    monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny-dvae", Published(dvae.config, urls))
+    good, server.files["/decoder.pkl"] = server.files["/decoder.pkl"], PAGE
+    with pytest.raises(ConnectionError, match=r"decoder.pkl: 34 bytes, which begin with b'<html.*pass weights=FOLDER"):
+        tokenizers.load("tiny-dvae")
+    server.files["/decoder.pkl"] = good
+    assert tokenizers.load("tiny-dvae").sha256 == weights.fingerprint(dvae.state_dict())
