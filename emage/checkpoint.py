@@ -6,11 +6,13 @@ config.yaml            CheckpointConfig
 manifest.json          sha256 of the files, the tokenizer's identity, step and where the weights come from; written last
 """
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import emage
@@ -22,7 +24,10 @@ from emage.model import Network
 from emage.schema import TokenizerInfo
 from emage.tokenizers import weights
 
-MODEL, TOKENIZER = "model.safetensors", "tokenizer.safetensors"
+MODEL, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.safetensors", "config.yaml"
+
+# What networks and files raise of sizes and words that contradict each other.
+MISFITS = (SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 
 
 def describe(tokenizer: Any) -> TokenizerInfo:
@@ -38,15 +43,17 @@ def build(config: CheckpointConfig) -> Network:
 def save(folder: str | Path, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any]) -> None:
     """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
 
-    `facts` go into the manifest: step, git commit, data, scores. Raises InputError where something else is in the way.
+    `facts` go into the manifest: step, git commit, data, scores. Raises InputError where something else is in the way,
+    and for a network that is not float32.
     """
+    _refuse_rounded(network)
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.NAME).exists())):
         raise InputError(f"{folder} already exists and is no checkpoint: choose another folder")
     with manifest.new_folder(folder) as fresh:
         weights.write({key: value.float() for key, value in network.state_dict().items()}, fresh / MODEL)
         tokenizers.save(tokenizer, fresh / TOKENIZER)
-        (fresh / "config.yaml").write_text(to_yaml(config))
+        (fresh / CONFIG).write_text(to_yaml(config))
         files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
         record = {"emage": emage.__version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **facts}
         manifest.write_json(fresh / manifest.NAME, record)
@@ -58,20 +65,17 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
     Raises InputError where the folder is none, is damaged, or holds another tokenizer than the one it was trained with.
     """
     folder = Path(folder)
-    try:
-        record = manifest.read_json(folder / manifest.NAME)
-    except (OSError, ValueError):
-        record = None
-    if record is None or "files" not in record or not (folder / "config.yaml").is_file():
-        wanted = f"config.yaml, {MODEL}, {TOKENIZER}, {manifest.NAME}"
-        raise InputError(f"{folder} is no checkpoint folder (it needs {wanted})")
+    record = _record(folder)
     for name, digest in record["files"].items():
         if not (folder / name).is_file():
-            raise InputError(f"{folder} is a damaged checkpoint: {name} is missing")
+            raise _damaged(folder, f"{name} is missing")
         if manifest.sha256(folder / name) != digest:
             what = "not the one this model was trained with" if name == TOKENIZER else f"not what {manifest.NAME} says"
-            raise InputError(f"{folder} is a damaged checkpoint: {name} is {what}")
-    return from_yaml(CheckpointConfig, (folder / "config.yaml").read_text()), record
+            raise _damaged(folder, f"{name} is {what}")
+    try:
+        return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
+    except MISFITS as error:
+        raise _damaged(folder, f"{CONFIG} is {_one_line(error)}") from error
 
 
 def load(
@@ -79,10 +83,38 @@ def load(
 ) -> tuple[Network, Any, CheckpointConfig, dict[str, Any]]:
     """Network (eval mode, float32), tokenizer, config and manifest of a checkpoint folder. Raises what `check` does."""
     config, record = check(folder)
-    network = build(config)
-    network.load_state_dict(load_file(Path(folder) / MODEL))
+    try:
+        network = build(config)
+        network.load_state_dict(load_file(Path(folder) / MODEL))
+    except MISFITS as error:
+        raise _damaged(folder, f"{MODEL} is not of the network in {CONFIG}: {_one_line(error)}") from error
     tokenizer = _tokenizer(Path(folder), record["tokenizer"], device)
     return network.to(device).eval(), tokenizer, config, record
+
+
+def _refuse_rounded(network: Network) -> None:
+    """What is saved is the model itself, not what another precision left of it."""
+    rounded = {str(p.dtype).removeprefix("torch.") for p in network.parameters() if p.dtype != torch.float32}
+    if rounded:
+        raise InputError(f"the model was loaded as {rounded.pop()}: load it with dtype=float32 to save it")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The manifest, which must name all that makes a model: what it leaves out would be read unchecked."""
+    try:
+        record = manifest.read_json(folder / manifest.NAME)
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
+        wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
+        raise InputError(f"{folder} is no checkpoint folder (it needs {wanted})")
+    for name in (CONFIG, MODEL, TOKENIZER):
+        if not isinstance(record["files"], dict) or name not in record["files"]:
+            raise _damaged(folder, f"{manifest.NAME} does not list {name} under files")
+    tokenizer = record.get("tokenizer")
+    if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
+        raise _damaged(folder, f"{manifest.NAME} does not say which tokenizer it was trained with")
+    return record
 
 
 def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.device) -> Any:
@@ -90,10 +122,20 @@ def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.devic
     try:
         tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
     except ValueError as error:
-        raise InputError(f"{folder} is a damaged checkpoint: {error}") from error
+        raise _damaged(folder, str(error)) from error
     if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):
-        raise InputError(
-            f"{folder} is a damaged checkpoint: its tokenizer is {tokenizer.name} ({tokenizer.sha256[:12]}), but "
-            f"{manifest.NAME} says {recorded['name']} ({recorded['sha256'][:12]}): copy the whole folder again"
+        raise _damaged(
+            folder,
+            f"its tokenizer is {tokenizer.name} ({tokenizer.sha256[:12]}), but "
+            f"{manifest.NAME} says {recorded['name']} ({recorded['sha256'][:12]})",
         )
     return tokenizer
+
+
+def _damaged(folder: str | Path, what: str) -> InputError:
+    return InputError(f"{folder} is a damaged checkpoint: {what}: copy the whole folder again")
+
+
+def _one_line(error: Exception) -> str:
+    """As much of it as tells: a network that does not fit names all of its tensors."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from emage.config import from_yaml
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -69,23 +70,30 @@ def describe(path: str | Path) -> tuple[str, Config] | None:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     if text is None:
         return None
-    described = json.loads(text)
-    kind = next((kind for kind in KINDS if kind in described), None)
-    if kind is None:
+    described = _json(text)
+    kind = next((kind for kind in KINDS if isinstance(described, dict) and kind in described), None)
+    if kind is None or not isinstance(described.get("name"), str):
         raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(KINDS)})")
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in described[kind].items()
-    }
-    return described["name"], KINDS[kind](**fields)
+    try:
+        return described["name"], from_yaml(KINDS[kind], json.dumps(described[kind]))  # which checks names and types
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{path} holds a tokenizer that this version of emage cannot build: {error}") from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | torch.device = "cpu") -> Tokenizer:
     """A tokenizer in eval mode, in float32, without gradients."""
-    with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
-        tokenizer = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
     try:
+        with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
+            tokenizer = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
         tokenizer.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has
         raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error
     tokenizer.sha256 = fingerprint(tokenizer.state_dict())
     return tokenizer.eval().requires_grad_(False).to(device)
