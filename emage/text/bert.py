@@ -114,6 +114,8 @@ class BertText(nn.Module):
     def _use(self, words: Sequence[str]) -> None:
         self._words = tuple(words)
         self._tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
+        # Captions come from the web: one that says "[SEP]" has those five characters, and does not end there.
+        self._tokenizer._tokenizer.encode_special_tokens = True
         self._tokenizer.enable_truncation(self.length)
         self._tokenizer.enable_padding(pad_id=PAD, length=self.length)
 

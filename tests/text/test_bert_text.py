@@ -42,6 +42,26 @@ def test_without_published_words_a_token_is_a_letter():
     assert [words[i] for i in ids[0]] == ["[CLS]", "a", "##b", "c", "!", "[SEP]", "[PAD]", "[PAD]"]
 
 
+@pytest.mark.parametrize("special", ["[SEP]", "[PAD]", "[CLS]", "[MASK]", "[UNK]"])
+def test_special_words_in_a_caption_are_plain_text(special: str):
+    encoder = bert(12)
+    read = encoder.tokenize([f"a {special} b", f"{special}", f"b{special}"])[0]
+    plain = encoder.tokenize([f"a {special.lower()} b", f"{special.lower()}", f"b{special.lower()}"])[0]
+    assert torch.equal(read, plain)
+    words = [[encoder._words[i] for i in row] for row in read]
+    letters = list(special[1:-1].lower())
+    spelled = ["[", letters[0], *("##" + letter for letter in letters[1:]), "]"]
+    assert words[0][: len(spelled) + 4] == ["[CLS]", "a", *spelled, "b", "[SEP]"]
+    assert words[1][: len(spelled) + 2] == ["[CLS]", *spelled, "[SEP]"]
+    assert words[2][: len(spelled) + 3] == ["[CLS]", "b", *spelled, "[SEP]"]
+
+
+def test_special_words_stay_plain_after_a_load(tmp_path: Path):
+    write_bert(tmp_path / "bert", "bin")
+    ids, _ = loaded(tmp_path / "bert").tokenize(["a [SEP] red"])
+    assert [WORDS[i] for i in ids[0]] == ["[CLS]", "a", "[", "sep", "]", "red", "[SEP]", "[PAD]"]
+
+
 @pytest.mark.parametrize("form", ["bin", "safetensors"])
 def test_published_forms_load(form: str, tmp_path: Path):
     published = write_bert(tmp_path / "bert", form)
