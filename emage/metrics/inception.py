@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emage.errors import InputError
-from emage.metrics.weights import Published, read
+from emage.metrics.weights import Published, needs, read
 
 MODE = "torch-fidelity InceptionV3, TensorFlow 1 bilinear to 299 px, (x - 128) / 128, 2048 features"
 WEIGHTS = Published(
@@ -24,8 +24,11 @@ class Inception:
     width = 2048  # D, the features of its last pooling
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
-        """Raises InputError where the file does not hold this network."""
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # 3 s
+        """Raises InputError where the file does not hold this network, or its package is missing."""
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # 3 s
+        except ImportError as error:
+            raise needs("torch-fidelity", error) from None
 
         safe = io.BytesIO()  # it would unpickle a file with torch's unsafe loader
         torch.save(read(path), safe)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emage.errors import InputError
-from emage.metrics.weights import Published, read
+from emage.metrics.weights import Published, needs, read
 
 ROUNDING = 1 / 12  # mean squared error of rounding to 8 bits: an exact copy counts as no better, so that means exist
 
@@ -28,8 +28,11 @@ class Lpips:
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
-        """Raises InputError where the file does not hold torchvision's AlexNet."""
-        import lpips
+        """Raises InputError where the file does not hold torchvision's AlexNet, or the package is missing."""
+        try:
+            import lpips
+        except ImportError as error:
+            raise needs("lpips", error) from None
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks torchvision for a network in the manner of 2021

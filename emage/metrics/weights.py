@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from emage import manifest
 from emage.errors import InputError
@@ -47,10 +48,17 @@ def find(published: Published, file: str | None, fetch: bool) -> Path | None:
         if not fetch:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        download.download(published.url, path)
+        with FileLock(f"{path}.lock"):  # two at once would write into one another's half a file
+            if not path.exists():
+                download.download(published.url, path)
     if not published.is_genuine(path):
         raise InputError(f"{path} is not what was published (sha256 {published.digits}...): delete it and fetch again")
     return path
+
+
+def needs(package: str, error: ImportError) -> InputError:
+    """What to say where the package of a judge's network is missing."""
+    return InputError(f'{package} cannot be imported ({error}): pip install "emage[pipelines]"')
 
 
 def facts(published: Published, path: Path | None) -> dict[str, Any]:

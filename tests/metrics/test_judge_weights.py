@@ -1,11 +1,19 @@
 """Where the judges' weights come from: the file that was named, the cache, and the network only when asked."""
 
 import hashlib
+import http.server
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 import torch
 
 from emage.errors import InputError
+from emage.metrics.inception import Inception
+from emage.metrics.pairs import Lpips
 from emage.metrics.weights import Published, find, read
 
 CONTENT = b"weights"
@@ -30,6 +38,47 @@ def test_fetched_once(published, serve_folder):
     assert path == published.cached and path.read_bytes() == CONTENT
     (serve_folder[0] / "judge.pth").unlink()
     assert find(published, None, fetch=True) == find(published, None, fetch=False) == path
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """Sends CONTENT in two halves, so that a second download would begin between them; notes when it was asked."""
+
+    asked: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        self.asked.append(self.headers.get("Range"))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        for half in (CONTENT[:4], CONTENT[4:]):
+            self.wfile.write(half)
+            self.wfile.flush()
+            time.sleep(0.3)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_of_several_at_once_one_fetches(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    Slow.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        judge = Published("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", DIGITS)
+        found = list(pool.map(lambda _: find(judge, None, True), range(3)))
+        server.shutdown()
+    assert found == [judge.cached] * 3 and judge.cached.read_bytes() == CONTENT
+    assert Slow.asked == [None]
+
+
+@pytest.mark.parametrize(("judge", "package"), [(Inception, "torch_fidelity"), (Lpips, "lpips")])
+def test_a_missing_package_is_one_line(judge, package, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    with pytest.raises(InputError, match=r'cannot be imported .*: pip install "emage\[pipelines\]"$') as error:
+        judge(tmp_path / "weights.pth")
+    assert "\n" not in str(error.value)
 
 
 def test_a_changed_publication_is_refused(published, serve_folder):
