@@ -13,7 +13,7 @@ from filelock import FileLock
 from emage import manifest
 from emage.errors import InputError
 from emage.tokenizers import download
-from emage.tokenizers.published import UNPICKLING_ERRORS
+from emage.tokenizers.published import UNPICKLING_ERRORS, reason
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, *UNPICKLING_ERRORS) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be loaded safely: damaged, or no file of weights ({why})") from None
+        raise InputError(f"{path} cannot be loaded safely: damaged, or no file of weights ({reason(error)})") from None
     if not isinstance(state, dict):
         raise InputError(f"{path} holds no weights by name")
     return state

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from emage.config import ModelConfig
 from emage.errors import InputError
 from emage.text.cache import StateCache
-from emage.text.clip import reason
-from emage.tokenizers.published import UNPICKLING_ERRORS
+from emage.tokenizers.published import UNPICKLING_ERRORS, reason
 
 PUBLISHED = "google-bert/bert-base-uncased"
 FILES = ("config.json", "vocab.txt", "model.safetensors")

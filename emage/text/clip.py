@@ -17,7 +17,7 @@ from emage import manifest
 from emage.config import ModelConfig
 from emage.errors import InputError
 from emage.text.cache import StateCache
-from emage.tokenizers.published import UNPICKLING_ERRORS
+from emage.tokenizers.published import UNPICKLING_ERRORS, reason
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}
@@ -119,8 +119,3 @@ def _torchscript(path: str) -> dict[str, Tensor]:
             "export its state dict to a .safetensors file and pass that"
         )
     return torch.jit.load(path, map_location="cpu").state_dict()
-
-
-def reason(error: Exception) -> str:
-    """An exception as part of a line: its kind and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip()}".strip(": ").splitlines()[0]

@@ -29,6 +29,8 @@ class Published:
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         if path is None:
             path = download.fetch(name, self.urls)
+        elif Path(path).is_dir() and isinstance(self.config, VQGANConfig):
+            raise ValueError(f"{path} is a folder: pass the file in it that holds {name} (.ckpt, .zip or .safetensors)")
         elif Path(path).suffix != ".safetensors":
             path = download.convert(path)
         return files.build(name, self.config, published.read(path), device)
@@ -41,7 +43,9 @@ class Shipped:
     file: Path
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
-        return load_file(path or self.file, device)
+        if path is not None:  # a file that names this tokenizer has been read by now
+            raise ValueError(f"{path} does not hold {name}: pass a .safetensors file that tokenizers.save wrote of it")
+        return load_file(self.file, device)
 
 
 DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.shapes

@@ -18,6 +18,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -106,16 +107,23 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 def open_checkpoint(path: Path) -> IO[bytes]:
     """The checkpoint itself, out of latent-diffusion's zip where it comes in one (torch's own files are zips too)."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if PurePath(member).name == "model.ckpt":
-                    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it; the unpickler must seek
-                    with archive.open(member) as source:
-                        shutil.copyfileobj(source, file)
-                    file.seek(0)
-                    return file
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    if PurePath(member).name == "model.ckpt":
+                        return unpacked(archive, member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it has a password
+        raise refusal(path, error) from error
     return open(path, "rb")
+
+
+def unpacked(archive: zipfile.ZipFile, member: str) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it; the unpickler must seek
+    with archive.open(member) as source:
+        shutil.copyfileobj(source, file)
+    file.seek(0)
+    return file
 
 
 def read_lightning(file: IO[bytes], path: Path) -> dict[Any, Any]:
@@ -208,11 +216,19 @@ def read_legacy_module(file: IO[bytes], path: Path) -> Any:
 
 
 def refusal(path: Path, error: Exception) -> ValueError:
-    """One line from what an unpickler raised; torch's own text advises to load unsafely."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    reason = f"it asks for {asked[1]}" if asked else lines[0][:200]
+    """One line from what an unpickler raised."""
     return ValueError(
         f"{path} cannot be loaded safely: it is damaged, no checkpoint, or a pickle that wants to run code. "
-        f"If you trust its author, keep its tensors alone in a .safetensors file and load that. ({reason})"
+        f"If you trust its author, keep its tensors alone in a .safetensors file and load that. ({reason(error)})"
     )
+
+
+def reason(error: Exception) -> str:
+    """The first sentence of what went wrong: in those that follow, torch advises to load unsafely."""
+    if asked := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it asks for {asked[1]}"
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # behind torch's own introduction
+    sentence = re.split(r"(?<=\S)\.\s|\n", text, maxsplit=1)[0][:200]
+    if isinstance(error, (RuntimeError, pickle.UnpicklingError, zlib.error)) and sentence:
+        return sentence
+    return f"{type(error).__name__}: {sentence}".removesuffix(": ")  # "5" alone says nothing: KeyError: 5

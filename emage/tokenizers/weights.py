@@ -63,6 +63,8 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
 
 def describe(path: str | Path) -> tuple[str, Config] | None:
     """Name and config inside a safetensors file; None if `save` did not write it."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, not a safetensors file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)

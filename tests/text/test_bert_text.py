@@ -160,6 +160,7 @@ def test_damaged_folders_are_one_line_that_says_where_to_get_them(what: str, tmp
         loaded(tmp_path / "bert")
     line = str(error.value)
     assert line.startswith(f"no BERT weights in {tmp_path / 'bert'} (") and "\n" not in line
+    assert "weights_only" not in line  # torch's advice to load unsafely
     assert "config.json, vocab.txt, model.safetensors of https://" in line and "model.text_weights=FOLDER" in line
 
 

@@ -116,6 +116,52 @@ def test_a_damaged_file(content, name, tmp_path):
         tokenizers.load("dvae" if is_dvae else "vqgan-f8-256", weights=tmp_path if is_dvae else tmp_path / name)
 
 
+HEAD = b"PK\1\2\x14\3\x14\0"  # of a zip's entry in its list of files; flags follow, and the first says "encrypted"
+PACKED = zipped(bytes(9999))
+DATA = PACKED.index(b"model.ckpt") + len(b"model.ckpt")
+JUNK = {
+    "page.ckpt": (b"<html>", "Unsupported operand 60"),
+    "memo.ckpt": (b"\x80\x02h\x05.", "KeyError: 5"),
+    "empty.ckpt": (b"", "EOFError"),
+    "list.zip": (PACKED.replace(HEAD, bytes(8)), "BadZipFile: Bad magic number"),
+    "packed.zip": (PACKED[:DATA] + b"\xff" * 8 + PACKED[DATA + 8 :], "Error -3 while decompressing"),
+    "password.zip": (PACKED.replace(HEAD + b"\0", HEAD + b"\1"), "File 'model.ckpt' is encrypted"),
+}
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_is_wrong_is_one_short_reason_and_no_advice_to_load_unsafely(name: str, tmp_path: Path):
+    content, wanted = JUNK[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be loaded safely") as refused:
+        tokenizers.load("vqgan-f8-256", weights=tmp_path / name)
+    line = str(refused.value)
+    why = line[line.rindex(" (") + 2 : -1]
+    assert why.startswith(wanted) and len(why) < 80 and "weights_only" not in line and "\n" not in line
+
+
+def test_odd_paths(model, tmp_path: Path):
+    """A folder, and files of another form, where one file of one form is wanted."""
+    folder, module, script = tmp_path / "folder.safetensors", tmp_path / "x.pt", tmp_path / "bare.safetensors"
+    folder.mkdir()
+    torch.save(model.state_dict(), module)
+    weights.write(model.state_dict(), script)
+    demo = rf"does not hold {tokenizers.DEMO}: pass a .safetensors file that tokenizers.save wrote of it$"
+    for name, path, message in (
+        (tokenizers.DEMO, tmp_path, demo),
+        (tokenizers.DEMO, module, demo),
+        (tokenizers.DEMO, script, demo),
+        (tokenizers.DEMO, folder, "is a folder, not a safetensors file$"),
+        ("tiny", tmp_path, r"is a folder: pass the file in it that holds tiny \(.ckpt, .zip or .safetensors\)$"),
+        ("tiny", folder, "is a folder, not a safetensors file$"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            tokenizers.load(name, path)
+        assert str(error.value).startswith(f"{path} ")
+    with pytest.raises(ValueError, match="is a folder, not a safetensors file"):
+        tokenizers.load_file(folder)
+
+
 def test_a_damaged_safetensors(model, tmp_path):
     path = tmp_path / "tiny.safetensors"
     tokenizers.save(model, path)
