@@ -1,7 +1,7 @@
 """Checkpoints on the model hub. The one file that knows huggingface_hub's client and what its errors mean.
 
 download(...)   the files a checkpoint needs, from the hub or from its cache on this machine
-create(...)     the repository, made where there is none; also the earliest moment a missing login shows
+create(...)     the repository, made where there is none; also where a missing login shows
 upload(...)     a folder as one commit: whoever downloads meanwhile gets the old model or the new one
 """
 

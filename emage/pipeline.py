@@ -95,10 +95,10 @@ class Emage:
 
         The repository ("user/name") is made where there is none, and so is the branch `revision`.
         """
-        repo_id = hub.create(repo_id, private=private, token=token, revision=revision)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder, prompts=prompts)
+            repo_id = hub.create(repo_id, private=private, token=token, revision=revision)
             model_card.write(folder, self, repo_id)
             return hub.upload(folder, repo_id, token=token, commit_message=commit_message, revision=revision)
 
@@ -185,7 +185,7 @@ class Emage:
             )
         height, width = self.size
         pixels = _to_pixels(_fit(image.convert("RGB"), width, height)).to(self.device)
-        painted = mask.convert("L").point(lambda grey: 255 * (grey > 127))
+        painted = mask.convert("L").point([0] * 128 + [255] * 128)
         # A box filter keeps a trace of the thinnest stroke.
         white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
         rows, columns = self.config.grid
@@ -310,7 +310,7 @@ def _seeds(seed: Any, num_pictures: int) -> list[int]:
     if len(seeds) != num_pictures:
         raise InputError(f"{len(seeds)} seeds for {num_pictures} prompts: give one seed, or one a prompt")
     for value in seeds:
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**63:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
             raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {value!r}")
     return [int(value) for value in seeds]
 
