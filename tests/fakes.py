@@ -1,9 +1,16 @@
-"""Networks whose answers can be worked out by hand."""
+"""Networks whose answers can be worked out by hand, a small real one, and what they are shown."""
 
 import torch
 from torch import Tensor
 
-from emage.masking import MASK
+from emage.config import ModelConfig
+from emage.masking import MASK, PictureRng
+from emage.methods import METHODS
+from emage.model import Network
+
+V, N, B = 11, 16, 3
+ITERATIVE = ["iterative1", "iterative2", "iterative3"]
+TINY = ModelConfig(width=32, depth=2, num_heads=2, text="clip_tiny", text_length=8)
 
 
 class Recorder:
@@ -24,3 +31,16 @@ def certain(tokens: list[int], vocab_size: int, sharpness: float = 50.0) -> Tens
 
 def unknown(batch: int, n: int) -> Tensor:
     return torch.full((batch, n), MASK)
+
+
+def tokens(batch: int = B, n: int = N) -> torch.Tensor:
+    return torch.randint(0, V, (batch, n), generator=torch.Generator().manual_seed(5))
+
+
+def rngs(batch: int = B) -> PictureRng:
+    return PictureRng(range(batch))
+
+
+def network(name: str) -> Network:
+    torch.manual_seed(0)
+    return Network(TINY, V, (4, 4), causal=METHODS[name].CAUSAL)
