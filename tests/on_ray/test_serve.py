@@ -214,7 +214,9 @@ def test_what_is_no_checkpoint_is_said_before_anything_starts(tmp_path: Path) ->
         serve.check(ServeConfig(checkpoint=str(tmp_path / "absent")))
     with pytest.raises(InputError, match="no checkpoint folder"):
         serve.check(ServeConfig(checkpoint=str(tmp_path)))
-    write_json(tmp_path / "manifest.json", {"files": {"model.safetensors": "0" * 64}})
+    files = dict.fromkeys(("model.safetensors", "tokenizer.safetensors", "config.yaml"), "0" * 64)
+    record = {"files": files, "tokenizer": {"name": "vqgan-demo-f8-512", "sha256": "0" * 64}}
+    write_json(tmp_path / "manifest.json", record)
     (tmp_path / "config.yaml").write_text("method: iterative3\n")
     (tmp_path / "model.safetensors").write_bytes(b"half of i")
     with pytest.raises(InputError, match=r"damaged checkpoint: model\.safetensors"):
