@@ -121,6 +121,24 @@ def test_remasking_masks_the_least_sure_again_and_keeps_to_the_schedule(name: st
         assert [positions(step) for step in steps] == [*known, set(range(N))]
 
 
+def test_number_3_asks_how_sure_the_revised_token_is_not_the_one_it_might_have_drawn():
+    logits = torch.zeros(N, V)
+    logits[:, 0] = torch.arange(N).float()
+    # So hot that a draw is a guess: of a sure position most guesses are very improbable.
+    settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=100, gumbel=0, remask=0.5)
+    first, second, *_ = iterative3.generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+    assert positions(first) - positions(second) == {1, 6}  # the least sure of 9, 6, 12, 1
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_remasking_takes_no_more_than_stay_masked_anyway(name: str):
+    logits = torch.zeros(N, V)
+    logits[:, 0] = torch.arange(N).float()
+    settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=0, gumbel=0, remask=0.99)
+    _, second, third, _ = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+    assert positions(second) - positions(third) == set(sorted(positions(second))[:4])  # 7 of 8 asked, room for 4
+
+
 def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
     def sure_but_for(position: int) -> torch.Tensor:
         logits = certain([1] * N, V)
