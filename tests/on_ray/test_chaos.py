@@ -41,7 +41,9 @@ def test_training_killed_with_its_driver_ends_with_the_weights_of_an_unbroken_ru
     broken = start(*settings, "run.output=broken", cwd=tmp_path)
     try:
         deadline = time.monotonic() + 300
-        while not list((tmp_path / "broken" / "ray").glob("checkpoint_2*")):
+        # A checkpoint counts once Ray Train has noted it down; its folder is there before its files.
+        noted = tmp_path / "broken" / "ray" / "checkpoint_manager_snapshot.json"
+        while not (noted.exists() and "checkpoint_2" in noted.read_text()):
             assert broken.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
             time.sleep(0.2)
     finally:
