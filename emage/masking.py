@@ -127,6 +127,8 @@ def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
 
     They are masked again for a step and drawn anew. No more than `room` (B,): the places that stay masked anyway.
     """
+    if not share:  # the default: spare every step a sort
+        return torch.zeros_like(known)
     count = (known.sum(1) * share).floor().long().minimum(room)
     return rank(-log_p.masked_fill(~known, torch.inf)) < count[:, None]
 
