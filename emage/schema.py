@@ -9,10 +9,14 @@ import pyarrow.parquet as pq
 
 from emage.errors import InputError
 
+# One row of a shard of URLs, as the download reads it.
+URL = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
+
 # One row a picture of a downloaded shard, as the tokenizing stage reads it.
 PICTURE = pa.schema(
     [
-        ("key", pa.string()),  # unique within its data set: shard number and place in the shard
+        ("key", pa.string()),  # unique within an ingest: shard number and place in the shard
+        ("dataset", pa.string()),
         ("url", pa.string()),
         ("caption", pa.string()),
         ("image", pa.binary()),  # encoded JPEG, square, RGB

@@ -35,7 +35,7 @@ OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}  # of the X-Robots-Ta
 PICTURES, FAILED = "pictures.parquet", "failed.parquet"
 SHARD_DIGITS = 5
 ROW_GROUP = 1_000
-FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "url", "caption", "cause")])
+FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
 
 # What to try when most of a shard failed for one cause.
 HINTS = {
@@ -89,9 +89,24 @@ def shard_manifest(folder: Path, number: int) -> dict[str, Any] | None:
     return manifest.read_json(shard_folder(folder, number) / manifest.NAME)
 
 
+def picture_files(folder: Path, number: int) -> list[Path]:
+    """The parquet files (schema.PICTURE) of an image shard: that of the first pass, then those of later ones."""
+    shard = shard_manifest(folder, number)
+    assert shard is not None, f"image shard {number} went away"
+    return [shard_folder(folder, number) / name for name in shard["pictures"]]
+
+
+def content(folder: Path, number: int) -> str:
+    """Fingerprint of an image shard's pictures: what a tokenized shard is made from."""
+    shard = shard_manifest(folder, number)
+    assert shard is not None, f"image shard {number} went away"
+    return manifest.fingerprint([shard["outputs"][name] for name in shard["pictures"]])
+
+
 def _missing(source: SourceConfig, config: DownloadConfig, folder: Path, done: list[dict[str, Any]]) -> Iterator[Any]:
     """One call for each shard that is missing; the manifests of the others go to `done`."""
     for number, rows in enumerate(sources.read(source, config.shard_rows)):
+        rows = rows.append_column("dataset", pa.array([source.dataset] * len(rows)))
         fingerprint = manifest.fingerprint(rows.to_pydict())
         shard = shard_manifest(folder, number)
         if shard is None:
@@ -130,6 +145,7 @@ def _download(job: Job, rows: pa.Table) -> dict[str, Any]:
             "rows": len(rows),
             "written": written,
             "failed": dict(sorted(causes.items())),
+            "pictures": [PICTURES],
             "outputs": {name: manifest.sha256(folder / name) for name in (PICTURES, FAILED)},
         }
         manifest.write_json(folder / manifest.NAME, values)

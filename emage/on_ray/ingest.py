@@ -109,7 +109,6 @@ def _run(stage: str, config: IngestConfig, output: Path, tokenizer: schema.Token
         tokenizing.run(
             config.tokenize,
             tokenizer,
-            dataset=config.source.dataset,
             image_size=config.download.image_size,
             shards=output / "shards",
             folder=output / "tokenized",

@@ -77,7 +77,7 @@ def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
 
 
 def run(
-    config: TokenizeConfig, info: schema.TokenizerInfo, *, dataset: str, image_size: int, shards: Path, folder: Path
+    config: TokenizeConfig, info: schema.TokenizerInfo, *, image_size: int, shards: Path, folder: Path
 ) -> dict[str, Any]:
     """Tokenizes every shard that `folder` does not hold yet. Returns the stage's manifest."""
     folder.mkdir(exist_ok=True)
@@ -88,8 +88,8 @@ def run(
     rows_left = downloaded["written"] - sum(shard["rows"] for shard in done)
     with tasks.bar("tokenize", rows_left, "pictures") as bar:
         for number, tokens, counts in _tokenized(config, missing, image_size, shards, bar):
-            table = _token_table(info, dataset, tokens)
-            inputs = _input(shards, number)
+            table = _token_table(info, tokens)
+            inputs = download.content(shards, number)
             done.append(_write(download.shard_folder(folder, number), table, counts, inputs, settings))
     rejected, failed = Counter[str](), Counter[str]()
     for shard in done:
@@ -102,7 +102,7 @@ def run(
         "rejected": dict(sorted(rejected.items())),
         "failed": dict(sorted(failed.items())),
         "tokenizer": asdict(info),
-        "input": manifest.fingerprint([_input(shards, number) for number in range(downloaded["shards"])]),
+        "input": manifest.fingerprint([download.content(shards, number) for number in range(downloaded["shards"])]),
     }
     manifest.write_json(folder / manifest.NAME, values)
     return values
@@ -115,7 +115,7 @@ def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
     if values is None or downloaded is None or values["shards"] != downloaded["shards"]:
         return None
     numbers = range(values["shards"])
-    if values["input"] != manifest.fingerprint([_input(shards, number) for number in numbers]):
+    if values["input"] != manifest.fingerprint([download.content(shards, number) for number in numbers]):
         return None
     return values if all(download.shard_manifest(folder, number) for number in numbers) else None
 
@@ -125,7 +125,7 @@ def _split(shards: Path, folder: Path, count: int, settings: str) -> tuple[list[
     done, missing = [], []
     for number in range(count):
         shard = download.shard_manifest(folder, number)
-        if shard is None or shard["input"] != _input(shards, number):
+        if shard is None or shard["input"] != download.content(shards, number):
             missing.append(number)
         elif shard["settings"] != settings:
             raise InputError(
@@ -135,13 +135,6 @@ def _split(shards: Path, folder: Path, count: int, settings: str) -> tuple[list[
         else:
             done.append(shard)
     return done, missing
-
-
-def _input(shards: Path, number: int) -> str:
-    """What a tokenized shard is made from: the bytes of an image shard's pictures."""
-    shard = download.shard_manifest(shards, number)
-    assert shard is not None, f"image shard {number} went away"
-    return shard["outputs"][download.PICTURES]
 
 
 # --- The Ray data set ------------------------------------------------------------------------------------------------
@@ -238,8 +231,8 @@ class _Reader:
         rejected, failed = Counter[str](), Counter[str]()
         rows = place = 0
         waiting: list[tuple[dict[str, Any], np.ndarray]] = []
-        with pq.ParquetFile(download.shard_folder(self.shards, number) / download.PICTURES) as file:
-            for picture in (row for batch in file.iter_batches(batch_size=256) for row in batch.to_pylist()):
+        for file in download.picture_files(self.shards, number):
+            for picture in _rows(file):
                 rows += 1
                 picture["caption"] = captions.normalise(picture["caption"])
                 if self.config.caption_rules and (rule := captions.keep(picture["caption"])):
@@ -264,6 +257,12 @@ class _Reader:
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that somebody else made
             raise pictures.PictureError("wrong_size")
         return pixels
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(file) as pictures_file:
+        for batch in pictures_file.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
 
 
 def _batch(number: int, place: int, rows: list[tuple[dict[str, Any], np.ndarray]]) -> pa.Table:
@@ -313,7 +312,7 @@ class _Encoder:
 # --- The token table -------------------------------------------------------------------------------------------------
 
 
-def _token_table(info: schema.TokenizerInfo, dataset: str, batches: Tokens) -> pa.Table:
+def _token_table(info: schema.TokenizerInfo, batches: Tokens) -> pa.Table:
     """Plain Arrow columns, whatever Ray made of them on the way."""
     target = schema.token_table(info, emage.__version__)
     meta = pa.concat_tables([META.empty_table(), *(meta for meta, _ in batches)])
@@ -321,8 +320,8 @@ def _token_table(info: schema.TokenizerInfo, dataset: str, batches: Tokens) -> p
     assert tokens.max(initial=0) < info.vocab_size
     columns: dict[str, Any] = {name: meta[name] for name in META.names}
     columns["tokens"] = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), info.num_tokens)
-    columns["dataset"] = pa.array([dataset] * len(meta), pa.string())
-    columns["uid"] = pa.array([uid(dataset, key) for key in meta["key"].to_pylist()], pa.int64())
+    names = zip(meta["dataset"].to_pylist(), meta["key"].to_pylist(), strict=True)
+    columns["uid"] = pa.array([uid(dataset, key) for dataset, key in names], pa.int64())
     return pa.table([columns[name] for name in target.names], schema=target)
 
 
