@@ -1,22 +1,18 @@
-"""Every setting of every program: frozen dataclasses whose defaults are the paper's run; the command line.
+"""Every setting of every program: frozen dataclasses whose defaults are the paper's run.
 
 One config per pipeline. `parse(TrainConfig, ["demo", "optim.steps=100"])` takes a preset's values and then the
 overrides; what comes out is a plain frozen dataclass, and `to_yaml` writes the form that goes to the terminal, to
 MLflow and into the checkpoint. Sections in comments are the paper's.
 """
 
-import difflib
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import yaml
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-from emage.errors import InputError
-from emage.presets import PRESETS
+from emage.command_line import from_yaml, nearest, parse, preset, to_yaml, usage
+
+__all__ = ["from_yaml", "nearest", "parse", "preset", "to_yaml", "usage"]  # a config's users find all of it here
 
 Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
 Schedule = Literal["cosine", "linear"]
@@ -171,6 +167,17 @@ class SourceConfig:
     url: str = "url"
     caption: tuple[str, ...] = ("caption",)  # several are joined by a space (YFCC: title and description)
     unquote: bool = False  # %-escapes and + in captions (YFCC)
+    where: tuple[str, ...] = ()  # conditions on other columns: similarity>=0.3, NSFW==UNLIKELY, WIDTH>=256
+    md5: str | None = None  # column with the picture's md5 sum, for select.block_md5
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """What is not downloaded. Each list is a text file, one entry a line (.gz as well)."""
+
+    block_urls: tuple[str, ...] = ()
+    block_hosts: tuple[str, ...] = ()  # and their subdomains
+    block_md5: tuple[str, ...] = ()  # against source.md5 before the download, against the bytes after it
 
 
 @dataclass(frozen=True)
@@ -210,15 +217,18 @@ class ShuffleConfig:
     seed: int = 0
     rows_per_file: int = 65_536  # about 128 MB at 1024 tokens
     row_group_rows: int = 4_096
+    drop_same_content: bool = False  # of pictures with the same bytes, keep one pair; they are counted in any case
 
 
 @dataclass(frozen=True)
 class IngestConfig:
     """URL table -> token table (pipelines/ingest.py)."""
 
-    stage: Literal["all", "download", "tokenize", "shuffle"] = "all"
-    output: str = MISSING  # holds shards/, tokenized/, tokens/ and ingest_report.json
+    stage: Literal["all", "select", "download", "tokenize", "shuffle"] = "all"
+    output: str = MISSING  # holds urls/, shards/, tokenized/, tokens/ and the reports
     source: SourceConfig = field(default_factory=SourceConfig)
+    more: dict[str, Any] = field(default_factory=dict)  # further tables by data set: more.cc12m.table=cc12m.tsv
+    select: SelectConfig = field(default_factory=SelectConfig)
     download: DownloadConfig = field(default_factory=DownloadConfig)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     shuffle: ShuffleConfig = field(default_factory=ShuffleConfig)
@@ -274,119 +284,3 @@ class DemoConfig:
     seed: int = 0
     method: Method = "iterative3"
     steps: int | None = None  # of training; none: those of the demo preset
-
-
-# --- Command line -----------------------------------------------------------------------------------------------------
-
-Config = TypeVar("Config")
-
-
-def parse(program: type[Config], argv: Sequence[str]) -> Config:
-    """`PRESET key=value ...` -> a frozen `program` config. A preset is optional; values win over it, left to right.
-
-    Prints the help and exits with 0 on -h or --help. Raises InputError for an unknown preset or key (with the nearest
-    name), a value of the wrong type, or a required key left out.
-    """
-    if {"-h", "--help"} & set(argv):
-        print(usage(program))
-        sys.exit(0)
-    values = list(argv)
-    preset = values.pop(0) if values and "=" not in values[0] else None
-    if stray := [v for v in values if "=" not in v]:
-        raise InputError(f"{stray[0]!r} is not key=value; the preset comes first and there is only one")
-    try:
-        overrides = []
-        for value in values:
-            key, _, text = value.partition("=")
-            _check_key(program, key)
-            overrides.append(_override(key, text))
-        config = OmegaConf.merge(_writable(program), _preset(program, preset), *overrides)
-        if missing := sorted(OmegaConf.missing_keys(config)):
-            raise InputError(f"{missing[0]} is required: add {missing[0]}=... (--help lists every key)")
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "config"
-        raise InputError(f"{key}: {str(error).splitlines()[0]}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{value} is no YAML value: {str(error).splitlines()[0]}") from None
-
-
-def usage(program: type) -> str:
-    """What --help prints: the presets this program knows, then every key with its default, as YAML."""
-    presets = [name for name, programs in PRESETS.items() if program.__name__ in programs]
-    summary = (program.__doc__ or "").strip().splitlines()[0]
-    use = f"usage: PRESET key=value ...\npresets: {', '.join(presets)}" if presets else "usage: key=value ..."
-    return f"{summary}\n\n{use}\n\n{OmegaConf.to_yaml(OmegaConf.structured(program))}"
-
-
-def to_yaml(config: Any) -> str:
-    """A config as YAML text, in the order of its fields."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def from_yaml(program: type[Config], text: str) -> Config:
-    """The inverse of `to_yaml`. Raises InputError where the text does not describe a `program`."""
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[return-value]
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"not a {program.__name__}: {str(error).splitlines()[0]}") from None
-
-
-def preset(program: type[Config], name: str, **values: Any) -> Config:
-    """The `program` config of a named preset, with keyword values (nested dicts) over it. For code, not for people."""
-    return OmegaConf.to_object(OmegaConf.merge(_writable(program), _preset(program, name), values))  # type: ignore[return-value]
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """' (did you mean ...?)' for a mistyped name, or ''."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _preset(program: type, name: str | None) -> dict[str, Any]:
-    if name is None:
-        return {}
-    known = [preset for preset, programs in PRESETS.items() if program.__name__ in programs]
-    if name not in known:
-        raise InputError(f"unknown preset {name!r}{nearest(name, known)} (presets: {', '.join(known)})")
-    return PRESETS[name][program.__name__]
-
-
-def _writable(program: type) -> Any:
-    """A structured config that merge may fill: OmegaConf makes frozen dataclasses read-only, at every level."""
-    config = OmegaConf.structured(program)
-    nodes = [config]
-    while nodes:
-        node = nodes.pop()
-        OmegaConf.set_readonly(node, False)
-        nodes += [node._get_node(key) for key in node if OmegaConf.is_dict(node._get_node(key))]
-    return config
-
-
-def _override(key: str, text: str) -> Any:
-    """One key=value, with the value read as YAML ([a, b], null, 1e-3, true)."""
-    return OmegaConf.from_dotlist([f"{key}={text}"])
-
-
-def _check_key(program: type, key: str) -> None:
-    """Raises InputError where `key` (dotted) is no field of the program, naming the nearest one."""
-    known = list(_keys(program))
-    parents = {name for name in known if key.startswith(name + ".")}
-    open_ended = any(_is_open(program, name) for name in parents)
-    if key not in known and not open_ended:
-        raise InputError(f"unknown key {key!r}{nearest(key, known)} (--help lists every key)")
-
-
-def _keys(program: Any, prefix: str = "") -> Any:
-    for item in fields(program):
-        yield prefix + item.name
-        factory = item.default_factory
-        if isinstance(factory, type) and is_dataclass(factory):
-            yield from _keys(factory, f"{prefix}{item.name}.")
-
-
-def _is_open(program: Any, key: str) -> bool:
-    """Whether `key` is a free-form dict, whose entries are checked by whoever uses them."""
-    head, _, rest = key.partition(".")
-    item = next(item for item in fields(program) if item.name == head)
-    return item.default_factory is dict if not rest else _is_open(item.default_factory, rest)

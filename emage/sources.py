@@ -1,12 +1,14 @@
 """Tables of picture URLs and captions: parquet, csv, tsv or jsonl, one file or a folder, here or in object storage.
 
-Whatever the table looks like, `read` gives pyarrow tables of two string columns, url and caption, in the table's own
-order and never more than a batch in memory. What is wrong with a table is an InputError that says where.
+Whatever the table looks like, `read` gives record batches with two string columns, url and caption, and the columns
+that its conditions ask for, in the table's own order and never more than a batch in memory. What is wrong with a table
+is an InputError that says where.
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
@@ -16,36 +18,92 @@ import pyarrow.csv as pa_csv
 import pyarrow.fs
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
+from omegaconf.errors import OmegaConfBaseException
 
-from emage.config import SourceConfig, nearest
+from emage import filters
+from emage.config import IngestConfig, SourceConfig, nearest, preset
 from emage.errors import InputError
+from emage.presets import PRESETS
 
-PAIR = pa.schema([("url", pa.string()), ("caption", pa.string())])
+META = "meta."  # in front of the names of columns beside url and caption
+PART_ROWS = 1_000_000
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COMPRESSED = (".gz", ".bz2", ".zst")  # of text tables, undone while reading
 BLOCK = 8 << 20  # bytes of a text table read at a time; no row may be longer
 
 
-def read(config: SourceConfig, rows: int) -> Iterator[pa.Table]:
-    """The whole table as tables of exactly `rows` rows; only the last may have fewer."""
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in _pairs(config):
-        while count + len(batch) >= rows:
-            missing = rows - count
-            yield pa.Table.from_batches([*waiting, batch.slice(0, missing)])
-            waiting, count, batch = [], 0, batch.slice(missing)
-        if len(batch):
-            waiting.append(batch)
-            count += len(batch)
-    if waiting:
-        yield pa.Table.from_batches(waiting)
+@dataclass(frozen=True)
+class Part:
+    """What one worker reads: a whole file of text, or some row groups of a parquet file."""
+
+    file: str
+    groups: tuple[int, ...] | None = None
+
+
+def all_of(config: IngestConfig) -> list[SourceConfig]:
+    """The tables of an ingest. One of `config.more` has the columns of the preset that it is named after."""
+    found = [config.source]
+    for name, values in config.more.items():
+        if not isinstance(values, dict) or "table" not in values:
+            raise InputError(f"more.{name}: say more.{name}.table=... (and other keys of source, where they differ)")
+        known = name if "IngestConfig" in PRESETS.get(name, {}) else None
+        try:
+            found.append(preset(IngestConfig, known, output="", source={"dataset": name, **values}).source)
+        except OmegaConfBaseException as error:
+            raise InputError(f"more.{name}: {_first_line(error)}") from None
+    names = [source.dataset for source in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two tables are called {twice[0]!r}; give one another source.dataset")
+    return found
+
+
+def parts(config: SourceConfig) -> list[Part]:
+    """The table cut into pieces of about PART_ROWS rows, as far as its format lets itself be cut."""
+    filesystem, files = _files(config)
+    found: list[Part] = []
+    for file in files:
+        if _format(config, file) != "parquet":
+            found.append(Part(file))
+            continue
+        groups: list[int] = []
+        rows = 0
+        with _readable(config, file):
+            metadata = pq.read_metadata(file, filesystem=filesystem)
+        for group in range(metadata.num_row_groups):
+            groups, rows = [*groups, group], rows + metadata.row_group(group).num_rows
+            if rows >= PART_ROWS:
+                found.append(Part(file, tuple(groups)))
+                groups, rows = [], 0
+        found += [Part(file, tuple(groups))] if groups else []
+    return found
+
+
+def read(config: SourceConfig, part: Part | None = None) -> Iterator[pa.RecordBatch]:
+    """Non-empty batches of PAIR and, under META + their names, the columns of `config.where` and `config.md5`."""
+    filesystem, files = _files(config)
+    columns = list(dict.fromkeys((config.url, *config.caption, *_extras(config))))
+    openers = {"csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
+    for file in files if part is None else [part.file]:
+        format = _format(config, file)
+        with _readable(config, file):
+            if format == "parquet":
+                batches = _open_parquet(config, filesystem, file, columns, part and part.groups)
+            else:
+                batches = openers[format](config, filesystem, file, columns)
+            for batch in batches:
+                if len(batch):
+                    yield _pair(config, batch)
 
 
 def check(config: SourceConfig) -> None:
     """Raises InputError where the table is missing, unreadable, empty or without the mapped columns."""
-    if next(_pairs(config), None) is None:
+    first = next(read(config), None)
+    if first is None:
         raise InputError(f"{config.table}: the table has no rows")
+    for condition in conditions(config):
+        values = first[META + condition.column]
+        if isinstance(condition.value, float) and filters.numbers(values).null_count == len(values):
+            raise InputError(f"{config.table}: {condition.column!r} holds no numbers (source.where: {condition.text})")
 
 
 def describe(config: SourceConfig) -> list[list[Any]]:
@@ -121,16 +179,12 @@ def _format(config: SourceConfig, path: str) -> str:
 # --- Formats ---------------------------------------------------------------------------------------------------------
 
 
-def _pairs(config: SourceConfig) -> Iterator[pa.RecordBatch]:
-    """Non-empty batches of PAIR."""
-    filesystem, files = _files(config)
-    columns = list(dict.fromkeys((config.url, *config.caption)))
-    openers = {"parquet": _open_parquet, "csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
-    for file in files:
-        with _readable(config, file):
-            for batch in openers[_format(config, file)](config, filesystem, file, columns):
-                if len(batch):
-                    yield _pair(config, batch)
+def conditions(config: SourceConfig) -> list[filters.Condition]:
+    return [filters.condition(text) for text in config.where]
+
+
+def _extras(config: SourceConfig) -> list[str]:
+    return [*(condition.column for condition in conditions(config)), *([config.md5] if config.md5 else [])]
 
 
 @contextmanager
@@ -143,12 +197,16 @@ def _readable(config: SourceConfig, file: str) -> Iterator[None]:
 
 
 def _open_parquet(
-    config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str]
+    config: SourceConfig,
+    filesystem: pyarrow.fs.FileSystem,
+    file: str,
+    columns: list[str],
+    groups: tuple[int, ...] | None,
 ) -> Iterator[pa.RecordBatch]:
     with filesystem.open_input_file(file) as stream:
         table = pq.ParquetFile(stream)
         _check_columns(config, file, table.schema_arrow.names, columns)
-        yield from table.iter_batches(batch_size=16_384, columns=columns)
+        yield from table.iter_batches(batch_size=16_384, columns=columns, row_groups=groups)
 
 
 def _open_text(
@@ -189,9 +247,9 @@ def _open_jsonl(
     if not isinstance(row, dict):
         raise InputError(f"{file}: the first line is no JSON object; jsonl holds one object a line")
     _check_columns(config, file, list(row), columns)
-    wanted = pa_json.ParseOptions(
-        explicit_schema=pa.schema([(column, pa.string()) for column in columns]), unexpected_field_behavior="ignore"
-    )
+    numeric = {condition.column for condition in conditions(config) if isinstance(condition.value, float)}
+    types = [(column, pa.float64() if column in numeric else pa.string()) for column in columns]
+    wanted = pa_json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
     with (
         filesystem.open_input_stream(file) as stream,
         pa_json.open_json(stream, read_options=pa_json.ReadOptions(block_size=BLOCK), parse_options=wanted) as table,
@@ -202,17 +260,26 @@ def _open_jsonl(
 def _check_columns(config: SourceConfig, file: str, names: list[str], columns: list[str]) -> None:
     for column in columns:
         if column not in names:
-            key = "source.url" if column == config.url else "source.caption"
+            keys = {config.url: "source.url", config.md5: "source.md5"} | dict.fromkeys(
+                config.caption, "source.caption"
+            )
+            key = keys.get(column, "source.where")
             has = ", ".join(names[:20])
             raise InputError(f"{file}: no column {column!r} ({key}){nearest(column, names)} (it has: {has})")
 
 
 def _pair(config: SourceConfig, batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = {"url": batch.column(config.url).cast(pa.string()), "caption": _captions(config, batch)}
+    columns |= {META + name: batch.column(name) for name in _extras(config)}
+    return pa.record_batch(columns)
+
+
+def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
+    if len(config.caption) == 1 and not config.unquote:
+        return batch.column(config.caption[0]).cast(pa.string()).fill_null("")
     texts = [batch.column(column).cast(pa.string()).to_pylist() for column in config.caption]
-    caption = [" ".join(filter(None, parts)) for parts in zip(*texts, strict=True)]
-    if config.unquote:
-        caption = [unquote_plus(text) for text in caption]
-    return pa.record_batch([batch.column(config.url).cast(pa.string()), pa.array(caption, pa.string())], schema=PAIR)
+    joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
+    return pa.array((unquote_plus(text) if config.unquote else text for text in joined), pa.string())
 
 
 def _first_line(error: Exception) -> str:

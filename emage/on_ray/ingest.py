@@ -1,12 +1,14 @@
-"""URL table -> token table: download, tokenize, shuffle, and an account of every row. Knows no picture and no URL.
+"""URL tables -> token table: select, download, tokenize, shuffle; and an account of every row. Knows no picture.
 
     output/run.json            the settings that the folder belongs to
+    output/urls/NNNNN.parquet  rows to download               (emage.on_ray.selecting)
     output/shards/NNNNN/       downloaded pictures            (emage.on_ray.download)
     output/tokenized/NNNNN/    tokens, shard by shard         (emage.on_ray.tokenizing)
     output/tokens/*.parquet    the token table                (emage.on_ray.shuffle)
-    output/ingest_report.json  rows in = written + rejected (by rule) + failed (by cause)
+    output/ingest_report.*     rows in = written + filtered + rejected (by rule) + failed (by cause)
 
-A stage whose manifest is there is not run again, a shard whose manifest is there is not made again.
+A stage whose manifest is there is not run again, a shard whose manifest is there is not made again. Once the token
+table is there, the folders of single shards may be deleted to save space; the stages' own manifests must stay.
 """
 
 import time
@@ -21,18 +23,27 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from emage import manifest, pictures, schema, sheets, sources
-from emage.config import IngestConfig
+from emage import filters, manifest, pictures, schema, sheets, sources
+from emage.config import IngestConfig, SourceConfig
 from emage.errors import InputError
-from emage.on_ray import download, launch, shuffle, tokenizing, tracking
+from emage.on_ray import download, launch, selecting, shuffle, tokenizing, tracking
 
-STAGES = ("download", "tokenize", "shuffle")
+STAGES = ("select", "download", "tokenize", "shuffle")
+DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
 REPORT = "ingest_report.json"
 SHEET = 32  # pictures on the contact sheet
 
 # Settings that change how fast and how patiently, but not what comes out.
 HOW = {
-    "download": ("threads", "shards_in_flight", "timeout_s", "retries", "min_success_rate", "user_agent_token"),
+    "download": (
+        "threads",
+        "shards_in_flight",
+        "timeout_s",
+        "retries",
+        "passes",
+        "min_success_rate",
+        "user_agent_token",
+    ),
     "tokenize": ("batch_size", "num_actors", "gpus_per_actor"),
 }
 
@@ -40,9 +51,10 @@ HOW = {
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Runs the stages that `config.stage` asks for, as far as they are not done. Prints and returns the report."""
     output = Path(config.output).absolute()
-    stages = _pending(config, output)
+    tables = sources.all_of(config)
+    stages = _pending(config, tables, output)
     report = manifest.read_json(output / REPORT)
-    if stages or report is None or report["stages"] != list(_manifests(output)):
+    if stages or report is None or report["stages"] != list(_manifests(config, output)):
         tokenizer = None
         if "tokenize" in stages:
             launch.check_gpus(config.tokenize.gpus_per_actor * config.tokenize.num_actors, "tokenize.gpus_per_actor")
@@ -53,26 +65,33 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
             for stage in stages:
                 started = time.monotonic()
-                _run(stage, config, output, tokenizer)
+                _run(stage, config, tables, output, tokenizer)
                 seconds[stage] = round(time.monotonic() - started, 2)
-            report = {"dataset": config.source.dataset, **_account(output), "seconds": seconds}
+            report = {**_account(config, output), "seconds": seconds}
             manifest.write_json(output / REPORT, report)
             _record(run, report, output)
     _print(report, output)
     return report
 
 
-def _pending(config: IngestConfig, output: Path) -> list[str]:
+def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> list[str]:
     """The stages to run. Raises InputError, with nothing written, where the first of them has no input."""
-    wanted = STAGES if config.stage == "all" else (config.stage,)
-    if "download" in wanted:
-        sources.check(config.source)
+    wanted = {"all": STAGES, "download": ("select", "download")}.get(config.stage, (config.stage,))
+    if "select" in wanted:
+        for table in tables:
+            sources.check(table)
+        _block_lists(config)
     if (output / "run.json").exists():
         manifest.claim(output, "ingest", _identity(config))
-    done = _manifests(output)
-    if {"download"} & done.keys() & set(wanted) and done["download"]["source"] != sources.describe(config.source):
+    done = _manifests(config, output)
+    if (
+        "select" in wanted
+        and "select" in done
+        and done["select"]["source"] != selecting.describe(tables, config.select)
+    ):
+        names = [*(table.table for table in tables), *selecting.lists(config.select)]
         raise InputError(
-            f"{config.source.table} has changed since {output} was made from it; "
+            f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"
         )
     for stage, before in (("tokenize", "download"), ("shuffle", "tokenize")):
@@ -81,61 +100,76 @@ def _pending(config: IngestConfig, output: Path) -> list[str]:
     return [stage for stage in wanted if stage not in done]
 
 
+def _block_lists(config: IngestConfig) -> filters.BlockLists:
+    return filters.block_lists(config.select.block_urls, config.select.block_hosts, config.select.block_md5)
+
+
 def _identity(config: IngestConfig) -> dict[str, Any]:
     """What the token table depends on."""
-    settings = {name: asdict(getattr(config, name)) for name in ("source", "download", "tokenize", "shuffle")}
+    settings = asdict(config)
+    names = ("source", "more", "select", "download", "tokenize", "shuffle")
     return {
-        name: {key: value for key, value in group.items() if key not in HOW.get(name, ())}
-        for name, group in settings.items()
+        name: {key: settings[name][key] for key in settings[name] if key not in HOW.get(name, ())} for name in names
     }
 
 
-def _manifests(output: Path) -> dict[str, dict[str, Any]]:
+def _manifests(config: IngestConfig, output: Path) -> dict[str, dict[str, Any]]:
     """Stage -> manifest, for every stage that is finished."""
-    shards, tokenized, tokens = output / "shards", output / "tokenized", output / "tokens"
+    urls, shards, tokenized, tokens = (output / name for name in ("urls", "shards", "tokenized", "tokens"))
     found = {
-        "download": download.finished(shards),
-        "tokenize": tokenizing.finished(shards, tokenized),
-        "shuffle": shuffle.finished(tokenized, tokens),
+        "select": selecting.finished(urls),
+        "download": manifest.read_json(shards / manifest.NAME),
+        "tokenize": manifest.read_json(tokenized / manifest.NAME),
+        "shuffle": shuffle.finished(tokens),
     }
+    if found["shuffle"] and (not found["tokenize"] or found["shuffle"]["input"] != found["tokenize"]["input"]):
+        found["shuffle"] = None  # made from other tokenized shards
+    if not found["shuffle"]:  # where there is a token table, the single shards need not be there any more
+        found["download"] = download.finished(shards)
+        found["tokenize"] = tokenizing.finished(shards, tokenized)
+    if found["download"] and found["download"]["passes"] < config.download.passes:
+        found |= dict.fromkeys(("download", "tokenize", "shuffle"))
     return {stage: values for stage, values in found.items() if values is not None}
 
 
-def _run(stage: str, config: IngestConfig, output: Path, tokenizer: schema.TokenizerInfo | None) -> None:
-    if stage == "download":
-        download.run(config.source, config.download, output / "shards")
+def _run(
+    stage: str,
+    config: IngestConfig,
+    tables: list[SourceConfig],
+    output: Path,
+    tokenizer: schema.TokenizerInfo | None,
+) -> None:
+    urls, shards, tokenized = (output / name for name in ("urls", "shards", "tokenized"))
+    if stage == "select":
+        selecting.run(tables, config.select, config.download.shard_rows, work=output / "select", folder=urls)
+    elif stage == "download":
+        download.run(config.download, urls, shards, _block_lists(config).md5)
     elif stage == "tokenize":
         assert tokenizer is not None
-        tokenizing.run(
-            config.tokenize,
-            tokenizer,
-            image_size=config.download.image_size,
-            shards=output / "shards",
-            folder=output / "tokenized",
-        )
+        image_size = config.download.image_size
+        tokenizing.run(config.tokenize, tokenizer, image_size=image_size, shards=shards, folder=tokenized)
     else:
-        shuffle.run(config.shuffle, tokenized=output / "tokenized", work=output / "shuffle", folder=output / "tokens")
+        shuffle.run(config.shuffle, tokenized=tokenized, work=output / "shuffle", folder=output / "tokens")
 
 
 # --- The account -----------------------------------------------------------------------------------------------------
 
 
-def _account(output: Path) -> dict[str, Any]:
+def _account(config: IngestConfig, output: Path) -> dict[str, Any]:
     """What became of every row. Raises RuntimeError where the numbers of two stages contradict each other."""
-    done = _manifests(output)
-    rejected, failed = Counter[str](), Counter[str]()
-    before = done["download"]["rows"]
-    for stage in STAGES:
-        if stage not in done:
-            break
+    done = _manifests(config, output)
+    dropped = {kind: Counter[str]() for kind in DROPS}
+    before = done["select"]["rows"]
+    for stage in STAGES[: len(done)]:
         values = done[stage]
-        rejected.update(values.get("rejected", {}))
-        failed.update(values.get("failed", {}))
-        after = values.get("written", values["rows"])
-        lost = sum(values.get("rejected", {}).values()) + sum(values.get("failed", {}).values())
-        if values["rows"] != before or after + lost != before:
-            raise RuntimeError(f"{stage} does not reconcile: {before} rows in, {after} went on, {lost} were dropped")
-        before = after
+        for kind in DROPS:
+            dropped[kind].update(values.get(kind, {}))
+        lost = sum(sum(values.get(kind, {}).values()) for kind in DROPS)
+        if values["rows"] != before or values["written"] + lost != before:
+            raise RuntimeError(
+                f"{stage} does not reconcile: {before} rows in, {values['written']} went on, {lost} were dropped"
+            )
+        before = values["written"]
     written = 0
     if "shuffle" in done:
         files = [output / "tokens" / file["name"] for file in done["shuffle"]["files"]]
@@ -144,25 +178,34 @@ def _account(output: Path) -> dict[str, Any]:
             raise RuntimeError(f"the token table holds {written} rows instead of {before}")
     return {
         "stages": list(done),  # that this account knows of
-        "rows_in": done["download"]["rows"],
+        "rows_in": done["select"]["rows"],
         "written": written,
         "waiting": before - written,  # for the stages that have not run yet
-        "rejected": dict(rejected.most_common()),
-        "failed": dict(failed.most_common()),
+        **{kind: dict(counts.most_common()) for kind, counts in dropped.items()},
+        "same_content": done.get("shuffle", {}).get("same_content"),
+        "datasets": _funnel(done),
     }
+
+
+def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Data set -> how many of its rows came in, were selected, arrived and were written, as far as that is known."""
+    funnel = {name: dict(counts) for name, counts in done["select"]["datasets"].items()}
+    for stage, outcome in (("download", "arrived"), ("shuffle", "written")):
+        if stage in done:
+            for name in funnel:
+                funnel[name][outcome] = done[stage]["datasets"].get(name, 0)
+    return funnel
 
 
 def _outcomes(report: dict[str, Any]) -> list[tuple[str, str, int]]:
     """(outcome, cause, rows): the lines that add up to the rows that came in."""
     lines = [("written", "", report["written"])]
     lines += [("waiting", "for the next stage", report["waiting"])] if report["waiting"] else []
-    lines += [("rejected", rule, rows) for rule, rows in report["rejected"].items()]
-    lines += [("failed", cause, rows) for cause, rows in report["failed"].items()]
-    return lines
+    return lines + [(kind, cause, rows) for kind in DROPS for cause, rows in report[kind].items()]
 
 
 def _print(report: dict[str, Any], output: Path) -> None:
-    table = Table(title=f"ingest of {report['dataset']}", title_justify="left")
+    table = Table(title=f"ingest of {', '.join(report['datasets'])}", title_justify="left")
     for name in ("", "cause"):
         table.add_column(name)
     for name in ("rows", "share"):
@@ -182,10 +225,10 @@ def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
     columns = [list(column) for column in zip(*lines, strict=True)]
     run.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
     run.metrics({f"{outcome}/{cause}" if cause else outcome: rows for outcome, cause, rows in lines})
-    run.metrics({outcome: sum(report[outcome].values()) for outcome in ("rejected", "failed")})
+    run.metrics({outcome: sum(report[outcome].values()) for outcome in DROPS})
     run.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
     run.file(output / REPORT)
-    sheet = _contact_sheet(download.shard_folder(output / "shards", 0) / download.PICTURES)
+    sheet = _contact_sheet(download.picture_files(output / "shards", 0)[0])
     if sheet is not None:
         run.picture("contact_sheet.png", sheet)
 

@@ -1,18 +1,19 @@
 """Tokenized shards -> the token table: all rows in one seeded random order, in files of equal size.
 
-    1. A row's place in the order is a hash of (seed, uid): no list of all rows is ever needed.
-    2. Each run (some shards, RUN_BYTES) is sorted by that hash and written as an Arrow file, together with the number
-       of its rows in front of each of `num_buckets` equal ranges of hashes.
-    3. Added up over the runs, those numbers say which buckets hold a given file's rows.
-    4. Each file reads these buckets' rows from every run, sorts them, cuts out its own and writes them.
+    1. Which pictures are the same: (sha256, uid) of all rows, sorted by sha256 (emage.on_ray.runs). All but the first
+       uid of each are counted and, with `drop_same_content`, dropped.
+    2. A row's place in the order is a hash of (seed, uid): no list of all rows is ever needed. Each run (some shards,
+       RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
+    3. Added up over the runs, those numbers say which ranges hold a given file's rows. Each file reads them from every
+       run, cuts out its own and writes them.
 
-Runs and files are Ray tasks of pure pyarrow; each needs the memory of one run, or of a file and two buckets.
+All of it is Ray tasks of pure pyarrow; each needs the memory of one run, or of a file and two ranges.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ import pyarrow.parquet as pq
 import ray
 
 import emage
-from emage import manifest, schema
+from emage import filters, manifest, schema
 from emage.config import ShuffleConfig
-from emage.on_ray import download, tasks, tokenizing
+from emage.on_ray import download, runs, tasks, tokenizing
 
 RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one run
-BUCKETS_PER_FILE = 4  # more: less is read twice, in smaller pieces
-CHUNK = 1_024  # rows of an Arrow record batch, the least that is read of a run
+SAME_ROWS = 4_000_000  # whose sha256 one task compares
+RANGES_PER_FILE = 4  # more: less is read twice, in smaller pieces
 MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with _
-ORDER = "order"  # the column that runs are sorted by
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,29 @@ class Plan:
     tokenizer: schema.TokenizerInfo
     folder: str  # runs, and the files until all are there
     num_rows: int
+    num_runs: int
 
     @property
     def num_files(self) -> int:
         return max(1, -(-self.num_rows // self.config.rows_per_file))
 
     @property
-    def num_buckets(self) -> int:
-        return self.num_files * BUCKETS_PER_FILE
+    def num_ranges(self) -> int:
+        return self.num_files * RANGES_PER_FILE
 
     @property
     def table(self) -> Path:
         return Path(self.folder) / "table"
 
-    def run(self, number: int, ending: str) -> Path:
-        return Path(self.folder) / f"run-{number:05d}{ending}"
+    @property
+    def dropped(self) -> Path:
+        return Path(self.folder) / "same.npy"  # uids, sorted
+
+    def run(self, number: int) -> Path:
+        return Path(self.folder) / f"run-{number:05d}"
+
+    def digests(self, number: int) -> Path:
+        return Path(self.folder) / f"sha256-{number:05d}"
 
     def file(self, number: int) -> Path:
         return self.table / f"{number:05d}-of-{self.num_files:05d}.parquet"
@@ -63,22 +71,28 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     """Writes the token table into `folder`. Returns its manifest, which is the same for the same rows and settings."""
     made = manifest.read_json(tokenized / manifest.NAME)
     info = schema.TokenizerInfo(**{**made["tokenizer"], "grid": tuple(made["tokenizer"]["grid"])})
-    plan = Plan(config, info, str(work / made["input"][:16]), made["written"])
+    inputs = list(_inputs(tokenized, made["shards"]))
+    plan = Plan(config, info, str(work / made["input"][:16]), made["written"], len(inputs))
     plan.table.mkdir(parents=True, exist_ok=True)
-    runs = list(_runs(tokenized, made["shards"]))
+    same = _find_same(plan, inputs)
+    if config.drop_same_content:
+        plan = replace(plan, num_rows=plan.num_rows - same)
     files = []
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     with tasks.bar("shuffle", 2 * plan.num_rows, "rows") as bar:
-        for rows in tasks.run((lambda n=n, r=r: _write_run.remote(plan, n, r) for n, r in enumerate(runs)), at_once):
-            bar.update(rows)
-        starts = np.sum([np.load(plan.run(number, ".npy")) for number in range(len(runs))], axis=0)
-        calls = (lambda n=n: _write_file.remote(plan, n, starts, len(runs)) for n in range(plan.num_files))
-        for file in tasks.run(calls, at_once):
+        starts = np.zeros(plan.num_ranges + 1, np.int64)
+        for in_front in _all(lambda n: _write_run.remote(plan, n, inputs[n]), range(plan.num_runs)):
+            starts += in_front
+            bar.update(int(in_front[-1]))
+        for file in _all(lambda n: _write_file.remote(plan, n, starts), range(plan.num_files)):
             files.append(file)
             bar.update(file["rows"])
     values = {
-        "rows": sum(file["rows"] for file in files),
-        "files": sorted(files, key=lambda file: file["name"]),
+        "rows": made["written"],
+        "written": sum(file["rows"] for file in files),
+        "same_content": same,
+        "filtered": {"same_content": same} if config.drop_same_content and same else {},
+        "datasets": _summed(files),
+        "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
         "input": made["input"],
         "tokenizer": made["tokenizer"],
     }
@@ -90,15 +104,23 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     return values
 
 
-def finished(tokenized: Path, folder: Path) -> dict[str, Any] | None:
-    """The token table's manifest where the table is there and made from today's tokenized shards, else None."""
-    values, made = manifest.read_json(folder / MANIFEST), manifest.read_json(tokenized / manifest.NAME)
-    if values is None or made is None or values["input"] != made["input"]:
-        return None
-    return values if all((folder / file["name"]).exists() for file in values["files"]) else None
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The token table's manifest where the table is there, else None."""
+    values = manifest.read_json(folder / MANIFEST)
+    return values if values and all((folder / file["name"]).exists() for file in values["files"]) else None
 
 
-def _runs(tokenized: Path, count: int) -> Iterator[list[str]]:
+def _all(call: Any, numbers: range) -> Iterator[Any]:
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    return tasks.run((lambda n=n: call(n) for n in numbers), at_once)
+
+
+def _summed(files: list[dict[str, Any]]) -> dict[str, int]:
+    names = sorted({name for file in files for name in file["datasets"]})
+    return {name: sum(file["datasets"].get(name, 0) for file in files) for name in names}
+
+
+def _inputs(tokenized: Path, count: int) -> Iterator[list[str]]:
     """The shards' files in groups of about RUN_BYTES."""
     group, size = [], 0
     for number in range(count):
@@ -112,59 +134,85 @@ def _runs(tokenized: Path, count: int) -> Iterator[list[str]]:
         yield group
 
 
-def order(uids: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) int64 -> (n,) uint64, evenly spread: the mixing function of splitmix64."""
-    x = uids.astype(np.uint64) + np.uint64(seed % (1 << 64)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+# --- Step 1: pictures that are there twice ---------------------------------------------------------------------------
+
+
+def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
+    """How many rows' pictures are those of another row before them; their uids are in `plan.dropped`."""
+    if not plan.dropped.exists():
+        num_ranges = max(1, -(-plan.num_rows // SAME_ROWS))
+        with tasks.bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
+            for rows in _all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
+                bar.update(rows)
+            found = [np.empty(0, np.int64)]
+            for rows, uids in _all(lambda n: _same.remote(plan, n, num_ranges), range(num_ranges)):
+                found.append(uids)
+                bar.update(rows)
+        temporary = plan.dropped.with_suffix(f".{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, np.sort(np.concatenate(found)))
+        os.replace(temporary, plan.dropped)
+    return len(np.load(plan.dropped, mmap_mode="r"))
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _write_run(plan: Plan, number: int, files: list[str]) -> int:
-    """Step 2. Returns the number of rows."""
-    if plan.run(number, ".npy").exists():  # written last
-        return int(np.load(plan.run(number, ".npy"))[-1])
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    table = _sorted(table.append_column(ORDER, pa.array(order(table["uid"].to_numpy(), plan.config.seed))))
-    temporary = plan.run(number, f".{os.getpid()}.tmp")
-    with pa.ipc.new_file(temporary, table.schema) as file:
-        file.write_table(table, max_chunksize=CHUNK)
-    os.replace(temporary, plan.run(number, ".arrow"))
-    # The hash's upper 32 bits times the number of buckets: which bucket, without a rest.
-    buckets = (table[ORDER].to_numpy() >> np.uint64(32)) * np.uint64(plan.num_buckets) >> np.uint64(32)
-    starts = np.searchsorted(buckets, np.arange(plan.num_buckets + 1))
-    with open(temporary, "wb") as file:
-        np.save(file, starts)
-    os.replace(temporary, plan.run(number, ".npy"))
-    return len(table)
+def _write_digests(plan: Plan, number: int, files: list[str]) -> int:
+    """A run of (uid, second 8 bytes of sha256), in the order of the first 8. Returns the number of rows."""
+    path = plan.digests(number)
+    if not runs.exists(path):
+        rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
+        digests = np.frombuffer(bytes.fromhex("".join(rows["sha256"].to_pylist())), ">u8").reshape(len(rows), 4)
+        table = pa.table({"uid": rows["uid"], "rest": digests[:, 1].astype(np.uint64)})
+        runs.write(path, table, digests[:, 0].astype(np.uint64), "uid")
+    return runs.num_rows(path)
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _write_file(plan: Plan, number: int, starts: np.ndarray, num_runs: int) -> dict[str, Any]:
-    """Step 4. `starts` (num_buckets + 1,): rows of the whole table in front of each bucket."""
+def _same(plan: Plan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
+    """Rows of one range, and the uids of those that are not the first with their picture."""
+    paths = [plan.digests(n) for n in range(plan.num_runs)]
+    table, first = runs.read(paths, number, number + 1, num_ranges, "uid")
+    uid, rest = table["uid"].to_numpy(), table["rest"].to_numpy()
+    order = np.lexsort((uid, rest, first))
+    is_same = (np.diff(first[order]) == 0) & (np.diff(rest[order]) == 0)
+    return len(uid), uid[order][1:][is_same]
+
+
+# --- Steps 2 and 3 ---------------------------------------------------------------------------------------------------
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _write_run(plan: Plan, number: int, files: list[str]) -> np.ndarray:
+    """Step 2. Returns the number of rows in front of each range (num_ranges + 1,)."""
+    path = plan.run(number)
+    if not runs.exists(path):
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+        same = np.load(plan.dropped, mmap_mode="r")
+        if plan.config.drop_same_content and len(same):
+            table = table.filter(pa.array(~filters.contains(same, table["uid"].to_numpy())))
+        runs.write(path, table, runs.mixed(table["uid"].to_numpy(), plan.config.seed), "uid")
+    return runs.starts(path, plan.num_ranges)
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _write_file(plan: Plan, number: int, starts: np.ndarray) -> dict[str, Any]:
+    """Step 3. `starts` (num_ranges + 1,): rows of the whole table in front of each range."""
     path = plan.file(number)
     first, last = (plan.num_rows * n // plan.num_files for n in (number, number + 1))
     if not path.exists():
-        low = int(np.searchsorted(starts, first, side="right")) - 1
-        high = max(low, int(np.searchsorted(starts, last, side="left")))
-        pieces = [_piece(plan, run, low, high) for run in range(num_runs)]
-        table = _sorted(pa.concat_tables(pieces)).slice(first - int(starts[low]), last - first)
-        table = table.drop_columns([ORDER]).cast(schema.token_table(plan.tokenizer, emage.__version__))
+        low = min(int(np.searchsorted(starts, first, side="right")), plan.num_ranges) - 1  # an empty table has all 0
+        high = max(low + 1, int(np.searchsorted(starts, last, side="left")))
+        paths = [plan.run(n) for n in range(plan.num_runs)]
+        table, _ = runs.read(paths, low, high, plan.num_ranges, "uid")
+        table = table.slice(first - int(starts[low]), last - first)
+        table = table.cast(schema.token_table(plan.tokenizer, emage.__version__))
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
         os.replace(temporary, path)
-    return {"name": path.name, "rows": last - first, "sha256": manifest.sha256(path)}
-
-
-def _piece(plan: Plan, run: int, low: int, high: int) -> pa.Table:
-    """A run's rows of buckets low to high - 1. The run is memory-mapped: the rest stays on disk."""
-    starts = np.load(plan.run(run, ".npy"), mmap_mode="r")
-    with pa.memory_map(str(plan.run(run, ".arrow"))) as file:
-        table = pa.ipc.open_file(file).read_all()
-        return table.slice(int(starts[low]), int(starts[high] - starts[low]))
-
-
-def _sorted(table: pa.Table) -> pa.Table:
-    """By hash, and by uid where two hashes are equal."""
-    return table.take(pa.array(np.lexsort((table["uid"].to_numpy(), table[ORDER].to_numpy()))))
+    names = pq.read_table(path, columns=["dataset"])["dataset"].value_counts().to_pylist()
+    return {
+        "name": path.name,
+        "rows": last - first,
+        "sha256": manifest.sha256(path),
+        "datasets": {count["values"]: count["counts"] for count in names},
+    }
