@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from emage import config, sources
 from emage.config import SourceConfig
 from emage.errors import InputError
 
+PAIR = pa.schema([("url", pa.string()), ("caption", pa.string())])
 ROWS = [
     ("http://a.test/1.jpg", "a red bus"),
     ("http://a.test/2.jpg", 'a "quoted" word, and a comma'),
@@ -22,11 +24,10 @@ ROWS = [
 ]
 
 
-def pairs(source: SourceConfig, rows: int = 2) -> list[tuple[str, str]]:
-    tables = list(sources.read(source, rows))
-    assert all(len(table) == rows for table in tables[:-1])
-    assert all(table.schema == sources.PAIR for table in tables)
-    return [(row["url"], row["caption"]) for table in tables for row in table.to_pylist()]
+def pairs(source: SourceConfig) -> list[tuple[str, str]]:
+    batches = list(sources.read(source))
+    assert all(len(batch) and batch.schema == PAIR for batch in batches)
+    return [(row["url"], row["caption"]) for batch in batches for row in batch.to_pylist()]
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], delimiter: str = ",") -> Path:
@@ -72,8 +73,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     write_parquet(folder / "0.parquet", ROWS[1:3])
     (tmp_path / "part" / "_SUCCESS.csv").write_text("")
     source = SourceConfig(table=str(tmp_path / "part"))
-    assert pairs(source, 3) == [ROWS[0], *ROWS[3:], *ROWS[1:3]]
-    assert pairs(SourceConfig(table=str(tmp_path / "part"), format="csv"), 3) == ROWS[:1]
+    assert pairs(source) == [ROWS[0], *ROWS[3:], *ROWS[1:3]]
+    assert pairs(SourceConfig(table=str(tmp_path / "part"), format="csv")) == ROWS[:1]
     assert [name for name, _ in sources.describe(source)] == ["0.csv", "1.parquet", "0.parquet"]
 
 
@@ -104,6 +105,70 @@ def test_laion_and_yfcc_columns(tmp_path):
 def test_nulls_stay_countable_rows(tmp_path):
     file = write_parquet(tmp_path / "t.parquet", [("http://a.test/1.jpg", None), (None, "a bus")])
     assert pairs(SourceConfig(table=str(file))) == [("http://a.test/1.jpg", ""), (None, "a bus")]
+
+
+def test_columns_that_conditions_ask_for(tmp_path):
+    """As numbers where a condition compares numbers, whatever the format; as text otherwise."""
+    rows = [("u1", "c1", "0.5", "ok", "a" * 32), ("u2", "c2", "", "no", ""), ("u3", "c3", "0.1", "ok", "b" * 32)]
+    names = ("url", "caption", "similarity", "nsfw", "md5")
+    objects = [dict(zip(names, row, strict=True)) | {"similarity": float(row[2]) if row[2] else None} for row in rows]
+    pq.write_table(pa.Table.from_pylist(objects), tmp_path / "t.parquet")
+    files = [tmp_path / "t.parquet", write_jsonl(tmp_path / "t.jsonl", objects)]
+    files += [write_csv(tmp_path / "t.csv", [names, *rows]), write_csv(tmp_path / "t.tsv", [names, *rows], "\t")]
+    for file in files:
+        source = SourceConfig(str(file), where=("similarity>=0.2", "nsfw==ok"), md5="md5")
+        sources.check(source)
+        (batch,) = sources.read(source)
+        assert batch.schema.names == ["url", "caption", "meta.similarity", "meta.nsfw", "meta.md5"]
+        holds = [condition.holds(batch[f"meta.{condition.column}"]) for condition in sources.conditions(source)]
+        assert [mask.to_pylist() for mask in holds] == [[True, False, False], [True, False, True]]
+        assert "did you mean similarity?" in message(replace(source, where=("simlarity>=0.2",)))
+        assert "no column 'hash' (source.md5)" in message(replace(source, md5="hash"))
+        if file.suffix != ".jsonl":  # there the reader itself refuses text where numbers are wanted
+            assert "'nsfw' holds no numbers (source.where: nsfw>1)" in message(replace(source, where=("nsfw>1",)))
+
+
+def test_parts_are_the_whole_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_ROWS", 2)
+    folder = tmp_path / "t"
+    folder.mkdir()
+    columns = {"url": [f"u{i}" for i in range(7)], "caption": ["c"] * 7}
+    pq.write_table(pa.table(columns), folder / "0.parquet", row_group_size=1)
+    write_csv(folder / "1.csv", [("url", "caption"), *ROWS])
+    source = SourceConfig(str(folder))
+    parts = sources.parts(source)
+    assert [part.groups for part in parts] == [(0, 1), (2, 3), (4, 5), (6,), None]
+    cut = [row for part in parts for batch in sources.read(source, part) for row in batch.to_pylist()]
+    assert cut == [row for batch in sources.read(source) for row in batch.to_pylist()]
+    assert len(cut) == 12
+
+
+def ingest(*arguments: str) -> config.IngestConfig:
+    return config.parse(config.IngestConfig, ["laion400m", "source.table=t.parquet", "output=o", *arguments])
+
+
+def test_several_tables_each_with_its_own_columns():
+    settings = ingest("more.cc12m.table=c.tsv", "more.own.table=o.csv", "more.own.url=link", "source.where=[a>1]")
+    laion, cc12m, own = sources.all_of(settings)
+    assert (laion.dataset, laion.url, laion.where) == ("laion400m", "URL", ("a>1",))
+    assert (cc12m.dataset, cc12m.table, cc12m.names, cc12m.where) == ("cc12m", "c.tsv", ("url", "caption"), ())
+    assert (own.dataset, own.url, own.caption) == ("own", "link", ("caption",))
+    assert config.from_yaml(config.IngestConfig, config.to_yaml(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("more.cc12m=c.tsv", "say more.cc12m.table="),
+        ("more.cc12m.url=u", "say more.cc12m.table="),
+        ("more.laion400m.table=c.tsv", "two tables are called 'laion400m'"),
+    ],
+)
+def test_further_tables_that_make_no_sense(argument, text):
+    with pytest.raises(InputError, match=text):
+        sources.all_of(ingest(argument))
+    with pytest.raises(InputError, match="tabel"):
+        sources.all_of(ingest("more.own.table=c.tsv", "more.own.tabel=c.tsv"))
 
 
 def message(source: SourceConfig) -> str:
@@ -155,6 +220,6 @@ def test_real_laion_rows(real_data):
     source = config.preset(
         config.IngestConfig, "laion400m", output="o", source={"table": str(real_data / "laion_urls_10k.parquet")}
     ).source
-    found = pairs(source, 4096)
+    found = pairs(source)
     assert len(found) == 10_000 == sources.count(source)
     assert [url for url, _ in found if not url.startswith("http")] == ["UNLIKELY"]  # the fetch counts it as bad_scheme

@@ -1,5 +1,6 @@
 """The whole ingest over loopback: every row is accounted for under its cause, and the bytes do not depend on luck."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -27,8 +28,9 @@ from emage.on_ray import download, ingest, shuffle, tokenizing, tracking
 pytestmark = pytest.mark.ray
 
 NUM_GOOD = 260
+NUM_WRITTEN = NUM_GOOD + 1 + 3 + 1  # turned, odd, again
 ODD = {"grey": "L", "see-through": "RGBA", "print": "CMYK"}
-REJECTED = {"": "empty"}
+FILTERED = {"duplicate": 2 + 1, "score>0.5": 1}
 FAILED = {  # cause -> rows; what each row is, is in `_table`
     "http_404": 12,
     "not_an_image": 2,
@@ -42,6 +44,17 @@ FAILED = {  # cause -> rows; what each row is, is in `_table`
     "no_url": 1,
     "connection_error": 1,
 }
+
+
+def _more(pages: dict[str, web.Page], address: str) -> list[tuple[str, str, float]]:
+    """A second table: one pair of the first again, a picture of the first under another URL, one that scores too low."""
+    pages["/again.png"] = pages["/0.png"]
+    caption = shapes.train_scenes(1, seed=1)[0].caption
+    return [
+        (f"{address}/0.png", caption, 0.9),
+        (f"{address}/again.png", caption, 0.9),
+        (f"{address}/1.png", "a caption of nothing that is there", 0.1),
+    ]
 
 
 def _table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, str]]:
@@ -74,7 +87,7 @@ def _table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, s
         bad += [f"{address}/{page}"] * 2
     bad += [f"{address}/{page}" for page in ("huge.png", "drip.jpg", "drip2.jpg", "endless.jpg", "mine.png")]
     bad += ["file:///etc/hostname", "data:image/png;base64,iVBORw0KGgo=", None, "http://127.0.0.1:1/a.jpg"]
-    rows += [(url, "a caption of something bad") for url in bad]
+    rows += [(url, f"a caption of something bad, number {i}") for i, url in enumerate(bad)]
     rows += [(f"{address}/0.png", "")] * 3
     order = np.random.default_rng(0).permutation(len(rows))
     return [rows[i] for i in order]
@@ -111,11 +124,15 @@ def ingested(ray_cluster, web_site, tmp_path_factory) -> Ingested:
     rows = _table(*web_site)
     columns = {"url": [url for url, _ in rows], "caption": [caption for _, caption in rows]}
     pq.write_table(pa.table(columns), folder / "urls.parquet")
+    with open(folder / "more.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("link", "text", "score"), *_more(*web_site)])
+    more = {"table": str(folder / "more.csv"), "url": "link", "caption": ["text"], "where": ["score>0.5"]}
     settings = config.preset(
         IngestConfig,
         "tiny",
         output=str(folder / "out"),
         source={"table": str(folder / "urls.parquet"), "dataset": "shapes"},
+        more={"more": more},
         download={
             "shard_rows": 80,
             "timeout_s": 2.5,
@@ -131,19 +148,26 @@ def ingested(ray_cluster, web_site, tmp_path_factory) -> Ingested:
 
 def test_every_row_is_accounted_for(ingested):
     report = ingested.report
-    assert report["rows_in"] == len(ingested.rows)
+    assert report["rows_in"] == len(ingested.rows) + 3
+    assert report["filtered"] == FILTERED
     assert report["failed"] == FAILED
-    assert report["rejected"] == {"empty": 3}
-    assert report["written"] == NUM_GOOD + 1 + len(ODD)
+    assert report["rejected"] == {"empty": 1}
+    assert report["written"] == NUM_WRITTEN
     assert report["waiting"] == 0
-    assert report["rows_in"] == report["written"] + sum(FAILED.values()) + 3
+    assert report["rows_in"] == report["written"] + sum(FILTERED.values()) + sum(FAILED.values()) + 1
+    assert report["same_content"] == 1
+    rows, bad = len(ingested.rows), sum(FAILED.values())
+    assert report["datasets"] == {
+        "shapes": {"rows_in": rows, "selected": rows - 2, "arrived": rows - 2 - bad, "written": NUM_WRITTEN - 1},
+        "more": {"rows_in": 3, "selected": 1, "arrived": 1, "written": 1},
+    }
     assert report == json.loads((ingested.output / "ingest_report.json").read_text())
 
 
 def test_the_table_names_every_cause(ingested, capsys):
     ingest.ingest(ingested.settings)
     printed = capsys.readouterr().out
-    for name in (*FAILED, "empty", "written", "rows in"):
+    for name in (*FAILED, *FILTERED, "empty", "written", "rows in"):
         assert name in printed
 
 
@@ -156,13 +180,9 @@ def test_failed_rows_keep_their_url_and_cause(ingested):
 def test_rows_are_the_right_ones_and_unique(ingested):
     rows = ingested.tokens.to_pylist()
     expected = Counter((url, caption) for url, caption in ingested.rows if caption and "bad" not in caption)
-    assert Counter((row["url"], row["caption"]) for row in rows) == expected
+    assert Counter((row["url"], row["caption"]) for row in rows if row["dataset"] == "shapes") == expected
+    assert [row["url"].rsplit("/", 1)[1] for row in rows if row["dataset"] == "more"] == ["again.png"]
     assert len({row["uid"] for row in rows}) == len({row["key"] for row in rows}) == len(rows)
-    assert {row["dataset"] for row in rows} == {"shapes"}
-    order = {url: place for place, (url, caption) in enumerate(ingested.rows) if caption}
-    shard_rows = ingested.settings.download.shard_rows
-    for row in rows:  # the key is the row's place in the table: shard, and place in the shard
-        assert int(row["key"]) == order[row["url"]] // shard_rows * 100 + order[row["url"]] % shard_rows
     assert all(len(row["sha256"]) == 64 and row["width"] >= 64 and row["height"] >= 64 for row in rows)
 
 
@@ -176,14 +196,14 @@ def test_tokens_decode_back_to_the_pictures(ingested):
         for pixels, caption in zip(decoded, captions, strict=True)
         if not any(name in caption for name in ODD)
     ]
-    assert len(right) == NUM_GOOD + 1  # with the one that EXIF turns
+    assert len(right) == NUM_GOOD + 2  # with the one that EXIF turns, and the one that is there again
     assert np.mean(right) > 0.97
 
 
 def test_layout_of_the_token_table(ingested):
     files, info = schema.open_token_table(str(ingested.output / "tokens"))
     metadata = [pq.read_metadata(file) for file in files]
-    assert [data.num_rows for data in metadata] == [88, 88, 88]  # equal, none over rows_per_file
+    assert [data.num_rows for data in metadata] == [88, 88, 89]  # equal, none over rows_per_file
     assert all(data.row_group(0).num_rows == 32 for data in metadata)
     assert pq.read_schema(files[0]).field("tokens").type == pa.list_(pa.uint16(), 64)  # plain Arrow
     tokenizer = tokenizers.load("vqgan-demo-f8-512")
@@ -195,7 +215,7 @@ def test_layout_of_the_token_table(ingested):
 def test_other_readers(ingested):
     files = str(ingested.output / "tokens" / "*.parquet")
     count, lowest, length = duckdb.sql(f"select count(*), min(uid), min(len(tokens)) from '{files}'").fetchall()[0]
-    assert (count, length) == (264, 64)
+    assert (count, length) == (NUM_WRITTEN, 64)
     assert lowest >= 0
     frame = pq.read_table(ingested.output / "tokens").to_pandas()
     assert frame.tokens[0].dtype == np.uint16
@@ -231,8 +251,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(ingested, tmp_path):
         (output / "shards" / "00000").stat().st_mtime_ns,
         (output / "tokenized" / "00000").stat().st_mtime_ns,
     )
-    assert {key: report[key] for key in ("rows_in", "written", "failed", "rejected")} == {
-        key: ingested.report[key] for key in ("rows_in", "written", "failed", "rejected")
+    assert {key: report[key] for key in ("rows_in", "written", "filtered", "failed", "rejected", "datasets")} == {
+        key: ingested.report[key] for key in ("rows_in", "written", "filtered", "failed", "rejected", "datasets")
     }
     assert not list((output / "shards").glob(".*"))
 
@@ -259,6 +279,39 @@ def test_shuffle_in_many_runs_and_files_loses_nothing(ingested, tmp_path, monkey
     assert len(list((tmp_path / "tokens").glob("*.parquet"))) == 16
 
 
+def test_pictures_that_are_there_twice_are_dropped_if_asked(ingested, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "RUN_BYTES", 1)
+    values = shuffle.run(
+        replace(ingested.settings.shuffle, drop_same_content=True),
+        tokenized=ingested.output / "tokenized",
+        work=tmp_path / "work",
+        folder=tmp_path / "tokens",
+    )
+    assert (values["rows"], values["written"], values["filtered"]) == (
+        NUM_WRITTEN,
+        NUM_WRITTEN - 1,
+        {"same_content": 1},
+    )
+    sums = pq.read_table(tmp_path / "tokens")["sha256"].to_pylist()
+    assert len(set(sums)) == len(sums) == NUM_WRITTEN - 1
+    both = [row for row in ingested.tokens.to_pylist() if row["url"].endswith(("/0.png", "/again.png"))]
+    kept = min(both, key=lambda row: row["uid"])
+    assert kept["uid"] in pq.read_table(tmp_path / "tokens")["uid"].to_pylist()
+    assert sum(values["datasets"].values()) == NUM_WRITTEN - 1
+
+
+def test_without_the_folders_of_single_shards_a_finished_run_is_still_finished(ingested, tmp_path, monkeypatch):
+    """Pictures of 280 million pairs are 12 TB: who has the tokens may delete them."""
+    output = tmp_path / "out"
+    shutil.copytree(ingested.output, output)
+    for folder in (*(output / "shards").glob("[0-9]*"), *(output / "tokenized").glob("[0-9]*")):
+        shutil.rmtree(folder)
+    for module in (download, tokenizing, shuffle):
+        monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("a stage ran again"))
+    settings = replace(ingested.settings, output=str(output))
+    assert ingest.ingest(settings) == ingested.report
+
+
 def test_other_settings_on_the_same_output_are_refused(ingested):
     with pytest.raises(InputError, match=r"download.image_size=64 \(now 32\)"):
         ingest.ingest(replace(ingested.settings, download=replace(ingested.settings.download, image_size=32)))
@@ -277,7 +330,8 @@ def test_a_table_that_changed_is_refused(ingested, tmp_path):
     (output / "run.json").write_text(json.dumps(run))
     with pytest.raises(InputError, match="has changed since"):
         ingest.ingest(settings)
-    (output / "shards" / "manifest.json").unlink()  # as if it had been killed before the end
+    for file in ("urls/_manifest.json", "shards/manifest.json", "tokens/_manifest.json"):
+        (output / file).unlink()  # as if it had been killed before the end
     with pytest.raises(InputError, match="downloaded from other rows"):
         ingest.ingest(settings)
 

@@ -1,0 +1,252 @@
+"""Rows a second and memory of an ingest without its network: does time grow linearly with rows, and memory not at all?
+
+    python benchmarks/scale.py                                    # 0.1M, 1M, 10M rows of 256 tokens: 20 GB of disk
+    python benchmarks/scale.py rows=100000,1000000 tokens=1024    # the paper's rows
+
+Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
+    select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
+    captions  every rule of emage.captions on the rows that are left
+    shuffle   tokenized shards (random tokens, 2 % of the pictures the same) -> the token table
+What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
+of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
+Expected: memory at 10M rows within 1.3 times that at 1M. Prints the ratios, and writes results/scale.json.
+"""
+
+import itertools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+from rich.table import Table
+
+import emage
+from emage import captions, manifest, schema
+from emage.config import SelectConfig, ShuffleConfig, SourceConfig
+from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing
+
+SIZES = (100_000, 1_000_000, 10_000_000)
+SHARD_ROWS = 10_000
+GROUP_ROWS = 250_000  # of the generated table
+WORDS = np.array(
+    [
+        "a",
+        "the",
+        "red",
+        "old",
+        "small",
+        "wooden",
+        "house",
+        "dog",
+        "tree",
+        "street",
+        "photo",
+        "of",
+        "near",
+        "under",
+        "with",
+        "and",
+        "two",
+        "blue",
+    ]
+)
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(sizes: tuple[int, ...], num_tokens: int, folder: str | None) -> None:
+    results = []
+    for rows in sizes:
+        command = [
+            sys.executable,
+            __file__,
+            f"one={rows}",
+            f"tokens={num_tokens}",
+            *([f"folder={folder}"] if folder else []),
+        ]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        results.append(json.loads(output.splitlines()[-1]))
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "tokens": num_tokens,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "scale.json").write_text(json.dumps({"machine": machine, "sizes": results}, indent=2) + "\n")
+    show(results)
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    table = Table("rows", "stage", "seconds", "rows/s", "driver MB", "worker MB")
+    for result in results:
+        for stage, values in result["stages"].items():
+            rate = f"{result['rows'] / values['seconds']:,.0f}"
+            memory = [f"{values[name]:.0f}" for name in ("driver_mb", "worker_mb")]
+            table.add_row(f"{result['rows']:,}", stage, f"{values['seconds']:.1f}", rate, *memory)
+        table.add_section()
+    console = Console(width=100)
+    console.print(table)
+    for small, large in itertools.pairwise(results):
+        for stage, values in large["stages"].items():
+            before = small["stages"][stage]
+            ratios = {name: values[name] / before[name] for name in ("seconds", "driver_mb", "worker_mb")}
+            console.print(
+                f"{small['rows']:,} -> {large['rows']:,} rows, {stage}: time x{ratios['seconds']:.1f}, "
+                f"memory of the driver x{ratios['driver_mb']:.2f}, of a worker x{ratios['worker_mb']:.2f}"
+            )
+
+
+# --- One size --------------------------------------------------------------------------------------------------------
+
+
+def one(rows: int, num_tokens: int, parent: str | None) -> None:
+    """Prints its figures as the last line, JSON."""
+    folder = Path(tempfile.mkdtemp(prefix="emage-scale-", dir=parent))
+    try:
+        write_table(folder / "table.parquet", rows)
+        launch.start_ray()
+        source = SourceConfig(str(folder / "table.parquet"), "generated", where=("similarity>=0.1", "nsfw==UNLIKELY"))
+        stages = {}
+        with Watch() as stages["select"]:
+            made = selecting.run([source], SelectConfig(), SHARD_ROWS, work=folder / "work", folder=folder / "urls")
+        files = [str(folder / "urls" / shard["name"]) for shard in made["shards"]]
+        with Watch() as stages["captions"]:
+            rejected = sum(each("captions", made, files, judge.remote))
+        info = schema.TokenizerInfo("generated", "", 8192, (num_tokens // 8, 8))
+        tokenized = folder / "tokenized"
+        written = sum(each("generate", made, [(str(tokenized), file, info) for file in files], tokenize.remote))
+        inputs = {"shards": len(files), "written": written, "tokenizer": vars(info), "input": "0" * 64}
+        manifest.write_json(tokenized / manifest.NAME, inputs)
+        with Watch() as stages["shuffle"]:
+            table = shuffle.run(ShuffleConfig(), tokenized=tokenized, work=folder / "work", folder=folder / "tokens")
+        size = sum(file.stat().st_size for file in (folder / "tokens").glob("*.parquet"))
+        values = {
+            "rows": rows,
+            "selected": made["written"],
+            "filtered": made["filtered"],
+            "rejected_by_caption": rejected,
+            "same_content": table["same_content"],
+            "token_table_bytes": size,
+            "stages": {stage: watch.figures for stage, watch in stages.items()},
+        }
+        print(f"\n{json.dumps(values)}")
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder)
+
+
+def write_table(path: Path, rows: int) -> None:
+    """A URL table as large as asked for; every 33rd pair is that of 32 rows before it."""
+    rng = np.random.default_rng(0)
+    with pq.ParquetWriter(
+        path,
+        pa.schema(
+            [("url", pa.string()), ("caption", pa.string()), ("similarity", pa.float32()), ("nsfw", pa.string())]
+        ),
+    ) as file:
+        for start in range(0, rows, GROUP_ROWS):
+            numbers = np.arange(start, min(rows, start + GROUP_ROWS))
+            numbers = np.where(numbers % 33 == 32, numbers - 32, numbers)
+            words = WORDS[np.random.default_rng(1).integers(0, len(WORDS), (len(numbers), 9))]
+            text = [f"{' '.join(line)} {n}" for line, n in zip(words[numbers - start], numbers, strict=True)]
+            urls = [f"https://img{n % 9973}.host{n % 997}.example/photos/{n:09d}/picture.jpg" for n in numbers.tolist()]
+            nsfw = np.where(rng.random(len(numbers)) < 0.02, "NSFW", "UNLIKELY")
+            similarity = rng.random(len(numbers), np.float32)
+            file.write_table(pa.table([urls, text, similarity, nsfw], schema=file.schema))
+
+
+def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> Any:
+    with tasks.bar(name, made["written"], "rows") as bar:
+        calls = (lambda a=a: remote(*a) if isinstance(a, tuple) else remote(a) for a in arguments)
+        for result in tasks.run(calls, max(1, int(ray.cluster_resources()["CPU"]) // 2)):
+            bar.update(made["written"] / len(arguments))
+            yield result
+
+
+@ray.remote(num_cpus=1)
+def judge(file: str) -> int:
+    """Captions of a shard that a rule rejects."""
+    return sum(captions.keep(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
+
+
+@ray.remote(num_cpus=1)
+def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
+    """A tokenized shard as emage.on_ray.tokenizing writes it, of random tokens; one picture in 50 is another's."""
+    number, rows = int(Path(file).stem), pq.read_table(file)
+    rng = np.random.default_rng(number)
+    digests = [rng.bytes(32).hex() for _ in range(len(rows))]
+    digests = [digests[i - 1] if i % 50 == 49 else digest for i, digest in enumerate(digests)]
+    keys = [f"{number:05d}{place:05d}" for place in range(len(rows))]
+    tokens = pa.array(rng.integers(0, info.vocab_size, len(rows) * info.num_tokens, dtype=np.uint16))
+    columns = {name: rows[name] for name in rows.column_names} | {
+        "uid": pa.array([tokenizing.uid("generated", key) for key in keys]),
+        "key": pa.array(keys),
+        "tokens": pa.FixedSizeListArray.from_arrays(tokens, info.num_tokens),
+        "width": pa.array(np.full(len(rows), 512, np.int32)),
+        "height": pa.array(np.full(len(rows), 512, np.int32)),
+        "sha256": pa.array(digests),
+    }
+    target = schema.token_table(info, emage.__version__)
+    with manifest.new_folder(download.shard_folder(Path(folder), number)) as temporary:
+        table = pa.table([columns[name] for name in target.names], schema=target)
+        pq.write_table(table, temporary / tokenizing.TOKENS, compression="zstd")
+    return len(rows)
+
+
+class Watch:
+    """Seconds of a `with` block, and the peaks of anonymous memory of this process and of the largest Ray worker."""
+
+    def __enter__(self) -> "Watch":
+        self.peaks, self.ended = Counter[str](), threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+        self.thread.start()
+        self.started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.monotonic() - self.started
+        self.ended.set()
+        self.thread.join()
+        self.figures = {"seconds": round(seconds, 2), **{name: round(kb / 1024, 1) for name, kb in self.peaks.items()}}
+
+    def _sample(self) -> None:
+        while not self.ended.wait(0.1):
+            for name, pid in [("driver_mb", os.getpid()), *(("worker_mb", pid) for pid in _workers())]:
+                self.peaks[name] = max(self.peaks[name], _anonymous_kb(pid))
+
+
+def _workers() -> list[int]:
+    """Processes of this machine's Ray tasks."""
+    names = ((process.pid, process.name()) for process in psutil.Process().children(recursive=True))
+    return [pid for pid, name in names if name.startswith("ray::")]
+
+
+def _anonymous_kb(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
+
+
+if __name__ == "__main__":
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    num_tokens, folder = int(given.get("tokens", 256)), given.get("folder")
+    if "one" in given:
+        one(int(given["one"]), num_tokens, folder)
+    else:
+        main(tuple(map(int, given["rows"].split(","))) if "rows" in given else SIZES, num_tokens, folder)
