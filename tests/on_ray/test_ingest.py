@@ -47,7 +47,7 @@ FAILED = {  # cause -> rows; what each row is, is in `_table`
 
 
 def _more(pages: dict[str, web.Page], address: str) -> list[tuple[str, str, float]]:
-    """A second table: one pair of the first again, a picture of the first under another URL, one that scores too low."""
+    """A second table: a pair of the first again, a picture of the first under another URL, one that scores too low."""
     pages["/again.png"] = pages["/0.png"]
     caption = shapes.train_scenes(1, seed=1)[0].caption
     return [
