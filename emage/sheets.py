@@ -1,30 +1,48 @@
-"""Pictures for people: sheets of captioned pictures and strips of frames."""
+"""Pictures for people: sheets of captioned pictures and strips of frames.
 
-import textwrap
+Captions come from the web: they may be of any length and in any script, and may hold characters that no font shows.
+"""
+
+import importlib.util
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 8  # px around every picture
-_CELL = 128  # px, the least a picture is shown at
+_SMALLEST, _LARGEST = 128, 512  # px, the longer side that pictures are shown at
+_FONT_SIZE = 12
+_LINES = 4  # of a caption
+_READ = 500  # characters of a caption that are looked at; four lines never hold more
+
+# Pillow's own font has no letter outside ASCII. Where it does not do, the first of these that the machine has.
+_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
 def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 4) -> Image.Image:
-    """The pictures in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed."""
-    font = ImageFont.load_default(size=12)
-    shown = [_enlarged(image) for image in images]
+    """The pictures in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
+
+    Pictures may have different sizes; at least one is needed. A caption that is too long ends in "…".
+    """
+    shown = [_resized(image) for image in images]
     width, height = max(image.width for image in shown), max(image.height for image in shown)
-    texts = [textwrap.wrap(caption, max(8, width // 7))[:4] for caption in captions]
-    below = 15 * max((len(lines) for lines in texts), default=0)
+    fonts = [_font(caption[:_READ]) for caption in captions]
+    texts = [_wrapped(caption, font, width) for caption, font in zip(captions, fonts, strict=True)]
+    line_height = max((sum(font.getmetrics()) + 1 for font in fonts), default=0)
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
-    cell = (width + 2 * _GAP, height + below + 2 * _GAP)
+    cell = (width + 2 * _GAP, height + line_height * max(map(len, texts)) + 2 * _GAP)
     canvas = Image.new("RGB", (columns * cell[0], rows * cell[1]), "#eeeeee")
     pen = ImageDraw.Draw(canvas)
-    for i, (image, lines) in enumerate(zip(shown, texts, strict=True)):
+    for i, (image, lines, font) in enumerate(zip(shown, texts, fonts, strict=True)):
         left, top = (i % columns) * cell[0] + _GAP, (i // columns) * cell[1] + _GAP
         canvas.paste(image, (left, top))
-        pen.multiline_text((left, top + height + 2), "\n".join(lines), fill="#222222", font=font, spacing=2)
+        for number, line in enumerate(lines):
+            pen.text((left, top + image.height + 2 + number * line_height), line, fill="#222222", font=font)
     return canvas
 
 
@@ -33,6 +51,77 @@ def strip(frames: Sequence[Image.Image]) -> Image.Image:
     return sheet(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
-    factor = max(1, _CELL // image.width)
-    return image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+def printable(text: str) -> str:
+    r"""The text on one line. What steers terminals or turns the reading direction becomes visible: \u001b, \u202e."""
+    return " ".join("".join(_visible(character) for character in text).split())
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else f"\\u{ord(character):04x}"
+
+
+def _resized(image: Image.Image) -> Image.Image:
+    """RGB, the longer side within _SMALLEST and _LARGEST."""
+    image = image.convert("RGB")
+    longer = max(image.size)
+    if longer > _LARGEST:
+        image.thumbnail((_LARGEST, _LARGEST))
+        return image
+    factor = max(1, _SMALLEST // longer)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+# --- Text ------------------------------------------------------------------------------------------------------------
+
+_Font = ImageFont.FreeTypeFont
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> tuple[_Font, ...]:
+    """Pillow's own, and those of _FONTS that are here."""
+    fonts = [ImageFont.load_default(size=_FONT_SIZE)]
+    matplotlib = importlib.util.find_spec("matplotlib")  # found, not imported: it brings a copy of DejaVu Sans along
+    folder = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib and matplotlib.origin else Path()
+    for name in (*_FONTS, str(folder / _FONTS[0])):
+        with suppress(OSError):
+            fonts.append(ImageFont.truetype(name, _FONT_SIZE))
+    return tuple(font for font in fonts if isinstance(font, _Font))
+
+
+def _font(text: str) -> _Font:
+    """The font that has the most of the text's characters; of equals, the first."""
+    characters = set(printable(text))
+    return max(_fonts(), key=lambda font: sum(_has(font, character) for character in characters))
+
+
+@lru_cache(maxsize=1 << 14)
+def _has(font: _Font, character: str) -> bool:
+    """Whether a font shows a character, and not the box that stands for a missing one (U+FFFF is always missing)."""
+    glyph: Any = font.getmask(character)
+    box: Any = font.getmask("\uffff")
+    return glyph.size != box.size or bytes(glyph) != bytes(box)
+
+
+def _wrapped(text: str, font: _Font, width: int) -> list[str]:
+    """At most _LINES lines of at most `width` px."""
+    rest = printable(text[:_READ])
+    lines: list[str] = []
+    while rest and len(lines) < _LINES:
+        line = _beginning(rest, font, width)
+        lines.append(line.rstrip())
+        rest = rest[len(line) :].lstrip()
+    if rest:
+        last = lines[-1] + "…"
+        while font.getlength(last) > width and len(last) > 1:
+            last = last[:-2].rstrip() + "…"
+        lines[-1] = last
+    return lines
+
+
+def _beginning(text: str, font: _Font, width: int) -> str:
+    """As much of the text as `width` px hold, up to a space where there is one; one character at least."""
+    end = max(1, bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n])))
+    space = text.rfind(" ", 0, end + 1)
+    return text[: space + 1] if space > 0 and end < len(text) else text[:end]
