@@ -1,9 +1,11 @@
-"""What became of every row of an ingest, for people: Markdown, a chart, a few sentences. Pure functions of the report.
+"""What became of every row of an ingest, for people: Markdown, a chart, a few sentences. All are functions
+of the report alone; only `examples` reads files.
 
     report = {"rows_in", "written", "waiting": n, "filtered", "rejected", "failed": {cause: n}, "same_content": n,
               "datasets": {name: {"rows_in", "selected", "arrived", "written": n}}, "seconds": {stage: s},
               "stages": those that are finished}
 
+`same_content` is None, and "arrived" and "written" are not there, where the stage that counts them has not run.
 A row is filtered before the download, fails in the download or in the decoder, is rejected for its caption, or is
 written; what waits is between two stages. `emage.causes` says what each name means.
 Captions and names of data sets are text from outside: nothing in them is Markdown, HTML or a command to a terminal.
@@ -30,6 +32,7 @@ from emage.sheets import printable
 Report = dict[str, Any]
 LOST = ("filtered", "failed", "rejected")  # in the order in which it happens
 REJECTED_FILE = "rejected.parquet"  # of a tokenized shard
+SAME_CONTENT = "same_content"  # the one cause of "filtered" that is known only after the download
 MOST_SHARDS = 64  # that examples are looked for in: 640,000 rows by default
 EXAMPLE_LENGTH = 300  # characters
 
@@ -59,7 +62,8 @@ def share(part: int, whole: int) -> str:
 def why(report: Report) -> list[str]:
     """What share was lost, mostly to what, and what can be done: one sentence each, the most telling first."""
     rows, filtered, failed, rejected = report["rows_in"], *(sum(report[outcome].values()) for outcome in LOST)
-    asked = rows - filtered
+    dropped = report["filtered"].get(SAME_CONTENT, 0)  # by the shuffle: these had arrived
+    asked = rows - filtered + dropped
     sentences = [f"{share(report['written'], rows)} of {rows:,} rows are in the token table."]
     if report["waiting"]:
         sentences.append(f"{report['waiting']:,} rows wait for the stages that have not run yet.")
@@ -72,7 +76,8 @@ def why(report: Report) -> list[str]:
             f"{share(rejected, asked - failed)} of the captions were rejected, {_mostly('rejected', report)}."
         )
     if report["same_content"]:
-        sentences.append(f"{report['same_content']:,} pictures have the same bytes as another one.")
+        kept = "and were dropped" if dropped else "and were kept (shuffle.drop_same_content=true drops them)"
+        sentences.append(f"{report['same_content']:,} pictures have the same bytes as another one {kept}.")
     return sentences + [f"{cause}: {advice}." for cause, advice in _advice(report, asked)]
 
 
@@ -239,7 +244,7 @@ def examples(tokenized: Path, seed: int = 0, each: int = 20) -> dict[str, list[s
         for row in rng.permutation(len(table)):
             if len(found.get(rules[row], ())) < wanted.get(rules[row], 0):
                 found[rules[row]].append(texts[row] or "")
-    return found
+    return {rule: texts for rule, texts in found.items() if texts}
 
 
 # --- Chart -----------------------------------------------------------------------------------------------------------
@@ -295,8 +300,9 @@ def _split(funnel: dict[str, int], steps: list[str]) -> dict[str, int]:
 
 
 def _cause_bars(report: Report) -> list[tuple[str, str, int]]:
-    """(outcome, cause, rows), the largest first; the smallest ones are one bar."""
+    """(outcome whose colour it has, cause, rows), the largest first; the smallest ones are one bar."""
     lost = [line for line in outcomes(report) if line[0] in LOST]
+    lost = [("rejected" if cause == SAME_CONTENT else outcome, cause, rows) for outcome, cause, rows in lost]
     lost.sort(key=lambda line: -line[2])
     rest = lost[_MOST_CAUSES:]
     return lost[:_MOST_CAUSES] + ([("waiting", f"{len(rest)} others", sum(n for *_, n in rest))] if rest else [])

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -36,8 +37,8 @@ HALF_WAY = {
     "filtered": {},
     "failed": {"http_404": 3},
     "rejected": {},
-    "same_content": 0,
-    "datasets": {"web": {"rows_in": 10, "selected": 10, "arrived": 7, "written": 0}},
+    "same_content": None,
+    "datasets": {"web": {"rows_in": 10, "selected": 10, "arrived": 7}},
     "seconds": {"select": 1.0, "download": 2.0},
     "stages": ["select", "download"],
 }
@@ -191,11 +192,19 @@ def test_why_says_what_was_lost_and_what_to_do():
         "37.5% of the pictures did not arrive, most with http_404 (link rot: the page is not there any more): "
         "nothing to do.",
         "20.0% of the captions were rejected, most by file_name.",
-        "7 pictures have the same bytes as another one.",
+        "7 pictures have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them).",
         f"5.0% of the pictures failed with dns_error: {causes.CAUSES['dns_error'].advice}.",
         f"2.5% of the pictures failed with timeout: {causes.CAUSES['timeout'].advice}.",
     ]
     assert ingest_report.why(HALF_WAY)[1] == "7 rows wait for the stages that have not run yet."
+
+
+def test_pictures_dropped_for_their_content_had_arrived():
+    report = REPORT | {"filtered": {"duplicate": 193, "same_content": 7}}
+    sentences = ingest_report.why(report)
+    assert "37.2% of the pictures did not arrive" in sentences[2]  # 300 of 807
+    assert "7 pictures have the same bytes as another one and were dropped." in sentences
+    assert ("rejected", "same_content", 7) in ingest_report._cause_bars(report)  # the colour of what is dropped late
 
 
 def test_why_gives_no_advice_for_a_trifle():
@@ -281,5 +290,8 @@ def test_examples_stop_reading_where_there_are_enough(tmp_path: Path, monkeypatc
     assert len(ingest_report.examples(folder, each=100)["url"]) == 40
 
 
-def test_no_examples_before_there_are_tokens(tmp_path: Path):
+def test_no_examples_where_there_are_no_shards(tmp_path: Path):
     assert ingest_report.examples(tmp_path / "tokenized") == {}
+    folder = tokenized(tmp_path / "tokenized", [{"url": ["a.test"]}])
+    shutil.rmtree(folder / "00000")  # the token table is there, and somebody made room
+    assert ingest_report.examples(folder) == {}
