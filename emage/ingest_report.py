@@ -30,6 +30,7 @@ from emage.causes import explain
 from emage.sheets import printable
 
 Report = dict[str, Any]
+CHART = "ingest_report.png"  # where the Markdown expects `chart`
 LOST = ("filtered", "failed", "rejected")  # in the order in which it happens
 REJECTED_FILE = "rejected.parquet"  # of a tokenized shard
 SAME_CONTENT = "same_content"  # the one cause of "filtered" that is known only after the download
@@ -106,7 +107,7 @@ def markdown(report: Report, examples: dict[str, list[str]]) -> str:
     sections = [
         "# Ingest report",
         "\n".join(f"- {_text(sentence)}" for sentence in why(report)),
-        "## Where the rows went\n\n" + _reconciliation(report),
+        f"## Where the rows went\n\n{_reconciliation(report)}\n\n![rows by data set and by cause]({CHART})",
         "## By data set\n\n" + _funnel(report),
         *(_causes(outcome, report) for outcome in LOST if report[outcome]),
         "## Time\n\n" + _times(report),

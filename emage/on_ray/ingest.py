@@ -11,6 +11,7 @@ A stage whose manifest is there is not run again, a shard whose manifest is ther
 table is there, the folders of single shards may be deleted to save space; the stages' own manifests must stay.
 """
 
+import re
 import time
 from collections import Counter
 from contextlib import suppress
@@ -21,16 +22,17 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from emage import filters, manifest, pictures, schema, sheets, sources
+from emage import filters, ingest_report, manifest, pictures, schema, sheets, sources
 from emage.config import IngestConfig, SourceConfig
 from emage.errors import InputError
 from emage.on_ray import download, launch, selecting, shuffle, tokenizing, tracking
 
 STAGES = ("select", "download", "tokenize", "shuffle")
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
-REPORT = "ingest_report.json"
+REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
 SHEET = 32  # pictures on the contact sheet
 
 # Settings that change how fast and how patiently, but not what comes out.
@@ -197,45 +199,54 @@ def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
     return funnel
 
 
-def _outcomes(report: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """(outcome, cause, rows): the lines that add up to the rows that came in."""
-    lines = [("written", "", report["written"])]
-    lines += [("waiting", "for the next stage", report["waiting"])] if report["waiting"] else []
-    return lines + [(kind, cause, rows) for kind in DROPS for cause, rows in report[kind].items()]
-
-
 def _print(report: dict[str, Any], output: Path) -> None:
-    table = Table(title=f"ingest of {', '.join(report['datasets'])}", title_justify="left")
+    table = Table(title=escape(f"ingest of {', '.join(report['datasets'])}"), title_justify="left")
     for name in ("", "cause"):
         table.add_column(name)
     for name in ("rows", "share"):
         table.add_column(name, justify="right")
-    for outcome, cause, rows in _outcomes(report):
-        table.add_row(outcome, cause, f"{rows:,}", f"{rows / report['rows_in']:.1%}")
+    for outcome, cause, rows in ingest_report.outcomes(report):
+        table.add_row(outcome, escape(cause), f"{rows:,}", ingest_report.share(rows, report["rows_in"]))
     table.add_section()
     table.add_row("rows in", "", f"{report['rows_in']:,}", "100.0%")
     console = Console()
     console.print(table)
+    for sentence in ingest_report.why(report):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print("  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["seconds"].items()))
+    console.print(f"report: {output / MARKDOWN}", soft_wrap=True)
     console.print(f"token table: {output / 'tokens'}" if report["written"] else f"output: {output}", soft_wrap=True)
 
 
 def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
-    lines = _outcomes(report)
+    """Writes the report's Markdown and pictures, and all of it into the MLflow run."""
+    (output / MARKDOWN).write_text(ingest_report.markdown(report, ingest_report.examples(output / "tokenized")))
+    for name, picture in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):
+        if picture is not None:
+            picture.save(output / name)
+            run.picture(name, picture)
+    lines = ingest_report.outcomes(report)
     columns = [list(column) for column in zip(*lines, strict=True)]
     run.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
-    run.metrics({f"{outcome}/{cause}" if cause else outcome: rows for outcome, cause, rows in lines})
+    run.metrics({_metric(f"{outcome}/{cause}" if cause else outcome): rows for outcome, cause, rows in lines})
     run.metrics({outcome: sum(report[outcome].values()) for outcome in DROPS})
     run.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
-    run.file(output / REPORT)
-    sheet = _contact_sheet(download.picture_files(output / "shards", 0)[0])
-    if sheet is not None:
-        run.picture("contact_sheet.png", sheet)
+    for name, funnel in report["datasets"].items():
+        run.metrics({_metric(f"dataset/{name}/{step}"): rows for step, rows in funnel.items()})
+    for name in (REPORT, MARKDOWN):
+        run.file(output / name)
 
 
-def _contact_sheet(file: Path) -> Image.Image | None:
-    """The first pictures of a shard, as they go to the tokenizer, with their captions."""
-    with pq.ParquetFile(file) as shard:
+def _metric(name: str) -> str:
+    """A name that MLflow takes: a condition such as similarity>=0.3 is none."""
+    return re.sub(r"[^\w./ :-]", "_", name)
+
+
+def _contact_sheet(output: Path) -> Image.Image | None:
+    """The first pictures of the first shard, as they go to the tokenizer, with their captions."""
+    if download.shard_manifest(output / "shards", 0) is None:
+        return None
+    with pq.ParquetFile(download.picture_files(output / "shards", 0)[0]) as shard:
         batch = next(shard.iter_batches(batch_size=SHEET, columns=["image", "caption"]), None)
     if not batch:
         return None

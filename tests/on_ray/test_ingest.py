@@ -369,7 +369,7 @@ def test_stages_alone(ingested, tmp_path, monkeypatch):
     assert Ingested(settings, [], report).bytes() == ingested.bytes()
     assert recorded["metrics"]["written"] == report["written"]
     assert sum(recorded["reconciliation.json"]["rows"]) == report["rows_in"]
-    assert recorded["contact_sheet.png"].width > 500
+    assert recorded["pictures.png"].width > 500 and recorded["ingest_report.png"].width > 500
 
 
 class _Recorder:
