@@ -1,8 +1,10 @@
 """What a hostile web can do to a fetch, on loopback: every trick ends under its own name, in time."""
 
+import gzip
 import http.server
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from email.message import Message
 
@@ -55,6 +57,14 @@ def test_fetches_bytes_through_redirects_and_odd_paths(pages):
         ("http:///a.jpg", "bad_url"),
         ("http://[::1/a.jpg", "bad_url"),
         ("http://127.0.0.1:99999/a.jpg", "bad_url"),
+        ("http://127.0.0.1:0/a.jpg", "bad_url"),
+        ("http://[fe80::1%25eth0]/a.jpg", "bad_url"),
+        ("http://[fe80::1%eth0]/a.jpg", "bad_url"),
+        ("http://%31%32%37.0.0.1/a.jpg", "bad_url"),
+        ("http://a host/a.jpg", "bad_url"),
+        ("http://two..dots/a.jpg", "bad_url"),
+        (f"http://{'a' * 300}/a.jpg", "bad_url"),
+        (f"http://{'ä' * 100_000}/a.jpg", "bad_url"),
         ("http://127.0.0.1:1/a.jpg", "connection_error"),
     ],
 )
@@ -76,7 +86,7 @@ def test_bad_urls(url, expected):
             "224.0.0.1",
         ),
         *("255.255.255.255", "::1", "fe80::1%eth0", "fd00::1", "fec0::1", "ff02::1"),
-        *("::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *("::ffff:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "::7f00:1", "2001::1"),
     ],
 )
 def test_private_addresses(address):
@@ -100,6 +110,132 @@ def test_a_redirect_to_a_private_address_or_a_file_is_refused(pages, monkeypatch
     monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")  # the only "public" one
     assert cause(address + "/private", Limits()) == "private_address"
     assert cause(address + "/file", Limits()) == "bad_scheme"
+
+
+def test_a_redirect_to_a_private_ipv6_address_is_refused(pages, monkeypatch):
+    pages, address = pages
+    pages |= {"/v6": web.redirect("http://[::1]/secret"), "/mapped": web.redirect("//[::ffff:127.0.0.2]/secret")}
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
+    assert cause(address + "/v6", Limits()) == cause(address + "/mapped", Limits()) == "private_address"
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch):
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (ip, 80)) for ip in ("8.8.8.8", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    assert cause("http://mixed.test/a.jpg", Limits()) == "private_address"
+
+
+def test_the_host_is_what_stands_behind_the_last_at_sign(pages):
+    assert cause("http://example.com@127.0.0.1/a.jpg", Limits()) == "private_address"
+    assert cause("http://127.0.0.1%2f@[::1]/a.jpg", Limits()) == "private_address"
+
+
+def test_what_is_sent_names_us_and_gives_nothing_away(pages, monkeypatch):
+    """No password of the URL, no cookie from the page before, no Referer; and proxies are not asked."""
+    pages, address = pages
+    sent = []
+    pages["/a"] = lambda handler: (
+        sent.append(dict(handler.headers)),
+        web.answer(b"", 302, Location="/b", Set_Cookie="id=1")(handler),
+    )[0]
+    pages["/b"] = lambda handler: (sent.append(dict(handler.headers)), web.answer(b"picture")(handler))[0]
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    url = address.replace("http://", "http://user:secret@") + "/a"
+    limits = Limits(allow_private_hosts=True, user_agent="Mozilla/5.0 (compatible; emage/1)")
+    assert fetch.fetch(url, limits, nobody_opts_out) == b"picture"
+    for headers in sent:
+        assert headers.pop("Host") == address.removeprefix("http://")
+        assert headers == {
+            "Accept-Encoding": "identity",
+            "User-Agent": "Mozilla/5.0 (compatible; emage/1)",
+            "Accept": "image/*,*/*;q=0.1",
+        }
+    assert len(sent) == 2
+
+
+def test_redirects_as_servers_write_them(pages):
+    pages, address = pages
+    pages |= {
+        "/relative/a": web.redirect("b"),
+        "/relative/b": web.redirect(address.removeprefix("http:") + "/top"),
+        "/top": web.redirect("/\u00e2\u0098\u0083"),  # a snowman in UTF-8, as Latin-1 has it
+        "/%E2%98%83": b"snow",
+        "/nowhere": web.answer(b"", 302),
+    }
+    assert fetch.fetch(address + "/relative/a", LIMITS, nobody_opts_out) == b"snow"
+    assert cause(address + "/nowhere") == "bad_response"
+
+
+def test_packed_answers_are_unpacked_within_the_limit(pages):
+    pages, address = pages
+    picture = bytes(range(256)) * 100
+    packed = gzip.compress(picture)
+    pages |= {
+        "/gzip": web.answer(packed, Content_Encoding="gzip"),
+        "/deflate": web.answer(zlib.compress(picture), Content_Encoding="deflate"),
+        "/lie": web.answer(picture, Content_Encoding="gzip"),
+        "/odd": web.answer(picture, Content_Encoding="utf-8"),
+        "/bomb": web.answer(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip"),
+        "/cut": web.answer(packed[:-20], Content_Encoding="gzip"),
+    }
+    for path in ("/gzip", "/deflate", "/lie", "/odd"):
+        assert fetch.fetch(address + path, LIMITS, nobody_opts_out) == picture
+    assert cause(address + "/bomb") == "too_big"
+    assert cause(address + "/cut") == "connection_error"
+
+
+def test_header_bombs_end_as_bad_responses(pages):
+    pages, address = pages
+
+    def many(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n")
+
+    def long(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 10_000_000 + b"\r\n\r\n")
+
+    def chunk(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 10_000_000)
+
+    pages |= {"/many": many, "/long": long, "/chunk": chunk}
+    assert [cause(address + path) for path in ("/many", "/long", "/chunk")] == ["bad_response"] * 3
+
+
+def test_a_slow_tls_handshake_meets_the_deadline():
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # a handshake of 16 KB follows, a byte at a time
+        while True:
+            connection.sendall(b"\x02")
+            time.sleep(0.05)
+
+    for talk, expected in [
+        (drip, "timeout"),
+        (lambda connection: connection.recv(1 << 16) and time.sleep(3), "timeout"),
+        (lambda connection: connection.sendall(b"HTTP/1.1 400 no TLS here\r\n\r\n"), "tls_error"),
+        (lambda connection: connection.recv(1 << 16), "connection_error"),  # hangs up
+    ]:
+        with web.listening(talk) as address:
+            assert cause(f"https://{address}/a.jpg") == expected
+
+
+def test_a_silent_first_address_leaves_time_for_the_second(pages, monkeypatch):
+    pages, address = pages
+    pages["/a"] = b"picture"
+    port = int(address.rsplit(":", 1)[1])
+    with socket.socket() as full:  # its queue is full: it answers nobody, as a broken route does
+        full.bind(("127.0.0.2", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        hosts = [full.getsockname(), ("127.0.0.1", port)]
+        answers = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", host) for host in hosts]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+        limits = Limits(timeout_s=2, allow_private_hosts=True)
+        assert fetch.fetch("http://two.test/a", limits, nobody_opts_out) == b"picture"
+        for client in waiting:
+            client.close()
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(pages, monkeypatch):
@@ -129,9 +265,10 @@ def test_the_deadline_covers_the_whole_request(pages, page):
 
 
 def test_a_silent_resolver_meets_the_deadline(monkeypatch):
+    """And is counted as what it is: with broken DNS, the cause must not be a slow network."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5))
     started = time.monotonic()
-    assert cause("http://silent.test/a.jpg", Limits(timeout_s=0.2)) == "timeout"
+    assert cause("http://silent.test/a.jpg", Limits(timeout_s=0.2)) == "dns_error"
     assert time.monotonic() - started < 1.5
 
 

@@ -2,10 +2,11 @@
 
 import http.server
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from PIL import Image
 
@@ -40,6 +41,32 @@ def serving(pages: dict[str, Page], host: str = "127.0.0.1") -> Iterator[str]:
         server.server_close()
 
 
+@contextmanager
+def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The host:port of a server that does with every connection whatever `talk` does: no HTTP, no manners."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=_quietly, args=(talk, connection), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def _quietly(talk: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    with connection, suppress(OSError):  # clients hang up on purpose
+        talk(connection)
+
+
 def answer(body: bytes, status: int = 200, **headers: str) -> Page:
     """An honest answer; `headers` with _ for -, Content-Length as it is unless given."""
 
@@ -55,6 +82,17 @@ def answer(body: bytes, status: int = 200, **headers: str) -> Page:
 
 def redirect(url: str) -> Page:
     return answer(b"", 302, Location=url)
+
+
+def in_turn(*turns: Page) -> Page:
+    """The first page for the first request, the next for the second, the last for all that follow."""
+    left = list(turns)
+
+    def page(handler: http.server.BaseHTTPRequestHandler) -> None:
+        turn = left.pop(0) if len(left) > 1 else left[0]
+        (turn if callable(turn) else answer(turn))(handler)  # type: ignore[operator]
+
+    return page
 
 
 def dripping_body(handler: http.server.BaseHTTPRequestHandler) -> None:
