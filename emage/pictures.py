@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the others are rare, and some start programs
+MAX_SCANS = 100  # of a JPEG; honest ones have about 10, and each costs a pass over all pixels
 QUALITY = 95  # of the JPEG that we write; without chroma subsampling, which blurs small pictures
 
 
 class PictureError(ValueError):
-    """`cause` is one of not_an_image, too_small, too_many_pixels, truncated, decode_error."""
+    """`cause` is one of not_an_image, too_small, too_many_pixels, too_many_scans, truncated, decode_error."""
 
     def __init__(self, cause: str):
         super().__init__(cause)
@@ -38,12 +39,14 @@ def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> Picture
     if image.width * image.height > max_pixels:
         raise PictureError("too_many_pixels")
     width, height = image.size
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise PictureError("too_many_scans")
     # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the goal is left for the antialiasing.
     image.draft(None, (2 * size, 2 * size))
     image = _upright(_load(image))
     if (image.width > image.height) != (width > height):
         width, height = height, width
-    image = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.LANCZOS)
+    image = _rgb(image, size)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, subsampling=0)
     return Picture(file.getvalue(), width, height)
@@ -81,12 +84,19 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Transparency over white; 16-bit grey scaled down, where Pillow alone would clip it."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
+    """The picture in RGB, cut and resized to `size` x `size` where one is given.
+
+    Transparency goes over white; 16-bit grey is scaled down, where Pillow alone would clip it.
+    """
+    try:
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        if image.mode == "RGBA":  # when it is small: each step here is one more copy
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return image
+    except Exception:  # a colour space that Pillow cannot convert, a broken palette
+        raise PictureError("decode_error") from None

@@ -88,6 +88,25 @@ def test_downscaling_is_antialiased():
     assert np.abs(pixels - 128).max() < 20
 
 
+def test_animations_and_stereo_pairs_are_their_first_picture():
+    other = Image.new("RGB", (96, 96), "black")
+    for kind in ("GIF", "WEBP", "PNG", "MPO"):
+        data = encode(quadrants(), kind, save_all=True, append_images=[other])
+        assert is_near(corners(square(data)), [RED, GREEN, BLUE, WHITE])
+
+
+def test_transparency_that_is_cut_and_resized_has_no_dark_seam():
+    image = Image.new("RGBA", (256, 128), (0, 0, 0, 0))
+    image.paste((255, 255, 255, 255), (0, 0, 128, 128))  # white on nothing is white on white
+    assert square(encode(image), size=32).min() > 250
+
+
+def bomb(scans: int) -> bytes:
+    """A small file that makes a decoder go over all its pixels `scans` times."""
+    data = encode(Image.new("L", (512, 512)), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + b"\xff\xd9"
+
+
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
@@ -97,6 +116,7 @@ def test_downscaling_is_antialiased():
         (encode(quadrants(400, 400), "JPEG")[:3000], "truncated"),
         (encode(quadrants(15, 200)), "too_small"),
         (encode(Image.new("1", (2000, 2000))), "too_many_pixels"),
+        (bomb(200), "too_many_scans"),
     ],
 )
 def test_bad_bytes(data, cause):
