@@ -1,46 +1,113 @@
-"""Many Ray tasks, few at a time, and the bar that shows how far they are."""
+"""Many Ray tasks, few at a time; what ends them, in one line; and the bar that shows how far they are."""
 
+import errno
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import NodeDiedError, OutOfDiskError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from tqdm import tqdm
 
 from emage.errors import InputError
 
+CANCEL_S = 30.0  # for the workers of cancelled tasks to die; more only where their node went away
 
-def run(calls: Iterable[Callable[[], ray.ObjectRef]], at_once: int) -> Iterator[Any]:
+# What a person can mend, by the error's number. Everything else is a bug and keeps its stack trace.
+MENDABLE = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "a file grew over the limit of this system (ulimit -f); raise it",
+    errno.EROFS: "the file system is read-only; mount it for writing on every node",
+    errno.EACCES: "no permission; let this user read and write there on every node",
+    errno.EPERM: "no permission; let this user read and write there on every node",
+}
+
+
+def run(
+    calls: Iterable[Callable[[], ray.ObjectRef]], at_once: int, folder: Path | None = None
+) -> Generator[Any, None, None]:
     """Starts each call's task and yields the results as they come, with at most `at_once` tasks under way.
 
-    `calls` is read only as far as there is room, so it may be as long as it likes. The first error stops everything.
+    `calls` is read only as far as there is room, so it may be as long as it likes. The first error stops everything:
+    when it is raised (or this generator closed), no task writes any more. What a person can mend, such as a full disk
+    or a worker without memory, is an InputError; `folder` is the place that it names where the error knows none.
     """
     under_way: list[ray.ObjectRef] = []
     try:
         for call in calls:
             if len(under_way) >= at_once:
-                yield _next(under_way)
+                yield _next(under_way, folder)
             under_way.append(call())
         while under_way:
-            yield _next(under_way)
+            yield _next(under_way, folder)
     finally:
-        for ref in under_way:
-            ray.cancel(ref)
+        _kill(under_way)
 
 
-def _next(under_way: list[ray.ObjectRef]) -> Any:
+def _next(under_way: list[ray.ObjectRef], folder: Path | None) -> Any:
     (ready,), _ = ray.wait(under_way, num_returns=1)
     under_way.remove(ready)
     try:
         return ray.get(ready)
     except RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from None  # a message, not a stack trace
-        raise
+        message = error.cause if isinstance(error.cause, InputError) else _mendable(error.cause, folder)
+        if message is None:
+            raise
+        raise message from None  # without a stack trace
+    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, OutOfDiskError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"a worker died once more than Ray tries again ({type(error).__name__}: {reason}); look at the memory and "
+            "the disk of its node, run fewer tasks at once, and give the same command again"
+        ) from None
 
 
-def bar(stage: str, total: int, unit: str) -> tqdm:
-    """Count, rate and time left; in a log, where every refresh is a new line, every ten seconds."""
+def _kill(refs: list[ray.ObjectRef]) -> None:
+    """Ends tasks with their worker processes and waits until they are gone.
+
+    A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose thread pool then waits for ever.
+    What a task leaves behind is what any killed worker leaves, and is cleared away likewise.
+    """
+    for ref in refs:
+        ray.cancel(ref, force=True)
+    if refs:
+        ray.wait(refs, num_returns=len(refs), timeout=CANCEL_S, fetch_local=False)
+
+
+@contextmanager
+def writing(folder: Path | None) -> Iterator[None]:
+    """Turns a full disk or a folder that cannot be written into an InputError of one line."""
+    try:
+        yield
+    except OSError as error:
+        if (message := _mendable(error, folder)) is None:
+            raise
+        raise message from None
+
+
+def _mendable(error: Exception, folder: Path | None) -> InputError | None:
+    """What to tell a person about an error of the disk; None where it is another."""
+    if not isinstance(error, OSError) or error.errno not in MENDABLE:
+        return None
+    path = error.filename or folder or "the output"
+    return InputError(f"{path}: {MENDABLE[error.errno]}, and give the same command again")
+
+
+def bar(stage: str, total: int, unit: str, done: int = 0) -> tqdm:
+    """Count, rate and time left; in a log, where every refresh is a new line, every ten seconds.
+
+    `done` of the `total` were there before this run: they count, but not in the rate.
+    """
     seconds = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(desc=stage, total=total, unit=f" {unit}", smoothing=0.1, mininterval=seconds, dynamic_ncols=True)
+    return tqdm(
+        desc=stage,
+        total=total,
+        initial=done,
+        unit=f" {unit}",
+        smoothing=0.1,
+        mininterval=seconds,
+        dynamic_ncols=True,
+    )

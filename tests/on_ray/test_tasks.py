@@ -1,0 +1,79 @@
+"""Tasks that die or find a full disk end a run in one line; and none of them is left working."""
+
+import os
+import time
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from emage.errors import InputError
+from emage.on_ray import tasks
+
+pytestmark = pytest.mark.ray
+
+
+@ray.remote
+def fill(path: str) -> None:
+    with open(path, "wb") as file:
+        file.write(bytes(1 << 20))
+
+
+@ray.remote(max_retries=0)
+def die() -> None:
+    os._exit(1)
+
+
+@ray.remote
+def read_nothing() -> None:
+    raise FileNotFoundError(2, "No such file or directory")
+
+
+@ray.remote
+def work_for_ever(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    while True:
+        time.sleep(0.01)
+
+
+def test_a_full_disk_is_one_line(ray_cluster):
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(
+        InputError, match=r"^/data: the disk is full; free some space, and give the same command again$"
+    ):
+        list(tasks.run([lambda: fill.remote("/dev/full")], at_once=1, folder=Path("/data")))
+
+
+def test_a_folder_without_permission_is_one_line():
+    with pytest.raises(InputError, match=r"^/data/x: no permission; let this user"), tasks.writing(Path("/data")):
+        raise PermissionError(13, "Permission denied", "/data/x")
+
+
+def test_other_errors_keep_their_stack_trace(ray_cluster):
+    with pytest.raises(FileNotFoundError) as error:
+        list(tasks.run([read_nothing.remote], at_once=1))
+    assert "read_nothing" in str(error.value)
+
+
+def test_a_worker_that_dies_again_and_again_is_one_line(ray_cluster):
+    with pytest.raises(
+        InputError, match=r"^a worker died once more than Ray tries again \(WorkerCrashedError"
+    ) as error:
+        list(tasks.run([die.remote], at_once=1))
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_works_on_behind_an_error(ray_cluster, tmp_path):
+    def calls():
+        yield lambda: work_for_ever.remote(str(tmp_path))
+        while not list(tmp_path.iterdir()):  # until it is at work
+            time.sleep(0.05)
+        yield die.remote
+
+    with pytest.raises(InputError), closing(tasks.run(calls(), at_once=2)) as results:
+        list(results)
+    (worker,) = (int(file.name) for file in tmp_path.iterdir())
+    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
