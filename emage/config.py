@@ -192,9 +192,10 @@ class DownloadConfig:
     threads: int = 64  # per shard
     shards_in_flight: int = 0  # 0: one per two cluster CPUs
     timeout_s: float = 10.0  # per picture, whole request
-    retries: int = 1
+    retries: int = 1  # at once, inside a pass
+    passes: int = 2  # over all shards; the later ones fetch again what failed for a cause that may pass
     allow_private_hosts: bool = False  # tests and intranets
-    min_success_rate: float = 0.0  # a finished shard under it stops the run (broken DNS looks like 0.01)
+    min_success_rate: float = 0.1  # of a shard's last 1,000 rows; less stops the run (broken DNS looks like 0.01)
     user_agent_token: str = "emage"
 
 

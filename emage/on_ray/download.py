@@ -1,83 +1,89 @@
-"""URL table -> image shards: img2dataset's Downloader in a Ray task of ours per shard. Nothing else knows img2dataset.
+"""Shards of URLs -> image shards, by a Ray task for every shard. What happens to a row is emage.on_ray.fetching's.
 
-What is img2dataset's: the loop over a shard's rows with its threads and its bound on pictures in memory, the checksum
-of the bytes, the reading of opt-out headers. What is ours, because the web is slow, hostile and rotten: how a URL is
-fetched (emage.fetch), how bytes become a picture (emage.pictures), and the files, in the table's order whatever came
-first.
-
-A shard is a folder `shards/NNNNN`: `pictures.parquet` (schema.PICTURE), `failed.parquet` (every other row with its
-cause), `NNNNN_stats.json` (img2dataset's own) and `manifest.json`. It is written under another name and renamed last.
+1. The first pass makes a folder `shards/NNNNN` of each shard of URLs: `pictures.parquet` (schema.PICTURE),
+   `failed.parquet` (every other row with its cause), and `manifest.json`, written under another name and renamed
+   last.
+2. When it has ended everywhere, a later pass fetches again what failed for a cause that may pass by itself. It
+   adds `pictures-2.parquet`, writes `failed-2.parquet` in place of `failed.parquet`, and replaces the manifest
+   last: only the files that the manifest lists count.
+3. The stage's own manifest sums the shards'.
 """
 
-import importlib
-import importlib.util
-import io
 import os
-import sys
-import types
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-import emage
-from emage import fetch, manifest, pictures, schema, sources
-from emage.config import DownloadConfig, SourceConfig
+from emage import fetch, manifest, schema
+from emage.config import DownloadConfig
 from emage.errors import InputError
-from emage.on_ray import tasks
+from emage.on_ray import fetching, tasks
+from emage.on_ray.fetching import FAILED, PICTURES, SHARD_DIGITS
 
-OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}  # of the X-Robots-Tag header
-PICTURES, FAILED = "pictures.parquet", "failed.parquet"
-SHARD_DIGITS = 5
-ROW_GROUP = 1_000
-FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
-
-# What to try when most of a shard failed for one cause.
-HINTS = {
-    "dns_error": "the resolver is down or overloaded; run a local one or lower download.threads",
-    "timeout": "the network is saturated or cut off; lower download.threads or raise download.timeout_s",
-    "connection_error": "the network or the server is down",
-    "private_address": "the hosts are private; download.allow_private_hosts=true if that is meant",
-}
+URLS = "_manifest.json"  # lists the shards of URLs
+SUMMED = ("rows", "written", "won_back")  # the counters of a shard's manifest
+SUMMED_BY_NAME = ("failed", "datasets")  # and those with one number for each cause or data set
+# The settings that decide which pictures come out and what they look like.
+WHAT = ("image_size", "min_image_size", "max_image_pixels", "max_bytes", "allow_private_hosts")
 
 
-def run(source: SourceConfig, config: DownloadConfig, folder: Path) -> dict[str, Any]:
-    """Downloads every shard of the table that `folder` does not hold yet. Returns the stage's manifest."""
-    folder.mkdir(exist_ok=True)
-    manifest.remove_leftovers(folder)
-    done: list[dict[str, Any]] = []
-    at_once = config.shards_in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    with tasks.bar("download", sources.count(source), "rows") as bar:
-        for shard in tasks.run(_missing(source, config, folder, done), at_once):
-            done.append(shard)
-            rows = sum(shard["rows"] for shard in done)
-            bar.set_postfix_str(f"{sum(shard['written'] for shard in done) / rows:.1%} arrived", refresh=False)
-            bar.update(rows - bar.n)
-    failed: Counter[str] = Counter()
-    for shard in done:
-        failed.update(shard["failed"])
-    values = {
-        "shards": len(done),
-        "rows": sum(shard["rows"] for shard in done),
-        "written": sum(shard["written"] for shard in done),
-        "failed": dict(sorted(failed.items())),
-        "source": sources.describe(source),
-    }
-    manifest.write_json(folder / manifest.NAME, values)
+@dataclass(frozen=True)
+class Job:
+    """One shard, as a task is told of it: never its rows."""
+
+    number: int
+    rows: int
+    urls: str  # the parquet file (schema.URL)
+    input: str  # its sha256
+    folder: str
+    key_digits: int  # of a row's place in its shard
+    config: DownloadConfig
+
+
+def run(
+    config: DownloadConfig, urls: Path, folder: Path, blocked_md5: np.ndarray | ray.ObjectRef | None = None
+) -> dict[str, Any]:
+    """Makes the passes that the shards in `folder` have not had yet. Returns the stage's manifest.
+
+    `urls` holds the shards of URLs and their manifest. `blocked_md5` (n,) uint64, sorted: the first 8 bytes, big
+    endian, of the md5 of pictures that must not come in. Raises InputError where a shard was made from other rows,
+    where too few pictures arrive, and where the folder cannot be written.
+    """
+    if config.passes < 1:
+        raise InputError(f"download.passes={config.passes}: there is at least one pass")
+    with tasks.writing(folder):
+        jobs = _jobs(config, urls, folder)
+        folder.mkdir(exist_ok=True)
+        manifest.remove_leftovers(folder)
+        if isinstance(blocked_md5, np.ndarray):
+            blocked_md5 = ray.put(blocked_md5)  # once, not with every task
+        try:
+            for number in range(1, config.passes + 1):
+                if left := _left(jobs, number):
+                    (folder / manifest.NAME).unlink(missing_ok=True)  # it sums what is about to change
+                    _pass(number, jobs, left, folder, blocked_md5)
+        finally:
+            manifest.remove_leftovers(folder)  # of workers that died
+        values = {**_sums(folder, len(jobs)), "passes": config.passes}
+        manifest.write_json(folder / manifest.NAME, values)
     return values
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The stage's manifest where every shard of it is there, else None."""
+def finished(folder: Path, passes: int = 1) -> dict[str, Any] | None:
+    """The stage's manifest where every shard of it is there and had that many passes, else None."""
     values = manifest.read_json(folder / manifest.NAME)
-    if values is None or any(shard_manifest(folder, number) is None for number in range(values["shards"])):
+    if values is None or values["passes"] < passes:
         return None
-    return values
+    there = set(os.listdir(folder))  # a shard's folder has its name when it is complete
+    return values if all(shard_folder(folder, n).name in there for n in range(values["shards"])) else None
 
 
 def shard_folder(folder: Path, number: int) -> Path:
@@ -103,198 +109,177 @@ def content(folder: Path, number: int) -> str:
     return manifest.fingerprint([shard["outputs"][name] for name in shard["pictures"]])
 
 
-def _missing(source: SourceConfig, config: DownloadConfig, folder: Path, done: list[dict[str, Any]]) -> Iterator[Any]:
-    """One call for each shard that is missing; the manifests of the others go to `done`."""
-    for number, rows in enumerate(sources.read(source, config.shard_rows)):
-        rows = rows.append_column("dataset", pa.array([source.dataset] * len(rows)))
-        fingerprint = manifest.fingerprint(rows.to_pydict())
-        shard = shard_manifest(folder, number)
+# --- On the driver ---------------------------------------------------------------------------------------------------
+
+
+def _jobs(config: DownloadConfig, urls: Path, folder: Path) -> list[Job]:
+    """A job for each shard of URLs. Raises InputError where `urls` is not finished."""
+    listed = manifest.read_json(urls / URLS)
+    if listed is None:
+        raise InputError(f"{urls} holds no list of shards ({URLS}); run stage=select (or stage=all) first")
+    digits = len(str(max([config.shard_rows, *(shard["rows"] for shard in listed["shards"])]) - 1))
+    return [
+        Job(
+            number=number,
+            rows=shard["rows"],
+            urls=str(urls / shard["name"]),
+            input=shard["sha256"],
+            folder=str(shard_folder(folder, number)),
+            key_digits=digits,
+            config=config,
+        )
+        for number, shard in enumerate(listed["shards"])
+    ]
+
+
+def _left(jobs: list[Job], number: int) -> list[tuple[Job, int]]:
+    """The shards that a pass has work in, each with the number of rows that it will fetch."""
+    left = []
+    for job in jobs:
+        shard = manifest.read_json(Path(job.folder) / manifest.NAME)
         if shard is None:
-            job = Job(number, fingerprint, config, str(shard_folder(folder, number)))
-            yield lambda job=job, rows=rows: _download.remote(job, rows)
-        elif shard["input"] != fingerprint:
+            left.append((job, job.rows))
+            continue
+        if shard["input"] != job.input:
             raise InputError(
-                f"{shard_folder(folder, number)} was downloaded from other rows than {source.table} holds now; "
+                f"{job.folder} was downloaded from other rows than {job.urls} holds now; "
                 "choose another output= or delete the folder"
             )
-        else:
-            done.append(shard)
+        if shard["settings"] != _settings(job.config):
+            raise InputError(
+                f"{job.folder} was downloaded with other settings (download.{', download.'.join(WHAT)}); "
+                "choose another output= or delete the folder"
+            )
+        rows = sum(count for cause, count in shard["failed"].items() if cause in fetch.PASSING)
+        if shard["passes"] < number and rows:
+            left.append((job, rows))
+    return left
+
+
+def _settings(config: DownloadConfig) -> str:
+    return manifest.fingerprint({name: getattr(config, name) for name in WHAT})
+
+
+def _pass(
+    number: int, jobs: list[Job], left: list[tuple[Job, int]], folder: Path, blocked: ray.ObjectRef | None
+) -> None:
+    """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
+    at_once = jobs[0].config.shards_in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    calls = (lambda job=job: _download.remote(job, number, blocked) for job, _ in left)
+    rows = sum(rows for _, rows in left)
+    before = sum(job.rows for job in jobs) - rows if number == 1 else 0
+    stage = "download" if number == 1 else f"download, pass {number}"
+    fetched = arrived = 0
+    with tasks.bar(stage, before + rows, "rows", before) as bar, closing(tasks.run(calls, at_once, folder)) as results:
+        for tried, written in results:
+            fetched, arrived = fetched + tried, arrived + written
+            speed = arrived / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{arrived / max(fetched, 1):.1%} arrived, {speed:.1f} pictures/s", refresh=False)
+            bar.update(tried)
+
+
+def _sums(folder: Path, num_shards: int) -> dict[str, Any]:
+    """The shards' counters added up."""
+    total: Counter[str] = Counter()
+    by_name: dict[str, Counter[str]] = {name: Counter() for name in SUMMED_BY_NAME}
+    for number in range(num_shards):
+        shard = shard_manifest(folder, number)
+        assert shard is not None, f"image shard {number} went away"
+        total.update({name: shard[name] for name in SUMMED})
+        for name, counts in by_name.items():
+            counts.update(shard[name])
+    summed = {name: dict(sorted(counts.items())) for name, counts in by_name.items()}
+    return {"shards": num_shards, **{name: total[name] for name in SUMMED}, **summed}
 
 
 # --- On the worker ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
-    number: int
-    input: str  # fingerprint of the rows
-    config: DownloadConfig
-    folder: str
-
-
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _download(job: Job, rows: pa.Table) -> dict[str, Any]:
-    """One shard; returns its manifest."""
+def _download(job: Job, number: int, blocked: np.ndarray | None) -> tuple[int, int]:
+    """One pass over one shard. Returns how many rows it fetched, and how many of them are pictures now.
+
+    Where a worker dies, Ray starts its task again, perhaps after its very last step; the bar may then overshoot.
+    """
+    before = manifest.read_json(Path(job.folder) / manifest.NAME)
+    if before is not None and before["passes"] >= number:
+        return before["rows"], before["written"]
+    return _first_pass(job, blocked) if before is None else _later_pass(job, number, before, blocked)
+
+
+def _first_pass(job: Job, blocked: np.ndarray | None) -> tuple[int, int]:
     with manifest.new_folder(job.folder) as folder:
-        causes = _with_img2dataset(job, rows, folder)
-        written = len(rows) - causes.total()
-        _check_rate(job, written, causes)
+        try:
+            least = job.config.min_success_rate
+            outcome = fetching.fetch_rows(job.number, _rows(job), folder, job.config, blocked, least)
+        except InputError as error:
+            raise InputError(f"shard {job.number}: {error}") from None
         values = {
             "shard": job.number,
             "input": job.input,
-            "rows": len(rows),
-            "written": written,
-            "failed": dict(sorted(causes.items())),
+            "settings": _settings(job.config),
+            "rows": job.rows,
+            "written": outcome.datasets.total(),
+            "won_back": 0,
+            "failed": dict(sorted(outcome.failed.items())),
+            "datasets": dict(sorted(outcome.datasets.items())),
+            "passes": 1,
             "pictures": [PICTURES],
+            "failures": FAILED,
             "outputs": {name: manifest.sha256(folder / name) for name in (PICTURES, FAILED)},
         }
         manifest.write_json(folder / manifest.NAME, values)
-    return values
+    return values["rows"], values["written"]
 
 
-def _with_img2dataset(job: Job, rows: pa.Table, folder: Path) -> Counter[str]:
-    """Runs img2dataset's Downloader on one shard, with our parts in it. Returns how many rows failed, by cause."""
-    config, downloader = job.config, _downloader_module()
-    rows_file = folder / "rows.arrow"  # the Downloader deletes it
-    with pa.ipc.new_file(rows_file, rows.schema) as file:
-        file.write_table(rows)
-    shards: list[_ShardFiles] = []
-
-    def shard_files(*args: Any) -> "_ShardFiles":
-        shards.append(_ShardFiles(*args))
-        return shards[0]
-
-    # The one place where its own fetching is replaced: it looks this name up in its module for every row.
-    downloader.download_image_with_retry = _fetcher(config, downloader.is_disallowed)
-    downloader.Downloader(
-        sample_writer_class=shard_files,
-        resizer=_squarer(config),
-        thread_count=config.threads,
-        save_caption=False,
-        extract_exif=False,
-        output_folder=str(folder),
-        column_list=rows.schema.names,
-        timeout=config.timeout_s,
-        number_sample_per_shard=config.shard_rows,
-        oom_shard_count=SHARD_DIGITS,
-        compute_hash="sha256",
-        verify_hash_type=None,
-        encode_format="jpg",
-        retries=config.retries,
-        user_agent_token=config.user_agent_token,
-        disallowed_header_directives=OPT_OUT,
-    ).download_shard((job.number, str(rows_file)))
-    return shards[0].check(len(rows))
+def _later_pass(job: Job, number: int, before: dict[str, Any], blocked: np.ndarray | None) -> tuple[int, int]:
+    """Step 2 of the docstring on top. Until the manifest is replaced, nothing of it counts."""
+    shard = Path(job.folder)
+    failed = pq.read_table(shard / before["failures"])
+    is_passing = np.isin(failed["cause"].to_pylist(), fetch.PASSING)
+    with TemporaryDirectory(prefix=f".{shard.name}.", dir=shard.parent) as temporary:
+        folder = Path(temporary)
+        again = failed.filter(pa.array(is_passing)).drop_columns(["cause"])
+        outcome = fetching.fetch_rows(job.number, again, folder, job.config, blocked, min_success_rate=0.0)
+        failed = pa.concat_tables([failed.filter(pa.array(~is_passing)), pq.read_table(folder / FAILED)])
+        pq.write_table(failed.sort_by("key"), folder / FAILED)
+        won = outcome.datasets.total()
+        moves = {FAILED: _of_pass(FAILED, number)} | ({PICTURES: _of_pass(PICTURES, number)} if won else {})
+        for name, new_name in moves.items():
+            os.replace(folder / name, shard / new_name)
+    added = [name for name in moves.values() if name != moves[FAILED]]
+    counted = {name: digest for name, digest in before["outputs"].items() if name != before["failures"]}
+    values = {
+        **before,
+        "written": before["written"] + won,
+        "won_back": before["won_back"] + won,
+        "failed": dict(sorted(Counter(failed["cause"].to_pylist()).items())),
+        "datasets": dict(sorted((Counter(before["datasets"]) + outcome.datasets).items())),
+        "passes": number,
+        "pictures": [*before["pictures"], *added],
+        "failures": moves[FAILED],
+        "outputs": counted | {name: manifest.sha256(shard / name) for name in moves.values()},
+    }
+    manifest.write_json(shard / manifest.NAME, values)
+    _remove_uncounted(shard, values)
+    return won + outcome.failed.total(), won
 
 
-def _downloader_module() -> Any:
-    """img2dataset.downloader without the rest of its package.
-
-    The package's `__init__` imports every part, with torch, albumentations and OpenCV: 7 s and 500 MB for each worker.
-    """
-    if "img2dataset" not in sys.modules:
-        spec = importlib.util.find_spec("img2dataset")
-        assert spec is not None and spec.submodule_search_locations is not None
-        package = types.ModuleType("img2dataset")
-        package.__path__ = list(spec.submodule_search_locations)
-        sys.modules["img2dataset"] = package
-    return importlib.import_module("img2dataset.downloader")
+def _of_pass(name: str, number: int) -> str:
+    return name.replace(".", f"-{number}.")
 
 
-def _fetcher(config: DownloadConfig, is_disallowed: Any) -> Any:
-    limits = fetch.Limits(
-        timeout_s=config.timeout_s,
-        max_bytes=config.max_bytes,
-        allow_private_hosts=config.allow_private_hosts,
-        user_agent=f"Mozilla/5.0 (compatible; {config.user_agent_token}/{emage.__version__})",
-    )
-
-    def fetch_row(row, timeout, retries, user_agent_token, disallowed_header_directives):
-        """(place in the shard, URL) -> (place, bytes or None, cause or None), as img2dataset wants it."""
-        place, url = row
-        try:
-            data = fetch.fetch_with_retries(
-                url,
-                limits,
-                lambda headers: is_disallowed(headers, user_agent_token, disallowed_header_directives),
-                retries,
-            )
-            return place, io.BytesIO(data), None
-        except fetch.FetchError as error:
-            return place, None, error.cause
-
-    return fetch_row
+def _remove_uncounted(shard: Path, values: dict[str, Any]) -> None:
+    """Deletes what a pass replaced, or a killed one left."""
+    for file in (*shard.glob("*.parquet"), *shard.glob("*.tmp")):
+        if file.name not in values["outputs"]:
+            file.unlink()
 
 
-def _squarer(config: DownloadConfig) -> Any:
-    def square(stream: io.BytesIO, _: None):
-        """Bytes -> (JPEG, width, height, width and height as downloaded, cause), as img2dataset wants it."""
-        size = config.image_size
-        try:
-            picture = pictures.square(
-                stream.getvalue(), size, min_size=config.min_image_size, max_pixels=config.max_image_pixels
-            )
-            return picture.jpeg, size, size, picture.width, picture.height, None
-        except pictures.PictureError as error:
-            return None, None, None, None, None, error.cause
-
-    return square
-
-
-class _ShardFiles:
-    """What img2dataset calls a sample writer: takes rows as they come, leaves files in the table's order.
-
-    JPEGs wait in a file, not in memory: 10,000 of them are 400 MB.
-    """
-
-    def __init__(self, shard_id: int, folder: str, *_: object):
-        self.folder = Path(folder)
-        self.spool = open(self.folder / "spool", "w+b")  # noqa: SIM115 (closed in `close`)
-        self.rows: list[dict[str, Any]] = []
-        self.error: Exception | None = None
-
-    def write(self, jpeg: bytes | None, key: str, caption: str | None, row: dict[str, Any]) -> None:
-        try:
-            start = self.spool.tell()
-            self.spool.write(jpeg or b"")
-            self.rows.append({**row, "start": start, "size": len(jpeg or b"")})
-        except OSError as error:  # the caller prints and goes on; a full disk must not become a hole
-            self.error = self.error or error
-            raise
-
-    def close(self) -> None:
-        self.rows.sort(key=lambda row: int(row["key"]))
-        arrived = [row for row in self.rows if row["status"] == "success"]
-        with pq.ParquetWriter(self.folder / PICTURES, schema.PICTURE, compression="none") as file:
-            for start in range(0, len(arrived), ROW_GROUP):
-                group = [self._picture(row) for row in arrived[start : start + ROW_GROUP]]
-                file.write_table(pa.Table.from_pylist(group, schema.PICTURE))
-        failed = [{**row, "cause": row["error_message"]} for row in self.rows if row["status"] != "success"]
-        pq.write_table(pa.Table.from_pylist(failed, FAILED_SCHEMA), self.folder / FAILED)
-        self.spool.close()
-        os.unlink(self.spool.name)
-
-    def check(self, rows: int) -> Counter[str]:
-        """How many rows failed, by cause. Raises where not every row is accounted for."""
-        if self.error is not None:
-            raise self.error
-        if len(self.rows) != rows:
-            raise RuntimeError(f"{rows} rows went in, {len(self.rows)} came out; the worker's log says more")
-        return Counter(row["error_message"] for row in self.rows if row["status"] != "success")
-
-    def _picture(self, row: dict[str, Any]) -> dict[str, Any]:
-        self.spool.seek(row["start"])
-        image = self.spool.read(row["size"])
-        return {**row, "image": image, "width": row["original_width"], "height": row["original_height"]}
-
-
-def _check_rate(job: Job, written: int, causes: Counter[str]) -> None:
-    """InputError where too few pictures arrived: better no shard than one that a broken resolver emptied."""
-    rows = written + causes.total()
-    if written >= job.config.min_success_rate * rows:
-        return
-    cause, count = causes.most_common(1)[0]
-    raise InputError(
-        f"shard {job.number}: {written} of {rows} pictures arrived, under download.min_success_rate="
-        f"{job.config.min_success_rate}; {count} failed with {cause}{': ' + HINTS[cause] if cause in HINTS else ''}"
-    )
+def _rows(job: Job) -> pa.Table:
+    """A shard's rows under their keys: the shard's number, then the place in it."""
+    if manifest.sha256(job.urls) != job.input:
+        raise InputError(f"{job.urls} is not the file that {URLS} beside it lists; delete that folder and select anew")
+    rows = pq.read_table(job.urls, schema=schema.URL)
+    keys = [f"{job.number:0{SHARD_DIGITS}d}{place:0{job.key_digits}d}" for place in range(len(rows))]
+    return rows.append_column("key", pa.array(keys, pa.string()))
