@@ -1,7 +1,10 @@
 """Every rule by a caption that only it rejects and a near miss that stays; then the real rows they were read on."""
 
+# ruff: noqa: SIM905 (lists are for reading)
+
 import json
 import os
+import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,6 +34,7 @@ EXAMPLES = {
     "wrong_script": ("Кроссовки Nike Dunk Retro", "Nike Dunk Retro Кр"),
     "foreign_language": ("Segelboot am See mit Seattle skyline", "Oscar de la Renta printed silk dress"),
     "product_code": ("SKU NP-RV515 A02", "SKU NP-RV515 laptop"),
+    "hash_code": ("reputable site fa589 a2efe iPod touch cases", "a butter churn, cast iron, c1880"),
     "hashtags": ("teapot garden #bird #feeder #saucer", "teapot garden with a bird feeder #bird #saucer"),
     "keyword_list": (
         "girl, portrait, look, hair, face, movies, film, star, actress, towns",
@@ -49,6 +53,45 @@ def test_rule(name):
     assert [rule for rule, fires in RULES.items() if fires(normalise(rejected))] == [name]
     assert keep(rejected) == name
     assert keep(kept) is None
+
+
+MORE_REJECTED = {
+    "house-in-beverly-hills (9)": "file_name",  # a second file of that name
+    "Princess+Damask+Birthday+Pack": "file_name",
+    "rodosreport.gr": "url",
+    "Google Image Result for http://www.example.ws/john.jpg": "url",
+    "iron flanges supplier iron flanges supplier": "repeated_words",  # exactly half is new
+    "Mesh Chair | Medium Chair | Office Chair | Netting Chair | NT-07": "repeated_words",  # one word is a quarter
+    "Sloop (albireo2006) Tags: uk england sailing ship britain navy mast rigging": "keyword_list",
+    "947a0d69900a Joan of Arctic Boot": "hash_code",
+    "Physiotherapeut mit Patient": "foreign_language",
+    "bague coque iphone 6": "foreign_language",  # no function word
+    "královna, král, úsměv": "foreign_language",  # no word that a list has
+}
+MORE_KEPT = [
+    "MIT campus dome",  # with a small letter it is German
+    "Lake Como villa",
+    "Donna Karan dress",
+    "São Paulo skyline",
+    "James Van Der Beek on a bench",
+    "Women Pajamas Sets Fashion O-Neck Long Sleeve Microfiber Homewear Sleepwear Panda Mujer Bathrobe",  # one of many
+    "yin yang",
+    "New York New York",  # half is new, but four words are no stuffing
+    "Delta Hotels by Marriott Bessborough(三角洲贝斯伯勒酒店)",  # a phrase stands beside the translation
+    "Load image into Gallery viewer, Embroidered Polo Shirt",
+    "Image result for red bus",
+    "Mr.Bean",
+]
+
+
+@pytest.mark.parametrize("text", MORE_REJECTED)
+def test_more_rejected(text):
+    assert keep(text) == MORE_REJECTED[text]
+
+
+@pytest.mark.parametrize("text", MORE_KEPT)
+def test_more_kept(text):
+    assert keep(text) is None
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), 7, b"a red bus", "", " \n", "<br>"])
@@ -74,6 +117,13 @@ CLEANED = {
     "<PERSON> on a bench": "person on a bench",
     "i <3 this lake": "i <3 this lake",
     "<script>var a = '<b>';</script>lake<!-- id 7 -->": "lake",
+    "lake<!-- cut in the mid": "lake",
+    "Washington´s monument": "Washington's monument",
+    "a\0b\x07 lake\ud800": "ab lake",
+    "Load image into Gallery viewer, Polo Shirt": "Polo Shirt",
+    "Image result for red bus": "red bus",
+    "&" + "amp;" * 15 + " co": "& co",
+    "&" + "amp;" * 50 + " co": "",  # nobody escapes a text 50 times
 }
 
 
@@ -97,9 +147,58 @@ def test_normalise_is_idempotent(text):
     assert normalise(once) == once
 
 
-def test_long_runs_do_not_stall_a_rule():
-    for hostile in ("IMG " + "1" * 5000 + "x", "<!--" * 2000, "[" * 5000, "a-" * 5000, "photo " * 2000 + "!"):
-        keep(hostile)  # a regex that backtracks exponentially would never return
+MILLION = 10**6
+HOSTILE = {  # what takes a careless reader time in the square of its length, or makes it raise
+    "one letter": "a" * MILLION,
+    "tags": "<b" * MILLION,
+    "nested tags": "<b" * MILLION + ">" * MILLION,
+    "comments": "-->" + "<!--" * MILLION,
+    "scripts": "</script>" + "<script>" * MILLION,
+    "escapes": "&" + "amp;" * MILLION,
+    "number": "&#" + "9" * MILLION + ";",  # int() refuses more than 4,300 digits
+    "numbers that grow": "&#" + "\u2473" * 4_000 + ";",  # NFKC makes two digits of each
+    "growing": "\ufdfa" * MILLION,  # NFKC makes 18 letters of each
+    "marks": "\u0301\u0316" * MILLION,  # NFKC sorts them
+    "mojibake": "\u00c3\u00a9" * MILLION,
+    "quotes": '"' * MILLION,
+    "half characters": "\ud800" * MILLION,
+    "zeros": "\0" * MILLION,
+    "camera": "IMG " + "1" * 990 + "x",  # these are short enough for every rule to read
+    "placeholder": "photo " * 160 + "!x",
+    "address": "a." * 480 + "x",
+    "mail": "a" * 450 + "@" + "a" * 450,
+    "hash tags": "#1" * 480,
+    "slug": "a-" * 480,
+    "unclosed": "<a " + "b" * 990,
+    "click": "click " * 160,
+    "hex": "a0" * 480,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_neither_stalls_nor_raises(name):
+    """Without a limit on what is read, these take minutes to years."""
+    text = HOSTILE[name]
+    assert keep(text) is None or keep(text) in RULES
+    assert normalise(normalise(text)) == normalise(text)
+
+
+PIECES = r"""<b> </b < > & &amp; amp; lt; &lt; &#60; #38; " "" <!-- --> <script> </script> a Image 1 - _ .jpg www.
+    http:// @ %20 {{ [url href=" SKU #x &#x80; &nbsp; &Atilde; &copy; \0 \x85 \xa0 \xa8 \xa9 \xb4 \xbd \xc3
+    \xe2\u20ac\u2122 \u0301 \u0316 \u0345 \u03a9 \u1100 \u1161 \u1e9b\u0323 \u200b \u2028 \u2033 \u2122 \u2460 \u4e2d
+    \uac00 \ud800 \ufb01 \ufdfa \ufeff \uff02 \uff06 \uff1c \U0001f600""".split()
+PIECES = [" ", *(piece.encode("ascii").decode("unicode_escape") for piece in PIECES)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_text_is_cleaned_once_and_for_all(seed):
+    rng = random.Random(seed)
+    for _ in range(300):
+        text = "".join(rng.choice([*PIECES, chr(rng.randrange(0x110000))]) for _ in range(rng.choice([2, 8, 40])))
+        once = normalise(text)
+        assert normalise(once) == once
+        once.encode()  # no lone surrogate is left
+        assert keep(text) is None or keep(text) in RULES
 
 
 def real(name: str) -> Path:
@@ -109,11 +208,11 @@ def real(name: str) -> Path:
 
 
 def test_real_web_rows():
-    """3.4 % of 10,000 were rejected when the rules were written, and by eye nearly all of them rightly."""
+    """4.1 % of 10,000 were rejected when the rules were tuned; read by eye, about one in thirty of them wrongly."""
     captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
     for caption in captions:
         assert normalise(normalise(caption)) == normalise(caption)
-    assert 0.029 < sum(keep(caption) is not None for caption in captions) / len(captions) < 0.039
+    assert 0.036 < sum(keep(caption) is not None for caption in captions) / len(captions) < 0.046
 
 
 def test_captions_that_people_wrote_stay():
