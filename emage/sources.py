@@ -6,6 +6,7 @@ is an InputError that says where.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,10 +81,10 @@ def parts(config: SourceConfig) -> list[Part]:
 
 def read(config: SourceConfig, part: Part | None = None) -> Iterator[pa.RecordBatch]:
     """Non-empty batches of PAIR and, under META + their names, the columns of `config.where` and `config.md5`."""
-    filesystem, files = _files(config)
+    filesystem, files = _files(config) if part is None else (_filesystem(config)[0], [part.file])
     columns = list(dict.fromkeys((config.url, *config.caption, *_extras(config))))
     openers = {"csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
-    for file in files if part is None else [part.file]:
+    for file in files:
         format = _format(config, file)
         with _readable(config, file):
             if format == "parquet":
@@ -99,17 +100,19 @@ def check(config: SourceConfig) -> None:
     """Raises InputError where the table is missing, unreadable, empty or without the mapped columns."""
     first = next(read(config), None)
     if first is None:
-        raise InputError(f"{config.table}: the table has no rows")
+        raise InputError(f"{public(config.table)}: the table has no rows")
     for condition in conditions(config):
         values = first[META + condition.column]
         if isinstance(condition.value, float) and filters.numbers(values).null_count == len(values):
-            raise InputError(f"{config.table}: {condition.column!r} holds no numbers (source.where: {condition.text})")
+            raise InputError(
+                f"{public(config.table)}: {condition.column!r} holds no numbers (source.where: {condition.text})"
+            )
 
 
 def describe(config: SourceConfig) -> list[list[Any]]:
     """[name, bytes] of each file: enough to notice that a table is no longer the one that it was."""
     filesystem, files = _files(config)
-    return [[PurePosixPath(file).name, filesystem.get_file_info(file).size] for file in files]
+    return [[PurePosixPath(info.path).name, info.size] for info in filesystem.get_file_info(files)]
 
 
 def count(config: SourceConfig) -> int:
@@ -135,20 +138,19 @@ def count(config: SourceConfig) -> int:
 
 def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     """The table's files, in order of their names."""
+    table = public(config.table)
+    filesystem, path = _filesystem(config)
     try:
-        if "://" in config.table:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(config.table)
-        else:
-            filesystem, path = pyarrow.fs.LocalFileSystem(), config.table
         info = filesystem.get_file_info(path)
+        is_folder = info.type == pyarrow.fs.FileType.Directory
+        listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{config.table}: {_first_line(error)}") from None
+        raise InputError(f"{table}: {_first_line(error)}") from None
     if info.type == pyarrow.fs.FileType.NotFound:
-        raise InputError(f"{config.table}: no such file or folder (source.table)")
+        raise InputError(f"{table}: no such file or folder (source.table)")
     if info.type == pyarrow.fs.FileType.File:
         _format(config, path)
         return filesystem, [path]
-    listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
     wanted = set(FORMATS.values()) if config.format == "auto" else {config.format}
     files = sorted(
         info.path
@@ -158,8 +160,27 @@ def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
         and FORMATS.get(_ending(info.path)) in wanted
     )
     if not files:
-        raise InputError(f"{config.table}: no {', '.join(sorted(wanted))} files in this folder (source.table)")
+        raise InputError(f"{table}: no {', '.join(sorted(wanted))} files in this folder (source.table)")
     return filesystem, files
+
+
+def _filesystem(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Where the table lies, and its path there."""
+    uri = config.table
+    if "://" not in uri:
+        return pyarrow.fs.LocalFileSystem(), uri
+    if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
+        # Google's client tries again for 15 minutes before it says what is wrong; half a minute will do.
+        uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=30"
+    try:
+        return pyarrow.fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{public(config.table)}: {_first_line(error)}") from None
+
+
+def public(uri: str) -> str:
+    """The address without a key and secret that may stand in it: s3://key:secret@bucket/path."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def _ending(path: str) -> str:

@@ -28,7 +28,7 @@ from rich.table import Table
 from emage import filters, ingest_report, manifest, pictures, schema, sheets, sources
 from emage.config import IngestConfig, SourceConfig
 from emage.errors import InputError
-from emage.on_ray import download, launch, selecting, shuffle, tokenizing, tracking
+from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing, tracking
 
 STAGES = ("select", "download", "tokenize", "shuffle")
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
@@ -61,10 +61,11 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         if "tokenize" in stages:
             launch.check_gpus(config.tokenize.gpus_per_actor * config.tokenize.num_actors, "tokenize.gpus_per_actor")
             tokenizer = tokenizing.describe(config.tokenize, config.download.image_size)
-        manifest.claim(output, "ingest", _identity(config))
+        with tasks.writing(output):
+            manifest.claim(output, "ingest", _identity(config))
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
-        with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
+        with tracking.start(config.mlflow, stage="ingest", settings=config) as run, tasks.writing(output):
             for stage in stages:
                 started = time.monotonic()
                 _run(stage, config, tables, output, tokenizer)
@@ -91,7 +92,7 @@ def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> 
         and "select" in done
         and done["select"]["source"] != selecting.describe(tables, config.select)
     ):
-        names = [*(table.table for table in tables), *selecting.lists(config.select)]
+        names = [*(sources.public(table.table) for table in tables), *selecting.lists(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"
@@ -127,7 +128,7 @@ def _manifests(config: IngestConfig, output: Path) -> dict[str, dict[str, Any]]:
     if found["shuffle"] and (not found["tokenize"] or found["shuffle"]["input"] != found["tokenize"]["input"]):
         found["shuffle"] = None  # made from other tokenized shards
     if not found["shuffle"]:  # where there is a token table, the single shards need not be there any more
-        found["download"] = download.finished(shards)
+        found["download"] = download.finished(shards, config.download.passes)
         found["tokenize"] = tokenizing.finished(shards, tokenized)
     if found["download"] and found["download"]["passes"] < config.download.passes:
         found |= dict.fromkeys(("download", "tokenize", "shuffle"))
