@@ -6,7 +6,8 @@ One row of the Ray data set is one batch of pictures. A batch holds consecutive 
 not depend on how Ray cuts its blocks, on timing or on restarts. A shard's last row carries its counts and says how many
 batches came before it; the driver writes a shard when all of them are there.
 
-A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_table) and `manifest.json`.
+A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_table), `rejected.parquet` (every row
+that a caption rule or the decoder dropped, with its cause) and `manifest.json`.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 import emage
@@ -32,16 +34,19 @@ from emage.config import TokenizeConfig
 from emage.errors import InputError
 from emage.on_ray import download, tasks
 
-# torch takes seconds to import, and the tasks that decode have no use for it: only _Encoder and `describe` do.
+if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have no use for it
+    import torch
 
-TOKENS = "tokens.parquet"
+TOKENS, REJECTED = "tokens.parquet", "rejected.parquet"
 ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it
 BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 pictures of 256x256
+GROUP = 2_048  # shards in one Ray data set: the driver holds 8 kB and works 1 ms for each, from the first on
 RESTARTS = 4  # of an actor, and of a task on one
 UNKNOWN = -1  # number of batches, in every row but a shard's last
 
 # A row between the stages: one batch of one shard. `meta` is an Arrow stream of META's rows; `data` is raw bytes,
-# uint8 pixels (b, size, size, 3) before the encoder and uint16 tokens (b, n) behind it.
+# uint8 pixels (b, size, size, 3) before the encoder and uint16 tokens (b, n) behind it. A shard's last row has no data,
+# and REJECTED_SCHEMA's rows for `meta`.
 BATCH = pa.schema(
     [
         ("shard", pa.int64()),
@@ -53,6 +58,8 @@ BATCH = pa.schema(
     ]
 )
 META = pa.schema([item for item in schema.PICTURE if item.name != "image"])
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
+SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, beside rows and written
 
 
 def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
@@ -84,25 +91,24 @@ def run(
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
     settings = manifest.fingerprint([asdict(info), config.caption_rules])
-    done, missing = _split(shards, folder, downloaded["shards"], settings)
-    rows_left = downloaded["written"] - sum(shard["rows"] for shard in done)
-    with tasks.bar("tokenize", rows_left, "pictures") as bar:
-        for number, tokens, counts in _tokenized(config, missing, image_size, shards, bar):
-            table = _token_table(info, tokens)
-            inputs = download.content(shards, number)
-            done.append(_write(download.shard_folder(folder, number), table, counts, inputs, settings))
-    rejected, failed = Counter[str](), Counter[str]()
-    for shard in done:
-        rejected.update(shard["rejected"])
-        failed.update(shard["failed"])
+    inputs = _inputs(shards, downloaded["shards"])
+    totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}
+    missing = []
+    for number, shard in _made(folder, inputs, settings):
+        if shard is None:
+            missing.append(number)
+        else:
+            _add(totals, shard)
+    with tasks.bar("tokenize", downloaded["written"] - totals["rows"], "pictures") as bar:
+        for number, shard in _tokenized(config, missing, image_size, shards, bar):
+            target = download.shard_folder(folder, number)
+            _add(totals, _write(target, shard, info, inputs[number], settings))
     values = {
-        "shards": len(done),
-        "rows": sum(shard["rows"] for shard in done),
-        "written": sum(shard["written"] for shard in done),
-        "rejected": dict(sorted(rejected.items())),
-        "failed": dict(sorted(failed.items())),
+        "shards": len(inputs),
+        **totals,
+        **{name: dict(sorted(totals[name].items())) for name in SUMMED},
         "tokenizer": asdict(info),
-        "input": manifest.fingerprint([download.content(shards, number) for number in range(downloaded["shards"])]),
+        "input": manifest.fingerprint(inputs),
     }
     manifest.write_json(folder / manifest.NAME, values)
     return values
@@ -114,47 +120,55 @@ def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
     downloaded = download.finished(shards)
     if values is None or downloaded is None or values["shards"] != downloaded["shards"]:
         return None
-    numbers = range(values["shards"])
-    if values["input"] != manifest.fingerprint([download.content(shards, number) for number in numbers]):
+    if values["input"] != manifest.fingerprint(_inputs(shards, values["shards"])):
         return None
-    return values if all(download.shard_manifest(folder, number) for number in numbers) else None
+    return values if all(download.shard_manifest(folder, number) for number in range(values["shards"])) else None
 
 
-def _split(shards: Path, folder: Path, count: int, settings: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The manifests of the shards that are done, the numbers of the others."""
-    done, missing = [], []
-    for number in range(count):
+def _inputs(shards: Path, count: int) -> list[str]:
+    """What each tokenized shard is made from."""
+    return [download.content(shards, number) for number in range(count)]
+
+
+def _made(folder: Path, inputs: list[str], settings: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Every shard's number with its manifest, None where it is missing or made from other pictures."""
+    for number, content in enumerate(inputs):
         shard = download.shard_manifest(folder, number)
-        if shard is None or shard["input"] != download.content(shards, number):
-            missing.append(number)
-        elif shard["settings"] != settings:
+        if shard is not None and shard["input"] == content and shard["settings"] != settings:
             raise InputError(
                 f"{download.shard_folder(folder, number)} was made by another tokenizer or with other caption rules; "
                 "choose another output= or delete the folder"
             )
-        else:
-            done.append(shard)
-    return done, missing
+        yield number, shard if shard is not None and shard["input"] == content else None
+
+
+def _add(totals: dict[str, Any], shard: dict[str, Any]) -> None:
+    """Running sums: a list of all shards' manifests would grow with the table."""
+    for name in ("rows", "written"):
+        totals[name] += shard[name]
+    for name in SUMMED:
+        totals[name].update(shard[name])
 
 
 # --- The Ray data set ------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Assembly:
+class _Shard:
     """What has come of one shard so far."""
 
-    batches: dict[int, tuple[pa.Table, np.ndarray]] = field(default_factory=dict)
+    batches: dict[int, tuple[pa.Table, np.ndarray]] = field(default_factory=dict)  # META's rows, tokens (b, n)
     places: int = UNKNOWN
     counts: dict[str, Any] = field(default_factory=dict)
+    rejected: pa.Table | None = None  # REJECTED_SCHEMA
 
     def take(self, row: dict[str, Any]) -> int:
-        """Adds one batch, or the counts that a shard's last row brings. Returns how many pictures that settles."""
-        if row["places"] != UNKNOWN:
-            self.places, self.counts = row["places"], json.loads(row["counts"])
-            return sum(self.counts["rejected"].values()) + sum(self.counts["failed"].values())
+        """Adds one batch, or what a shard's last row brings. Returns how many pictures that settles."""
         meta = pa.ipc.open_stream(row["meta"]).read_all()
-        self.batches[row["place"]] = meta, np.frombuffer(row["data"], np.uint16).reshape(len(meta), -1)
+        if row["places"] == UNKNOWN:
+            self.batches[row["place"]] = meta, np.frombuffer(row["data"], np.uint16).reshape(len(meta), -1)
+        else:
+            self.places, self.counts, self.rejected = row["places"], json.loads(row["counts"]), meta
         return len(meta)
 
     @property
@@ -162,33 +176,32 @@ class _Assembly:
         return len(self.batches) == self.places
 
 
-Tokens = list[tuple[pa.Table, np.ndarray]]  # META's rows with their tokens (b, n)
-
-
 def _tokenized(
     config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path, bar: tqdm
-) -> Iterator[tuple[int, Tokens, dict[str, Any]]]:
-    """Shard by shard, as they get ready: number, batches in order, counts."""
-    if not numbers:
-        return
+) -> Iterator[tuple[int, _Shard]]:
+    """Shard by shard, as they get ready, with their numbers."""
     _set_up_ray_data()
-    blocks: Any = _batches(config, numbers, image_size, shards).iter_batches(batch_size=None, batch_format="pyarrow")
-    assemblies: dict[int, _Assembly] = {}
-    for block in blocks:
-        for row in block.to_pylist():
-            assembly = assemblies.setdefault(row["shard"], _Assembly())
-            bar.update(assembly.take(row))
-            if assembly.is_complete:
-                del assemblies[row["shard"]]
-                yield row["shard"], [assembly.batches[place] for place in range(assembly.places)], assembly.counts
-    assert not assemblies, f"shards {sorted(assemblies)} are incomplete"
+    for start in range(0, len(numbers), GROUP):
+        batches = _batches(config, numbers[start : start + GROUP], image_size, shards)
+        blocks: Any = batches.iter_batches(batch_size=None, batch_format="pyarrow")
+        waiting: dict[int, _Shard] = {}
+        try:
+            for row in (row for block in blocks for row in block.to_pylist()):
+                shard = waiting.setdefault(row["shard"], _Shard())
+                bar.update(shard.take(row))
+                if shard.is_complete:
+                    yield row["shard"], waiting.pop(row["shard"])
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):  # Ray adds lines of advice to it, and a stack trace
+                raise InputError(str(error.cause).splitlines()[0]) from None
+            raise
+        assert not waiting, f"shards {sorted(waiting)} are incomplete"
 
 
 def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:
     """The data set of the docstring on top; nothing runs before somebody iterates over it."""
     weights = config.weights and os.path.abspath(config.weights)  # a worker may have another working folder
-    config, on_gpu = replace(config, weights=weights), config.gpus_per_actor > 0
-    threads = 0 if on_gpu else max(1, int(ray.cluster_resources()["CPU"]) // 2 // config.num_actors)
+    config, threads = replace(config, weights=weights), encoder_threads(config)
     rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     rows = rows.map_batches(_Reader(shards, config, image_size), batch_size=1, batch_format="pyarrow", num_cpus=1)
     with warnings.catch_warnings():  # max_restarts and max_task_retries are "deprecated", with nothing in their place
@@ -208,13 +221,32 @@ def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards
         )
 
 
+def encoder_threads(config: TokenizeConfig) -> int:
+    """Of PyTorch in each actor: half of the CPUs go to all actors, the others decode. 0, PyTorch's choice, on a GPU.
+
+    Raises InputError where this machine has no CPU left for decoding: Ray would wait for ever. A cluster may grow.
+    """
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    if config.num_actors >= sum(nodes) and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"tokenize.num_actors={config.num_actors} leaves none of {sum(nodes)} CPUs for decoding: lower it"
+        )
+    if config.gpus_per_actor:
+        return 0
+    # An actor fits one node; and on one small machine Ray counts more CPUs than there are cores (launch.start_ray).
+    largest = max(nodes) if len(nodes) > 1 else min(nodes[0], os.cpu_count() or 1)
+    return max(1, min(sum(nodes) // config.num_actors, largest) // 2)
+
+
 def _set_up_ray_data() -> None:
     """Small blocks keep the actors fed; and the stage has a progress bar of its own, without plans and opinions."""
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # an InputError stays one
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # what it logs is raised as well
 
 
 class _Reader:
@@ -228,56 +260,66 @@ class _Reader:
             yield from self._shard(number)
 
     def _shard(self, number: int) -> Iterator[pa.Table]:
-        rejected, failed = Counter[str](), Counter[str]()
-        rows = place = 0
+        counts: dict[str, Any] = {"rows": 0, "rejected": Counter(), "failed": Counter()}
+        dropped: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], np.ndarray]] = []
-        for file in download.picture_files(self.shards, number):
-            for picture in _rows(file):
-                rows += 1
-                picture["caption"] = captions.normalise(picture["caption"])
-                if self.config.caption_rules and (rule := captions.keep(picture["caption"])):
-                    rejected[rule] += 1
-                    continue
-                try:
-                    waiting.append((picture, self._pixels(picture.pop("image"))))
-                except pictures.PictureError as error:
-                    failed[error.cause] += 1
-                if len(waiting) == self.config.batch_size:
-                    yield _batch(number, place, waiting)
-                    place, waiting = place + 1, []
+        place = 0
+        for picture in _rows(download.picture_files(self.shards, number)):
+            counts["rows"] += 1
+            result = self._judge(picture)
+            if isinstance(result, np.ndarray):
+                waiting.append((picture, result))
+            else:
+                outcome, cause = result
+                counts[outcome][cause] += 1
+                dropped.append({**picture, "cause": cause})
+            if len(waiting) == self.config.batch_size:
+                yield _batch(number, place, waiting)
+                place, waiting = place + 1, []
         if waiting:
             yield _batch(number, place, waiting)
             place += 1
-        counts = {"rows": rows, "rejected": dict(rejected), "failed": dict(failed)}
         last = {"shard": number, "place": place, "places": place, "counts": json.dumps(counts), "data": b""}
-        yield pa.Table.from_pylist([last], BATCH)
+        yield pa.Table.from_pylist([{**last, "meta": _stream(dropped, REJECTED_SCHEMA)}], BATCH)
 
-    def _pixels(self, data: bytes) -> np.ndarray:
-        pixels = pictures.pixels(data)
+    def _judge(self, picture: dict[str, Any]) -> np.ndarray | tuple[str, str]:
+        """The pixels of a picture, or why it is dropped: ("rejected", rule) or ("failed", cause). Takes its image."""
+        data, picture["caption"] = picture.pop("image"), captions.normalise(picture["caption"])
+        if self.config.caption_rules and (rule := captions.keep(picture["caption"])):
+            return "rejected", rule
+        try:
+            pixels = pictures.pixels(data)
+        except pictures.PictureError as error:
+            return "failed", error.cause
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that somebody else made
-            raise pictures.PictureError("wrong_size")
+            return "failed", "wrong_size"
         return pixels
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(file) as pictures_file:
-        for batch in pictures_file.iter_batches(batch_size=256):
-            yield from batch.to_pylist()
+def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with pq.ParquetFile(file) as pictures_file:
+            for batch in pictures_file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
 
 
 def _batch(number: int, place: int, rows: list[tuple[dict[str, Any], np.ndarray]]) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, META) as stream:
-        stream.write_table(pa.Table.from_pylist([meta for meta, _ in rows], META))
     row = {
         "shard": number,
         "place": place,
         "places": UNKNOWN,
         "counts": None,
-        "meta": sink.getvalue().to_pybytes(),
+        "meta": _stream([meta for meta, _ in rows], META),
         "data": np.stack([pixels for _, pixels in rows]).tobytes(),
     }
     return pa.Table.from_pylist([row], BATCH)
+
+
+def _stream(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, columns) as stream:
+        stream.write_table(pa.Table.from_pylist(rows, columns))
+    return sink.getvalue().to_pybytes()
 
 
 class _Encoder:
@@ -286,34 +328,40 @@ class _Encoder:
     def __init__(self, config: TokenizeConfig, image_size: int, threads: int):
         import torch
 
-        from emage import tokenizers
+        from emage import memory, tokenizers
 
         self.device = "cuda" if config.gpus_per_actor else "cpu"
         self.image_size = image_size
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = tokenizers.load(config.tokenizer, config.weights, device=self.device)
+        self.in_parts = memory.InParts(self._tokens, config.batch_size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        data = [self._tokens(pixels) for pixels in batch["data"].to_pylist()]
+        data = [self._encoded(pixels) for pixels in batch["data"].to_pylist()]
         index = batch.schema.get_field_index("data")
         return batch.set_column(index, "data", pa.array(data, pa.binary()))
 
-    def _tokens(self, data: bytes) -> bytes:
+    def _encoded(self, data: bytes) -> bytes:
         import torch
 
         if not data:  # a shard's last row
             return data
-        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
-        pixels = pixels.view(-1, self.image_size, self.image_size, 3).permute(0, 3, 1, 2) / 255  # (b, 3, H, W)
-        return self.tokenizer.encode(pixels).cpu().numpy().astype(np.uint16).tobytes()  # (b, n)
+        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        tokens = self.in_parts(pixels.view(-1, self.image_size, self.image_size, 3))  # (b, n)
+        return tokens.numpy().astype(np.uint16).tobytes()
+
+    def _tokens(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """(b, H, W, 3) uint8 -> (b, n) int64, both on the CPU."""
+        return self.tokenizer.encode(pixels.to(self.device).permute(0, 3, 1, 2) / 255).cpu()
 
 
 # --- The token table -------------------------------------------------------------------------------------------------
 
 
-def _token_table(info: schema.TokenizerInfo, batches: Tokens) -> pa.Table:
+def _token_table(info: schema.TokenizerInfo, shard: _Shard) -> pa.Table:
     """Plain Arrow columns, whatever Ray made of them on the way."""
+    batches = [shard.batches[place] for place in range(shard.places)]
     target = schema.token_table(info, emage.__version__)
     meta = pa.concat_tables([META.empty_table(), *(meta for meta, _ in batches)])
     tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in batches)])
@@ -332,15 +380,19 @@ def uid(dataset: str, key: str) -> int:
     return name << ROW_BITS | int(key)
 
 
-def _write(folder: Path, table: pa.Table, counts: dict[str, Any], inputs: str, settings: str) -> dict[str, Any]:
+def _write(folder: Path, shard: _Shard, info: schema.TokenizerInfo, content: str, settings: str) -> dict[str, Any]:
+    """Writes a tokenized shard. Returns its manifest."""
+    table = _token_table(info, shard)
     with manifest.new_folder(folder) as temporary:
         pq.write_table(table, temporary / TOKENS, compression="zstd")
+        pq.write_table(shard.rejected, temporary / REJECTED, compression="zstd")
         values = {
-            **counts,
+            **shard.counts,
             "written": len(table),
-            "input": inputs,
+            "datasets": dict(sorted(Counter(table["dataset"].to_pylist()).items())),
+            "input": content,
             "settings": settings,
-            "outputs": {TOKENS: manifest.sha256(temporary / TOKENS)},
+            "outputs": {name: manifest.sha256(temporary / name) for name in (TOKENS, REJECTED)},
         }
         manifest.write_json(temporary / manifest.NAME, values)
     return values

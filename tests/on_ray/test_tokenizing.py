@@ -1,0 +1,230 @@
+"""Image shards -> tokenized shards: every row is in one file or the other, whatever dies or runs out on the way."""
+
+import io
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from ray.util.state import get_actor, list_actors
+from ray.util.state.common import ActorState
+
+from emage import captions, manifest, schema, shapes, tokenizers
+from emage.config import TokenizeConfig
+from emage.errors import InputError
+from emage.on_ray import download, tokenizing
+
+SHARDS, ROWS, SIZE = 6, 24, 64
+CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
+DATASETS = ("laion", "shapes")
+BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # place in a shard -> caption
+BAD_IMAGES = {7: b"no picture", 20: b"\xff\xd8\xff\xe0"}
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
+    """Image shards as the download leaves them, in each the same bad rows. Returns all rows."""
+    scenes = shapes.train_scenes(count * ROWS, seed=3)
+    drawn = shapes.draw_many(scenes, seed=3)
+    rows = []
+    for i, scene in enumerate(scenes):
+        number, place = divmod(i, ROWS)
+        rows.append(
+            {
+                "key": f"{number:05d}{place:04d}",
+                "dataset": DATASETS[i % len(DATASETS)],
+                "url": f"http://a.test/{i}.jpg",
+                "caption": BAD_CAPTIONS.get(place, scene.caption),
+                "image": BAD_IMAGES.get(place) or jpeg(drawn[i]),
+                "width": SIZE,
+                "height": SIZE,
+                "sha256": "",
+            }
+        )
+    for number in range(count):
+        shard = folder / f"{number:05d}"
+        shard.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.PICTURE), shard / "p")
+        outputs = {"p": manifest.sha256(shard / "p")}
+        values = {"rows": ROWS, "written": ROWS, "failed": {}, "pictures": ["p"], "outputs": outputs}
+        manifest.write_json(shard / manifest.NAME, values)
+    total = {"shards": count, "rows": count * ROWS, "written": count * ROWS, "failed": {}}
+    manifest.write_json(folder / manifest.NAME, total)
+    return rows
+
+
+def run(shards: Path, folder: Path, config: TokenizeConfig = CONFIG) -> dict[str, Any]:
+    info = tokenizing.describe(config, SIZE)
+    return tokenizing.run(config, info, image_size=SIZE, shards=shards, folder=folder)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): manifest.sha256(file) for file in sorted(folder.glob("*/*"))}
+
+
+@pytest.fixture(scope="module")
+def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]], dict[str, Any]]:
+    """The folder that holds shards/ and tokenized/, all rows, the stage's manifest."""
+    folder = tmp_path_factory.mktemp("tokenizing")
+    rows = write_shards(folder / "shards")
+    return folder, rows, run(folder / "shards", folder / "tokenized")
+
+
+@pytest.mark.ray
+def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
+    folder, rows, values = tokenized
+    causes = {3: "empty", 11: captions.keep(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
+    bad = {row["key"]: causes[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in causes}
+    written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
+    rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))
+    assert rejected.schema.names == ["key", "dataset", "url", "caption", "cause"]
+    assert {row["key"]: row["cause"] for row in rejected.to_pylist()} == bad
+    by_key = {row["key"]: row for row in rows}
+    for row in (*written, *rejected.to_pylist()):
+        before = by_key.pop(row["key"])  # a second time would be a KeyError
+        assert all(row[name] == before[name] for name in ("dataset", "url", "caption"))
+    assert not by_key
+    assert values["rows"] == len(rows) and values["written"] == len(written) == len(rows) - len(bad)
+    assert values["rejected"] == {"empty": SHARDS, causes[11]: SHARDS}
+    assert values["failed"] == {"not_an_image": 2 * SHARDS}
+    assert values["datasets"] == Counter(row["dataset"] for row in written)
+    assert set(values["datasets"]) == set(DATASETS)
+
+
+@pytest.mark.ray
+def test_manifests_of_the_shards_add_up_to_that_of_the_stage(tokenized):
+    folder, _, values = tokenized
+    shards = [download.shard_manifest(folder / "tokenized", number) for number in range(SHARDS)]
+    for name in ("rows", "written"):
+        assert sum(shard[name] for shard in shards) == values[name]
+    for name in ("rejected", "failed", "datasets"):
+        assert sum((Counter(shard[name]) for shard in shards), Counter()) == values[name]
+    for number, shard in enumerate(shards):
+        paths = {name: download.shard_folder(folder / "tokenized", number) / name for name in shard["outputs"]}
+        assert shard["outputs"] == {name: manifest.sha256(path) for name, path in paths.items()}
+        assert pq.read_metadata(paths["rejected.parquet"]).num_rows == shard["rows"] - shard["written"]
+
+
+@pytest.mark.ray
+def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, monkeypatch):
+    """In several Ray data sets, with other batches: the same bytes and the same sums."""
+    folder, _, values = tokenized
+    target = tmp_path / "tokenized"
+    monkeypatch.setattr(tokenizing, "GROUP", 4)
+    run(folder / "shards", target, replace(CONFIG, batch_size=7, num_actors=2))
+    assert files(target) == files(folder / "tokenized")
+    (target / "00004" / manifest.NAME).unlink()
+    before = {number: (target / f"{number:05d}").stat().st_mtime_ns for number in range(SHARDS)}
+    assert run(folder / "shards", target) == values
+    assert files(target) == files(folder / "tokenized")
+    after = {number: (target / f"{number:05d}").stat().st_mtime_ns for number in range(SHARDS)}
+    assert {number for number in range(SHARDS) if before[number] != after[number]} == {4}
+    assert tokenizing.finished(folder / "shards", target) == manifest.read_json(target / manifest.NAME)
+
+
+@pytest.mark.ray
+def test_decoding_and_encoding_are_stages_of_their_own(tokenized):
+    """Merged into one, the accelerator would wait for its own decoding."""
+    folder, _, _ = tokenized
+    batches = tokenizing._batches(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
+    stages = [line.split(":")[0] for line in batches.stats().splitlines() if line.startswith("Operator")]
+    assert stages == ["Operator 0 FromItems", "Operator 1 MapBatches(_Reader)", "Operator 2 MapBatches(_Encoder)"]
+
+
+@pytest.mark.ray
+def test_actors_leave_cpus_for_decoding(ray_cluster):
+    cores = os.cpu_count() or 1  # of which the cluster of the tests counts 4
+    assert tokenizing.encoder_threads(replace(CONFIG, num_actors=1)) == max(1, min(4, cores) // 2)
+    assert tokenizing.encoder_threads(replace(CONFIG, num_actors=3)) == 1
+    assert tokenizing.encoder_threads(replace(CONFIG, gpus_per_actor=1.0)) == 0
+    with pytest.raises(InputError, match=r"tokenize.num_actors=4 leaves none of 4 CPUs"):
+        tokenizing.encoder_threads(replace(CONFIG, num_actors=4))
+
+
+@pytest.mark.ray
+def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch):
+    folder, _, values = tokenized
+    monkeypatch.setattr(tokenizing, "BLOCK_BYTES", 1)  # a task for each picture
+    killed: list[ActorState] = []
+    killer = threading.Thread(target=_kill_an_actor, args=(tmp_path / "tokenized", killed))
+    killer.start()
+    made = run(folder / "shards", tmp_path / "tokenized", replace(CONFIG, batch_size=1))
+    killer.join()
+    (actor,) = killed
+    restarts = int(get_actor(actor.actor_id).num_restarts)  # type: ignore[union-attr]
+    assert restarts == 1, "it was to be killed before it had done its work"
+    assert made == values and files(tmp_path / "tokenized") == files(folder / "tokenized")
+
+
+def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
+    """SIGKILL to the encoder's process once the first shard is there."""
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+        if "_Encoder" in actor.class_name:
+            os.kill(actor.pid, signal.SIGKILL)
+            killed.append(actor)
+
+
+class Cramped:
+    """A tokenizer on a device with room for `room` pictures."""
+
+    def __init__(self, tokenizer: Any, room: int):
+        self.tokenizer, self.room, self.batches = tokenizer, room, []
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(pixels))
+        if len(pixels) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.tokenizer.encode(pixels)
+
+
+def encoder(room: int, batch_size: int) -> tuple[tokenizing._Encoder, Cramped]:
+    made = tokenizing._Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
+    made.tokenizer = Cramped(tokenizers.load(CONFIG.tokenizer), room)
+    return made, made.tokenizer
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_token():
+    drawn = shapes.draw_many(shapes.train_scenes(11, seed=4), seed=4)
+    batch = pa.table({"data": pa.array([drawn.tobytes(), b"", drawn[:7].tobytes()], pa.binary())})
+    whole, _ = encoder(room=11, batch_size=11)
+    cramped, tokenizer = encoder(room=3, batch_size=11)
+    expected = whole(batch)["data"].to_pylist()
+    assert cramped(batch)["data"].to_pylist() == expected
+    assert tokenizer.batches == [11, 6, 3, 3, 3, 2, 3, 3, 1]
+    alone = tokenizers.load(CONFIG.tokenizer).encode(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)
+    assert np.frombuffer(expected[0], np.uint16).reshape(11, -1).tolist() == alone.tolist()
+
+
+@pytest.mark.ray
+def test_a_picture_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monkeypatch):
+    """What a pipeline prints: the actor's error, not a stack trace of Ray's."""
+    folder, _, _ = tokenized
+
+    class NoRoom(tokenizing._Encoder):  # in here, so that it travels to the actor whole
+        def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(tokenizing, "_Encoder", NoRoom)
+    with pytest.raises(InputError) as raised:
+        run(folder / "shards", tmp_path / "tokenized")
+    text = str(raised.value)
+    assert text.startswith("not even a batch of one fits into memory") and "\n" not in text
+    assert not list((tmp_path / "tokenized").iterdir())
