@@ -1,0 +1,227 @@
+"""What the ingest costs beside its work proper, measured in one run. The first word says which part.
+
+python benchmarks/ingest.py tokenize                  # demo tokenizer, 64x64: 2 minutes on two cores, ratio 0.9 or more
+python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=10 batch_size=1 shard_rows=1    # MINUTES
+python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=20000 gpus=1
+
+`tokenize`: pictures/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
+tasks, encoding in one actor, tokenized shards on disk), in turns: same pictures, batch size, threads, float32. The bare
+loop gets decoded pictures, the stage JPEGs. The goal is a ratio of 0.9. Two are printed: `whole`, with everything, and
+`steady`, from the first quarter of the pictures on. That leaves out what comes before the first tokens (`start-up`: Ray
+starts the actor, which imports PyTorch and loads the weights; the first block is decoded): seconds of a run of days.
+
+Without a GPU, decoding and encoding share the cores. Half of them encode, and the bare loop has as many; the others
+decode. So the ratio still says whether the encoder waits, as long as nobody else uses the machine.
+
+A published tokenizer gets random weights: what a picture costs does not depend on them. No network.
+"""
+
+import io
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from emage import config as settings
+from emage import manifest, pictures, schema, shapes, tokenizers
+from emage.config import TokenizeConfig
+from emage.errors import InputError
+from emage.on_ray import download, launch, tasks, tokenizing
+from emage.tokenizers.dvae import DVAE, DVAEConfig
+from emage.tokenizers.vqgan import VQGAN
+
+SAME_BLOCK_S = 0.01  # rows of one block come at once
+DISTINCT = 64  # pictures that are drawn; more are repetitions
+
+
+@dataclass(frozen=True)
+class TokenizeBenchmark:
+    """Pictures/s through the tokenizing stage beside a bare encode loop."""
+
+    tokenizer: str = tokenizers.DEMO
+    pictures: int = 16_000
+    batch_size: int = 64
+    shard_rows: int = 10_000
+    repeat: int = 3
+    gpus: float = 0.0  # for the one actor
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exits with 2 and one line on bad input."""
+    try:
+        if not argv or argv[0] not in MODES:
+            raise InputError(f"the first word is one of: {', '.join(MODES)}")
+        program, run = MODES[argv[0]]
+        run(settings.parse(program, argv[1:]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+# --- tokenize ---------------------------------------------------------------------------------------------------------
+
+
+def tokenize(benchmark: TokenizeBenchmark) -> None:
+    for name in ("pictures", "batch_size", "shard_rows", "repeat"):
+        if getattr(benchmark, name) < 1:
+            raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
+    launch.check_gpus(benchmark.gpus, "gpus")
+    launch.start_ray()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(benchmark, Path(folder))
+
+
+def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
+    """Prints a line a round, then the medians."""
+    config, size = prepare(benchmark, folder)
+    info = tokenizing.describe(config, size)
+    threads = tokenizing.encoder_threads(config)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    jpegs = draw(min(benchmark.pictures, DISTINCT), size)
+    write_shards(folder / "shards", jpegs, benchmark, size)
+    started = time.process_time()
+    pixels = np.stack([pictures.pixels(jpeg) for jpeg in jpegs])
+    decoding = (time.process_time() - started) / len(jpegs)
+    pixels = pixels[np.arange(benchmark.pictures) % len(jpegs)]
+    tokenizer = tokenizers.load(config.tokenizer, config.weights, device="cuda" if benchmark.gpus else "cpu")
+
+    where = torch.cuda.get_device_name() if benchmark.gpus else f"{threads} of {os.cpu_count()} cores"
+    print(f"{info.name}, {benchmark.pictures} pictures of {size}x{size}, batches of {config.batch_size}, {where}")
+    print(f"decoding: {1e3 * decoding:.2f} ms a picture on one core")
+    print(f"{'':8}{'bare':>10}{'whole':>10}{'steady':>10}{'start-up':>12}   ratios")
+    rounds = []
+    for number in range(benchmark.repeat):
+        bare = bare_rate(tokenizer, pixels, config.batch_size)
+        whole, steady, start_up = stage_rates(config, info, size, folder)
+        rounds.append((bare, whole, steady, start_up, whole / bare, steady / bare))
+        print_round(f"round {number + 1}", rounds[-1])
+    print_round("median", [statistics.median(column) for column in zip(*rounds, strict=True)])
+
+
+def print_round(title: str, values: Sequence[float]) -> None:
+    bare, whole, steady, start_up, whole_ratio, steady_ratio = values
+    rates = f"{bare:8.2f}/s{whole:8.2f}/s{steady:8.2f}/s{start_up:10.1f} s"
+    print(f"{title:8}{rates}   whole {whole_ratio:.2f}, steady {steady_ratio:.2f}", flush=True)
+
+
+def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig, int]:
+    """The stage's settings, and the size of the pictures that the tokenizer was made for."""
+    config = TokenizeConfig(
+        tokenizer=benchmark.tokenizer, batch_size=benchmark.batch_size, gpus_per_actor=benchmark.gpus
+    )
+    if benchmark.tokenizer == tokenizers.DEMO:
+        return config, tokenizers.load(tokenizers.DEMO).config.resolution
+    if benchmark.tokenizer not in tokenizers.TOKENIZERS:
+        raise InputError(f"no tokenizer {benchmark.tokenizer!r} (all: {', '.join(tokenizers.TOKENIZERS)})")
+    shape = tokenizers.TOKENIZERS[benchmark.tokenizer].config
+    made = (DVAE if isinstance(shape, DVAEConfig) else VQGAN)(shape, benchmark.tokenizer)
+    tokenizers.save(made, folder / "weights.safetensors")
+    return replace(config, weights=str(folder / "weights.safetensors")), shape.resolution
+
+
+def draw(count: int, size: int) -> list[bytes]:
+    """JPEGs as the download writes them."""
+    jpegs = []
+    for drawn in shapes.draw_many(shapes.train_scenes(count, seed=0), seed=0):
+        file = io.BytesIO()
+        image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC)
+        image.save(file, "JPEG", quality=pictures.QUALITY, subsampling=0)
+        jpegs.append(file.getvalue())
+    return jpegs
+
+
+def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark, size: int) -> None:
+    """What the download leaves."""
+    starts = range(0, benchmark.pictures, benchmark.shard_rows)
+    for number, start in enumerate(starts):
+        rows = [
+            {
+                "key": f"{number:05d}{i - start:05d}",
+                "dataset": "drawn",
+                "url": f"http://a.test/{i}.jpg",
+                "caption": "a small red circle above a large blue square",
+                "image": jpegs[i % len(jpegs)],
+                "width": size,
+                "height": size,
+                "sha256": "",
+            }
+            for i in range(start, min(start + benchmark.shard_rows, benchmark.pictures))
+        ]
+        shard = download.shard_folder(folder, number)
+        shard.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema.PICTURE), shard / download.PICTURES)
+        counts = {"rows": len(rows), "written": len(rows), "failed": {}}
+        files = {"pictures": [download.PICTURES], "outputs": {download.PICTURES: str(number)}}
+        manifest.write_json(shard / manifest.NAME, counts | files)
+    total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}}
+    manifest.write_json(folder / manifest.NAME, {"shards": len(starts), **total})
+
+
+def bare_rate(tokenizer: tokenizers.Tokenizer, pixels: np.ndarray, batch_size: int) -> float:
+    """Pictures/s of nothing but the tokenizer; pixels (n, H, W, 3) uint8. The first batch warms up."""
+
+    def encode(batch: np.ndarray) -> torch.Tensor:
+        on_device = torch.from_numpy(batch).to(next(tokenizer.parameters()).device)
+        return tokenizer.encode(on_device.permute(0, 3, 1, 2) / 255).cpu()
+
+    encode(pixels[:batch_size])
+    started = time.perf_counter()
+    for start in range(0, len(pixels), batch_size):
+        encode(pixels[start : start + batch_size])
+    return len(pixels) / (time.perf_counter() - started)
+
+
+class Clock:
+    """Stands in for the stage's progress bar: notes when tokens arrive."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[tuple[float, int]] = []
+
+    def update(self, count: int) -> None:
+        self.arrivals.append((time.perf_counter(), count))
+
+    @contextmanager
+    def shown(self, *_: object):
+        yield self
+
+    def steady_rate(self) -> float:
+        """Pictures/s between the arrival of the first quarter and of the last. NaN where that was one block."""
+        total = np.cumsum([count for _, count in self.arrivals])
+        first, last = self.arrivals[int(np.searchsorted(total, total[-1] / 4))][0], self.arrivals[-1][0]
+        later = sum(count for moment, count in self.arrivals if moment > first + SAME_BLOCK_S)
+        return later / (last - first) if later else float("nan")
+
+
+def stage_rates(
+    config: TokenizeConfig, info: schema.TokenizerInfo, size: int, folder: Path
+) -> tuple[float, float, float]:
+    """Pictures/s of the whole stage, and after its start-up; seconds of the start-up."""
+    shutil.rmtree(folder / "tokenized", ignore_errors=True)
+    clock = Clock()
+    started = time.perf_counter()
+    with mock.patch.object(tasks, "bar", clock.shown):
+        made = tokenizing.run(config, info, image_size=size, shards=folder / "shards", folder=folder / "tokenized")
+    seconds = time.perf_counter() - started
+    assert made["written"] == made["rows"]
+    return made["written"] / seconds, clock.steady_rate(), clock.arrivals[0][0] - started
+
+
+MODES: dict[str, tuple[type, Callable[[Any], None]]] = {"tokenize": (TokenizeBenchmark, tokenize)}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

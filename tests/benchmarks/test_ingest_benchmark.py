@@ -1,0 +1,94 @@
+"""The ingest's benchmark: its command line, the rate from a given course of arrivals, the shards that it makes."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from emage import manifest, pictures, schema, tokenizers
+from emage.on_ray import download
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ingest.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ingest_benchmark", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
+    """Blocks of 2 x 10 pictures: the first after 100 s, three at 2 s each, and two at 4 s."""
+    clock = benchmark.Clock()
+    for moment in (100.0, 102.0, 104.0, 106.0, 110.0, 114.0):
+        clock.arrivals += [(moment, 10), (moment + 0.001, 10)]
+    assert clock.steady_rate() == pytest.approx(80 / 12, rel=1e-3)  # a quarter is there at 102 s
+    one = benchmark.Clock()
+    one.arrivals = [(5.0, 10), (5.001, 10)]
+    assert np.isnan(one.steady_rate())
+
+
+def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
+    settings = benchmark.TokenizeBenchmark(pictures=7, shard_rows=3)
+    jpegs = benchmark.draw(5, 32)
+    benchmark.write_shards(tmp_path, jpegs, settings, 32)
+    assert manifest.read_json(tmp_path / manifest.NAME)["shards"] == 3
+    files = [file for number in range(3) for file in download.picture_files(tmp_path, number)]
+    tables = [pq.read_table(file) for file in files]
+    assert [len(table) for table in tables] == [3, 3, 1]
+    assert all(table.schema.equals(schema.PICTURE) for table in tables)
+    images = [image for table in tables for image in table["image"].to_pylist()]
+    assert [jpegs.index(image) for image in images] == [0, 1, 2, 3, 4, 0, 1]
+    assert pictures.pixels(images[0]).shape == (32, 32, 3)
+    assert len({key for table in tables for key in table["key"].to_pylist()}) == 7
+
+
+def test_the_bare_loop_encodes_every_picture(benchmark):
+    class Counting(type(tokenizers.load(tokenizers.DEMO))):
+        def encode(self, pixels):
+            seen.append(len(pixels))
+            return super().encode(pixels)
+
+    seen: list[int] = []
+    tokenizer = tokenizers.load(tokenizers.DEMO)
+    tokenizer.__class__ = Counting
+    assert benchmark.bare_rate(tokenizer, np.zeros((10, 64, 64, 3), np.uint8), 4) > 0
+    assert seen == [4, 4, 4, 2]  # the first warms up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the first word is one of: tokenize"),
+        (["tokenise"], "the first word is one of: tokenize"),
+        (["tokenize", "picture=3"], "unknown key 'picture'; did you mean pictures?"),
+        (["tokenize", "pictures=0"], "pictures=0: there must be at least one"),
+        (["tokenize", "tokenizer=vqgan"], "no tokenizer 'vqgan'"),
+    ],
+)
+def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_the_script_itself(tmp_path):
+    """As a person starts it, on few pictures: the figures are there and all pictures came through."""
+    command = [sys.executable, str(SCRIPT), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "vqgan-demo-f8-512, 40 pictures of 64x64, batches of 4" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("median"))
+    assert line.count("/s") == 3 and "whole" in line and "steady" in line
+    assert not list(tmp_path.iterdir())
