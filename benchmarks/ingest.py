@@ -1,7 +1,7 @@
 """What the ingest costs beside its work proper, measured in one run. The first word says which part.
 
 python benchmarks/ingest.py tokenize                  # demo tokenizer, 64x64: 2 minutes on two cores, ratio 0.9 or more
-python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=10 batch_size=1 shard_rows=1    # MINUTES
+python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=24 batch_size=1 shard_rows=1  # 5 minutes
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=20000 gpus=1
 
 `tokenize`: pictures/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
