@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from PIL import Image
 from ray.util.state import get_actor, list_actors
@@ -166,9 +167,14 @@ def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkey
     made = run(folder / "shards", tmp_path / "tokenized", replace(CONFIG, batch_size=1))
     killer.join()
     (actor,) = killed
-    restarts = int(get_actor(actor.actor_id).num_restarts)  # type: ignore[union-attr]
+    restarts = int(get_actor(actor.actor_id, address=this_cluster()).num_restarts)  # type: ignore[union-attr]
     assert restarts == 1, "it was to be killed before it had done its work"
     assert made == values and files(tmp_path / "tokenized") == files(folder / "tokenized")
+
+
+def this_cluster() -> str:
+    """Others may run on this machine, and their actors are not ours to kill."""
+    return ray.get_runtime_context().gcs_address
 
 
 def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
@@ -176,7 +182,7 @@ def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob("[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+    for actor in list_actors(address=this_cluster(), filters=[("state", "=", "ALIVE")]):
         if "_Encoder" in actor.class_name:
             os.kill(actor.pid, signal.SIGKILL)
             killed.append(actor)
