@@ -40,7 +40,7 @@ from emage import config as settings
 from emage import manifest, pictures, schema, shapes, tokenizers
 from emage.config import TokenizeConfig
 from emage.errors import InputError
-from emage.on_ray import download, launch, tasks, tokenizing
+from emage.on_ray import batches, download, launch, tasks, tokenizing
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN
 
@@ -89,7 +89,7 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     """Prints a line a round, then the medians."""
     config, size = prepare(benchmark, folder)
     info = tokenizing.describe(config, size)
-    threads = tokenizing.encoder_threads(config)
+    threads = batches.encoder_threads(config)
     torch.set_num_threads(threads or torch.get_num_threads())
     jpegs = draw(min(benchmark.pictures, DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)

@@ -1,64 +1,31 @@
-"""Image shards -> tokenized shards, in Ray Data: caption rules and decoding on CPU tasks, the tokenizer in actors.
-
-    shard numbers ─ _Reader (tasks) ─ batches of pixels ─ _Encoder (actors) ─ batches of tokens ─ the driver writes
-
-One row of the Ray data set is one batch of pictures. A batch holds consecutive pictures of one shard, so its tokens do
-not depend on how Ray cuts its blocks, on timing or on restarts. A shard's last row carries its counts and says how many
-batches came before it; the driver writes a shard when all of them are there.
+"""Image shards -> tokenized shards. How the tokens are made is emage.on_ray.batches'; here they become files.
 
 A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_table), `rejected.parquet` (every row
 that a caption rule or the decoder dropped, with its cause) and `manifest.json`.
 """
 
 import hashlib
-import json
-import logging
-import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from ray.exceptions import RayTaskError
-from tqdm import tqdm
 
 import emage
-from emage import captions, manifest, pictures, schema
+from emage import manifest, schema
 from emage.config import TokenizeConfig
 from emage.errors import InputError
-from emage.on_ray import download, tasks
+from emage.on_ray import batches, download, tasks
 
 if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have no use for it
-    import torch
+    pass
 
 TOKENS, REJECTED = "tokens.parquet", "rejected.parquet"
 ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it
-BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 pictures of 256x256
-GROUP = 2_048  # shards in one Ray data set: each costs the driver 1 ms and 4 kB before the first is read
-RESTARTS = 4  # of an actor, and of a task on one
-UNKNOWN = -1  # number of batches, in every row but a shard's last
-
-# A row between the stages: one batch of one shard. `meta` is an Arrow stream of META's rows; `data` is raw bytes,
-# uint8 pixels (b, size, size, 3) before the encoder and uint16 tokens (b, n) behind it. A shard's last row has no data,
-# and REJECTED_SCHEMA's rows for `meta`.
-BATCH = pa.schema(
-    [
-        ("shard", pa.int64()),
-        ("place", pa.int64()),
-        ("places", pa.int64()),
-        ("counts", pa.string()),
-        ("meta", pa.binary()),
-        ("data", pa.binary()),
-    ]
-)
-META = pa.schema([item for item in schema.PICTURE if item.name != "image"])
-REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
 SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, beside rows and written
 
 
@@ -100,7 +67,7 @@ def run(
         else:
             _add(totals, shard)
     with tasks.bar("tokenize", downloaded["written"] - totals["rows"], "pictures") as bar:
-        for number, shard in _tokenized(config, missing, image_size, shards, bar):
+        for number, shard in batches.tokenized(config, missing, image_size, shards, bar):
             target = download.shard_folder(folder, number)
             _add(totals, _write(target, shard, info, inputs[number], settings))
     values = {
@@ -150,224 +117,17 @@ def _add(totals: dict[str, Any], shard: dict[str, Any]) -> None:
         totals[name].update(shard[name])
 
 
-# --- The Ray data set ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Shard:
-    """What has come of one shard so far."""
-
-    batches: dict[int, tuple[pa.Table, np.ndarray]] = field(default_factory=dict)  # META's rows, tokens (b, n)
-    places: int = UNKNOWN
-    counts: dict[str, Any] = field(default_factory=dict)
-    rejected: pa.Table | None = None  # REJECTED_SCHEMA
-
-    def take(self, row: dict[str, Any]) -> int:
-        """Adds one batch, or what a shard's last row brings. Returns how many pictures that settles."""
-        meta = pa.ipc.open_stream(row["meta"]).read_all()
-        if row["places"] == UNKNOWN:
-            self.batches[row["place"]] = meta, np.frombuffer(row["data"], np.uint16).reshape(len(meta), -1)
-        else:
-            self.places, self.counts, self.rejected = row["places"], json.loads(row["counts"]), meta
-        return len(meta)
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.batches) == self.places
-
-
-def _tokenized(
-    config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path, bar: tqdm
-) -> Iterator[tuple[int, _Shard]]:
-    """Shard by shard, as they get ready, with their numbers."""
-    _set_up_ray_data()
-    for start in range(0, len(numbers), GROUP):
-        batches = _batches(config, numbers[start : start + GROUP], image_size, shards)
-        blocks: Any = batches.iter_batches(batch_size=None, batch_format="pyarrow")
-        waiting: dict[int, _Shard] = {}
-        try:
-            for row in (row for block in blocks for row in block.to_pylist()):
-                shard = waiting.setdefault(row["shard"], _Shard())
-                bar.update(shard.take(row))
-                if shard.is_complete:
-                    yield row["shard"], waiting.pop(row["shard"])
-        except RayTaskError as error:
-            if isinstance(error.cause, InputError):  # Ray adds lines of advice to it, and a stack trace
-                raise InputError(str(error.cause).splitlines()[0]) from None
-            raise
-        assert not waiting, f"shards {sorted(waiting)} are incomplete"
-
-
-def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:
-    """The data set of the docstring on top; nothing runs before somebody iterates over it."""
-    weights = config.weights and os.path.abspath(config.weights)  # a worker may have another working folder
-    config, threads = replace(config, weights=weights), encoder_threads(config)
-    rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
-    rows = rows.map_batches(_Reader(shards, config, image_size), batch_size=1, batch_format="pyarrow", num_cpus=1)
-    with warnings.catch_warnings():  # max_restarts and max_task_retries are "deprecated", with nothing in their place
-        warnings.simplefilter("ignore")
-        return rows.map_batches(
-            _Encoder,
-            fn_constructor_args=(config, image_size, threads),
-            # Two tasks: an actor's next block is on its node before it has done with the one before.
-            compute=ray.data.ActorPoolStrategy(size=config.num_actors, max_tasks_in_flight_per_actor=2),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=max(1, threads),
-            num_gpus=config.gpus_per_actor,
-            # Without a bound, a batch that kills its actor would do so for ever. These two also keep Ray from merging
-            # this stage with the one before: an accelerator would wait for its own decoding.
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-        )
-
-
-def encoder_threads(config: TokenizeConfig) -> int:
-    """Of PyTorch in each actor: half of the CPUs go to all actors, the others decode. 0, PyTorch's choice, on a GPU.
-
-    Raises InputError where this machine has no CPU left for decoding: Ray would wait for ever. A cluster may grow.
-    """
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if config.num_actors >= sum(nodes) and not os.environ.get("RAY_ADDRESS"):
-        raise InputError(
-            f"tokenize.num_actors={config.num_actors} leaves none of {sum(nodes)} CPUs for decoding: lower it"
-        )
-    if config.gpus_per_actor:
-        return 0
-    # An actor fits one node; and on one small machine Ray counts more CPUs than there are cores (launch.start_ray).
-    largest = max(nodes) if len(nodes) > 1 else min(nodes[0], os.cpu_count() or 1)
-    return max(1, min(sum(nodes) // config.num_actors, largest) // 2)
-
-
-def _set_up_ray_data() -> None:
-    """Small blocks keep the actors fed; and the stage has a progress bar of its own, without plans and opinions."""
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = BLOCK_BYTES
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # an InputError stays one
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # what it logs is raised as well
-
-
-class _Reader:
-    """One image shard -> its batches: captions judged, pictures decoded. Stateless, runs as tasks."""
-
-    def __init__(self, shards: Path, config: TokenizeConfig, image_size: int):
-        self.shards, self.config, self.image_size = shards, config, image_size
-
-    def __call__(self, numbers: pa.Table) -> Iterator[pa.Table]:
-        for number in numbers["shard"].to_pylist():
-            yield from self._shard(number)
-
-    def _shard(self, number: int) -> Iterator[pa.Table]:
-        counts: dict[str, Any] = {"rows": 0, "rejected": Counter(), "failed": Counter()}
-        dropped: list[dict[str, Any]] = []
-        waiting: list[tuple[dict[str, Any], np.ndarray]] = []
-        place = 0
-        for picture in _rows(download.picture_files(self.shards, number)):
-            counts["rows"] += 1
-            result = self._judge(picture)
-            if isinstance(result, np.ndarray):
-                waiting.append((picture, result))
-            else:
-                outcome, cause = result
-                counts[outcome][cause] += 1
-                dropped.append({**picture, "cause": cause})
-            if len(waiting) == self.config.batch_size:
-                yield _batch(number, place, waiting)
-                place, waiting = place + 1, []
-        if waiting:
-            yield _batch(number, place, waiting)
-            place += 1
-        last = {"shard": number, "place": place, "places": place, "counts": json.dumps(counts), "data": b""}
-        yield pa.Table.from_pylist([{**last, "meta": _stream(dropped, REJECTED_SCHEMA)}], BATCH)
-
-    def _judge(self, picture: dict[str, Any]) -> np.ndarray | tuple[str, str]:
-        """The pixels of a picture, or why it is dropped: ("rejected", rule) or ("failed", cause). Takes its image."""
-        data, picture["caption"] = picture.pop("image"), captions.normalise(picture["caption"])
-        if self.config.caption_rules and (rule := captions.keep(picture["caption"])):
-            return "rejected", rule
-        try:
-            pixels = pictures.pixels(data)
-        except pictures.PictureError as error:
-            return "failed", error.cause
-        if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that somebody else made
-            return "failed", "wrong_size"
-        return pixels
-
-
-def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        with pq.ParquetFile(file) as pictures_file:
-            for batch in pictures_file.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
-
-
-def _batch(number: int, place: int, rows: list[tuple[dict[str, Any], np.ndarray]]) -> pa.Table:
-    row = {
-        "shard": number,
-        "place": place,
-        "places": UNKNOWN,
-        "counts": None,
-        "meta": _stream([meta for meta, _ in rows], META),
-        "data": np.stack([pixels for _, pixels in rows]).tobytes(),
-    }
-    return pa.Table.from_pylist([row], BATCH)
-
-
-def _stream(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, columns) as stream:
-        stream.write_table(pa.Table.from_pylist(rows, columns))
-    return sink.getvalue().to_pybytes()
-
-
-class _Encoder:
-    """A tokenizer on its device. Knows nothing of captions."""
-
-    def __init__(self, config: TokenizeConfig, image_size: int, threads: int):
-        import torch
-
-        from emage import memory, tokenizers
-
-        self.device = "cuda" if config.gpus_per_actor else "cpu"
-        self.image_size = image_size
-        if threads:
-            torch.set_num_threads(threads)
-        self.tokenizer = tokenizers.load(config.tokenizer, config.weights, device=self.device)
-        self.in_parts = memory.InParts(self._tokens, config.batch_size)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        data = [self._encoded(pixels) for pixels in batch["data"].to_pylist()]
-        index = batch.schema.get_field_index("data")
-        return batch.set_column(index, "data", pa.array(data, pa.binary()))
-
-    def _encoded(self, data: bytes) -> bytes:
-        import torch
-
-        if not data:  # a shard's last row
-            return data
-        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        tokens = self.in_parts(pixels.view(-1, self.image_size, self.image_size, 3))  # (b, n)
-        return tokens.numpy().astype(np.uint16).tobytes()
-
-    def _tokens(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(b, H, W, 3) uint8 -> (b, n) int64, both on the CPU."""
-        return self.tokenizer.encode(pixels.to(self.device).permute(0, 3, 1, 2) / 255).cpu()
-
-
 # --- The token table -------------------------------------------------------------------------------------------------
 
 
-def _token_table(info: schema.TokenizerInfo, shard: _Shard) -> pa.Table:
+def _token_table(info: schema.TokenizerInfo, shard: batches.Shard) -> pa.Table:
     """Plain Arrow columns, whatever Ray made of them on the way."""
-    batches = [shard.batches[place] for place in range(shard.places)]
+    parts = [shard.batches[place] for place in range(shard.places)]
     target = schema.token_table(info, emage.__version__)
-    meta = pa.concat_tables([META.empty_table(), *(meta for meta, _ in batches)])
-    tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in batches)])
+    meta = pa.concat_tables([batches.META.empty_table(), *(meta for meta, _ in parts)])
+    tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in parts)])
     assert tokens.max(initial=0) < info.vocab_size
-    columns: dict[str, Any] = {name: meta[name] for name in META.names}
+    columns: dict[str, Any] = {name: meta[name] for name in batches.META.names}
     columns["tokens"] = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), info.num_tokens)
     names = zip(meta["dataset"].to_pylist(), meta["key"].to_pylist(), strict=True)
     columns["uid"] = pa.array([uid(dataset, key) for dataset, key in names], pa.int64())
@@ -381,7 +141,9 @@ def uid(dataset: str, key: str) -> int:
     return name << ROW_BITS | int(key)
 
 
-def _write(folder: Path, shard: _Shard, info: schema.TokenizerInfo, content: str, settings: str) -> dict[str, Any]:
+def _write(
+    folder: Path, shard: batches.Shard, info: schema.TokenizerInfo, content: str, settings: str
+) -> dict[str, Any]:
     """Writes a tokenized shard. Returns its manifest."""
     table = _token_table(info, shard)
     with manifest.new_folder(folder) as temporary:

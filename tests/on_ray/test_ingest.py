@@ -23,7 +23,7 @@ from web import encode
 from emage import config, manifest, schema, shapes, tokenizers
 from emage.config import IngestConfig
 from emage.errors import InputError
-from emage.on_ray import download, ingest, shuffle, tokenizing, tracking
+from emage.on_ray import batches, download, ingest, shuffle, tokenizing, tracking
 
 pytestmark = pytest.mark.ray
 
@@ -342,10 +342,10 @@ def test_a_damaged_picture_costs_itself_alone(ingested, tmp_path):
     images[3], images[7] = b"no picture", images[7][:900]
     damaged = pictures.set_column(pictures.schema.get_field_index("image"), "image", pa.array(images, pa.binary()))
     pq.write_table(damaged, shards / "00000" / "pictures.parquet")
-    reader = tokenizing._Reader(shards, ingested.settings.tokenize, image_size=64)
-    *batches, last = [row for table in reader(pa.table({"shard": [0]})) for row in table.to_pylist()]
+    reader = batches._Reader(shards, ingested.settings.tokenize, image_size=64)
+    *found, last = [row for table in reader(pa.table({"shard": [0]})) for row in table.to_pylist()]
     assert json.loads(last["counts"])["failed"] == {"not_an_image": 1, "truncated": 1}
-    keys = [key for row in batches for key in pa.ipc.open_stream(row["meta"]).read_all()["key"].to_pylist()]
+    keys = [key for row in found for key in pa.ipc.open_stream(row["meta"]).read_all()["key"].to_pylist()]
     whole = pq.read_table(ingested.output / "tokenized" / "00000" / "tokens.parquet")["key"].to_pylist()
     lost = [pictures["key"][place].as_py() for place in (3, 7)]
     assert keys == [key for key in whole if key not in lost]

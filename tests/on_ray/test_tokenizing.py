@@ -23,7 +23,7 @@ from ray.util.state.common import ActorState
 from emage import captions, manifest, schema, shapes, tokenizers
 from emage.config import TokenizeConfig
 from emage.errors import InputError
-from emage.on_ray import download, tokenizing
+from emage.on_ray import batches, download, tokenizing
 
 SHARDS, ROWS, SIZE = 6, 24, 64
 CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
@@ -126,7 +126,7 @@ def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, m
     """In several Ray data sets, with other batches: the same bytes and the same sums."""
     folder, _, values = tokenized
     target = tmp_path / "tokenized"
-    monkeypatch.setattr(tokenizing, "GROUP", 4)
+    monkeypatch.setattr(batches, "GROUP", 4)
     run(folder / "shards", target, replace(CONFIG, batch_size=7, num_actors=2))
     assert files(target) == files(folder / "tokenized")
     (target / "00004" / manifest.NAME).unlink()
@@ -142,25 +142,25 @@ def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, m
 def test_decoding_and_encoding_are_stages_of_their_own(tokenized):
     """Merged into one, the accelerator would wait for its own decoding."""
     folder, _, _ = tokenized
-    batches = tokenizing._batches(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
-    stages = [line.split(":")[0] for line in batches.stats().splitlines() if line.startswith("Operator")]
+    dataset = batches._batches(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
+    stages = [line.split(":")[0] for line in dataset.stats().splitlines() if line.startswith("Operator")]
     assert stages == ["Operator 0 FromItems", "Operator 1 MapBatches(_Reader)", "Operator 2 MapBatches(_Encoder)"]
 
 
 @pytest.mark.ray
 def test_actors_leave_cpus_for_decoding(ray_cluster):
     cores = os.cpu_count() or 1  # of which the cluster of the tests counts 4
-    assert tokenizing.encoder_threads(replace(CONFIG, num_actors=1)) == max(1, min(4, cores) // 2)
-    assert tokenizing.encoder_threads(replace(CONFIG, num_actors=3)) == 1
-    assert tokenizing.encoder_threads(replace(CONFIG, gpus_per_actor=1.0)) == 0
+    assert batches.encoder_threads(replace(CONFIG, num_actors=1)) == max(1, min(4, cores) // 2)
+    assert batches.encoder_threads(replace(CONFIG, num_actors=3)) == 1
+    assert batches.encoder_threads(replace(CONFIG, gpus_per_actor=1.0)) == 0
     with pytest.raises(InputError, match=r"tokenize.num_actors=4 leaves none of 4 CPUs"):
-        tokenizing.encoder_threads(replace(CONFIG, num_actors=4))
+        batches.encoder_threads(replace(CONFIG, num_actors=4))
 
 
 @pytest.mark.ray
 def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch):
     folder, _, values = tokenized
-    monkeypatch.setattr(tokenizing, "BLOCK_BYTES", 1)  # a task for each picture
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 1)  # a task for each picture
     killed: list[ActorState] = []
     killer = threading.Thread(target=_kill_an_actor, args=(tmp_path / "tokenized", killed))
     killer.start()
@@ -201,8 +201,8 @@ class Cramped:
         return self.tokenizer.encode(pixels)
 
 
-def encoder(room: int, batch_size: int) -> tuple[tokenizing._Encoder, Cramped]:
-    made = tokenizing._Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
+def encoder(room: int, batch_size: int) -> tuple[batches._Encoder, Cramped]:
+    made = batches._Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
     made.tokenizer = Cramped(tokenizers.load(CONFIG.tokenizer), room)
     return made, made.tokenizer
 
@@ -224,11 +224,11 @@ def test_a_picture_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monk
     """What a pipeline prints: the actor's error, not a stack trace of Ray's."""
     folder, _, _ = tokenized
 
-    class NoRoom(tokenizing._Encoder):  # in here, so that it travels to the actor whole
+    class NoRoom(batches._Encoder):  # in here, so that it travels to the actor whole
         def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(tokenizing, "_Encoder", NoRoom)
+    monkeypatch.setattr(batches, "_Encoder", NoRoom)
     with pytest.raises(InputError) as raised:
         run(folder / "shards", tmp_path / "tokenized")
     text = str(raised.value)
