@@ -87,8 +87,11 @@ def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
     if known is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} already exists and is no {program} output; choose another output=")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", {"program": program, "settings": identity})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "run.json", {"program": program, "settings": identity})
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another output=") from None
         return
     if known["program"] != program:
         raise InputError(f"{folder} holds the output of {known['program']}, not of {program}; choose another output=")

@@ -61,8 +61,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         if "tokenize" in stages:
             launch.check_gpus(config.tokenize.gpus_per_actor * config.tokenize.num_actors, "tokenize.gpus_per_actor")
             tokenizer = tokenizing.describe(config.tokenize, config.download.image_size)
-        with tasks.writing(output):
-            manifest.claim(output, "ingest", _identity(config))
+        manifest.claim(output, "ingest", _identity(config))
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
         with tracking.start(config.mlflow, stage="ingest", settings=config) as run, tasks.writing(output):

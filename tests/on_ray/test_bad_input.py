@@ -30,6 +30,26 @@ PROGRAMS = {
         ("ingest", "tiny source.table=empty.csv source.url=link source.caption=[text] output=out", "empty.csv"),
         ("ingest", "tiny source.table=broken.parquet output=out", "broken.parquet"),
         ("ingest", "tiny source.table=u.csv source.url=link source.caption=[text] output=taken", "taken"),
+        (
+            "ingest",
+            "tiny source.table=u.csv source.url=link source.caption=[text] output=u.csv/out",
+            "cannot be written",
+        ),
+        (
+            "ingest",
+            "tiny source.table=u.csv source.url=link source.caption=[text] source.where=[a] output=out",
+            "'a' is no",
+        ),
+        (
+            "ingest",
+            "tiny source.table=u.csv source.url=link source.caption=[text] more.b.tabel=c output=out",
+            "more.b.table=",
+        ),
+        (
+            "ingest",
+            "tiny source.table=u.csv source.url=link source.caption=[text] select.block_urls=[no.txt] output=out",
+            "no.txt: not a readable list (select.block_urls)",
+        ),
         ("train", "tiny data.path=nothing run.output=out", "nothing: no token table"),
         ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is no train output"),
         ("train", "tiny data.path=TABLE data.tokenizer=vqgan-f9 run.output=out", "vqgan-f9"),
