@@ -41,11 +41,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The JSON value in a file, or None where the file does not exist."""
+    """The JSON value in a file, or None where there is no such file."""
     try:
         with open(path) as file:
             return json.load(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
