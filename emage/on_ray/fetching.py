@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 import emage
 from emage import fetch, pictures, schema
+from emage.causes import explain
 from emage.config import DownloadConfig
 from emage.errors import InputError
 
@@ -36,13 +37,6 @@ ROW_GROUP = 1_000
 KEY = "row_key"  # what a row's key is called on its way through img2dataset, which makes keys of its own
 WINDOW = 1_000  # rows over which the success rate is judged
 
-# What to try when too few pictures arrive, by the cause of most failures.
-HINTS = {
-    "dns_error": "the resolver is down or overloaded; run a local one or lower download.threads",
-    "timeout": "the network is saturated or cut off; lower download.threads or raise download.timeout_s",
-    "connection_error": "the network or the server is down",
-    "private_address": "the hosts are private; download.allow_private_hosts=true if that is meant",
-}
 DNS_SHARE = 0.2  # of the failures: from here on names are the first suspect, whatever failed more often
 
 
@@ -187,9 +181,10 @@ class SuccessRate:
         cause, count = causes.most_common(1)[0]
         if causes["dns_error"] >= DNS_SHARE * causes.total():
             cause, count = "dns_error", causes["dns_error"]
+        advice = explain("failed", cause).advice
         return (
             f"{self.causes[None]} of {len(self.last)} pictures arrived, under download.min_success_rate={self.least}; "
-            f"{count} failed with {cause}{': ' + HINTS[cause] if cause in HINTS else ''}"
+            f"{count} failed with {cause}{f': {advice}' if advice else ''}"
         )
 
 
