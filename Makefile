@@ -39,6 +39,8 @@ ui: $(READY) ## the MLflow pages on 127.0.0.1:5000
 
 bench: $(READY) ## the measurements behind this project's claims
 	$(RUN) benchmarks/captions.py
+	$(RUN) benchmarks/ingest.py tokenize
+	$(RUN) benchmarks/ingest.py scale
 	$(RUN) benchmarks/train.py
 	$(RUN) benchmarks/latency.py
 

@@ -3,6 +3,7 @@
 python benchmarks/ingest.py tokenize                  # demo tokenizer, 64x64: 2 minutes on two cores, ratio 0.9 or more
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=24 batch_size=1 shard_rows=1  # 5 minutes
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=20000 gpus=1
+python benchmarks/ingest.py scale                     # rows/s and memory of everything else: see scale.py
 
 `tokenize`: pictures/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
 tasks, encoding in one actor, tokenized shards on disk), in turns: same pictures, batch size, threads, float32. The bare
@@ -20,14 +21,14 @@ import io
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -63,10 +64,11 @@ class TokenizeBenchmark:
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     try:
-        if not argv or argv[0] not in MODES:
-            raise InputError(f"the first word is one of: {', '.join(MODES)}")
-        program, run = MODES[argv[0]]
-        run(settings.parse(program, argv[1:]))
+        if argv and argv[0] == "scale":  # in processes of its own, to see each size's memory
+            sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
+        if not argv or argv[0] != "tokenize":
+            raise InputError("the first word is one of: tokenize, scale")
+        tokenize(settings.parse(TokenizeBenchmark, argv[1:]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -218,9 +220,6 @@ def stage_rates(
     seconds = time.perf_counter() - started
     assert made["written"] == made["rows"]
     return made["written"] / seconds, clock.steady_rate(), clock.arrivals[0][0] - started
-
-
-MODES: dict[str, tuple[type, Callable[[Any], None]]] = {"tokenize": (TokenizeBenchmark, tokenize)}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Rows a second and memory of an ingest without its network: does time grow linearly with rows, and memory not at all?
 
-    python benchmarks/scale.py                                    # 0.1M, 1M, 10M rows of 256 tokens: 20 GB of disk
-    python benchmarks/scale.py rows=100000,1000000 tokens=1024    # the paper's rows
+    python benchmarks/ingest.py scale                                     # 8 minutes of two cores, 20 GB of disk
+    python benchmarks/ingest.py scale rows=[100000,1000000] tokens=1024    # the paper's rows
 
 Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
     select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
@@ -9,7 +9,7 @@ Each size runs in a process and a Ray cluster of its own, through the pipeline's
     shuffle   tokenized shards (random tokens, 2 % of the pictures the same) -> the token table
 What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
 of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
-Expected: memory at 10M rows within 1.3 times that at 1M. Prints the ratios, and writes results/scale.json.
+Expected: memory at 10M rows within 1.3 times that at 1M. Prints the ratios, and writes results/scale-TOKENS.json.
 """
 
 import itertools
@@ -23,6 +23,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,14 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import captions, manifest, schema
+from emage import captions, config, manifest, schema
 from emage.config import SelectConfig, ShuffleConfig, SourceConfig
+from emage.errors import InputError
 from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing
 
-SIZES = (100_000, 1_000_000, 10_000_000)
+ONE = "one-size"  # the first word of the processes that the script starts
+STAGES = ("select", "captions", "shuffle")
+MEMORY = ("driver_mb", "worker_mb")
 SHARD_ROWS = 10_000
 GROUP_ROWS = 250_000  # of the generated table
 WORDS = np.array(
@@ -67,26 +72,34 @@ WORDS = np.array(
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(sizes: tuple[int, ...], num_tokens: int, folder: str | None) -> None:
+@dataclass(frozen=True)
+class ScaleBenchmark:
+    """Rows/s and memory of an ingest without its network, on generated tables."""
+
+    rows: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
+    tokens: int = 256  # a picture
+    folder: str | None = None  # for the tables; none: the system's own for temporary files
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exits with 2 and one line on bad input."""
+    try:
+        benchmark = config.parse(ScaleBenchmark, argv)
+        if min(benchmark.rows, default=0) < 1 or benchmark.tokens % 8 or benchmark.tokens < 8:
+            raise InputError("rows are at least one each, tokens a multiple of 8")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     results = []
-    for rows in sizes:
-        command = [
-            sys.executable,
-            __file__,
-            f"one={rows}",
-            f"tokens={num_tokens}",
-            *([f"folder={folder}"] if folder else []),
-        ]
+    for rows in benchmark.rows:
+        values = [str(rows), str(benchmark.tokens), *([benchmark.folder] if benchmark.folder else [])]
+        command = [sys.executable, __file__, ONE, *values]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
-    machine = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "ray": ray.__version__,
-        "tokens": num_tokens,
-    }
+    versions = {"python": platform.python_version(), "ray": ray.__version__, "pyarrow": pa.__version__}
+    machine = {"cores": os.cpu_count(), "tokens": benchmark.tokens, **versions}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scale.json").write_text(json.dumps({"machine": machine, "sizes": results}, indent=2) + "\n")
+    (RESULTS / f"scale-{benchmark.tokens}.json").write_text(json.dumps({"machine": machine, "sizes": results}, indent=2) + "\n")
     show(results)
 
 
@@ -95,25 +108,31 @@ def show(results: list[dict[str, Any]]) -> None:
     for result in results:
         for stage, values in result["stages"].items():
             rate = f"{result['rows'] / values['seconds']:,.0f}"
-            memory = [f"{values[name]:.0f}" for name in ("driver_mb", "worker_mb")]
+            memory = [f"{values[name]:.0f}" for name in MEMORY]
             table.add_row(f"{result['rows']:,}", stage, f"{values['seconds']:.1f}", rate, *memory)
         table.add_section()
     console = Console(width=100)
     console.print(table)
     for small, large in itertools.pairwise(results):
-        for stage, values in large["stages"].items():
-            before = small["stages"][stage]
-            ratios = {name: values[name] / before[name] for name in ("seconds", "driver_mb", "worker_mb")}
-            console.print(
-                f"{small['rows']:,} -> {large['rows']:,} rows, {stage}: time x{ratios['seconds']:.1f}, "
-                f"memory of the driver x{ratios['driver_mb']:.2f}, of a worker x{ratios['worker_mb']:.2f}"
-            )
+        driver, worker = (peak(large, name) / peak(small, name) for name in MEMORY)
+        times = [
+            f"{name} x{large['stages'][name]['seconds'] / small['stages'][name]['seconds']:.1f}" for name in STAGES
+        ]
+        console.print(
+            f"{small['rows']:,} -> {large['rows']:,} rows: time of {', '.join(times)}; "
+            f"peak memory of the driver x{driver:.2f}, of the largest worker x{worker:.2f}"
+        )
+
+
+def peak(result: dict[str, Any], name: str) -> float:
+    """Over all stages: a worker that has done one goes on with the next."""
+    return max(values[name] for values in result["stages"].values())
 
 
 # --- One size --------------------------------------------------------------------------------------------------------
 
 
-def one(rows: int, num_tokens: int, parent: str | None) -> None:
+def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
     """Prints its figures as the last line, JSON."""
     folder = Path(tempfile.mkdtemp(prefix="emage-scale-", dir=parent))
     try:
@@ -244,9 +263,7 @@ def _anonymous_kb(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    num_tokens, folder = int(given.get("tokens", 256)), given.get("folder")
-    if "one" in given:
-        one(int(given["one"]), num_tokens, folder)
+    if sys.argv[1:2] == [ONE]:
+        one(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
     else:
-        main(tuple(map(int, given["rows"].split(","))) if "rows" in given else SIZES, num_tokens, folder)
+        main(sys.argv[1:])
