@@ -99,7 +99,8 @@ def main(argv: Sequence[str]) -> None:
     versions = {"python": platform.python_version(), "ray": ray.__version__, "pyarrow": pa.__version__}
     machine = {"cores": os.cpu_count(), "tokens": benchmark.tokens, **versions}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"scale-{benchmark.tokens}.json").write_text(json.dumps({"machine": machine, "sizes": results}, indent=2) + "\n")
+    text = json.dumps({"machine": machine, "sizes": results}, indent=2)
+    (RESULTS / f"scale-{benchmark.tokens}.json").write_text(text + "\n")
     show(results)
 
 
