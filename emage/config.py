@@ -11,8 +11,10 @@ from typing import Any, Literal
 from omegaconf import MISSING
 
 from emage.command_line import from_yaml, nearest, parse, preset, to_yaml, usage
+from emage.presets import PRESETS
 
-__all__ = ["from_yaml", "nearest", "parse", "preset", "to_yaml", "usage"]  # a config's users find all of it here
+# A config's users find all of it here.
+__all__ = ["PRESETS", "from_yaml", "nearest", "parse", "preset", "to_yaml", "usage"]
 
 Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
 Schedule = Literal["cosine", "linear"]

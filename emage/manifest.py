@@ -31,13 +31,11 @@ def fingerprint(value: Any) -> str:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
+    with new_file(path) as temporary, open(temporary, "w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_json(path: str | Path) -> Any:
@@ -50,6 +48,17 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`: what is written there takes its name when the block ends well, and else goes."""
+    temporary = _beside(Path(path))
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """A temporary folder beside `folder`: it takes its name when the block ends well, and is removed when it does not.
 
@@ -57,7 +66,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    temporary = _beside(folder)
     temporary.mkdir()
     try:
         yield temporary
@@ -71,7 +80,15 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: str | Path) -> None:
     """Deletes what killed runs left unfinished under temporary names. Only while nobody else writes there."""
     for leftover in Path(folder).glob(".*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name of one's own: two nodes may have processes of one number."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:

@@ -206,8 +206,8 @@ def _free_port() -> int:
 
 
 def _ingest_summary(report: dict[str, Any]) -> str:
-    rejected, failed = sum(report["rejected"].values()), sum(report["failed"].values())
-    return f"{report['rows_in']} rows = {report['written']} written + {rejected} rejected + {failed} failed"
+    lost = " + ".join(f"{sum(report[kind].values())} {kind}" for kind in ("filtered", "rejected", "failed"))
+    return f"{report['rows_in']} rows = {report['written']} written + {lost}"
 
 
 def _train_summary(config: DemoConfig, output: Path) -> str:

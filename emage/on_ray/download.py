@@ -271,7 +271,7 @@ def _of_pass(name: str, number: int) -> str:
 
 def _remove_uncounted(shard: Path, values: dict[str, Any]) -> None:
     """Deletes what a pass replaced, or a killed one left."""
-    for file in (*shard.glob("*.parquet"), *shard.glob("*.tmp")):
+    for file in (*shard.glob("*.parquet"), *shard.glob(".*")):
         if file.name not in values["outputs"]:
             file.unlink()
 

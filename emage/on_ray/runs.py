@@ -5,12 +5,13 @@ exists when it does. Both are memory-mapped when they are read: the rest of a ru
 in the order of a second column. The rows are whatever the caller wants.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
+from emage import manifest
 
 CHUNK = 1_024  # rows of an Arrow record batch, the least that is read of a run
 
@@ -31,13 +32,14 @@ def bounds(num_ranges: int) -> np.ndarray:
 def write(path: Path, rows: pa.Table, order: np.ndarray, tie: str) -> None:
     """Sorts `rows` by (`order`, column `tie`) and writes them as the run `path`."""
     rows, order = _sorted(rows, order, tie)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with pa.ipc.new_file(temporary, rows.schema) as file:
+    with (
+        manifest.new_file(path.with_suffix(".arrow")) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, rows.schema) as file,
+    ):
         file.write_table(rows, max_chunksize=CHUNK)
-    os.replace(temporary, path.with_suffix(".arrow"))
-    with open(temporary, "wb") as file:
+    with manifest.new_file(path.with_suffix(".npy")) as temporary, open(temporary, "wb") as file:
         np.save(file, order)
-    os.replace(temporary, path.with_suffix(".npy"))
 
 
 def exists(path: Path) -> bool:

@@ -102,6 +102,7 @@ def run(
             shards += made
             bar.update(sum(shard["rows"] + shard["duplicates"] for shard in made))
     values = _summary([read[number] for number in range(len(parts))], shards) | {"source": described}
+    manifest.remove_leftovers(plan.urls)
     manifest.write_json(plan.urls / MANIFEST, values)
     if folder.exists():  # made from tables that have changed
         shutil.rmtree(folder)
@@ -233,9 +234,8 @@ def _write_shards(plan: Plan, first: int, count: int) -> list[dict[str, Any]]:
 def _write_shard(plan: Plan, number: int, rows: pa.Table, is_first: np.ndarray, low: int, high: int) -> dict[str, Any]:
     kept = rows.slice(low, high - low).filter(pa.array(is_first[low:high])).select(schema.URL.names)
     path = plan.urls / f"{number:05d}.parquet"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(kept, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with manifest.new_file(path) as temporary:
+        pq.write_table(kept, temporary, compression="zstd")
     return {
         "name": path.name,
         "rows": len(kept),

@@ -96,6 +96,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
         "input": made["input"],
         "tokenizer": made["tokenizer"],
     }
+    manifest.remove_leftovers(plan.table)
     manifest.write_json(plan.table / MANIFEST, values)
     if folder.exists():  # made from other tokenized shards
         shutil.rmtree(folder)
@@ -148,10 +149,8 @@ def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
             for rows, uids in _all(lambda n: _same.remote(plan, n, num_ranges), range(num_ranges)):
                 found.append(uids)
                 bar.update(rows)
-        temporary = plan.dropped.with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
+        with manifest.new_file(plan.dropped) as temporary, open(temporary, "wb") as file:
             np.save(file, np.sort(np.concatenate(found)))
-        os.replace(temporary, plan.dropped)
     return len(np.load(plan.dropped, mmap_mode="r"))
 
 
@@ -206,9 +205,8 @@ def _write_file(plan: Plan, number: int, starts: np.ndarray) -> dict[str, Any]:
         table, _ = runs.read(paths, low, high, plan.num_ranges, "uid")
         table = table.slice(first - int(starts[low]), last - first)
         table = table.cast(schema.token_table(plan.tokenizer, emage.__version__))
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
-        os.replace(temporary, path)
+        with manifest.new_file(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
     names = pq.read_table(path, columns=["dataset"])["dataset"].value_counts().to_pylist()
     return {
         "name": path.name,

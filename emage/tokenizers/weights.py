@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from emage import manifest
 from emage.config import from_yaml
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -45,11 +45,9 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     content = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, metadata)
-    temporary.write_bytes(content)  # safetensors' own save_file makes files that only their owner can read
-    temporary.replace(path)
+    with manifest.new_file(path) as temporary:  # safetensors' own save_file makes files that only their owner can read
+        temporary.write_bytes(content)
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
