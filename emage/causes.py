@@ -55,6 +55,7 @@ CAUSES = {
     "not_an_image": Cause("The bytes are no picture, most often a web page saying that it is gone."),
     "too_small": Cause("The shorter side is under download.min_image_size."),
     "too_many_pixels": Cause("More pixels than download.max_image_pixels."),
+    "too_many_scans": Cause("A JPEG of over a hundred scans, which takes minutes to decode and is made for that."),
     "truncated": Cause("The picture's file ends too early."),
     "decode_error": Cause("The picture's file is damaged."),
     "wrong_size": Cause("The stored picture does not have download.image_size.", "these shards come from elsewhere"),

@@ -1,11 +1,13 @@
 """What became of every row of an ingest, for people: Markdown, a chart, a few sentences. All are functions
 of the report alone; only `examples` reads files.
 
-    report = {"rows_in", "written", "waiting": n, "filtered", "rejected", "failed": {cause: n}, "same_content": n,
+    report = {"rows_in", "written", "waiting": n, "filtered", "rejected", "failed": {cause: n},
+              "won_back": n of a later pass of the download, "same_content": n,
               "datasets": {name: {"rows_in", "selected", "arrived", "written": n}}, "seconds": {stage: s},
               "stages": those that are finished}
 
-`same_content` is None, and "arrived" and "written" are not there, where the stage that counts them has not run.
+`won_back` and `same_content` are None, and "arrived" and "written" are not there, where the stage that counts them has
+not run.
 A row is filtered before the download, fails in the download or in the decoder, is rejected for its caption, or is
 written; what waits is between two stages. `emage.causes` says what each name means.
 Captions and names of data sets are text from outside: nothing in them is Markdown, HTML or a command to a terminal.
@@ -72,6 +74,10 @@ def why(report: Report) -> list[str]:
         sentences.append(f"{share(filtered, rows)} of the rows were filtered, {_mostly('filtered', report)}.")
     if failed:
         sentences.append(f"{share(failed, asked)} of the pictures did not arrive, {_mostly('failed', report)}.")
+    if report["won_back"]:
+        sentences.append(
+            f"{report['won_back']:,} pictures arrived only when they were asked for again in a later pass."
+        )
     if rejected:
         sentences.append(
             f"{share(rejected, asked - failed)} of the captions were rejected, {_mostly('rejected', report)}."

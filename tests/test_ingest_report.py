@@ -23,6 +23,7 @@ REPORT = {
     "failed": {"timeout": 20, "http_404": 240, "dns_error": 40},
     "rejected": {"placeholder": 25, "file_name": 75},
     "same_content": 7,
+    "won_back": 11,
     "datasets": {
         "laion400m": {"rows_in": 800, "selected": 600, "arrived": 400, "written": 320},
         "cc3m": {"rows_in": 200, "selected": 200, "arrived": 100, "written": 80},
@@ -38,6 +39,7 @@ HALF_WAY = {
     "failed": {"http_404": 3},
     "rejected": {},
     "same_content": None,
+    "won_back": None,
     "datasets": {"web": {"rows_in": 10, "selected": 10, "arrived": 7}},
     "seconds": {"select": 1.0, "download": 2.0},
     "stages": ["select", "download"],

@@ -185,6 +185,7 @@ def _account(config: IngestConfig, output: Path) -> dict[str, Any]:
         "waiting": before - written,  # for the stages that have not run yet
         **{kind: dict(counts.most_common()) for kind, counts in dropped.items()},
         "same_content": done.get("shuffle", {}).get("same_content"),
+        "won_back": done.get("download", {}).get("won_back"),
         "datasets": _funnel(done),
     }
 
