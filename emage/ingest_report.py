@@ -75,9 +75,7 @@ def why(report: Report) -> list[str]:
     if failed:
         sentences.append(f"{share(failed, asked)} of the pictures did not arrive, {_mostly('failed', report)}.")
     if report["won_back"]:
-        sentences.append(
-            f"{report['won_back']:,} pictures arrived only when they were asked for again in a later pass."
-        )
+        sentences.append(f"{report['won_back']:,} pictures arrived when they were asked for again in a later pass.")
     if rejected:
         sentences.append(
             f"{share(rejected, asked - failed)} of the captions were rejected, {_mostly('rejected', report)}."

@@ -193,6 +193,7 @@ def test_why_says_what_was_lost_and_what_to_do():
         "20.0% of the rows were filtered, most by similarity>=0.3 (a condition of source.where).",
         "37.5% of the pictures did not arrive, most with http_404 (link rot: the page is not there any more): "
         "nothing to do.",
+        "11 pictures arrived when they were asked for again in a later pass.",
         "20.0% of the captions were rejected, most by file_name.",
         "7 pictures have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them).",
         f"5.0% of the pictures failed with dns_error: {causes.CAUSES['dns_error'].advice}.",
