@@ -82,7 +82,6 @@ def tokenize(benchmark: TokenizeBenchmark) -> None:
         if getattr(benchmark, name) < 1:
             raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
     launch.check_gpus(benchmark.gpus, "gpus")
-    launch.start_ray()
     with tempfile.TemporaryDirectory() as folder:
         compare(benchmark, Path(folder))
 
@@ -90,6 +89,7 @@ def tokenize(benchmark: TokenizeBenchmark) -> None:
 def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     """Prints a line a round, then the medians."""
     config, size = prepare(benchmark, folder)
+    launch.start_ray()
     info = tokenizing.describe(config, size)
     threads = batches.encoder_threads(config)
     torch.set_num_threads(threads or torch.get_num_threads())
