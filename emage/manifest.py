@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
+def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
     """A temporary folder beside `folder`: it takes its name when the block ends well, and is removed when it does not.
 
-    Where `folder` already exists it is replaced. The caller writes the manifest, last, inside the block.
+    Where `folder` already exists it is replaced or, without `replace`, stays as it is: somebody was first. The caller
+    writes the manifest, last, inside the block.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,12 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        if replace and folder.exists():  # out of sight at once: half of a folder must not look like one
+            old = _beside(folder)
+            os.replace(folder, old)
+            shutil.rmtree(old)
+        with suppress(OSError) if folder.exists() else nullcontext():  # a folder that is not empty is not replaced
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -102,7 +106,7 @@ def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
     folder = Path(folder)
     known = read_json(folder / "run.json") if folder.is_dir() else None
     if known is None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
             raise InputError(f"{folder} already exists and is no {program} output; choose another output=")
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@
    `failed.parquet` (every other row with its cause), and `manifest.json`, written under another name and renamed
    last.
 2. When it has ended everywhere, a later pass fetches again what failed for a cause that may pass by itself. It
-   adds `pictures-2.parquet`, writes `failed-2.parquet` in place of `failed.parquet`, and replaces the manifest
-   last: only the files that the manifest lists count.
+   adds `pictures-2-DIGEST.parquet`, writes `failed-2-DIGEST.parquet` in place of `failed.parquet`, and replaces the
+   manifest last: only the files that the manifest lists count.
 3. The stage's own manifest sums the shards'.
 """
 
@@ -189,7 +189,12 @@ def _sums(folder: Path, num_shards: int) -> dict[str, Any]:
         for name, counts in by_name.items():
             counts.update(shard[name])
     summed = {name: dict(sorted(counts.items())) for name, counts in by_name.items()}
-    return {"shards": num_shards, **{name: total[name] for name in SUMMED}, **summed}
+    return {
+        "shards": num_shards,
+        **{name: total[name] for name in SUMMED},
+        **summed,
+        "content": manifest.fingerprint([content(folder, number) for number in range(num_shards)]),
+    }
 
 
 # --- On the worker ---------------------------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ def _download(job: Job, number: int, blocked: np.ndarray | None) -> tuple[int, i
 
 
 def _first_pass(job: Job, blocked: np.ndarray | None) -> tuple[int, int]:
-    with manifest.new_folder(job.folder) as folder:
+    with manifest.new_folder(job.folder, replace=False) as folder:
         try:
             least = job.config.min_success_rate
             outcome = fetching.fetch_rows(job.number, _rows(job), folder, job.config, blocked, least)
@@ -229,6 +234,7 @@ def _first_pass(job: Job, blocked: np.ndarray | None) -> tuple[int, int]:
             "outputs": {name: manifest.sha256(folder / name) for name in (PICTURES, FAILED)},
         }
         manifest.write_json(folder / manifest.NAME, values)
+    values = manifest.read_json(Path(job.folder) / manifest.NAME)  # a task that was given up may have been first
     return values["rows"], values["written"]
 
 
@@ -244,7 +250,8 @@ def _later_pass(job: Job, number: int, before: dict[str, Any], blocked: np.ndarr
         failed = pa.concat_tables([failed.filter(pa.array(~is_passing)), pq.read_table(folder / FAILED)])
         pq.write_table(failed.sort_by("key"), folder / FAILED)
         won = outcome.datasets.total()
-        moves = {FAILED: _of_pass(FAILED, number)} | ({PICTURES: _of_pass(PICTURES, number)} if won else {})
+        digests = {name: manifest.sha256(folder / name) for name in (FAILED, *([PICTURES] if won else []))}
+        moves = {name: _of_pass(name, number, digest) for name, digest in digests.items()}
         for name, new_name in moves.items():
             os.replace(folder / name, shard / new_name)
     added = [name for name in moves.values() if name != moves[FAILED]]
@@ -258,19 +265,21 @@ def _later_pass(job: Job, number: int, before: dict[str, Any], blocked: np.ndarr
         "passes": number,
         "pictures": [*before["pictures"], *added],
         "failures": moves[FAILED],
-        "outputs": counted | {name: manifest.sha256(shard / name) for name in moves.values()},
+        "outputs": counted | {moves[name]: digest for name, digest in digests.items()},
     }
     manifest.write_json(shard / manifest.NAME, values)
-    _remove_uncounted(shard, values)
+    _remove_uncounted(shard)
     return won + outcome.failed.total(), won
 
 
-def _of_pass(name: str, number: int) -> str:
-    return name.replace(".", f"-{number}.")
+def _of_pass(name: str, number: int, digest: str) -> str:
+    """By its content too: a task that was given up, and still works, must not write into a file that counts."""
+    return name.replace(".", f"-{number}-{digest[:8]}.")
 
 
-def _remove_uncounted(shard: Path, values: dict[str, Any]) -> None:
+def _remove_uncounted(shard: Path) -> None:
     """Deletes what a pass replaced, or a killed one left."""
+    values = manifest.read_json(shard / manifest.NAME)
     for file in (*shard.glob("*.parquet"), *shard.glob(".*")):
         if file.name not in values["outputs"]:
             file.unlink()

@@ -11,27 +11,34 @@ A stage whose manifest is there is not run again, a shard whose manifest is ther
 table is there, the folders of single shards may be deleted to save space; the stages' own manifests must stay.
 """
 
+import json
 import re
+import shutil
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from emage import filters, ingest_report, manifest, pictures, schema, sheets, sources
+from emage.addresses import public
 from emage.config import IngestConfig, SourceConfig
 from emage.errors import InputError
 from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing, tracking
 
 STAGES = ("select", "download", "tokenize", "shuffle")
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
+WORK = {"select": "select", "shuffle": "shuffle"}  # folders that a stage needs until it ends
 REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
 SHEET = 32  # pictures on the contact sheet
 
@@ -64,20 +71,41 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         manifest.claim(output, "ingest", _identity(config))
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
-        with tracking.start(config.mlflow, stage="ingest", settings=config) as run, tasks.writing(output):
+        with (
+            _alone(output),
+            tracking.start(config.mlflow, stage="ingest", settings=config) as run,
+            tasks.writing(output),
+        ):
+            for stage, folder in WORK.items():
+                if stage not in stages:  # a kill at the very end of a stage may have left it
+                    shutil.rmtree(output / folder, ignore_errors=True)
             for stage in stages:
                 started = time.monotonic()
                 _run(stage, config, tables, output, tokenizer)
                 seconds[stage] = round(time.monotonic() - started, 2)
             report = {**_account(config, output), "seconds": seconds}
-            manifest.write_json(output / REPORT, report)
             _record(run, report, output)
     _print(report, output)
     return report
 
 
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Raises InputError while another ingest writes into the same output. The lock goes with its process."""
+    lock = FileLock(output / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{output}: another ingest is writing there; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> list[str]:
     """The stages to run. Raises InputError, with nothing written, where the first of them has no input."""
+    _check(config)
     wanted = {"all": STAGES, "download": ("select", "download")}.get(config.stage, (config.stage,))
     if "select" in wanted:
         for table in tables:
@@ -102,6 +130,23 @@ def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> 
     return [stage for stage in wanted if stage not in done]
 
 
+def _check(config: IngestConfig) -> None:
+    """Raises InputError for numbers that no stage can work with: once claimed, an output keeps its settings."""
+    least_one = {
+        "download": ("shard_rows", "image_size", "max_image_pixels", "max_bytes", "threads", "passes"),
+        "tokenize": ("batch_size", "num_actors"),
+        "shuffle": ("rows_per_file", "row_group_rows"),
+    }
+    for group, names in least_one.items():
+        for name in names:
+            if (value := getattr(getattr(config, group), name)) < 1:
+                raise InputError(f"{group}.{name}={value}: there must be at least one")
+    if not 0 <= config.download.min_success_rate <= 1:
+        raise InputError(f"download.min_success_rate={config.download.min_success_rate}: a share is between 0 and 1")
+    if config.download.timeout_s <= 0:
+        raise InputError(f"download.timeout_s={config.download.timeout_s}: no request ends in no time")
+
+
 def _block_lists(config: IngestConfig) -> filters.BlockLists:
     return filters.block_lists(config.select.block_urls, config.select.block_hosts, config.select.block_md5)
 
@@ -109,6 +154,8 @@ def _block_lists(config: IngestConfig) -> filters.BlockLists:
 def _identity(config: IngestConfig) -> dict[str, Any]:
     """What the token table depends on."""
     settings = asdict(config)
+    settings["source"]["table"] = public(settings["source"]["table"])  # another key opens the same table
+    settings["more"] = json.loads(public(json.dumps(settings["more"])))
     names = ("source", "more", "select", "download", "tokenize", "shuffle")
     return {
         name: {key: settings[name][key] for key in settings[name] if key not in HOW.get(name, ())} for name in names
@@ -116,7 +163,7 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
 
 
 def _manifests(config: IngestConfig, output: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> manifest, for every stage that is finished."""
+    """Stage -> manifest, of the finished stages: up to the first that is not, or is not made from the one before."""
     urls, shards, tokenized, tokens = (output / name for name in ("urls", "shards", "tokenized", "tokens"))
     found = {
         "select": selecting.finished(urls),
@@ -124,14 +171,21 @@ def _manifests(config: IngestConfig, output: Path) -> dict[str, dict[str, Any]]:
         "tokenize": manifest.read_json(tokenized / manifest.NAME),
         "shuffle": shuffle.finished(tokens),
     }
-    if found["shuffle"] and (not found["tokenize"] or found["shuffle"]["input"] != found["tokenize"]["input"]):
-        found["shuffle"] = None  # made from other tokenized shards
-    if not found["shuffle"]:  # where there is a token table, the single shards need not be there any more
+    # Where there is a token table of it all, the single shards need not be there any more.
+    if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < config.download.passes:
         found["download"] = download.finished(shards, config.download.passes)
         found["tokenize"] = tokenizing.finished(shards, tokenized)
-    if found["download"] and found["download"]["passes"] < config.download.passes:
-        found |= dict.fromkeys(("download", "tokenize", "shuffle"))
-    return {stage: values for stage, values in found.items() if values is not None}
+        if found["tokenize"] and found["shuffle"] and found["shuffle"]["input"] != shuffle.made_from(found["tokenize"]):
+            found["shuffle"] = None
+    return dict(takewhile(lambda stage: stage[1], found.items()))
+
+
+def _is_one_chain(found: dict[str, Any]) -> bool:
+    """Whether each stage was made from what the one before it has now."""
+    return (
+        found["tokenize"]["input"] == found["download"]["content"]
+        and shuffle.made_from(found["tokenize"]) == found["shuffle"]["input"]
+    )
 
 
 def _run(
@@ -220,12 +274,13 @@ def _print(report: dict[str, Any], output: Path) -> None:
 
 
 def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
-    """Writes the report's Markdown and pictures, and all of it into the MLflow run."""
+    """Writes the report with its pictures, its JSON last, and all of it into the MLflow run."""
     (output / MARKDOWN).write_text(ingest_report.markdown(report, ingest_report.examples(output / "tokenized")))
     for name, picture in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):
         if picture is not None:
             picture.save(output / name)
             run.picture(name, picture)
+    manifest.write_json(output / REPORT, report)
     lines = ingest_report.outcomes(report)
     columns = [list(column) for column in zip(*lines, strict=True)]
     run.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))

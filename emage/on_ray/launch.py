@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from emage import config
+from emage.addresses import public
 from emage.errors import InputError
 
 
@@ -17,7 +18,7 @@ def main(program: type, run: Callable[[Any], object]) -> None:
     """Parses the command line into `program`'s config, prints it and calls `run` with it. Exits 2 on bad input."""
     try:
         settings = config.parse(program, sys.argv[1:])
-        print(f"{config.to_yaml(settings)}", flush=True)
+        print(public(config.to_yaml(settings)), flush=True)
         run(settings)
     except InputError as error:
         cause = error.cause if isinstance(error, RayTaskError) else error

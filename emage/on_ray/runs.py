@@ -1,8 +1,8 @@
 """Sorting what does not fit in memory: runs, each in the order of a 64-bit hash, from which any range of it is read.
 
 A run is two files, `NAME.arrow` with the rows and `NAME.npy` with their hashes; the second is written last, so a run
-exists when it does. Both are memory-mapped when they are read: the rest of a run stays on disk. Rows of equal hash are
-in the order of a second column. The rows are whatever the caller wants.
+exists when it does. Only the range that is asked for is read. Rows of equal hash are in the order of a second column.
+The rows are whatever the caller wants.
 """
 
 from collections.abc import Sequence
@@ -64,10 +64,17 @@ def read(paths: Sequence[Path], first: int, last: int, num_ranges: int, tie: str
         order = _order(path)
         low = int(np.searchsorted(order, edges[first]))
         high = int(np.searchsorted(order, edges[last])) if last < num_ranges else len(order)
-        with pa.memory_map(str(path.with_suffix(".arrow"))) as file:
-            pieces.append(pa.ipc.open_file(file).read_all().slice(low, high - low))
-        orders.append(order[low:high])
+        pieces.append(_rows(path, low, high))
+        orders.append(np.array(order[low:high]))  # a copy: a view would keep the file open, and there are thousands
     return _sorted(pa.concat_tables(pieces), np.concatenate(orders), tie)
+
+
+def _rows(path: Path, low: int, high: int) -> pa.Table:
+    """Rows low to high - 1, reading the record batches that hold them and no other."""
+    with pa.OSFile(str(path.with_suffix(".arrow"))) as source, pa.ipc.open_file(source) as file:
+        first = low // CHUNK
+        batches = [file.get_batch(i) for i in range(first, -(-high // CHUNK))]
+        return pa.Table.from_batches(batches, file.schema).slice(low - first * CHUNK, high - low)
 
 
 def _order(path: Path) -> np.ndarray:

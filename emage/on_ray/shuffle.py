@@ -72,7 +72,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     made = manifest.read_json(tokenized / manifest.NAME)
     info = schema.TokenizerInfo(**{**made["tokenizer"], "grid": tuple(made["tokenizer"]["grid"])})
     inputs = list(_inputs(tokenized, made["shards"]))
-    plan = Plan(config, info, str(work / made["input"][:16]), made["written"], len(inputs))
+    plan = Plan(config, info, str(work / made_from(made)[:16]), made["written"], len(inputs))
     plan.table.mkdir(parents=True, exist_ok=True)
     same = _find_same(plan, inputs)
     if config.drop_same_content:
@@ -93,7 +93,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
         "filtered": {"same_content": same} if config.drop_same_content and same else {},
         "datasets": _summed(files),
         "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
-        "input": made["input"],
+        "input": made_from(made),
         "tokenizer": made["tokenizer"],
     }
     manifest.remove_leftovers(plan.table)
@@ -103,6 +103,11 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     os.replace(plan.table, folder)
     shutil.rmtree(work)
     return values
+
+
+def made_from(tokenized: dict[str, Any]) -> str:
+    """Fingerprint of all tokenized shards, by their stage's manifest."""
+    return manifest.fingerprint([tokenized[name] for name in ("input", "settings", "written")])
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ that a caption rule or the decoder dropped, with its cause) and `manifest.json`.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import emage
-from emage import manifest, schema
+from emage import captions, manifest, schema
 from emage.config import TokenizeConfig
 from emage.errors import InputError
 from emage.on_ray import batches, download, tasks
@@ -57,7 +58,8 @@ def run(
     folder.mkdir(exist_ok=True)
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
-    settings = manifest.fingerprint([asdict(info), config.caption_rules])
+    rules = manifest.sha256(captions.__file__) if config.caption_rules else None
+    settings = manifest.fingerprint([asdict(info), rules])
     inputs = _inputs(shards, downloaded["shards"])
     totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}
     missing = []
@@ -75,6 +77,7 @@ def run(
         **totals,
         **{name: dict(sorted(totals[name].items())) for name in SUMMED},
         "tokenizer": asdict(info),
+        "settings": settings,
         "input": manifest.fingerprint(inputs),
     }
     manifest.write_json(folder / manifest.NAME, values)
@@ -85,11 +88,10 @@ def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
     """The stage's manifest where every tokenized shard is there and made from today's image shards, else None."""
     values = manifest.read_json(folder / manifest.NAME)
     downloaded = download.finished(shards)
-    if values is None or downloaded is None or values["shards"] != downloaded["shards"]:
+    if values is None or downloaded is None or values["input"] != downloaded["content"]:
         return None
-    if values["input"] != manifest.fingerprint(_inputs(shards, values["shards"])):
-        return None
-    return values if all(download.shard_manifest(folder, number) for number in range(values["shards"])) else None
+    there = set(os.listdir(folder))  # a shard's folder has its name when it is complete
+    return values if all(download.shard_folder(folder, n).name in there for n in range(values["shards"])) else None
 
 
 def _inputs(shards: Path, count: int) -> list[str]:

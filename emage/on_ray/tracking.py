@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from emage.addresses import public
 from emage.config import MLflowConfig, to_yaml
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def start(config: MLflowConfig, *, stage: str, settings: Any) -> "Run":
     artifacts = config.artifacts if "://" in config.artifacts else os.path.abspath(config.artifacts)
     run = Run(dataclasses.replace(config, uri=uri(config), artifacts=artifacts), stage=stage)
     run.params(dataclasses.asdict(settings))
-    run.text("config.yaml", _without_password(to_yaml(settings)))
+    run.text("config.yaml", public(to_yaml(settings)))
     run.wait()
     return run
 
@@ -189,8 +189,8 @@ class Run:
         if what in self._warned:
             return
         self._warned.add(what)
-        reason = _without_password((str(error) or repr(error)).splitlines()[0])[:160]
-        store = _without_password(self.config.uri)
+        reason = public((str(error) or repr(error)).splitlines()[0])[:160]
+        store = public(self.config.uri)
         if what == "away":
             _log.warning("MLflow at %s is away; the stage goes on, records follow if it returns (%s)", store, reason)
         else:
@@ -262,13 +262,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[prefix + name] = _without_password(text)[:MAX_PARAM]
+            flat[prefix + name] = public(text)[:MAX_PARAM]
     return flat
-
-
-def _without_password(text: str) -> str:
-    """https://user:secret@host -> https://***@host, anywhere in a text."""
-    return re.sub(r"://[^@/\s]+@", "://***@", text)
 
 
 def _now() -> int:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import web
+from filelock import FileLock
 from PIL import Image
 from web import encode
 
@@ -308,6 +309,64 @@ def test_without_the_folders_of_single_shards_a_finished_run_is_still_finished(i
         monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("a stage ran again"))
     settings = replace(ingested.settings, output=str(output))
     assert ingest.ingest(settings) == ingested.report
+
+
+@pytest.mark.parametrize("is_within_a_pass", [False, True])
+def test_a_stop_between_the_stages_of_a_second_run_is_no_end(ingested, tmp_path, is_within_a_pass):
+    """One more pass brings in what the server had failed to give; it is killed before that is tokenized."""
+    output = tmp_path / "out"
+    shutil.copytree(ingested.output, output)
+    settings = replace(
+        ingested.settings, output=str(output), download=replace(ingested.settings.download, passes=3), stage="download"
+    )
+    ingest.ingest(settings)  # nothing new comes; so a row is given back to shard 0 as a later pass does
+    shard = output / "shards" / "00000"
+    values = manifest.read_json(shard / "manifest.json")
+    pictures = pq.read_table(shard / "pictures.parquet")
+    pq.write_table(pictures.slice(0, len(pictures) - 1), shard / "pictures.parquet")
+    failures = pq.read_table(shard / values["failures"])
+    lost = pictures.slice(len(pictures) - 1).select(["key", "dataset", "url", "caption"])
+    lost = lost.append_column("cause", pa.array(["http_404"]))
+    pq.write_table(pa.concat_tables([failures, lost]), shard / values["failures"])
+    dataset = lost["dataset"][0].as_py()
+    values["written"] -= 1
+    values["datasets"][dataset] -= 1
+    values["failed"]["http_404"] = values["failed"].get("http_404", 0) + 1
+    values["outputs"]["pictures.parquet"] = manifest.sha256(shard / "pictures.parquet")
+    manifest.write_json(shard / "manifest.json", values)
+    (output / "shards" / "manifest.json").unlink()
+    if not is_within_a_pass:
+        download.run(settings.download, output / "urls", output / "shards")
+    report = ingest.ingest(replace(settings, stage="all"))
+    assert report["written"] == ingested.report["written"] - 1 == len(pq.read_table(output / "tokens"))
+    assert report["failed"]["http_404"] == FAILED["http_404"] + 1
+
+
+def test_two_at_once_on_one_output_are_refused(ingested, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(ingested.output, output)
+    shutil.rmtree(output / "tokens")
+    with FileLock(output / ".lock"), pytest.raises(InputError, match="another ingest is writing there"):
+        ingest.ingest(replace(ingested.settings, output=str(output)))
+    assert ingest.ingest(replace(ingested.settings, output=str(output)))["written"] == NUM_WRITTEN
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        ("download", {"shard_rows": 0}),
+        ("download", {"min_success_rate": 5.0}),
+        ("download", {"timeout_s": 0.0}),
+        ("tokenize", {"batch_size": 0}),
+        ("shuffle", {"rows_per_file": 0}),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_claimed(ingested, tmp_path, group, values):
+    settings = replace(ingested.settings, output=str(tmp_path / "out"))
+    settings = replace(settings, **{group: replace(getattr(settings, group), **values)})
+    with pytest.raises(InputError, match=f"{group}.{next(iter(values))}="):
+        ingest.ingest(settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_on_the_same_output_are_refused(ingested):
