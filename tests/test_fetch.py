@@ -1,15 +1,24 @@
 """What a hostile web can do to a fetch, on loopback: every trick ends under its own name, in time."""
 
+import datetime
 import gzip
 import http.server
+import ipaddress
 import socket
+import ssl
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
+from pathlib import Path
 
 import pytest
 import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from emage import fetch
 from emage.fetch import FetchError, Limits
@@ -218,6 +227,54 @@ def test_a_slow_tls_handshake_meets_the_deadline():
             assert cause(f"https://{address}/a.jpg") == expected
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of 127.0.0.1, signed by itself, in one PEM file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    file.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()) + signed.public_bytes(pem))
+    return file
+
+
+def over_tls(certificate: Path, talk: Callable[[socket.socket], None]) -> Callable[[socket.socket], None]:
+    """`talk` behind a handshake, once the request is read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(1 << 16)
+            talk(encrypted)
+
+    return serve
+
+
+def test_the_deadline_covers_the_body_over_tls(certificate, monkeypatch):
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(40):  # two seconds, so that a fetch without a deadline ends as well, with a body
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    def honest(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
+
+    with web.listening(over_tls(certificate, honest)) as quick, web.listening(over_tls(certificate, drip)) as slow:
+        assert cause(f"https://{quick}/a.jpg") == "tls_error"  # nobody has vouched for it yet
+        trusting = fetch._tls.__wrapped__()
+        trusting.load_verify_locations(certificate)
+        monkeypatch.setattr(fetch, "_tls", lambda: trusting)
+        assert fetch.fetch(f"https://{quick}/a.jpg", LIMITS, nobody_opts_out) == b"picture"
+        assert cause(f"https://{slow}/a.jpg") == "timeout"
+
+
 def test_a_silent_first_address_leaves_time_for_the_second(pages, monkeypatch):
     pages, address = pages
     pages["/a"] = b"picture"
@@ -272,6 +329,18 @@ def test_a_silent_resolver_meets_the_deadline(monkeypatch):
     assert time.monotonic() - started < 1.5
 
 
+def test_a_look_up_that_nobody_waits_for_any_more_is_not_made(monkeypatch):
+    """Else a resolver that is slow for a while would be kept busy by what has long been given up."""
+    asked, answering = [], threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or answering.wait(30))
+    with ThreadPoolExecutor(max_workers=1) as resolver:
+        monkeypatch.setattr(fetch, "_resolver", lambda: resolver)
+        assert cause("http://first.test/a.jpg", Limits(timeout_s=0.2)) == "dns_error"
+        assert cause("http://second.test/a.jpg", Limits(timeout_s=0.2)) == "dns_error"  # behind the first
+        answering.set()
+    assert asked == ["first.test"]
+
+
 def test_answers_that_are_no_picture(pages):
     pages, address = pages
     pages |= {
@@ -298,7 +367,13 @@ def test_answers_that_are_no_picture(pages):
 
 def test_opting_out_is_heard_before_the_body(pages):
     pages, address = pages
-    pages["/mine"] = web.answer(b"x" * 10, X_Robots_Tag="noai")
+
+    def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: noai\r\n\r\n")
+        while True:
+            handler.wfile.write(b"x" * 65536)
+
+    pages["/mine"] = endless
     with pytest.raises(FetchError, match="opted_out"):
         fetch.fetch(address + "/mine", LIMITS, lambda headers: headers["X-Robots-Tag"] == "noai")
 
