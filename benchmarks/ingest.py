@@ -169,7 +169,7 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
         counts = {"rows": len(rows), "written": len(rows), "failed": {}}
         files = {"pictures": [download.PICTURES], "outputs": {download.PICTURES: str(number)}}
         manifest.write_json(shard / manifest.NAME, counts | files)
-    total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}}
+    total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}, "passes": 1}
     manifest.write_json(folder / manifest.NAME, {"shards": len(starts), **total})
 
 

@@ -1,7 +1,14 @@
 """URL tables -> shards of URLs: filtered, blocked, each pair once, in an order that depends on the rows alone."""
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +102,17 @@ def test_block_lists(ray_cluster, tables, tmp_path):
     assert len(rows) == NUM_ROWS - 1 - on_h2 - md5
 
 
+@pytest.mark.parametrize("name", ["block_urls", "block_hosts", "block_md5"])
+def test_a_block_list_that_changes_is_noticed(tables, tmp_path, name):
+    file = tmp_path / "list.txt"
+    file.write_text("h1.test\n")
+    lists = SelectConfig(**{name: (str(file),)})
+    before = selecting.describe(tables, lists)
+    assert before == selecting.describe(tables, lists) != selecting.describe(tables, SelectConfig())
+    file.write_text("h2.test\n")
+    assert selecting.describe(tables, lists) != before
+
+
 def test_the_same_shards_however_the_work_is_cut(ray_cluster, tables, tmp_path, monkeypatch):
     whole, _ = select(tables, tmp_path / "whole")
     pieces = [tables[1], *(tables[:1])]
@@ -124,6 +142,56 @@ def test_a_killed_run_goes_on_and_repeats_nothing(ray_cluster, tables, tmp_path,
     assert manifest.fingerprint(values["shards"]) == stopped
     assert seen == [tmp_path / "work"]
     assert left == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*/*.npy")}
+
+
+# Select on a small Ray of its own, cut into so many pieces that a kill comes in between. Arguments: table, folder.
+SELECT = """
+import sys
+from pathlib import Path
+import ray
+from emage import config, sources
+from emage.config import IngestConfig, SelectConfig
+from emage.on_ray import selecting
+
+table, folder = sys.argv[1], Path(sys.argv[2])
+sources.PART_ROWS = selecting.RUN_ROWS = selecting.TASK_ROWS = 100
+ray.init(address="local", num_cpus=2, include_dashboard=False)
+settings = config.parse(IngestConfig, ["tiny", f"source.table={table}", f"output={folder}"])
+selecting.run(sources.all_of(settings), SelectConfig(), 100, work=folder / "work", folder=folder / "urls")
+"""
+
+
+def select_elsewhere(table: Path, folder: Path, is_time: Callable[[], bool] = lambda: False) -> int | None:
+    """Runs SELECT. SIGKILL to it and all that it started once `is_time`. Returns its exit status, None if killed."""
+    folder.mkdir(exist_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", SELECT, table, folder], start_new_session=True)
+    deadline = time.monotonic() + 200
+    try:
+        while process.poll() is None and not is_time():
+            assert time.monotonic() < deadline, "it never came so far"
+            time.sleep(0.01)
+        return process.returncode
+    finally:
+        with suppress(ProcessLookupError):  # it has ended, and left nobody
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_select_that_is_killed_goes_on_to_the_same_shards(tmp_path):
+    """As when the machine goes down at the first run file; then the same call."""
+    table, whole, killed = (tmp_path / name for name in ("urls.parquet", "whole", "killed"))
+    i = np.arange(5_000) % 2_500  # 50 parts, every pair twice
+    pairs = {"url": [f"http://a.test/{n}" for n in i], "caption": [f"caption {n}" for n in i]}
+    pq.write_table(pa.table(pairs), table, row_group_size=100)
+    assert select_elsewhere(table, killed, lambda: any((killed / "work").glob("*/*.npy"))) is None
+    assert any((killed / "work").glob("*/*.npy")) and not (killed / "urls").exists()
+    assert select_elsewhere(table, killed) == select_elsewhere(table, whole) == 0
+    assert not (killed / "work").exists()
+    shards = [{file.name: manifest.sha256(file) for file in (folder / "urls").iterdir()} for folder in (whole, killed)]
+    assert shards[0] == shards[1] and len(shards[0]) == 1 + 50
+    values = selecting.finished(killed / "urls")
+    assert values is not None and values["written"] == 2_500
 
 
 def test_nothing_left(ray_cluster, tables, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import threading
 import time
@@ -64,7 +65,7 @@ def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
         outputs = {"p": manifest.sha256(shard / "p")}
         values = {"rows": ROWS, "written": ROWS, "failed": {}, "pictures": ["p"], "outputs": outputs}
         manifest.write_json(shard / manifest.NAME, values)
-    total = {"shards": count, "rows": count * ROWS, "written": count * ROWS, "failed": {}}
+    total = {"shards": count, "rows": count * ROWS, "written": count * ROWS, "failed": {}, "passes": 1}
     manifest.write_json(folder / manifest.NAME, total)
     return rows
 
@@ -136,6 +137,28 @@ def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, m
     after = {number: (target / f"{number:05d}").stat().st_mtime_ns for number in range(SHARDS)}
     assert {number for number in range(SHARDS) if before[number] != after[number]} == {4}
     assert tokenizing.finished(folder / "shards", target) == manifest.read_json(target / manifest.NAME)
+
+
+@pytest.mark.ray
+def test_another_tokenizer_or_other_caption_rules_need_another_folder(tokenized):
+    folder, _, _ = tokenized
+    info = tokenizing.describe(CONFIG, SIZE)
+    paths = {"shards": folder / "shards", "folder": folder / "tokenized"}
+    before = files(folder / "tokenized")
+    for config, other in ((CONFIG, replace(info, sha256="0" * 64)), (replace(CONFIG, caption_rules=False), info)):
+        with pytest.raises(InputError, match="00000 was made by another tokenizer or with other caption rules"):
+            tokenizing.run(config, other, image_size=SIZE, **paths)
+    assert files(folder / "tokenized") == before
+
+
+@pytest.mark.ray
+def test_not_finished_where_an_image_shard_is_no_longer_the_one_that_was_tokenized(tokenized, tmp_path):
+    folder, _, values = tokenized
+    shards = shutil.copytree(folder / "shards", tmp_path / "shards")
+    assert tokenizing.finished(shards, folder / "tokenized") == values
+    changed = shards / "00002" / manifest.NAME
+    manifest.write_json(changed, manifest.read_json(changed) | {"outputs": {"p": "0" * 64}})
+    assert tokenizing.finished(shards, folder / "tokenized") is None
 
 
 @pytest.mark.ray
