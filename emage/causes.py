@@ -17,6 +17,10 @@ class Cause(NamedTuple):
 
 CAUSES = {
     # Before the download
+    "bad_row": Cause(
+        "A line of the table that cannot be read: too many or too few columns, or no JSON object.",
+        "look at source.format and source.names",
+    ),
     "duplicate": Cause("The same URL with the same caption came before."),
     "same_content": Cause("Another pair has the same picture, byte for byte, and was kept."),
     "blocked_url": Cause("The URL is on a block-list."),

@@ -30,6 +30,7 @@ def parse(program: type[Config], argv: Sequence[str]) -> Config:
         print(usage(program))
         sys.exit(0)
     values = list(argv)
+    given: dict[str, str] = {}
     preset = values.pop(0) if values and "=" not in values[0] else None
     if stray := [v for v in values if "=" not in v]:
         raise InputError(f"{stray[0]!r} is not key=value; the preset comes first and there is only one")
@@ -38,6 +39,7 @@ def parse(program: type[Config], argv: Sequence[str]) -> Config:
         for value in values:
             key, _, text = value.partition("=")
             _check_key(program, key)
+            given[key] = text
             overrides.append(_override(key, text))
         config = OmegaConf.merge(_writable(program), _preset(program, preset), *overrides)
         if missing := sorted(OmegaConf.missing_keys(config)):
@@ -45,7 +47,7 @@ def parse(program: type[Config], argv: Sequence[str]) -> Config:
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
-        raise InputError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise InputError(refusal(error, key, given.get(key))) from None
     except yaml.YAMLError as error:
         raise InputError(f"{value} is no YAML value: {str(error).splitlines()[0]}") from None
 
@@ -77,9 +79,18 @@ def preset(program: type[Config], name: str | None, **values: Any) -> Config:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """' (did you mean ...?)' for a mistyped name, or ''."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean ...?' for a mistyped name, whatever its case, or ''."""
+    spelled = {name.lower(): name for name in words}
+    close = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
+    return f"; did you mean {spelled[close[0]]}?" if close else ""
+
+
+def refusal(error: OmegaConfBaseException, key: str, value: Any) -> str:
+    """One line on a value that a config refuses. A list without its brackets is shown with them."""
+    line = str(error).splitlines()[0]
+    if value is not None and "is not a TupleConfig" in line:
+        line = f"this is a list; write it as [{value}]"
+    return f"{key}: {line}"
 
 
 def _preset(program: type, name: str | None) -> dict[str, Any]:

@@ -186,6 +186,11 @@ def _location(response: http.client.HTTPResponse) -> str:
         return location
 
 
+def host(url: str) -> str:
+    """The host that `fetch` would ask, in ASCII. Raises ValueError or FetchError where it would ask none."""
+    return _parts(url)[1]
+
+
 def _parts(url: str) -> tuple[SplitResult, str, int]:
     """A URL taken apart, its host in ASCII, its port. Raises ValueError, or FetchError."""
     parts = urlsplit(url.strip())

@@ -4,10 +4,12 @@
     block_urls, block_hosts, block_md5              lists of what must not be fetched, one entry a line
 
 A list of URLs or of md5 sums is kept as sorted 64-bit hashes, 8 bytes an entry: at ten million entries one row in
-2 * 10^12 is blocked by chance. No network and no pictures here.
+2 * 10^12 is blocked by chance. A URL's host is found as the fetch finds it, so that no spelling of it gets past a list.
+No network and no pictures here.
 """
 
 import gzip
+import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 from pandas.util import hash_array
 
+from emage import fetch
 from emage.errors import InputError
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
@@ -31,7 +34,8 @@ OPERATIONS = {
     "<": pc.less,
 }
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-HOST = r"^\s*[a-zA-Z]+://(?:[^/?#]*@)?(?P<host>\[[^\]]*\]|[^/:?#]*)"
+# A URL as far as its host can reach. urlsplit drops tabs and line breaks, so they may stand between the slashes.
+AUTHORITY = r"^(?P<authority>[^/]*/[\t\r\n]*/[^/?#]*)"
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -67,6 +71,12 @@ def condition(text: str) -> Condition:
         raise InputError(f"source.where: in {text!r}, {value!r} is no number") from None
 
 
+def lacks_numbers(values: pa.Array) -> bool:
+    """Whether there are values and none is a number. An empty text, as csv has it, is a missing value."""
+    is_value = pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), "")
+    return bool(pc.any(is_value).as_py()) and numbers(values).null_count == len(values)
+
+
 def numbers(values: pa.Array) -> pa.Array:
     """Any column as float64; what is no number is missing."""
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
@@ -97,13 +107,16 @@ class BlockLists:
             yield "blocked_md5", contains(self.md5, md5_keys(md5.to_pylist()))
 
     def _blocked_hosts(self, urls: pa.Array) -> np.ndarray:
-        hosts = pc.struct_field(pc.extract_regex(urls, HOST), "host").dictionary_encode()
-        blocked = np.array([self._is_blocked(host) for host in hosts.dictionary.to_pylist()] + [False])
-        return blocked[pc.fill_null(hosts.indices, len(blocked) - 1).to_numpy(zero_copy_only=False)]
+        starts = pc.struct_field(pc.extract_regex(urls, AUTHORITY), "authority").dictionary_encode()
+        blocked = np.array([self._is_blocked(start) for start in starts.dictionary.to_pylist()] + [False])
+        return blocked[pc.fill_null(starts.indices, len(blocked) - 1).to_numpy(zero_copy_only=False)]
 
-    def _is_blocked(self, host: str) -> bool:
-        """A list's example.com stands for img.example.com as well."""
-        labels = host.lower().rstrip(".").split(".")
+    def _is_blocked(self, url: str) -> bool:
+        """A list's example.com stands for img.example.com as well. What is never fetched need not be blocked."""
+        try:
+            labels = _host(url).split(".")
+        except (ValueError, fetch.FetchError):
+            return False
         return any(".".join(labels[i:]) in self.hosts for i in range(len(labels)))
 
 
@@ -114,7 +127,7 @@ def block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[str]) -
         raise InputError(f"select.block_md5: {wrong[:80]!r} is no md5 sum of 32 hexadecimal digits")
     return BlockLists(
         np.sort(hashes(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
-        frozenset(entry.lower().strip(".") for entry in _entries(hosts, "select.block_hosts")),
+        frozenset(_listed_host(entry) for entry in _entries(hosts, "select.block_hosts")),
         np.sort(md5_keys(sums)),  # no key is 0, which stands for no sum
     )
 
@@ -122,10 +135,36 @@ def block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[str]) -
 def _entries(files: Sequence[str], key: str) -> Iterator[str]:
     for file in files:
         try:
-            with gzip.open(file, "rt") if file.endswith(".gz") else open(file) as lines:
-                yield from (line.strip() for line in lines if line.strip() and not line.startswith("#"))
+            opener = gzip.open if file.endswith(".gz") else open
+            with opener(file, "rt", encoding="utf-8-sig") as lines:
+                entries = (line.strip() for line in lines)
+                yield from (entry for entry in entries if entry and not entry.startswith("#"))
         except (OSError, UnicodeDecodeError, EOFError) as error:
             raise InputError(f"{file}: not a readable list ({key}): {error}") from None
+
+
+def _listed_host(entry: str) -> str:
+    """ "*.wild.net", ".wild.net" and "wild.net." are wild.net. Raises InputError where the entry is no host alone."""
+    name = entry.removeprefix("*.").strip(".")
+    try:
+        if ":" in name:  # of an IPv6 address, in brackets or not; of nothing else
+            return str(ipaddress.IPv6Address(name.strip("[]")))
+        if not re.search(r"[/?#@]", name):
+            return _host(f"http://{name}")
+    except (ValueError, fetch.FetchError):
+        pass
+    raise InputError(
+        f"select.block_hosts: {entry[:80]!r} is no host; write it like example.com, without https:// or port"
+    )
+
+
+def _host(url: str) -> str:
+    """The host that the fetch would ask, in one spelling. Raises ValueError or fetch.FetchError where there is none."""
+    host = fetch.host(url)
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower().rstrip(".")
 
 
 def hashes(texts: pa.Array) -> np.ndarray:

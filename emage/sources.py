@@ -2,14 +2,18 @@
 
 Whatever the table looks like, `read` gives record batches with two string columns, url and caption, and the columns
 that its conditions ask for, in the table's own order and never more than a batch in memory. What is wrong with a table
-is an InputError that says where.
+is an InputError that says where; what is wrong with one row of text is counted and costs that row alone.
 """
 
+import io
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
@@ -17,11 +21,11 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.fs
-import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 from omegaconf.errors import OmegaConfBaseException
 
 from emage import filters
+from emage.command_line import refusal
 from emage.config import IngestConfig, SourceConfig, nearest, preset
 from emage.errors import InputError
 from emage.presets import PRESETS
@@ -29,8 +33,9 @@ from emage.presets import PRESETS
 META = "meta."  # in front of the names of columns beside url and caption
 PART_ROWS = 1_000_000
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+BATCH_ROWS = 16_384
 COMPRESSED = (".gz", ".bz2", ".zst")  # of text tables, undone while reading
-BLOCK = 8 << 20  # bytes of a text table read at a time; no row may be longer
+BLOCK = 8 << 20  # bytes of a text table read at a time; no row of csv or tsv may be longer
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ class Part:
 
 
 def all_of(config: IngestConfig) -> list[SourceConfig]:
-    """The tables of an ingest. One of `config.more` has the columns of the preset that it is named after."""
+    """The tables of an ingest. One of `config.more` has the columns of the preset that it is named after.
+
+    Their paths are absolute: a cluster's workers have another working folder.
+    """
     found = [config.source]
     for name, values in config.more.items():
         if not isinstance(values, dict) or "table" not in values:
@@ -51,11 +59,12 @@ def all_of(config: IngestConfig) -> list[SourceConfig]:
         try:
             found.append(preset(IngestConfig, known, output="", source={"dataset": name, **values}).source)
         except OmegaConfBaseException as error:
-            raise InputError(f"more.{name}: {_first_line(error)}") from None
+            key = (getattr(error, "full_key", None) or "").removeprefix("source.")
+            raise InputError(refusal(error, f"more.{name}.{key}".rstrip("."), values.get(key))) from None
     names = [source.dataset for source in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two tables are called {twice[0]!r}; give one another source.dataset")
-    return found
+    return [replace(source, table=_absolute(source.table)) for source in found]
 
 
 def parts(config: SourceConfig) -> list[Part]:
@@ -79,8 +88,13 @@ def parts(config: SourceConfig) -> list[Part]:
     return found
 
 
-def read(config: SourceConfig, part: Part | None = None) -> Iterator[pa.RecordBatch]:
-    """Non-empty batches of PAIR and, under META + their names, the columns of `config.where` and `config.md5`."""
+def read(config: SourceConfig, part: Part | None = None, bad: Counter[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Non-empty batches of url and caption and, under META + their names, the columns of `where` and `md5`.
+
+    Rows of text that cannot be read are left out, and counted in `bad` as "bad_row". Bytes that are no UTF-8 become
+    U+FFFD.
+    """
+    bad = Counter() if bad is None else bad
     filesystem, files = _files(config) if part is None else (_filesystem(config)[0], [part.file])
     columns = list(dict.fromkeys((config.url, *config.caption, *_extras(config))))
     openers = {"csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
@@ -90,7 +104,7 @@ def read(config: SourceConfig, part: Part | None = None) -> Iterator[pa.RecordBa
             if format == "parquet":
                 batches = _open_parquet(config, filesystem, file, columns, part and part.groups)
             else:
-                batches = openers[format](config, filesystem, file, columns)
+                batches = openers[format](config, filesystem, file, columns, bad)
             for batch in batches:
                 if len(batch):
                     yield _pair(config, batch)
@@ -98,15 +112,21 @@ def read(config: SourceConfig, part: Part | None = None) -> Iterator[pa.RecordBa
 
 def check(config: SourceConfig) -> None:
     """Raises InputError where the table is missing, unreadable, empty or without the mapped columns."""
-    first = next(read(config), None)
+    table, bad = public(config.table), Counter[str]()
+    first = next(read(config, bad=bad), None)
+    if first is None and bad:
+        raise InputError(f"{table}: no row has as many columns as there are names (source.names, source.format)")
     if first is None:
-        raise InputError(f"{public(config.table)}: the table has no rows")
+        raise InputError(f"{table}: the table has no rows")
     for condition in conditions(config):
         values = first[META + condition.column]
-        if isinstance(condition.value, float) and filters.numbers(values).null_count == len(values):
-            raise InputError(
-                f"{public(config.table)}: {condition.column!r} holds no numbers (source.where: {condition.text})"
-            )
+        name, where = repr(condition.column), f"(source.where: {condition.text})"
+        try:
+            condition.holds(values)
+        except pa.ArrowException:
+            raise InputError(f"{table}: {name} holds {values.type}, which cannot be compared {where}") from None
+        if isinstance(condition.value, float) and filters.lacks_numbers(values):
+            raise InputError(f"{table}: {name} holds no numbers {where}")
 
 
 def describe(config: SourceConfig) -> list[list[Any]]:
@@ -120,17 +140,21 @@ def count(config: SourceConfig) -> int:
     filesystem, files = _files(config)
     total = 0
     for file in files:
-        if _format(config, file) == "parquet":
-            with _readable(config, file):
+        with _readable(config, file):
+            if _format(config, file) == "parquet":
                 total += pq.read_metadata(file, filesystem=filesystem).num_rows
-            continue
-        has_header = _format(config, file) in ("csv", "tsv") and not config.names
-        with filesystem.open_input_stream(file) as stream:
-            block, last = b"", b"\n"
-            while block := stream.read(BLOCK):
-                total, last = total + block.count(b"\n"), block[-1:]
-            total += (last != b"\n") - has_header
+            else:
+                has_header = _format(config, file) in ("csv", "tsv") and not config.names
+                total += _lines(filesystem, file) - has_header
     return total
+
+
+def _lines(filesystem: pyarrow.fs.FileSystem, file: str) -> int:
+    total, last = 0, b"\n"
+    with filesystem.open_input_stream(file) as stream:
+        while block := stream.read(BLOCK):
+            total, last = total + block.count(b"\n"), block[-1:]
+    return total + (last != b"\n")
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
@@ -176,6 +200,10 @@ def _filesystem(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, str]:
         return pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{public(config.table)}: {_first_line(error)}") from None
+
+
+def _absolute(table: str) -> str:
+    return table if "://" in table else os.path.abspath(table)
 
 
 def public(uri: str) -> str:
@@ -227,55 +255,91 @@ def _open_parquet(
     with filesystem.open_input_file(file) as stream:
         table = pq.ParquetFile(stream)
         _check_columns(config, file, table.schema_arrow.names, columns)
-        yield from table.iter_batches(batch_size=16_384, columns=columns, row_groups=groups)
+        yield from table.iter_batches(batch_size=BATCH_ROWS, columns=columns, row_groups=groups)
 
 
 def _open_text(
-    config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str]
+    config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str], bad: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
     """csv with its quotes and line breaks inside them; tsv as the public tables are written: no quoting at all."""
     is_csv = _format(config, file) == "csv"
-    options: dict[str, Any] = {
-        "read_options": pa_csv.ReadOptions(column_names=list(config.names) or None, block_size=BLOCK),
-        "parse_options": pa_csv.ParseOptions(
-            delimiter="," if is_csv else "\t", quote_char='"' if is_csv else False, newlines_in_values=is_csv
-        ),
-    }
+
+    def options(skipped: Counter[str]) -> dict[str, Any]:
+        def skip(_: Any) -> str:
+            skipped["bad_row"] += 1
+            return "skip"
+
+        return {
+            "read_options": pa_csv.ReadOptions(column_names=list(config.names) or None, block_size=BLOCK),
+            "parse_options": pa_csv.ParseOptions(
+                delimiter="," if is_csv else "\t",
+                quote_char='"' if is_csv else False,
+                newlines_in_values=is_csv,
+                invalid_row_handler=skip,
+            ),
+        }
+
     if filesystem.get_file_info(file).size == 0:
         return
-    with filesystem.open_input_stream(file) as stream, pa_csv.open_csv(stream, **options) as table:
+    with filesystem.open_input_stream(file) as stream, pa_csv.open_csv(stream, **options(Counter())) as table:
         _check_columns(config, file, table.schema.names, columns)
-    # Opened again for these columns alone, as text: a guessed type can turn out wrong a million rows later.
-    strings = pa_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()))
+    # Opened again for these columns alone, as bytes: a guessed type can turn out wrong a million rows later, and
+    # bytes that are no text are fatal to pyarrow's strings.
+    as_bytes = pa_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.binary()))
     with (
         filesystem.open_input_stream(file) as stream,
-        pa_csv.open_csv(stream, **options, convert_options=strings) as table,
+        pa_csv.open_csv(stream, **options(bad), convert_options=as_bytes) as table,
     ):
         yield from table
 
 
 def _open_jsonl(
-    config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str]
+    config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str], bad: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
+    """Python's parser, as fast as pyarrow's here, which stops where a column holds texts and numbers."""
     with filesystem.open_input_stream(file) as stream:
         first = stream.read(BLOCK).lstrip().partition(b"\n")[0]
     if not first:
         return
-    try:
-        row = json.loads(first)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
+    row = _object(first.decode("utf-8-sig", errors="replace"))
+    if row is None:
         raise InputError(f"{file}: the first line is no JSON object; jsonl holds one object a line")
     _check_columns(config, file, list(row), columns)
-    numeric = {condition.column for condition in conditions(config) if isinstance(condition.value, float)}
-    types = [(column, pa.float64() if column in numeric else pa.string()) for column in columns]
-    wanted = pa_json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
     with (
         filesystem.open_input_stream(file) as stream,
-        pa_json.open_json(stream, read_options=pa_json.ReadOptions(block_size=BLOCK), parse_options=wanted) as table,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="\n") as lines,
     ):
-        yield from table
+        objects = _objects(lines, bad)
+        while rows := list(islice(objects, BATCH_ROWS)):
+            yield pa.record_batch({column: _json_texts([row.get(column) for row in rows]) for column in columns})
+
+
+def _objects(lines: Iterable[str], bad: Counter[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if not line.strip():
+            continue
+        row = _object(line)
+        if row is None:
+            bad["bad_row"] += 1
+        else:
+            yield row
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # the latter of ten thousand brackets
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _json_texts(values: list[Any]) -> pa.Array:
+    """Texts as they are, the rest as JSON writes it: 0.3, true."""
+    texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot
+        return pa.array((t if t is None else t.encode(errors="replace").decode() for t in texts), pa.string())
 
 
 def _check_columns(config: SourceConfig, file: str, names: list[str], columns: list[str]) -> None:
@@ -290,15 +354,29 @@ def _check_columns(config: SourceConfig, file: str, names: list[str], columns: l
 
 
 def _pair(config: SourceConfig, batch: pa.RecordBatch) -> pa.RecordBatch:
-    columns = {"url": batch.column(config.url).cast(pa.string()), "caption": _captions(config, batch)}
-    columns |= {META + name: batch.column(name) for name in _extras(config)}
+    columns = {"url": _text(batch.column(config.url)), "caption": _captions(config, batch)}
+    columns |= {META + name: _plain(batch.column(name)) for name in _extras(config)}
     return pa.record_batch(columns)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """A category column as its values, bytes as text, the rest as it is."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return _text(column) if pa.types.is_binary(column.type) else column
+
+
+def _text(column: pa.Array) -> pa.Array:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:  # bytes that are no UTF-8
+        return pa.array((v if v is None else v.decode(errors="replace") for v in column.to_pylist()), pa.string())
 
 
 def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
     if len(config.caption) == 1 and not config.unquote:
-        return batch.column(config.caption[0]).cast(pa.string()).fill_null("")
-    texts = [batch.column(column).cast(pa.string()).to_pylist() for column in config.caption]
+        return _text(batch.column(config.caption[0])).fill_null("")
+    texts = [_text(batch.column(column)).to_pylist() for column in config.caption]
     joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
     return pa.array((unquote_plus(text) if config.unquote else text for text in joined), pa.string())
 

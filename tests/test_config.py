@@ -1,6 +1,16 @@
 import pytest
 
-from emage.config import PRESETS, CheckpointConfig, EvaluateConfig, IngestConfig, TrainConfig, from_yaml, parse, to_yaml
+from emage.config import (
+    PRESETS,
+    CheckpointConfig,
+    EvaluateConfig,
+    IngestConfig,
+    TrainConfig,
+    from_yaml,
+    nearest,
+    parse,
+    to_yaml,
+)
 from emage.errors import InputError
 
 NEEDED = ["data.path=tokens", "run.output=out"]
@@ -48,6 +58,26 @@ def test_bad_command_lines_are_one_clear_line(argv: list[str], message: str):
     with pytest.raises(InputError) as error:
         parse(TrainConfig, argv)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("select.block_hosts=hosts.txt", "select.block_hosts: this is a list; write it as [hosts.txt]"),
+        ("source.where=similarity>=0.3", "source.where: this is a list; write it as [similarity>=0.3]"),
+        ("select.block_hosts=", "select.block_hosts: "),
+    ],
+)
+def test_a_list_without_its_brackets(argument: str, message: str):
+    with pytest.raises(InputError) as error:
+        parse(IngestConfig, ["source.table=t", "output=o", argument])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_the_nearest_name_whatever_its_case():
+    assert nearest("URL", ["caption", "url"]) == "; did you mean url?"
+    assert nearest("similarity", ["Simlarity", "NSFW"]) == "; did you mean Simlarity?"
+    assert nearest("md5", ["url", "caption"]) == ""
 
 
 def test_help_names_every_preset_and_key(capsys: pytest.CaptureFixture[str]):

@@ -166,7 +166,8 @@ def _read_part(
     counts = {"part": number, "dataset": table.dataset, "rows": 0, "kept": 0, "runs": 0}
     waiting: list[pa.Table] = []
     orders: list[np.ndarray] = []
-    for batch in sources.read(table, part):
+    bad = Counter[str]()
+    for batch in sources.read(table, part, bad):
         kept = _kept(table, blocked, batch, filtered)
         places = pa.array(np.flatnonzero(kept) + (counts["rows"] + (number << PLACE_BITS)))
         pairs = batch.select(schema.URL.names[:2]).filter(pa.array(kept))
@@ -179,7 +180,8 @@ def _read_part(
             counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, orders)
     if waiting:
         counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, orders)
-    counts["filtered"] = dict(filtered)
+    counts["rows"] += bad.total()
+    counts["filtered"] = dict(filtered + bad)
     manifest.write_json(plan.counts(number), counts)
     return counts
 
