@@ -8,7 +8,6 @@ is an InputError that says where; what is wrong with one row of text is counted 
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from omegaconf.errors import OmegaConfBaseException
 
 from emage import filters
+from emage.addresses import public
 from emage.command_line import refusal
 from emage.config import IngestConfig, SourceConfig, nearest, preset
 from emage.errors import InputError
@@ -169,7 +169,7 @@ def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
         is_folder = info.type == pyarrow.fs.FileType.Directory
         listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{table}: {_first_line(error)}") from None
+        raise InputError(public(f"{table}: {_first_line(error)}")) from None
     if info.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"{table}: no such file or folder (source.table)")
     if info.type == pyarrow.fs.FileType.File:
@@ -199,16 +199,11 @@ def _filesystem(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         return pyarrow.fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{public(config.table)}: {_first_line(error)}") from None
+        raise InputError(public(f"{config.table}: {_first_line(error)}")) from None
 
 
 def _absolute(table: str) -> str:
     return table if "://" in table else os.path.abspath(table)
-
-
-def public(uri: str) -> str:
-    """The address without a key and secret that may stand in it: s3://key:secret@bucket/path."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def _ending(path: str) -> str:

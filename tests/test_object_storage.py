@@ -125,3 +125,11 @@ def test_storage_out_of_reach(table):
 )
 def test_address_that_makes_no_sense(table):
     assert line(SourceConfig(table=table)).startswith(table)
+
+
+@pytest.mark.parametrize("secret", ["secret", "sec/ret", "se%cret"])
+def test_a_secret_in_an_address_is_in_no_message(secret):
+    said = line(
+        SourceConfig(table=f"s3://AKIAKEY:{secret}@bucket/one.parquet?endpoint_override=127.0.0.1:1&colour=red")
+    )
+    assert secret not in said and "AKIAKEY" not in said

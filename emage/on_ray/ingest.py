@@ -119,7 +119,7 @@ def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> 
         and "select" in done
         and done["select"]["source"] != selecting.describe(tables, config.select)
     ):
-        names = [*(sources.public(table.table) for table in tables), *selecting.lists(config.select)]
+        names = [*(public(table.table) for table in tables), *selecting.lists(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"
