@@ -161,10 +161,7 @@ def _listed_host(entry: str) -> str:
 def _host(url: str) -> str:
     """The host that the fetch would ask, in one spelling. Raises ValueError or fetch.FetchError where there is none."""
     host = fetch.host(url)
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host.lower().rstrip(".")
+    return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
 
 
 def hashes(texts: pa.Array) -> np.ndarray:
