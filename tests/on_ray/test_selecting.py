@@ -226,3 +226,12 @@ def test_runs_give_back_any_range(tmp_path):
     found = np.concatenate([table["n"].to_numpy() for table, _ in pieces])
     assert found.tolist() == numbers[np.lexsort((-numbers, order))].tolist()
     assert len(list(tmp_path.iterdir())) == 6  # nothing temporary is left
+
+
+def test_rows_that_cannot_be_read_are_counted(ray_cluster, tmp_path):
+    (tmp_path / "t.tsv").write_text(
+        "url\tcaption\nhttp://a.test/1\ta\nhttp://a.test/2\tb\ttoo much\nhttp://a.test/3\tc\n"
+    )
+    values, rows = select([SourceConfig(str(tmp_path / "t.tsv"), "a")], tmp_path)
+    assert values["filtered"] == {"bad_row": 1} and values["rows"] == 3
+    assert sorted(row["caption"] for row in rows) == ["a", "c"]
