@@ -88,7 +88,9 @@ def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
     """The stage's manifest where every tokenized shard is there and made from today's image shards, else None."""
     values = manifest.read_json(folder / manifest.NAME)
     downloaded = download.finished(shards)
-    if values is None or downloaded is None or values["input"] != downloaded["content"]:
+    if values is None or downloaded is None or values["shards"] != downloaded["shards"]:
+        return None
+    if values["input"] != manifest.fingerprint(_inputs(shards, values["shards"])):
         return None
     there = set(os.listdir(folder))  # a shard's folder has its name when it is complete
     return values if all(download.shard_folder(folder, n).name in there for n in range(values["shards"])) else None
