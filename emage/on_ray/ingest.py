@@ -72,9 +72,9 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
         with (
+            tasks.writing(output),
             _alone(output),
             tracking.start(config.mlflow, stage="ingest", settings=config) as run,
-            tasks.writing(output),
         ):
             for stage, folder in WORK.items():
                 if stage not in stages:  # a kill at the very end of a stage may have left it
