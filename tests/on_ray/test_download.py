@@ -97,6 +97,7 @@ def test_rows_keep_their_order_their_data_set_and_a_key_of_their_own(ray_cluster
         "failed": {"http_404": 1, "no_url": 1},
         "datasets": {"even": 52, "odd": 51},
         "passes": 2,
+        "content": manifest.fingerprint([download.content(tmp_path / "shards", number) for number in range(2)]),
     }
     assert values == download.finished(tmp_path / "shards", passes=2)
     assert download.finished(tmp_path / "shards", passes=3) is None
