@@ -52,5 +52,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (once, a minute or two) ..."
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	.venv/bin/uv pip install --quiet --python $(RUN) --constraint constraints.txt --editable '.[pipelines,dev]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[pipelines,dev]'
 	@touch $@

@@ -1,5 +1,7 @@
 """Networks whose answers can be worked out by hand, a small real one, and what they are shown."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,22 @@ class Recorder:
     def __call__(self, y: Tensor, context) -> Tensor:
         self.shown.append(y.clone())
         return self.logits.expand(len(y), *self.logits.shape)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Cramped:
+    """`work` on a device with room for `room` rows; asked for more it says what PyTorch says."""
+
+    def __init__(self, work: Callable[[Tensor], Tensor], room: int, error: Exception = OUT_OF_MEMORY):
+        self.work, self.room, self.error, self.calls = work, room, error, []
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.calls.append(len(rows))
+        if len(rows) > self.room:
+            raise self.error
+        return self.work(rows)
 
 
 def certain(tokens: list[int], vocab_size: int, sharpness: float = 50.0) -> Tensor:

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from fakes import OUT_OF_MEMORY, Cramped
 
 from emage.errors import InputError
 from emage.memory import InParts
@@ -11,21 +12,12 @@ from emage.memory import InParts
 ROWS = torch.arange(22).reshape(11, 2)
 
 
-class Small:
-    """Doubles up to `room` rows; asked for more it says what PyTorch says."""
-
-    def __init__(self, room: int, error: Exception):
-        self.room, self.error, self.calls = room, error, []
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        self.calls.append(len(rows))
-        if len(rows) > self.room:
-            raise self.error
-        return 2 * rows
+def doubled(rows: torch.Tensor) -> torch.Tensor:
+    return 2 * rows
 
 
 ERRORS = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    OUT_OF_MEMORY,
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12"),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -34,7 +26,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
 def test_halved_until_it_fits_and_remembered(error, caplog):
-    work = Small(3, error)
+    work = Cramped(doubled, 3, error)
     in_parts = InParts(work, most=11)
     with caplog.at_level(logging.WARNING):
         assert in_parts(ROWS).equal(2 * ROWS)
@@ -49,18 +41,18 @@ def test_halved_until_it_fits_and_remembered(error, caplog):
 
 
 def test_what_fits_is_not_cut():
-    work = Small(11, ERRORS[0])
+    work = Cramped(doubled, 11, ERRORS[0])
     assert InParts(work, most=11)(ROWS).equal(2 * ROWS)
     assert work.calls == [11]
 
 
 def test_one_that_does_not_fit_alone_is_an_error_that_says_so():
     with pytest.raises(InputError, match=r"not even a batch of one fits .* \(CUDA out of memory"):
-        InParts(Small(0, ERRORS[0]), most=4)(ROWS)
+        InParts(Cramped(doubled, 0, ERRORS[0]), most=4)(ROWS)
 
 
 def test_other_errors_are_raised():
-    work = Small(0, RuntimeError("shape mismatch"))
+    work = Cramped(doubled, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         InParts(work, most=4)(ROWS)
     assert work.calls == [4]

@@ -57,5 +57,7 @@ def start_ray() -> None:
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
     num_cpus = max(4, os.cpu_count() or 1)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+    # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

@@ -1,10 +1,7 @@
 """The ingest's benchmark: its command line, the rate from a given course of arrivals, the shards that it makes."""
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,17 +10,7 @@ import pytest
 from emage import manifest, pictures, schema, tokenizers
 from emage.on_ray import download
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ingest.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ingest_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "ingest.py"
 
 
 def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
@@ -83,9 +70,9 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
 
 
 @pytest.mark.ray
-def test_the_script_itself(tmp_path):
+def test_the_script_itself(script, tmp_path):
     """As a person starts it, on few pictures: the figures are there and all pictures came through."""
-    command = [sys.executable, str(SCRIPT), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]
+    command = [sys.executable, str(script), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "vqgan-demo-f8-512, 40 pictures of 64x64, batches of 4" in done.stdout

@@ -1,12 +1,10 @@
 """Table 2's benchmark: its figures for a tokenizer that can be worked out by hand, its command line, its report."""
 
-import importlib.util
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,17 +16,7 @@ from emage.metrics.reconstruction import Judges
 from emage.tokenizers import DEMO, Published, download
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "table2.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("table2", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "table2.py"
 
 
 @pytest.fixture
@@ -90,10 +78,10 @@ def test_without_judges_their_figures_are_missing(benchmark, greys):
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 
 
-def test_the_script_itself(greys, tmp_path):
+def test_the_script_itself(script, greys, tmp_path):
     """As a person starts it: its folder is first on Python's path, and its name that of a package."""
     output = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), f"pictures={greys}", f"tokenizers=[{DEMO}, vqgan-f8-256]"]
+    command = [sys.executable, str(script), f"pictures={greys}", f"tokenizers=[{DEMO}, vqgan-f8-256]"]
     done = subprocess.run(
         [*command, f"output={output}", "device=cpu", "limit=3"], capture_output=True, text=True, timeout=120
     )

@@ -191,10 +191,12 @@ def test_health_and_models(url: str) -> None:
 def test_overload_is_refused_at_once(url: str) -> None:
     answers = at_once(url, [{"prompt": "busy", "seed": i} for i in range(40)])
     refused = [answer for answer in answers if answer.status_code != 200]
-    assert refused and len(refused) < 40
+    drawn = [answer for answer in answers if answer.status_code == 200]
+    assert refused and drawn
+    assert max(a.elapsed for a in refused) < max(a.elapsed for a in drawn)  # nobody waits for a place first
     for answer in refused:
         assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
-        assert answer.headers["Retry-After"] and answer.elapsed.total_seconds() < 1.5
+        assert answer.headers["Retry-After"]
 
 
 def test_a_deadline_answers_408_and_the_next_request_is_served(url: str) -> None:
@@ -294,7 +296,7 @@ def test_the_program_serves_a_checkpoint_until_sigterm(checkpoint: Path, tmp_pat
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while "ready: " not in (text := (tmp_path / "log").read_text()):
             assert process.poll() is None and time.monotonic() < deadline, text
             time.sleep(0.2)
