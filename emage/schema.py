@@ -1,12 +1,17 @@
 """The files that pass between stages: their columns as pyarrow schemas, and what a token table says of itself."""
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
+from emage import manifest, storage
+from emage.addresses import public
 from emage.errors import InputError
 
 # One row of a shard of URLs, as the download reads it.
@@ -69,12 +74,53 @@ def tokenizer_of(schema: pa.Schema) -> TokenizerInfo:
 
 
 def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
-    """A token table's parquet files in order, and its tokenizer. Raises InputError where `path` holds none."""
-    folder = Path(path)
-    files = sorted(str(file) for file in folder.glob("*.parquet")) if folder.is_dir() else []
-    if not files:
-        raise InputError(f"{path}: no token table (*.parquet) here; pipelines/ingest.py writes one")
+    """A token table's parquet files in order, and its tokenizer. Raises InputError where `path` holds none.
+
+    `path` is a folder or a URI of one (s3://, gs://, hdfs://); the files are paths of `storage.find(path)`'s system.
+    """
+    filesystem, folder = storage.find(path)
     try:
-        return files, tokenizer_of(pq.read_schema(files[0]))
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise InputError(f"{files[0]}: not a token table ({error}); pipelines/ingest.py writes one") from None
+        found = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(public(f"{path}: {storage.first_line(error)}")) from None
+    files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
+    if not files:
+        raise InputError(f"{public(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
+    with _readable(files[0]):
+        return files, tokenizer_of(pq.read_schema(files[0], filesystem=filesystem))
+
+
+def fingerprint(path: str) -> str:
+    """What tells one token table from another: its ingest's own manifest, or the files' names and sizes."""
+    filesystem, folder = storage.find(path)
+    made = f"{folder}/_manifest.json"
+    if filesystem.get_file_info(made).is_file:
+        with filesystem.open_input_file(made) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    infos = filesystem.get_file_info(open_token_table(path)[0])
+    return manifest.fingerprint([(info.base_name, info.size) for info in infos])
+
+
+def footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) -> pq.FileMetaData:
+    """What a file says of its row groups. Raises InputError where it is no part of the token table of `info`."""
+    with _readable(file):
+        metadata = pq.read_metadata(file, filesystem=filesystem)
+        columns = metadata.schema.to_arrow_schema()
+        other = tokenizer_of(columns)
+    if other != info:
+        raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table to a folder")
+    expected = token_table(info, "")
+    for name in ("uid", "caption", "tokens"):
+        if name not in columns.names or columns.field(name).type != expected.field(name).type:
+            raise InputError(f"{file}: no column {name} of {expected.field(name).type}; pipelines/ingest.py writes it")
+    return metadata
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """What is raised about a file that cannot be read becomes an InputError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = storage.first_line(error)
+        raise InputError(f"{file}: not a token table ({reason}); pipelines/ingest.py writes one") from None

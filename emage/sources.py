@@ -7,7 +7,6 @@ is an InputError that says where; what is wrong with one row of text is counted 
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from omegaconf.errors import OmegaConfBaseException
 
-from emage import filters
+from emage import filters, storage
 from emage.addresses import public
 from emage.command_line import refusal
 from emage.config import IngestConfig, SourceConfig, nearest, preset
@@ -64,7 +63,7 @@ def all_of(config: IngestConfig) -> list[SourceConfig]:
     names = [source.dataset for source in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two tables are called {twice[0]!r}; give one another source.dataset")
-    return [replace(source, table=_absolute(source.table)) for source in found]
+    return [replace(source, table=storage.absolute(source.table)) for source in found]
 
 
 def parts(config: SourceConfig) -> list[Part]:
@@ -95,7 +94,7 @@ def read(config: SourceConfig, part: Part | None = None, bad: Counter[str] | Non
     U+FFFD.
     """
     bad = Counter() if bad is None else bad
-    filesystem, files = _files(config) if part is None else (_filesystem(config)[0], [part.file])
+    filesystem, files = _files(config) if part is None else (storage.find(config.table)[0], [part.file])
     columns = list(dict.fromkeys((config.url, *config.caption, *_extras(config))))
     openers = {"csv": _open_text, "tsv": _open_text, "jsonl": _open_jsonl}
     for file in files:
@@ -163,13 +162,13 @@ def _lines(filesystem: pyarrow.fs.FileSystem, file: str) -> int:
 def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     """The table's files, in order of their names."""
     table = public(config.table)
-    filesystem, path = _filesystem(config)
+    filesystem, path = storage.find(config.table)
     try:
         info = filesystem.get_file_info(path)
         is_folder = info.type == pyarrow.fs.FileType.Directory
         listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
     except (pa.ArrowException, OSError) as error:
-        raise InputError(public(f"{table}: {_first_line(error)}")) from None
+        raise InputError(public(f"{table}: {storage.first_line(error)}")) from None
     if info.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"{table}: no such file or folder (source.table)")
     if info.type == pyarrow.fs.FileType.File:
@@ -186,24 +185,6 @@ def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     if not files:
         raise InputError(f"{table}: no {', '.join(sorted(wanted))} files in this folder (source.table)")
     return filesystem, files
-
-
-def _filesystem(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where the table lies, and its path there."""
-    uri = config.table
-    if "://" not in uri:
-        return pyarrow.fs.LocalFileSystem(), uri
-    if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
-        # Google's client tries again for 15 minutes before it says what is wrong; half a minute will do.
-        uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=30"
-    try:
-        return pyarrow.fs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(public(f"{config.table}: {_first_line(error)}")) from None
-
-
-def _absolute(table: str) -> str:
-    return table if "://" in table else os.path.abspath(table)
 
 
 def _ending(path: str) -> str:
@@ -237,7 +218,7 @@ def _readable(config: SourceConfig, file: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a readable {_format(config, file)} file ({_first_line(error)})") from None
+        raise InputError(f"{file}: not a readable {_format(config, file)} file ({storage.first_line(error)})") from None
 
 
 def _open_parquet(
@@ -374,7 +355,3 @@ def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
     texts = [_text(batch.column(column)).to_pylist() for column in config.caption]
     joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
     return pa.array((unquote_plus(text) if config.unquote else text for text in joined), pa.string())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,11 @@
-"""URL tables in object storage: a real S3 server on 127.0.0.1, read through the same URIs as a bucket in the cloud."""
+"""Tables in object storage: a real S3 server on 127.0.0.1, read through the same URIs as a bucket in the cloud."""
 
 import gzip
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs
@@ -10,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from emage import sources
+from emage import sources, storage
 from emage.config import SourceConfig
 from emage.errors import InputError
+from emage.token_table import TokenTable
 
 ROWS = [(f"http://a.test/{i}.jpg", f'picture {i}, "öäü"') for i in range(5_000)]
 CSV = "url,caption\n" + "".join(f'{url},"{caption.replace(chr(34), 2 * chr(34))}"\n' for url, caption in ROWS)
@@ -133,3 +137,69 @@ def test_a_secret_in_an_address_is_in_no_message(secret):
         SourceConfig(table=f"s3://AKIAKEY:{secret}@bucket/one.parquet?endpoint_override=127.0.0.1:1&colour=red")
     )
     assert secret not in said and "AKIAKEY" not in said
+
+
+# --- Token tables -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokens_uri(address: str, token_table: Path) -> Iterator[str]:
+    """The token table of the tests, copied into the bucket."""
+    uri = f"s3://tables/tokens?endpoint_override={address}&scheme=http"
+    filesystem, path = storage.find(uri)
+    pyarrow.fs.copy_files(str(token_table), path, destination_filesystem=filesystem)
+    yield uri
+    filesystem.delete_dir(path)
+
+
+def said_of(uri: str) -> str:
+    """What a user reads about a token table that can't be read."""
+    with pytest.raises(InputError) as error:
+        TokenTable(uri, seed=0)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_token_table_in_a_bucket_gives_the_rows_of_the_same_files_here(tokens_uri, token_table):
+    here, there = TokenTable(str(token_table), seed=3), TokenTable(tokens_uri, seed=3)
+    assert there.tokenizer == here.tokenizer and there.num_rows == 200
+    for step in (0, 1, 7, 8, 9, 100):
+        ours, theirs = here.batch(step, 24, rank=1, world_size=2), there.batch(step, 24, rank=1, world_size=2)
+        assert theirs.uid == ours.uid and theirs.captions == ours.captions and theirs.seeds == ours.seeds
+        assert theirs.y.equal(ours.y)
+
+
+def test_objects_of_a_token_table_that_vanish_or_are_damaged(tokens_uri):
+    filesystem, path = storage.find(tokens_uri)
+    table = TokenTable(tokens_uri, seed=0, groups_in_memory=1)
+    for info in filesystem.get_file_info(pyarrow.fs.FileSelector(path)):
+        filesystem.delete_file(info.path)
+    with pytest.raises(InputError, match=r"^tables/tokens/0000\d\.parquet: cannot be read"):
+        table.batch(0, 8)
+    assert said_of(tokens_uri).startswith(f"{tokens_uri}: no token table (*.parquet) here")
+    with filesystem.open_output_stream(f"{path}/0.parquet", compression=None) as stream:
+        stream.write(OBJECTS["broken.parquet"])
+    assert "tables/tokens/0.parquet: not a token table" in said_of(tokens_uri)
+
+
+def test_a_process_that_reads_from_a_bucket_ends(tokens_uri):
+    source = f"from emage.token_table import TokenTable\nTokenTable({tokens_uri!r}, seed=0).batch(0, 8)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_token_table_in_a_bucket(address):
+    for path in ("tables/none", "no-such-bucket/tokens"):
+        assert "no token table (*.parquet) here" in said_of(source(address, path).table)
+
+
+@pytest.mark.parametrize("uri", [*UNREACHABLE, "ftp://a.test/tokens", "s3://bucket/tokens?colour=red"])
+def test_token_tables_out_of_reach(uri):
+    assert said_of(uri).startswith(uri.partition("?")[0].replace("anonymous@", "***@"))
+
+
+def test_a_secret_in_a_token_tables_address_is_in_no_message(address):
+    for rest in ("none", "tokens?colour=red"):
+        end = f"{'&' if '?' in rest else '?'}endpoint_override={address}&scheme=http"
+        said = said_of(f"s3://AKIAKEY:sec/ret@tables/{rest}{end}")
+        assert "sec" not in said and "AKIAKEY" not in said

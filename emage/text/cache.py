@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 # 4,500 captions of 77 x 768 float32 numbers: all prompts of a run and their candidates, and little beside a 32 GB GPU.
 CACHE_BYTES = 1 << 30
+# In training always so many, the last part filled up: products of matrices of another size round differently, and a run
+# that goes on with an empty cache would not have the same bits.
+READ_AT_ONCE = 8
 
 
 class StateCache(nn.Module):
@@ -27,17 +30,23 @@ class StateCache(nn.Module):
         self._rows: LRUCache[tuple, Tensor] = LRUCache(max_bytes, getsizeof=lambda row: row.nbytes)
 
     def forward(self, ids: Tensor, tower: nn.Module, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B,S) ids -> (B,S,D) states; `read`, by `tower`, is asked for the M rows that are not here, each once."""
+        """(B,S) ids -> (B,S,D) states; `read`, by `tower`, is asked for the M rows that are not here, each once.
+
+        In training it is asked for READ_AT_ONCE at a time, some of them twice.
+        """
         version = sum(0 if p.is_inference() else p._version for p in tower.parameters())
         if version != self._version:
             self._rows.clear()
             self._version = version
-        keys = [(_precision(ids.device), row.tobytes()) for row in ids.cpu().numpy()]
+        keys = [(self.training, _precision(ids.device), row.tobytes()) for row in ids.cpu().numpy()]
         rows = {key: self._rows.get(key) for key in keys}
         missing = {key: i for i, key in enumerate(keys) if rows[key] is None}
-        if missing:
-            states = read(ids[list(missing.values())])  # (M,S,D)
-            for key, row in zip(missing, states, strict=True):
+        at_once = READ_AT_ONCE if self.training else max(1, len(missing))
+        for start in range(0, len(missing), at_once):
+            part = list(missing)[start : start + at_once]
+            places = [missing[key] for key in part]
+            states = read(ids[places + places[:1] * (at_once - len(part))])  # (M,S,D), or (READ_AT_ONCE,S,D)
+            for key, row in zip(part, states, strict=False):
                 rows[key] = self._rows[key] = row.clone()  # a view would keep the whole batch in memory
         return torch.stack([rows[key] for key in keys])  # type: ignore[misc]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.transformer import QuickGELU, TextTransformer
@@ -17,6 +18,7 @@ from emage import manifest
 from emage.config import ModelConfig
 from emage.errors import InputError
 from emage.text.cache import StateCache
+from emage.text.clip_words import encode, vocabulary
 from emage.tokenizers.published import UNPICKLING_ERRORS, reason
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
@@ -44,19 +46,20 @@ class ClipText(nn.Module):
             proj_type="none",
             output_tokens=True,
         )
-        self._tokenizer = open_clip.SimpleTokenizer(context_length=self.length)
         self._cache = StateCache()
         if self.frozen:
             self.requires_grad_(False)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(B,S) int64 ids, padded with 0 after the end-of-text token; (B,) bool, which captions were cut to fit."""
-        # open_clip cuts without a word: with one position more, a caption that is too long is one that reaches it.
-        ids = self._tokenizer(list(captions), context_length=self.length + 1)  # (B,S+1)
-        cut = ids[:, -1] == self._tokenizer.eot_token_id
-        ids = ids[:, :-1].contiguous()
-        ids[cut, -1] = self._tokenizer.eot_token_id
-        return ids, cut
+        start, end = vocabulary().sot_token_id, vocabulary().eot_token_id
+        numbers = [[start, *encode(caption), end] for caption in captions]
+        cut = np.array([len(row) > self.length for row in numbers], dtype=bool)
+        ids = np.zeros((len(numbers), self.length), dtype=np.int64)
+        for places, row in zip(ids, numbers, strict=True):
+            places[: len(row)] = row[: self.length]
+        ids[cut, -1] = end
+        return torch.from_numpy(ids), torch.from_numpy(cut)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B,S) ids -> (B,S,D) states after the last norm."""

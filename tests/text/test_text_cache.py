@@ -13,7 +13,7 @@ from torch import nn
 
 from emage.config import ModelConfig
 from emage.text import ENCODERS, TextEncoder, load_published
-from emage.text.cache import StateCache
+from emage.text.cache import READ_AT_ONCE, StateCache
 
 TINY = pytest.mark.parametrize("text", ["clip_tiny", "bert_tiny"])
 
@@ -109,8 +109,21 @@ def test_copies_state_dicts_and_pickles_hold_none_of_it(text: str):
     assert frozen.text._cache._rows.currsize == 16 * 64 * 4  # a caption's states, float32
 
 
+def test_in_training_rows_are_read_in_one_shape():
+    """The bits of a row must not depend on how many others were missing."""
+    cache, shapes = StateCache(), []
+
+    def read(ids: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return 10.0 * ids[:, :, None]
+
+    for wanted in ([1, 2, 3], [3, 4], list(range(5, 5 + READ_AT_ONCE + 1)), [1, 4]):
+        assert cache(torch.tensor(wanted)[:, None], nn.Identity(), read)[:, 0, 0].tolist() == [10 * i for i in wanted]
+    assert shapes == [(READ_AT_ONCE, 1)] * 4  # 3 rows, 1 row, 9 rows in two, none
+
+
 def test_the_least_recently_used_rows_go_first():
-    cache, asked = StateCache(max_bytes=2 * 4), []
+    cache, asked = StateCache(max_bytes=2 * 4).eval(), []
 
     def read(ids: torch.Tensor) -> torch.Tensor:
         asked.extend(ids[:, 0].tolist())

@@ -1,0 +1,217 @@
+"""How fast one process reads training batches, their captions tokenized: the goal is 5,000 samples/s on one core.
+
+    python benchmarks/loader.py                                 # a minute, 160 MB of disk; 65,536 rows of 1024 tokens
+    python benchmarks/loader.py captions=URLS.parquet column=TEXT epochs=1
+
+Writes a token table of random tokens and of the captions given ($EMAGE_DATA's of LAION-400M where that is set, else
+drawn ones), and reads it as training does: TokenTable.batch, then the ids of CLIP ViT-L/14's text encoder, 77
+positions. Everything, the reading threads as well, is kept on one core. Two rates are printed: by the clock, and by the
+seconds that this process was at work, which is the figure where others use the machine.
+
+In the first epoch every word is new at some time, so it is the slowest. Memory is what belongs to this process alone,
+its libraries included. Of the parts, decoding is what is left of reading without tokenizing, less the seeds. Writes
+results/loader.json.
+"""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import emage
+from emage import config, provenance, schema, shapes
+from emage.config import ModelConfig, ShuffleConfig
+from emage.errors import InputError
+from emage.text import ClipText
+from emage.text.clip_words import word_ids
+from emage.token_table import TokenTable, _key
+
+VOCABULARY = 8192
+FILE_ROWS = 16_384
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class LoaderBenchmark:
+    """Samples/s of one process that reads training batches and tokenizes their captions."""
+
+    rows: int = 65_536
+    tokens: int = 1024  # a picture; a square number
+    batch_size: int = 64  # rows of one process a step
+    epochs: int = 5
+    captions: str | None = None  # a parquet file; none: $EMAGE_DATA's, else drawn ones
+    column: str = "TEXT"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exits with 2 and one line on bad input."""
+    try:
+        benchmark = config.parse(LoaderBenchmark, argv)
+        check(benchmark)
+        source, captions = read_captions(benchmark)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # what writing leaves in memory is not reading's
+            other.submit(write_table, Path(folder), benchmark, captions).result()
+        found = {**asdict(benchmark), "captions": source, **measure(benchmark, folder, captions), **versions()}
+    show(found)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "loader.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def check(benchmark: LoaderBenchmark) -> None:
+    for name in ("rows", "tokens", "batch_size", "epochs"):
+        if getattr(benchmark, name) < 1:
+            raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
+    if benchmark.tokens != round(benchmark.tokens**0.5) ** 2:
+        raise InputError(f"tokens={benchmark.tokens}: a picture has a square number of them, as 1024")
+    if benchmark.rows < benchmark.batch_size:
+        raise InputError(f"rows={benchmark.rows}: fewer than batch_size={benchmark.batch_size}")
+
+
+def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:
+    """What they are, and the captions themselves, no more than there are rows."""
+    real = Path(os.environ.get("EMAGE_DATA", "")) / "laion_urls_10k.parquet"
+    path = benchmark.captions or (str(real) if real.is_file() else None)
+    if path is None:
+        scenes = shapes.train_scenes(min(benchmark.rows, 10_000), seed=0)
+        return "drawn", [scene.caption for scene in scenes]
+    try:
+        column = pq.read_table(path, columns=[benchmark.column])[benchmark.column]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InputError(
+            f"captions={path}: no captions in column {benchmark.column!r} ({type(error).__name__})"
+        ) from None
+    captions = column.cast(pa.string()).fill_null("").to_pylist()[: benchmark.rows]
+    if not captions:
+        raise InputError(f"captions={path}: the table has no rows")
+    return Path(path).name, captions
+
+
+def on_one_core() -> None:
+    """Before anything starts a thread: those of pyarrow stay on the same core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
+def write_table(folder: Path, benchmark: LoaderBenchmark, captions: Sequence[str]) -> None:
+    """A token table as ingest writes it; captions are repeated where there are more rows."""
+    side, rng = round(benchmark.tokens**0.5), np.random.default_rng(0)
+    columns = schema.token_table(schema.TokenizerInfo("random", "0" * 64, VOCABULARY, (side, side)), "benchmark")
+    for start in range(0, benchmark.rows, FILE_ROWS):
+        uid = np.arange(start, min(start + FILE_ROWS, benchmark.rows))
+        tokens = rng.integers(VOCABULARY, size=len(uid) * benchmark.tokens, dtype=np.uint16)
+        rows = {
+            **dict.fromkeys(("dataset", "key", "url", "sha256"), [""] * len(uid)),
+            **dict.fromkeys(("width", "height"), [256] * len(uid)),
+            "uid": uid,
+            "caption": [captions[i % len(captions)] for i in uid],
+            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens), benchmark.tokens),
+        }
+        size = ShuffleConfig().row_group_rows
+        file = folder / f"{start // FILE_ROWS:05d}.parquet"
+        pq.write_table(pa.table(rows, schema=columns), file, compression="zstd", row_group_size=size)
+
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+
+def measure(benchmark: LoaderBenchmark, folder: str, captions: Sequence[str]) -> dict[str, Any]:
+    """Rates and megabytes of each epoch, and microseconds a sample of the parts."""
+    with torch.device("meta"):
+        text = ClipText(ModelConfig())
+    steps = benchmark.rows // benchmark.batch_size  # an epoch's, but for a last part of a batch
+    table = TokenTable(folder, seed=0)
+    before = megabytes()
+
+    def epoch(number: int, tokenize: bool) -> dict[str, float]:
+        def read() -> None:
+            for step in range(number * steps, (number + 1) * steps):
+                batch = table.batch(step, benchmark.batch_size)
+                if tokenize:
+                    text.tokenize(batch.captions)
+
+        return {**rates(read, steps * benchmark.batch_size), "megabytes": megabytes()}
+
+    epochs = [epoch(number, tokenize=True) for number in range(benchmark.epochs)]
+    untokenized = epoch(benchmark.epochs, tokenize=False)
+    table.close()
+    seeds = rates(lambda: [_key(0, place) for place in range(20_000)], 20_000)
+
+    def tokenize_all() -> None:
+        for i in range(0, len(captions), 64):
+            text.tokenize(captions[i : i + 64])
+
+    word_ids.cache_clear()
+    new, known = (rates(tokenize_all, len(captions)) for _ in range(2))
+    parts = {
+        "decoding": 1e6 / untokenized["per_cpu_second"] - 1e6 / seeds["per_cpu_second"],
+        "seeds": 1e6 / seeds["per_cpu_second"],
+        "tokenizing, no word known yet": 1e6 / new["per_cpu_second"],
+        "tokenizing, all words known": 1e6 / known["per_cpu_second"],
+    }
+    return {"before_megabytes": before, "epochs": epochs, "untokenized": untokenized, "parts_us": parts}
+
+
+def rates(work: Callable[[], Any], samples: int) -> dict[str, float]:
+    """Samples a second by the clock, and by the seconds of all this process's threads at work."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {
+        "per_second": samples / (time.perf_counter() - clock),
+        "per_cpu_second": samples / (time.process_time() - cpu),
+    }
+
+
+def megabytes() -> float:
+    return psutil.Process().memory_full_info().uss / 1e6
+
+
+def versions() -> dict[str, Any]:
+    """Of what the figures depend on."""
+    made_with = {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__}
+    return {
+        "machine": f"1 of {os.cpu_count()} cores, {platform.machine()}",
+        "versions": {**made_with, "open_clip": open_clip.__version__, "emage": emage.__version__},
+        "commit": provenance.commit(),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    table = Table("", "samples/s", "samples/s of its own time", "MB")
+    for name, values in [
+        *((f"epoch {i}, tokenized", values) for i, values in enumerate(found["epochs"], start=1)),
+        ("not tokenized", found["untokenized"]),
+    ]:
+        table.add_row(
+            name, f"{values['per_second']:,.0f}", f"{values['per_cpu_second']:,.0f}", f"{values['megabytes']:.0f}"
+        )
+    Console().print(table)
+    parts = "; ".join(f"{name}: {microseconds:.0f}" for name, microseconds in found["parts_us"].items())
+    print(f"microseconds a sample: {parts}")
+    print(f"{found['rows']} rows of {found['tokens']} tokens, captions: {found['captions']}, {found['machine']}")
+
+
+if __name__ == "__main__":
+    on_one_core()
+    main(sys.argv[1:])
