@@ -17,10 +17,11 @@ from emage.presets import PRESETS
 __all__ = ["PRESETS", "from_yaml", "nearest", "parse", "preset", "to_yaml", "usage"]
 
 Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
-Schedule = Literal["cosine", "linear"]
+Schedule = Literal["cosine", "linear", "square", "cubic", "sqrt"]
 Order = Literal["confidence", "random", "halton"]
 Rank = Literal["none", "likelihood", "clip"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 # --- What is learned -------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class OptimConfig:
     """Sec. 4, the paragraph of hyperparameters."""
 
     steps: int = 500_000
-    batch_size: int = 1024  # global: GPUs x micro-batch x accumulation
+    batch_size: int = 1024  # global, shared out over the GPUs
     micro_batch_size: int = 16  # per GPU and pass
     lr: float = 4.5e-4
     warmup: float = 0.02  # share of the steps
@@ -85,6 +86,7 @@ class OptimConfig:
     beta2: float = 0.96
     weight_decay: float = 4.5e-2
     clip_norm: float = 4.0
+    max_spike: float = 3.0  # nats of the loss above its running mean: from there on a step is skipped
     ema: float = 0.0  # beyond the paper: decay of the averaged weights that are then kept and drawn from; 0 is off
 
 
@@ -114,17 +116,20 @@ class DataConfig:
 class RunConfig:
     """One training run: its folder, its workers, what it writes and when."""
 
-    output: str = MISSING  # holds `model/` (for use) and Ray Train's storage (for resuming)
+    output: str = MISSING  # a folder that all nodes share: model/ (for use), checkpoints/ (for resuming)
     seed: int = 0
     num_workers: int = 1
     use_gpu: bool = True
     cpus_per_worker: int = 4
     zero_stage: Literal[0, 1, 2] = 1
+    precision: Precision = "float32"  # Sec. 4; tf32 and bfloat16 (autocast) need an A100 or newer
     max_failures: int = 100  # worker or node losses survived
+    max_skipped: int = 20  # steps without a usable loss; one more ends the run
     log_every: int = 50  # steps
     sample_every: int = 5_000
     checkpoint_every: int = 5_000
-    keep: int = 3  # checkpoints for resuming
+    keep: int = 3  # checkpoints for resuming, the newest ones
+    keep_every: int = 0  # steps; those at its multiples stay as well. 0: none
     prompts: tuple[str, ...] = (
         "a living area with a television and a table.",  # Figure 5
         "aerial view of the beach at night.",
@@ -138,6 +143,8 @@ class TrainConfig:
     """Token table -> checkpoint (pipelines/train.py)."""
 
     method: Method = "iterative3"
+    init: str | None = None  # checkpoint folder whose weights training starts from (fine-tuning)
+    dry_run: bool = False  # prints the plan (GPUs, memory, FLOP, days) and ends
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

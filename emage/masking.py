@@ -21,8 +21,17 @@ MASK = -1  # input-only: the network has a row for it, its head has none
 def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
     """Positions known after step `t` of `steps`, of `n` (Algorithm 1, line 4): floor(tau(t/T) * n).
 
-    tau is the share kept: 1 - cos(pi/2 * t/T), or t/T. Every step keeps at least one new position while there are any,
-    and the last keeps all n, which the floor alone does not promise: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+    tau is the share kept, 1 - gamma for MaskGIT's mask functions gamma. With x = t/T:
+
+    | schedule | tau(x)           | the share still masked, gamma = 1 - tau                        |
+    | cosine   | 1 - cos(pi/2 x)  | concave: few tokens at first, many at the end (Sec. 3.2)       |
+    | square   | x^2              | concave, close to the cosine                                   |
+    | cubic    | x^3              | concave, still fewer at first                                  |
+    | linear   | x                | the same number every step                                     |
+    | sqrt     | sqrt(x)          | convex: many tokens at first, when little is known             |
+
+    Every step keeps at least one new position while there are any, and the last keeps all n, which the floor alone does
+    not promise: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
     """
     if not 1 <= t <= steps:
         raise ValueError(f"step {t} is outside 1..{steps}")
@@ -33,13 +42,24 @@ def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
 def _kept(steps: int, n: int, schedule: Schedule) -> tuple[int, ...]:
     kept: list[int] = []
     for t in range(1, steps + 1):
-        # Integers for the line: floats would lose a position to rounding (29/100 * 100 is 28.999...).
-        # The cosine is whole only at t/T = 2/3 (a half) and at the end; what is added there is lost nowhere else.
-        tau = 1 - math.cos(math.pi / 2 * t / steps)
-        paper = t * n // steps if schedule == "linear" else math.floor(tau * n + 1e-9)
-        kept.append(min(n, max(paper, (kept[-1] if kept else 0) + 1)))
+        kept.append(min(n, max(_floor_tau(t, steps, n, schedule), (kept[-1] if kept else 0) + 1)))
     kept[-1] = n
     return tuple(kept)
+
+
+def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
+    """floor(tau(t/T) * n), in integers where tau allows: floats lose a position (29/100 * 100 is 28.999...)."""
+    match schedule:
+        case "linear":
+            return t * n // steps
+        case "square":
+            return t**2 * n // steps**2
+        case "cubic":
+            return t**3 * n // steps**3
+        case "sqrt":
+            return math.isqrt(t * n**2 // steps)
+        case "cosine":  # whole only at t/T = 2/3 (a half) and at the end; what is added there is lost nowhere else
+            return math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n + 1e-9)
 
 
 def kept_table(unknown: Sequence[int], steps: int, schedule: Schedule) -> Tensor:
@@ -84,10 +104,24 @@ def gumbel(u: Tensor) -> Tensor:
 def num_masked(r: Tensor, n: int, schedule: Schedule) -> Tensor:
     """How many of `n` positions to mask in training: (B,) int64, from r uniform on (0, 1]. Never 0 (Sec. 3.2: (0, n]).
 
-    Linear masks a uniform share; cosine masks more often many (Sec. 4.7).
+    The share masked is gamma(1 - r), gamma being that of `num_kept` (Sec. 4.7, Figure 4). Its mean says what a schedule
+    trains: linear 1/2, cosine 2/pi, square 2/3, cubic 3/4, sqrt 1/3.
     """
-    share = r if schedule == "linear" else torch.cos(math.pi / 2 * (1 - r))
-    return (share * n).floor().long().clamp(1, n)
+    return (_share_masked(r, schedule) * n).floor().long().clamp(1, n)
+
+
+def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
+    match schedule:
+        case "linear":
+            return r
+        case "square":
+            return 1 - (1 - r) ** 2
+        case "cubic":
+            return 1 - (1 - r) ** 3
+        case "sqrt":
+            return 1 - (1 - r).sqrt()
+        case "cosine":
+            return torch.cos(math.pi / 2 * (1 - r))
 
 
 def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
@@ -97,8 +131,12 @@ def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
 
 def draw_mask(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
     """(B,N) bool, True where a training picture is masked: a random count (Algorithm 2, line 3), random positions."""
-    r = 1 - rng.uniform(1)[:, 0]
-    return random_mask(num_masked(r, n, schedule), n, rng)
+    return random_mask(draw_count(n, schedule, rng), n, rng)
+
+
+def draw_count(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
+    """(B,) how many of `n` positions to mask in training (Algorithm 2, lines 3 and 4)."""
+    return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
 
 
 def rank(scores: Tensor) -> Tensor:

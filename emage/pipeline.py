@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from emage import checkpoint, hub, model_card, ranking, sheets
-from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
+from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, Schedule, nearest
 from emage.devices import check_device
 from emage.errors import InputError
 from emage.masking import MASK, PictureRng
@@ -297,7 +297,7 @@ def check_sampling(settings: SamplingConfig, n: int) -> None:
         whole = name in ("steps", "top_k")
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
-    choices = {"schedule": ("cosine", "linear"), "order": ("confidence", "random", "halton")}
+    choices = {"schedule": get_args(Schedule), "order": ("confidence", "random", "halton")}
     choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

@@ -1,8 +1,10 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from emage.config import Schedule
 from emage.masking import (
     PictureRng,
     draw_mask,
@@ -16,6 +18,8 @@ from emage.masking import (
     rank,
     unsure,
 )
+
+SCHEDULES = get_args(Schedule)
 
 
 def test_kept_counts_of_the_papers_run():
@@ -35,6 +39,37 @@ def test_kept_counts_are_the_papers_floor_except_for_progress_and_the_end(steps:
             tau = t / steps if schedule == "linear" else 1 - math.cos(math.pi / 2 * t / steps)
             before = min(n, max(math.floor(tau * n + 1e-9), before + 1))
             assert counts[t - 1] == before
+
+
+def test_kept_counts_of_maskgits_other_functions():
+    # n = 100, T = 5: x = 0.2, 0.4, 0.6, 0.8, 1; sqrt(0.2) = 0.4472, sqrt(0.4) = 0.6325, ...
+    counts = {name: [num_kept(t, 5, 100, name) for t in range(1, 6)] for name in ("square", "cubic", "sqrt")}
+    assert counts["square"] == [4, 16, 36, 64, 100]
+    assert counts["cubic"] == [1, 6, 21, 51, 100]  # 0.8, 6.4, 21.6, 51.2: the first floor is 0
+    assert counts["sqrt"] == [44, 63, 77, 89, 100]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 4, 8, 16, 32])
+def test_every_step_keeps_a_new_position_and_the_last_keeps_all(steps: int, schedule: Schedule):
+    for n in (1, 2, 7, 16, 31, 32, 33, 64, 256, 1024, 4096):
+        counts = [num_kept(t, steps, n, schedule) for t in range(1, steps + 1)]
+        assert counts[-1] == n
+        for before, after in zip([0, *counts], counts, strict=False):
+            assert after > before or before == n
+
+
+def test_a_whole_share_is_not_lost_to_rounding():
+    # floor(tau n) where tau n is whole; in floats (29/100)**2 * 10000 is 840.9999999999999
+    assert num_kept(29, 100, 10_000, "square") == 841
+    assert num_kept(29, 100, 1_000_000, "cubic") == 24_389
+    assert [num_kept(t, 100, 10, "sqrt") for t in (4, 9, 16, 25, 36, 49)][-3:] == [10, 10, 10]  # one a step ran ahead
+    assert [num_kept(t * t, 100, 1_000, "sqrt") for t in range(1, 11)] == [100 * t for t in range(1, 11)]
+
+
+def test_concave_schedules_start_slow_and_the_convex_one_fast():
+    first = {name: num_kept(4, 16, 1024, name) for name in SCHEDULES}
+    assert first["cubic"] < first["square"] < first["cosine"] < first["linear"] < first["sqrt"]
 
 
 def test_kept_counts_lose_nothing_to_rounding():
@@ -57,17 +92,26 @@ def test_kept_table_scales_with_each_pictures_unknown_positions():
 def test_mask_counts_cover_one_to_n_and_never_zero():
     r = torch.tensor([1e-7, 0.1, 0.5, 0.999, 1.0])
     assert num_masked(r, 10, "linear").tolist() == [1, 1, 5, 9, 10]
-    assert num_masked(r, 10, "cosine").tolist()[-1] == 10
-    assert num_masked(r, 10, "cosine").min() == 1
+    for schedule in SCHEDULES:
+        counts = num_masked(r, 10, schedule)
+        assert counts[-1] == 10 and counts.min() == 1
 
 
-def test_training_masks_hide_half_on_average_and_more_with_cosine():
-    shares = {}
-    for schedule in ("linear", "cosine"):
-        mask = draw_mask(100, schedule, PictureRng(range(2000)))
-        shares[schedule] = mask.float().mean().item()
-    assert abs(shares["linear"] - 0.5) < 0.02
-    assert abs(shares["cosine"] - 2 / math.pi) < 0.02
+def test_mask_counts_by_hand():
+    # r = 0.5: 1 - 0.25, 1 - 0.125, 1 - sqrt(0.5); r = 0.25: 1 - 0.5625, 1 - 0.421875, 1 - sqrt(0.75)
+    r = torch.tensor([0.25, 0.5])
+    assert num_masked(r, 1000, "square").tolist() == [437, 750]
+    assert num_masked(r, 1000, "cubic").tolist() == [578, 875]
+    assert num_masked(r, 1000, "sqrt").tolist() == [133, 292]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
+)
+def test_the_mean_share_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
+    mask = draw_mask(100, schedule, PictureRng(range(2000)))
+    assert abs(mask.float().mean().item() - mean) < 0.02
 
 
 def test_random_mask_has_exact_counts_per_row():

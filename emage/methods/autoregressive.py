@@ -13,6 +13,7 @@ from emage.sampling import draw
 CAUSAL = True
 TWO_PASSES = False
 PARTIAL_CONTEXT = False
+SCORES_ALL = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

@@ -13,6 +13,7 @@ from emage.sampling import draw
 CAUSAL = False
 TWO_PASSES = False
 PARTIAL_CONTEXT = False
+SCORES_ALL = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

@@ -27,6 +27,7 @@ from emage.sampling import draw
 CAUSAL = False
 TWO_PASSES = False
 PARTIAL_CONTEXT = True
+SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

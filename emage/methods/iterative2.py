@@ -18,17 +18,18 @@ from emage.masking import MASK, PictureRng, draw_mask
 from emage.methods.iterative1 import generate, num_passes
 from emage.methods.terms import Loss, cross_entropy, first_pass, some_truth
 
-__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "TWO_PASSES", "generate", "loss", "num_passes"]
+__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_passes"]
 
 CAUSAL = False
 TWO_PASSES = True
 PARTIAL_CONTEXT = True
+SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
-    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
-    y_pred = some_truth(first_pass(model, y.masked_fill(masked, MASK), context, objective, rng), y, objective, rng)
-    y_mix = torch.where(masked, y_pred, y)  # 2
-    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3
+    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3, drawn first: what is scored is known beforehand
+    first = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    y_pred = some_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)
+    y_mix = torch.where(first, y_pred, y)  # 2
     logits = model(y_mix.masked_fill(masked, MASK), context)  # 4
     return cross_entropy(logits, y, masked, scored=masked)  # 5

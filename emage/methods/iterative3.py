@@ -30,6 +30,7 @@ from emage.sampling import draw, most_likely
 CAUSAL = False
 TWO_PASSES = True
 PARTIAL_CONTEXT = True
+SCORES_ALL = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:

@@ -1,5 +1,6 @@
 """What the methods share: the terms of a loss, the state after a generation step, the first pass of #2 and #3."""
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import PictureRng
+from emage.masking import PictureRng, draw_count
 from emage.sampling import draw
 
 
@@ -16,6 +17,8 @@ class Loss(NamedTuple):
 
     total: Tensor  # () sum over the scored positions, nats
     count: Tensor  # () how many those are
+    nats: Tensor  # (B,N) of each scored position, 0 elsewhere; no gradient
+    scored: Tensor  # (B,N) bool
     logits: Tensor  # (B,N,V) of the scored pass
     masked: Tensor  # (B,N) bool, where that pass saw [MASK]
 
@@ -29,8 +32,19 @@ class Step(NamedTuple):
 
 def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> Loss:
     """Loss of `logits` (B,N,V) against `y` (B,N) over the `scored` (B,N) positions, in float32."""
-    total = F.cross_entropy(logits[scored].float(), y[scored], reduction="sum")
-    return Loss(total, scored.sum(), logits, masked)
+    nats = F.cross_entropy(logits[scored].float(), y[scored], reduction="none")
+    placed = torch.zeros(y.shape, device=y.device).masked_scatter_(scored, nats.detach())
+    return Loss(nats.sum(), scored.sum(), placed, scored, logits, masked)
+
+
+def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
+    """(B,) positions that the method's loss will be over, of pictures of `n` tokens.
+
+    `rng` must be as `loss` will get it: the count is the first thing that is drawn from it.
+    """
+    if method.SCORES_ALL:
+        return torch.full((len(rng),), n, device=rng.device)
+    return draw_count(n, objective.mask_schedule, rng)
 
 
 @torch.no_grad()

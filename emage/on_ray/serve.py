@@ -27,7 +27,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from emage.batching import Batcher, DrawingError, Job, Pipe, draw
-from emage.config import SamplingConfig, ServeConfig, nearest
+from emage.config import SamplingConfig, Schedule, ServeConfig, nearest
 from emage.errors import InputError
 from emage.on_ray import launch, tracking
 
@@ -60,7 +60,7 @@ class ImageRequest(BaseModel):
     candidates: int = Field(1, ge=1, le=16, description="pictures drawn for each one returned, the best by `rank`")
     rank: Literal["none", "likelihood"] = "likelihood"
     steps: int | None = None
-    schedule: Literal["cosine", "linear"] | None = None
+    schedule: Schedule | None = None
     order: Literal["confidence", "random", "halton"] | None = None
     temperature: float | None = None
     top_k: int | None = None
