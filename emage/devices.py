@@ -1,8 +1,14 @@
-"""Whether this build of PyTorch has kernels for the GPU it finds."""
+"""What a device can do: whether this build of PyTorch has kernels for it, in which precisions, and how fast."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from emage.config import Precision
 from emage.errors import InputError
+
+# --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
 def check_device(device: str | torch.device) -> None:
@@ -29,3 +35,78 @@ def _runs_on(arch: str, major: int, minor: int) -> bool:
     digits = "".join(c for c in number if c.isdigit())
     have = (int(digits[:-1]), int(digits[-1]))
     return have <= (major, minor) and (kind == "compute" or have[0] == major)
+
+
+# --- Precision --------------------------------------------------------------------------------------------------------
+
+TENSOR_CORES = (8, 0)  # compute capability from which GPUs have TF32 and bfloat16; the V100 is (7, 0)
+
+
+def check_precision(precision: Precision, device: str | torch.device) -> None:
+    """Raises InputError, in one line, where `device` does not have this arithmetic (run.precision)."""
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"device={device}"
+    if refusal := _refusal(precision, name, torch.cuda.get_device_capability(device) if on_gpu else None):
+        raise InputError(refusal)
+
+
+def _refusal(precision: Precision, name: str, capability: tuple[int, int] | None) -> str | None:
+    """Why a GPU of this capability (none: a CPU) cannot compute so, and what to do; None where it can."""
+    if precision == "tf32" and capability is None:
+        return f"run.precision=tf32: {name} has no TF32, GPUs from the A100 on have; use run.precision=float32"
+    if precision == "float32" or capability is None or capability >= TENSOR_CORES:
+        return None
+    return (
+        f"run.precision={precision} needs an A100 or newer (sm_80); {name} is sm_{capability[0]}{capability[1]}: "
+        "use run.precision=float32"
+    )
+
+
+def set_precision(precision: Precision, device: str | torch.device) -> AbstractContextManager:
+    """Sets how this process multiplies float32 matrices, and returns the context in which forward passes run.
+
+    float32 and tf32 need no context, bfloat16 is autocast: weights and optimizer stay float32. The context can be
+    entered again and again, one at a time.
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if precision == "bfloat16":
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+# --- Speed ------------------------------------------------------------------------------------------------------------
+
+GPU_SIZE, CPU_SIZE = 8192, 768  # of the square matrices; a CPU without bfloat16 units is slow at it
+ROUNDS = 5
+
+
+@torch.no_grad()
+def matmul_rate(device: str | torch.device, precision: Precision) -> float:
+    """FLOP/s of one large matrix product, the best of a few: the peak that a training step's rate is a share of (MFU).
+
+    Measured, not read from a data sheet: clocks, power limits and a CPU's threads are in it.
+    """
+    device = torch.device(device)
+    before = torch.get_float32_matmul_precision()
+    size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
+    a, b = torch.randn(2, size, size, device=device).to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    set_precision(precision, device)
+    try:
+        seconds = [_seconds_of_product(a, b) for _ in range(ROUNDS + 1)]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return 2 * size**3 / min(seconds[1:])  # the first one warms up
+
+
+def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
+    _wait_for(a.device)
+    started = time.perf_counter()
+    torch.mm(a, b)
+    _wait_for(a.device)
+    return time.perf_counter() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
