@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ _SMALLEST, _LARGEST = 128, 512  # px, the longer side that pictures are shown at
 _FONT_SIZE = 12
 _LINES = 4  # of a caption
 _READ = 500  # characters of a caption that are looked at; four lines never hold more
+
+_Font = ImageFont.FreeTypeFont
 
 # Pillow's own font has no letter outside ASCII. Where it does not do, the first of these that the machine has.
 _FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
@@ -41,14 +44,46 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int =
     for i, (image, lines, font) in enumerate(zip(shown, texts, fonts, strict=True)):
         left, top = (i % columns) * cell[0] + _GAP, (i // columns) * cell[1] + _GAP
         canvas.paste(image, (left, top))
-        for number, line in enumerate(lines):
-            pen.text((left, top + image.height + 2 + number * line_height), line, fill="#222222", font=font)
+        _write(pen, (left, top + image.height + 2), lines, font, line_height)
     return canvas
 
 
 def strip(frames: Sequence[Image.Image]) -> Image.Image:
-    """The frames of one picture side by side, as in Figure 5."""
+    """All frames of one picture, numbered, in rows of eight."""
     return sheet(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
+
+
+def strips(pictures: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: int = 8) -> Image.Image:
+    """Figure 5: one row a prompt, one column an iteration; its number on top, the prompt above its row.
+
+    `pictures`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`).
+    """
+    iterations = some_of(len(pictures[0]), columns)
+    rows = [[_resized(frames[i - 1]) for i in iterations] for frames in pictures]
+    width = max(frame.width for row in rows for frame in row) + 2 * _GAP
+    height = max(frame.height for row in rows for frame in row) + 2 * _GAP
+    fonts = [_font(prompt[:_READ]) for prompt in prompts]
+    texts = [
+        _wrapped(text, font, width * len(iterations) - 2 * _GAP) for text, font in zip(prompts, fonts, strict=True)
+    ]
+    line_height = max(sum(font.getmetrics()) + 1 for font in fonts)
+    tops = list(accumulate((height + line_height * len(lines) for lines in texts), initial=line_height + _GAP))
+    canvas = Image.new("RGB", (width * len(iterations), tops[-1]), "#eeeeee")
+    pen = ImageDraw.Draw(canvas)
+    for place, number in enumerate(iterations):
+        label = f"iteration {number}" if place == 0 else f"{number}"
+        _write(pen, (place * width + _GAP, _GAP), [label], _font(label), line_height)
+    for top, row, lines, font in zip(tops[:-1], rows, texts, fonts, strict=True):
+        _write(pen, (_GAP, top + _GAP - 2), lines, font, line_height)
+        for place, frame in enumerate(row):
+            canvas.paste(frame, (place * width + _GAP, top + _GAP + line_height * len(lines)))
+    return canvas
+
+
+def some_of(total: int, columns: int) -> list[int]:
+    """At most `columns` of 1..total, evenly apart, the first and the last among them; of one column, the last."""
+    count = min(total, columns)
+    return [total - round(i * (total - 1) / max(1, count - 1)) for i in reversed(range(count))]
 
 
 def printable(text: str) -> str:
@@ -75,7 +110,11 @@ def _resized(image: Image.Image) -> Image.Image:
 
 # --- Text ------------------------------------------------------------------------------------------------------------
 
-_Font = ImageFont.FreeTypeFont
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], font: _Font, height: int) -> None:
+    """Lines of text below each other, from their upper left corner."""
+    for number, line in enumerate(lines):
+        pen.text((corner[0], corner[1] + number * height), line, fill="#222222", font=font)
 
 
 @lru_cache(maxsize=1)

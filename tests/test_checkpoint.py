@@ -1,18 +1,24 @@
-"""Checkpoint folders whose parts fit their sha256 and yet contradict each other: one line each, and no traceback."""
+"""Checkpoint folders: what contradicts itself or does not fit is one line, and no traceback; what fits is loaded."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import local_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from emage import checkpoint, manifest
+from emage import checkpoint, manifest, tokenizers
+from emage.config import CheckpointConfig, ModelConfig
 from emage.errors import InputError
+from emage.model import Network
+from emage.schema import TokenizerInfo
 
 NAMES = ["config.yaml", "model.safetensors", "tokenizer.safetensors"]
 
@@ -152,3 +158,162 @@ def test_one_rounded_tensor_is_enough(folder: Path, tmp_path: Path):
     network.decoder.head.to(torch.bfloat16)
     with pytest.raises(InputError, match="loaded as bfloat16"):
         checkpoint.save(tmp_path / "new", network, tokenizer, config, {"step": 0})
+
+
+# --- Fine-tuning ------------------------------------------------------------------------------------------------------
+
+DEMO = "vqgan-demo-f8-512"
+
+
+def settings(method: str = "iterative3", vocab_size: int = 512, grid=(8, 8), **model: Any) -> CheckpointConfig:
+    """Those of `tiny_model`, with some replaced."""
+    known = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "text_length": 24}
+    return CheckpointConfig(method, vocab_size, grid, ModelConfig(**known | model))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made_by() -> TokenizerInfo:
+    return checkpoint.describe(tokenizers.load(DEMO))
+
+
+def logits(network: Network, text_length: int = 24) -> torch.Tensor:
+    ids = torch.arange(2 * text_length).view(2, text_length)
+    y = torch.arange(128).view(2, 64)
+    with torch.no_grad():
+        return network.eval().decoder(y, network.read(ids))
+
+
+@pytest.mark.parametrize("method", ["iterative3", "iterative1", "iterative2", "fully_nar"])
+def test_fine_tuning_starts_from_the_checkpoints_weights(method: str, folder: Path, made_by: TokenizerInfo):
+    config = settings(method)
+    network = checkpoint.build(config)
+    wanted = logits(checkpoint.load(folder)[0])
+    assert not torch.equal(logits(network), wanted)
+    record = checkpoint.start_from(network, folder, config, made_by)
+    assert torch.equal(logits(network), wanted)
+    assert record["step"] == 0 and record["tokenizer"]["name"] == DEMO
+
+
+def test_a_frozen_encoder_has_the_checkpoints_weights_and_stays_frozen(folder: Path, made_by: TokenizerInfo):
+    config = settings(text_frozen=True)
+    network = checkpoint.build(config)
+    ids = network.text.tokenize(["a red square"])[0]
+    before = network.text(ids)  # kept, and not to be used again
+    checkpoint.start_from(network, folder, config, made_by)
+    after, wanted = network.text(ids), checkpoint.load(folder)[0].text(ids)
+    torch.testing.assert_close(after, wanted)  # not the same bits: without gradients PyTorch takes a faster way
+    assert not torch.allclose(after, before, atol=1e-3)
+    assert not any(p.requires_grad for p in network.text.parameters())
+    assert all(p.requires_grad for p in network.decoder.parameters())
+
+
+def test_fewer_text_positions_are_the_first_ones(folder: Path, made_by: TokenizerInfo):
+    config = settings(text_length=16)
+    network, whole = checkpoint.build(config), checkpoint.load(folder)[0]
+    checkpoint.start_from(network, folder, config, made_by)
+    ids = torch.arange(24)[None]
+    # CLIP's text tower looks back only: what it says of the first positions does not depend on the others.
+    torch.testing.assert_close(network.text(ids[:, :16]), whole.text(ids)[:, :16])
+    assert network.text.tokenize(["a red square"])[0].shape == (1, 16)
+
+
+def test_berts_words_come_along(tmp_path: Path, made_by: TokenizerInfo):
+    config = settings(text="bert_tiny")
+    network = checkpoint.build(config)
+    network.text._use([*network.text._words[:-1], "square"])
+    checkpoint.save(tmp_path / "model", network, tokenizers.load(DEMO), config, {"step": 3})
+    shorter = settings(text="bert_tiny", text_length=8)
+    fresh = checkpoint.build(shorter)
+    assert checkpoint.start_from(fresh, tmp_path / "model", shorter, made_by)["step"] == 3
+    ids, cut = fresh.text.tokenize(["square"])
+    assert ids.tolist() == [[2, len(network.text._words) - 1, 3, 0, 0, 0, 0, 0]] and not cut.any()
+    assert torch.equal(logits(network.to(torch.float32), 8), logits(fresh, 8))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"width": 128}, "model.width=64 in the checkpoint and 128 here: set model.width=64"),
+        ({"depth": 1}, "model.depth=2 in the checkpoint and 1 here: set model.depth=2"),
+        ({"num_heads": 4}, "model.num_heads=2 in the checkpoint and 4 here: set model.num_heads=2"),
+        ({"mlp": "gelu"}, "model.mlp=geglu in the checkpoint and gelu here: set model.mlp=geglu"),
+        (
+            {"positions": "learned"},
+            "model.positions=axial in the checkpoint and learned here: set model.positions=axial",
+        ),
+        ({"text": "bert_tiny"}, "model.text=clip_tiny in the checkpoint and bert_tiny here: set model.text=clip_tiny"),
+        (
+            {"text_length": 32},
+            "model.text_length=24 in the checkpoint and 32 here: set model.text_length=24 or less",
+        ),
+        (
+            {"method": "autoregressive"},
+            "method=iterative3 in the checkpoint and autoregressive here: an autoregressive network looks back only, "
+            "the others all around; set method=iterative3 or start from another checkpoint",
+        ),
+        ({"vocab_size": 1024}, "512 codes in the checkpoint and 1024 here: ingest with its tokenizer"),
+        (
+            {"grid": (16, 4)},
+            "grid 8x8 in the checkpoint and 16x4 in the token table: ingest pictures of the size it was trained on "
+            "(download.image_size)",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_network(other: dict, message: str, folder: Path, made_by: TokenizerInfo):
+    config = settings(**other)
+    network = checkpoint.build(config)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(InputError) as error:
+        checkpoint.start_from(network, folder, config, made_by)
+    assert str(error.value) == f"init={folder}: {message}"
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_an_autoregressive_network_goes_on_as_one(tmp_path: Path, made_by: TokenizerInfo):
+    config = settings("autoregressive")
+    network, fresh = checkpoint.build(config), checkpoint.build(config)
+    checkpoint.save(tmp_path / "model", network, tokenizers.load(DEMO), config, {"step": 0})
+    checkpoint.start_from(fresh, tmp_path / "model", config, made_by)
+    assert torch.equal(logits(fresh), logits(network))
+    with pytest.raises(InputError, match="method=autoregressive in the checkpoint and iterative1 here"):
+        checkpoint.starting_point(tmp_path / "model", settings("iterative1"), made_by)
+
+
+def test_tokens_of_another_tokenizer(folder: Path, made_by: TokenizerInfo):
+    with pytest.raises(InputError) as error:
+        checkpoint.starting_point(folder, settings(), replace(made_by, sha256="5" * 64))
+    line = str(error.value)
+    start = f"init={folder}: tokenizer {DEMO} ({made_by.sha256[:12]}) in the checkpoint and {DEMO} (555555555555) made"
+    assert line.startswith(start) and "\n" not in line
+    # What the line says to do makes a table that fits.
+    name, weights = (word.partition("=")[2] for word in line.split()[-2:])
+    assert checkpoint.describe(tokenizers.load(name, weights=weights)).sha256 == made_by.sha256
+
+
+def test_a_damaged_checkpoint_is_not_started_from(folder: Path, made_by: TokenizerInfo):
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"model\.safetensors is not what manifest\.json says"):
+        checkpoint.start_from(checkpoint.build(settings()), folder, settings(), made_by)
+
+
+def test_no_checkpoint_to_start_from(tmp_path: Path, made_by: TokenizerInfo):
+    with pytest.raises(InputError, match="is no checkpoint folder and no hub id"):
+        checkpoint.starting_point(tmp_path / "none", settings(), made_by)
+    with pytest.raises(InputError, match="is no checkpoint folder"):
+        checkpoint.starting_point(tmp_path, settings(), made_by)
+
+
+def test_a_checkpoint_on_the_hub(folder: Path, made_by: TokenizerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    network = checkpoint.build(settings())
+    with local_hub.serving() as hub:
+        address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        hub.commit("someone/model", "main", {file.name: file.read_bytes() for file in folder.iterdir()})
+        checkpoint.start_from(network, "someone/model", settings(), made_by)
+        with pytest.raises(InputError) as error:
+            checkpoint.starting_point("someone/model", settings(width=32), made_by)
+    assert torch.equal(logits(network), logits(checkpoint.load(folder)[0]))
+    assert str(error.value).startswith("init=someone/model: model.width=64 in the checkpoint and 32 here")

@@ -1,5 +1,7 @@
 """Sheets: whatever the captions and the pictures are, each caption stays in its own cell."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,6 +56,51 @@ def test_pictures_of_any_size_and_mode():
     for mode in ("L", "RGBA", "P", "1"):
         sheet = sheets.sheet([Image.new(mode, size) for size in sizes], list("abcd"))
         assert sheet.width == 4 * (512 + 16) and 512 + 16 < sheet.height < 512 + 60
+
+
+# --- Strips ----------------------------------------------------------------------------------------------------------
+
+
+def frames(count: int, first: str) -> list[Image.Image]:
+    """The first one in a colour, the others in greys that get lighter: frame i is 10 i."""
+    return [Image.new("RGB", (64, 64), first)] + [Image.new("L", (64, 64), 10 * i) for i in range(2, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("total", "columns", "numbers"),
+    [(16, 8, [1, 3, 5, 7, 10, 12, 14, 16]), (4, 8, [1, 2, 3, 4]), (1024, 3, [1, 512, 1024]), (1, 8, [1]), (5, 1, [5])],
+)
+def test_some_iterations_of_many(total: int, columns: int, numbers: list[int]):
+    assert sheets.some_of(total, columns) == numbers
+
+
+@pytest.mark.parametrize("total", range(1, 40))
+def test_the_iterations_that_are_shown_rise_from_first_to_last(total: int):
+    numbers = sheets.some_of(total, 8)
+    assert numbers == sorted(set(numbers)) and len(numbers) == min(8, total) and (numbers[0], numbers[-1]) == (1, total)
+
+
+def test_a_row_a_prompt_and_a_column_an_iteration():
+    strips = pixels(
+        sheets.strips([frames(16, "red"), frames(16, "blue")], ["a red square", "a blue square"], columns=3)
+    )
+    assert strips.shape[1] == 3 * CELL
+    for place, colours in enumerate([[(255, 0, 0), (0, 0, 255)], [(80,) * 3] * 2, [(160,) * 3] * 2]):
+        middle = map(tuple, strips[:, place * CELL + CELL // 2].tolist())
+        assert [colour for colour, run in groupby(middle) if len(list(run)) == 128] == colours  # from top to bottom
+
+
+def test_a_long_prompt_stays_above_its_row():
+    short, long = (sheets.strips([frames(4, "red")], [text]) for text in ("red", "Москва красный " * 100))
+    assert short.width == long.width == 4 * CELL
+    assert 3 * 12 < long.height - short.height < 3 * 20  # three more lines
+    assert is_blank(pixels(long)[:, -8:]) and is_blank(pixels(long)[-8:])
+    assert (pixels(long)[-8 - 128 : -8, 8 : 8 + 128] == (255, 0, 0)).all()
+
+
+def test_prompts_and_pictures_must_be_equally_many():
+    with pytest.raises(ValueError, match="zip"):
+        sheets.strips([frames(2, "red")] * 3, ["one", "two"])
 
 
 def test_printable_shows_what_would_steer_a_terminal():
