@@ -3,8 +3,13 @@
 Nothing here knows Ray, files or tracking; what a run shows goes through a callback.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -13,27 +18,46 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from emage.config import ObjectiveConfig, OptimConfig, TrainConfig
+from emage.guard import Guard
 from emage.masking import MASK, PictureRng, random_mask
 from emage.methods import METHODS
-from emage.methods.terms import Loss
+from emage.methods.terms import Loss, num_scored
 from emage.model import Network
-from emage.optim import adamw, learning_rate
+from emage.optim import adamw, learning_rate, set_lr
+from emage.step_metrics import SUMS, Metrics, fingerprint, metrics, statistics
 from emage.token_table import Batch, TokenTable
-
-Metrics = dict[str, float]
 
 
 class Objective(nn.Module):
     """Network and method as one module: an engine's forward pass is a method's loss."""
 
-    def __init__(self, network: Network, method: str, objective: ObjectiveConfig):
+    def __init__(
+        self, network: Network, method: str, objective: ObjectiveConfig, autocast: AbstractContextManager | None = None
+    ) -> None:
+        """`autocast`: what a forward pass runs in (devices.set_precision)."""
         super().__init__()
         self.network, self.method, self.objective = network, method, objective
+        self.autocast = autocast or nullcontext()
 
     def forward(self, ids: Tensor, y: Tensor, rng: PictureRng, warming: bool) -> Loss:
         """Caption ids (B,S) and tokens (B,N) -> the method's loss; iterative1's while warming up."""
-        method = METHODS["iterative1" if warming else self.method]
-        return method.loss(self.network.decoder, y, self.network.read(ids), self.objective, rng)
+        with self.autocast:
+            return self.in_force(warming).loss(self.network.decoder, y, self.network.read(ids), self.objective, rng)
+
+    def in_force(self, warming: bool) -> ModuleType:
+        """The method that a step is trained by."""
+        return METHODS["iterative1" if warming else self.method]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+ALONE = Ranks()
 
 
 class Engine(Protocol):
@@ -44,10 +68,15 @@ class Engine(Protocol):
 
     def forward(self, *args) -> Loss: ...
 
-    def backward(self, loss: Tensor) -> None: ...
+    def backward(self, part: Tensor) -> None:
+        """Adds the gradient of a part of the loss. The parts of all micro-batches and ranks add up to a step's loss."""
+        ...
 
-    def step(self, lr: float) -> float:
-        """One update with the gradients of all `backward` calls since the last; returns their norm before clipping."""
+    def step(self, lr: float, take: bool) -> float:
+        """One update with the gradients of all `backward` calls since the last; returns their norm before clipping.
+
+        Without `take`, or where the norm is not finite, weights and moments stay as they are.
+        """
         ...
 
 
@@ -62,67 +91,97 @@ class BareEngine:
     def forward(self, *args) -> Loss:
         return self.objective(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        accumulation = self._config.batch_size // self._config.micro_batch_size
-        (loss / accumulation).backward()
+    def backward(self, part: Tensor) -> None:
+        part.backward()
 
-    def step(self, lr: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self._config.clip_norm)
-        self._optimizer.step()
+    def step(self, lr: float, take: bool) -> float:
+        set_lr(self._optimizer, lr)
+        norm = float(nn.utils.clip_grad_norm_(self.objective.parameters(), self._config.clip_norm))
+        if take and math.isfinite(norm):
+            self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
 
 def fit(
     engine: Engine,
     table: TokenTable,
     config: TrainConfig,
-    on_step: Callable[[int, Metrics, Batch], None],
+    on_step: Callable[[int, Metrics, Batch], bool | None],
     *,
     start: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    ranks: Ranks = ALONE,
     average: AveragedModel | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Trains from step `start` to `config.optim.steps`; after each, `on_step(steps done, metrics, batch)`.
 
-    `average` (optim.averaged) follows the network's weights.
+    It ends early where `on_step` returns True. `average` (optim.averaged) follows the network's weights. `guard` says
+    which steps are skipped; a resumed run brings its own.
     """
+    guard = guard or Guard(config.optim.max_spike)
     warm_share = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
     warm_steps = round(warm_share * config.optim.steps)
-    for step, batch in _prefetched(table, config.optim, start, rank, world_size):
-        metrics = train_step(engine, batch, config, lr=learning_rate(step, config.optim), warming=step < warm_steps)
-        if average is not None:
+    for step, batch, waited in _prefetched(table, config.optim, start, ranks):
+        lr = learning_rate(step, config.optim)
+        values = train_step(engine, batch, config, guard, lr=lr, warming=step < warm_steps, ranks=ranks)
+        if average is not None and not values["skipped"]:
             average.update_parameters(engine.objective.network)
-        on_step(step + 1, metrics, batch)
+        if on_step(step + 1, values | {"data_wait_s": waited}, batch):
+            return
 
 
-def train_step(engine: Engine, batch: Batch, config: TrainConfig, *, lr: float, warming: bool) -> Metrics:
+def train_step(
+    engine: Engine,
+    batch: Batch,
+    config: TrainConfig,
+    guard: Guard,
+    *,
+    lr: float,
+    warming: bool,
+    ranks: Ranks = ALONE,
+) -> Metrics:
     """One update from this rank's rows, in micro-batches. The metrics are over all ranks.
 
+    The loss is the sum over its tokens divided by their number in the whole global batch, known before the first
+    forward pass: no token weighs more for the rank or the micro-batch that it is in.
     captions_cut is the share of the captions, as they were read, that did not fit: one that was dropped always fits.
     """
-    sums = torch.zeros(8)
+    text, device = engine.objective.network.text, engine.device
     dropped = _dropped_captions(batch, config.objective.caption_dropout)
-    for i in range(0, len(batch.uid), config.optim.micro_batch_size):
-        rows = slice(i, i + config.optim.micro_batch_size)
-        y = batch.y[rows].to(engine.device)
-        ids, cut = (part.to(engine.device) for part in engine.objective.network.text.tokenize(dropped[rows]))
-        loss = engine.forward(ids, y, PictureRng(batch.seeds[rows], engine.device), warming)
-        # A rank with few masked tokens must not weigh as much as one with many: divide by the mean over ranks.
-        engine.backward(loss.total / _mean_over_ranks(loss.count.float()))
-        sums += _statistics(loss, y, cut).cpu()
-    norm = engine.step(lr)
-    sums = _sum_over_ranks(sums, engine.device)
-    total, count, masked_right, masked, visible_right, visible, captions_cut, captions_whole = sums.tolist()
-    metrics = {"loss": total / count, "lr": lr, "grad_norm": norm}
-    metrics["captions_cut"] = captions_cut / (captions_cut + captions_whole)
-    metrics["accuracy_masked"] = masked_right / max(1, masked)
-    if visible:
-        metrics["accuracy_visible"] = visible_right / visible
-    return metrics
+    scored = num_scored(
+        engine.objective.in_force(warming), batch.y.shape[1], config.objective, PictureRng(batch.seeds)
+    ).sum()
+    count = sum_over_ranks(scored.double(), device).item()
+    sums = torch.zeros(len(SUMS), dtype=torch.float64)
+    sums[SUMS.index("samples")] = fingerprint(batch.uid, batch.seeds)
+    sums[SUMS.index("time")] = 0.0 if ranks.rank else time.time()
+    for rows in micro_batches(config.optim, len(batch.uid), ranks.world_size):
+        y = batch.y[rows].to(device)
+        ids, cut = (part.to(device) for part in text.tokenize(dropped[rows]))
+        loss = engine.forward(ids, y, PictureRng(batch.seeds[rows], device), warming)
+        engine.backward(loss.total / count)
+        sums += statistics(loss, y, cut).cpu()
+    found = dict(zip(SUMS, sum_over_ranks(sums, device).tolist(), strict=True))
+    assert found["count"] == count, "a method must score as many positions as it said beforehand"
+    take = guard.accepts(found["loss"] / count)
+    norm = engine.step(lr, take)
+    taken = take and math.isfinite(norm)
+    guard.note(found["loss"] / count, taken)
+    vocab_size = engine.objective.network.decoder.head.out_features
+    return {**metrics(found, vocab_size), "lr": lr, "grad_norm": norm, "skipped": float(not taken)}
+
+
+def micro_batches(optim: OptimConfig, rows: int, world_size: int) -> list[slice]:
+    """How a rank's `rows` of a global batch are cut: as many parts on every rank, none larger than a micro-batch."""
+    parts = accumulation(optim, world_size)
+    return [slice(rows * i // parts, rows * (i + 1) // parts) for i in range(parts)]
+
+
+def accumulation(optim: OptimConfig, world_size: int) -> int:
+    """Micro-batches that a rank goes through for one step, whatever the number of ranks."""
+    largest_share = -(-optim.batch_size // world_size)
+    return -(-largest_share // optim.micro_batch_size)
 
 
 @torch.no_grad()
@@ -153,20 +212,20 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
 # --- Parts ------------------------------------------------------------------------------------------------------------
 
 
-def _prefetched(
-    table: TokenTable, optim: OptimConfig, start: int, rank: int, world_size: int
-) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) from `start` on, the next batch read by a thread while this one is worked on."""
+def _prefetched(table: TokenTable, optim: OptimConfig, start: int, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
+    """(step, batch, seconds waited for it) from `start` on; the next batch is read by a thread meanwhile."""
     with ThreadPoolExecutor(max_workers=1) as reader:
 
         def read(step: int):
-            return reader.submit(table.batch, step, optim.batch_size, rank, world_size)
+            return reader.submit(table.batch, step, optim.batch_size, ranks.rank, ranks.world_size)
 
         following = read(start)
         for step in range(start, optim.steps):
+            began = time.monotonic()
             batch = following.result()
+            waited = time.monotonic() - began
             following = read(step + 1)
-            yield step, batch
+            yield step, batch, waited
 
 
 def _dropped_captions(batch: Batch, share: float) -> list[str]:
@@ -178,23 +237,9 @@ def _dropped_captions(batch: Batch, share: float) -> list[str]:
     return ["" if u < share else caption for u, caption in zip(u, batch.captions, strict=True)]
 
 
-@torch.no_grad()
-def _statistics(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
-    """Sums: [loss, count, right where masked, masked, right where visible, visible, captions cut, whole], (8,)."""
-    right, masked = loss.logits.argmax(-1) == y, loss.masked
-    sums = [loss.total, loss.count, (right & masked).sum(), masked.sum(), (right & ~masked).sum(), (~masked).sum()]
-    return torch.stack([value.float() for value in (*sums, cut.sum(), (~cut).sum())])
-
-
-def _mean_over_ranks(x: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(x)
-        return x / dist.get_world_size()
-    return x
-
-
-def _sum_over_ranks(x: Tensor, device: torch.device) -> Tensor:
+def sum_over_ranks(x: Tensor, device: torch.device) -> Tensor:
+    """The sum of every rank's `x`, on the CPU."""
     if dist.is_initialized():
         x = x.to(device)
         dist.all_reduce(x)
-    return x
+    return x.cpu()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, whole or not at all."""
     content = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, metadata)
-    with manifest.new_file(path) as temporary:  # safetensors' own save_file makes files that only their owner can read
-        temporary.write_bytes(content)
+    # safetensors' own save_file makes files that only their owner can read
+    with manifest.new_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # before the manifest that says it is there
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
