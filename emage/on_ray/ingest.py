@@ -16,15 +16,13 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
@@ -73,7 +71,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         launch.start_ray()
         with (
             tasks.writing(output),
-            _alone(output),
+            launch.alone(output),
             tracking.start(config.mlflow, stage="ingest", settings=config) as run,
         ):
             for stage, folder in WORK.items():
@@ -87,20 +85,6 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             _record(run, report, output)
     _print(report, output)
     return report
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Raises InputError while another ingest writes into the same output. The lock goes with its process."""
-    lock = FileLock(output / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{output}: another ingest is writing there; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> list[str]:

@@ -3,10 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray.exceptions import RayTaskError
 
 from emage import config
@@ -43,6 +46,20 @@ def check_gpus(wanted: float, settings: str) -> None:
         raise InputError(
             f"{settings} asks for {wanted:g} GPUs and this machine has {there}: lower it, or set RAY_ADDRESS"
         )
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Raises InputError while another program writes into the same output. The lock goes with its process."""
+    lock = FileLock(output / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{output}: another run is writing there; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start_ray() -> None:

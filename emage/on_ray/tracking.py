@@ -1,9 +1,12 @@
 """MLflow, and nothing else knows it: one run a stage, with its settings, metrics, tables and pictures.
 
-    with tracking.start(config.mlflow, stage="train", settings=config) as run:     # the driver
-        ...                                                                        # run.config, run.id to the workers
-        with tracking.attach(run_config, run_id) as same_run:                      # a worker, after any restart
+    with tracking.start(config.mlflow, stage="train", settings=config, record=file) as run:   # the driver
+        ...                                                           # run.config and the record's path to the workers
+        with tracking.attach(run_config, file) as same_run:                                   # a worker
             same_run.metrics({"loss": 4.2}, step=50)
+
+`record` is a file that names the run. A driver that finds one goes on with that run, after any restart, and no step is
+recorded twice; a worker waits for it, so that a store which is away at the start is no more than a delay.
 
 A run is written by a background thread, so no call waits for the store and none raises for its sake. While the store
 is away, records wait in a queue and one warning is printed; they are written when it is back, or are lost at the end.
@@ -11,6 +14,7 @@ The thread knows no stage; a stage knows no MLflow.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -24,14 +28,16 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from emage import manifest
 from emage.addresses import public
 from emage.config import MLflowConfig, to_yaml
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RECORD = "mlflow.json"  # in the output of a stage that goes on with its run
 RETRY_S = 30.0  # between two tries while the store is away
-TRIES = 20  # of one record: a store that chokes on it must not hold up the rest for ever
+TRIES = 1000  # of one record, over eight hours: a store that chokes on it must not hold up the rest for ever
 MAX_WAITING = 10_000  # records kept while the store is away
 CLOSE_S = 60.0  # the most that the end of a stage waits for a slow store
 MAX_PARAM = 500  # characters
@@ -56,39 +62,44 @@ def uri(config: MLflowConfig) -> str:
     return scheme + separator + os.path.abspath(path) if scheme == "sqlite" and path else address
 
 
-def start(config: MLflowConfig, *, stage: str, settings: Any) -> "Run":
-    """A new run, recorded with `settings` (a config dataclass). Its end depends on how the `with` block ends.
+def start(config: MLflowConfig, *, stage: str, settings: Any, record: Path | None = None) -> "Run":
+    """A run, recorded with `settings` (a config dataclass). Its end depends on how the `with` block ends.
 
-    Waits for the store's first answer (or its absence, a few seconds), so that `run.id` can be handed to workers.
+    It is a new one, unless `record` names one in the same store. Waits for the store's first answer, or its absence, a
+    few seconds.
     """
     artifacts = config.artifacts if "://" in config.artifacts else os.path.abspath(config.artifacts)
-    run = Run(dataclasses.replace(config, uri=uri(config), artifacts=artifacts), stage=stage)
+    run = Run(dataclasses.replace(config, uri=uri(config), artifacts=artifacts), stage=stage, record=record)
     run.params(dataclasses.asdict(settings))
     run.text("config.yaml", public(to_yaml(settings)))
     run.wait()
     return run
 
 
-def attach(config: MLflowConfig, run_id: str | None) -> "Run":
+def attach(config: MLflowConfig, record: Path) -> "Run":
     """The run that a driver started, in another process. `config` is the driver's `run.config`: its paths are absolute.
 
-    `close` (or the end of a `with` block) writes what is left and leaves the run open for its driver.
+    `close` (or the end of a `with` block) writes what is left and leaves the run open for its driver. Metrics of steps
+    that the run has from before are not written again.
     """
-    config = dataclasses.replace(config, uri=uri(config), enabled=config.enabled and run_id is not None)
+    config = dataclasses.replace(config, uri=uri(config))
     database = _sqlite_file(config)
     if config.enabled and database is not None and not database.is_file():
         _log.warning("MLflow: no %s on this machine, nothing is recorded from here; several need a server", database)
         config = dataclasses.replace(config, enabled=False)
-    return Run(config, run_id=run_id)
+    return Run(config, record=record)
 
 
 class Run:
     """A run to write to. `id` is None when tracking is off, or while the store has not been reached yet."""
 
-    def __init__(self, config: MLflowConfig, *, stage: str | None = None, run_id: str | None = None):
+    def __init__(self, config: MLflowConfig, *, stage: str | None = None, record: Path | None = None):
         self.config = config
-        self.id = run_id
+        self.id: str | None = None
         self._stage = stage  # None: the run belongs to another process, which also ends it
+        self._record = record
+        self._created: str | None = None
+        self._is_new, self._last_step = True, -1  # of the metrics that the run had when it was opened here
         self._started = _now()
         self._client: MlflowClient | None = None
         self._jobs: queue.SimpleQueue[Callable[[Any, str], object] | None] = queue.SimpleQueue()
@@ -106,15 +117,25 @@ class Run:
         self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def params(self, settings: dict[str, Any]) -> None:
-        """A (nested) dict of settings, flattened to dotted names."""
+        """A (nested) dict of settings, flattened to dotted names. A run keeps those that it began with."""
         flat = _flat(settings)
+
+        def write(client: Any, run_id: str, names: list[str]) -> None:
+            if self._is_new:
+                client.log_batch(run_id, params=_params(flat, names))
+
         for names in (list(flat)[i : i + PARAMS_PER_CALL] for i in range(0, len(flat), PARAMS_PER_CALL)):
-            self._put(lambda client, run_id, names=names: client.log_batch(run_id, params=_params(flat, names)))
+            self._put(functools.partial(write, names=names))
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Numbers, at a step of a curve or (None) once."""
         when, numbers = _now(), {name: float(value) for name, value in values.items()}
-        self._put(lambda client, run_id: client.log_batch(run_id, metrics=_metrics(numbers, when, step or 0)))
+
+        def write(client: Any, run_id: str) -> None:
+            if step is None or step > self._last_step:
+                client.log_batch(run_id, metrics=_metrics(numbers, when, step or 0))
+
+        self._put(write)
 
     def table(self, name: str, columns: dict[str, list[Any]]) -> None:
         """Columns of equal length as a table artifact; `name` ends in .json."""
@@ -168,7 +189,7 @@ class Run:
             if self._client is None:
                 self._client = _connect(self.config)
             if self.id is None:
-                self.id = self._create(self._client)
+                self.id = self._open(self._client)
             job(self._client, self.id)
             return True
         except Exception as error:  # whatever a store and its drivers raise, the stage goes on
@@ -177,6 +198,25 @@ class Run:
             return not away
         finally:
             self._tried.set()
+
+    def _open(self, client: "MlflowClient") -> str:
+        """The id of the run that the record names or, for its driver, of a new one."""
+        known = manifest.read_json(self._record) if self._record else None
+        if known and known["uri"] == self.config.uri:
+            return self._reopen(client, known["run"])
+        if self._stage is None:
+            raise ConnectionError("the driver has not reached it yet")
+        self._created = self._created or self._create(client)  # once, though a full disk may refuse the record
+        if self._record:
+            manifest.write_json(self._record, {"uri": self.config.uri, "run": self._created})
+        return self._created
+
+    def _reopen(self, client: "MlflowClient", run_id: str) -> str:
+        if self._stage is not None:
+            client.update_run(run_id, status="RUNNING")
+        self._is_new = False
+        self._last_step = max((point.step for point in client.get_metric_history(run_id, "loss")), default=-1)
+        return run_id
 
     def _create(self, client: "MlflowClient") -> str:
         experiment = client.get_experiment_by_name(self.config.experiment)

@@ -1,7 +1,10 @@
-"""One ingest of the small table over loopback, which several files of tests look at and none changes."""
+"""One ingest of the small table over loopback, which several files of tests look at and none changes. A small disk."""
 
 import csv
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pairs
 import pyarrow as pa
@@ -47,3 +50,21 @@ def ingested(ray_cluster, web_site, tmp_path_factory) -> pairs.Ingested:
         mlflow={"enabled": False},
     )
     return pairs.Ingested(settings, rows, ingest.ingest(settings))
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """A file system of so many kB; called again, it gets another size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes: int) -> Path:
+        remount = ["-o", f"remount,size={kilobytes}k"] if os.path.ismount(folder) else ["-o", f"size={kilobytes}k"]
+        done = subprocess.run(["mount", "-t", "tmpfs", *remount, "tmpfs", str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)

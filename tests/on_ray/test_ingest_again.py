@@ -100,7 +100,7 @@ def test_two_at_once_on_one_output_are_refused(ingested, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     shutil.rmtree(output / "tokens")
-    with FileLock(output / ".lock"), pytest.raises(InputError, match="another ingest is writing there"):
+    with FileLock(output / ".lock"), pytest.raises(InputError, match="another run is writing there"):
         ingest.ingest(replace(ingested.settings, output=str(output)))
     assert ingest.ingest(replace(ingested.settings, output=str(output)))["written"] == NUM_WRITTEN
 

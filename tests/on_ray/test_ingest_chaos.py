@@ -4,15 +4,11 @@ Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by
 disk is full.
 """
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import web
 from PIL import Image
+from programs import finish, kill_when, pipeline, start
 
 from emage import config, manifest, shapes
 from emage.config import IngestConfig
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS, SHARD_ROWS = 300, 25
 
 
@@ -54,7 +50,7 @@ class Site:
 
     def command(self, output: Path) -> list[str]:
         return [
-            *(sys.executable, "-u", str(ROOT / "pipelines" / "ingest.py"), "tiny", f"source.table={self.table}"),
+            *pipeline("ingest", "tiny", f"source.table={self.table}"),
             *(f"output={output}", f"download.shard_rows={SHARD_ROWS}", "download.threads=4", "mlflow.enabled=false"),
             *("download.shards_in_flight=2", "shuffle.rows_per_file=40", "shuffle.row_group_rows=20"),
         ]
@@ -74,31 +70,6 @@ def whole(site, tmp_path_factory) -> dict[str, str]:
     output = tmp_path_factory.mktemp("whole") / "out"
     finish(start(site.command(output)))
     return table(output)
-
-
-def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    """In a process group of its own, so that all that it started can be ended with it."""
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, text=True, start_new_session=True, env=os.environ | environment, **pipe)
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output[-4000:]
-    return output
-
-
-def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> None:
-    """SIGKILL to the driver and everything that it started, as when the machine goes down."""
-    deadline = time.monotonic() + 200
-    try:
-        while not is_time():
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < deadline, "it never came so far"
-            time.sleep(0.01)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def table(output: Path) -> dict[str, str]:
@@ -172,24 +143,6 @@ def test_a_node_is_lost_in_each_stage(site, whole, tmp_path):
     assert lost == ["shards/*/manifest.json", "tokenized/*/manifest.json"]
     assert table(output) == whole
     assert report["written"] == NUM_ROWS - 10
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many kB; called again, it gets another size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(kilobytes: int) -> Path:
-        remount = ["-o", f"remount,size={kilobytes}k"] if os.path.ismount(folder) else ["-o", f"size={kilobytes}k"]
-        done = subprocess.run(["mount", "-t", "tmpfs", *remount, "tmpfs", str(folder)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"this machine lets nobody mount a small disk: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 import emage
-from emage import checkpoint, config, training
-from emage.on_ray import evaluate, train
+from emage import checkpoint, config, schema, training
+from emage.on_ray import evaluate, worker
+from emage.on_ray.watcher import Watcher
 from emage.token_table import TokenTable
 
 
@@ -21,19 +22,19 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
         mlflow={"enabled": False},
     )
     table = TokenTable(str(token_table), 0)
-    parts = train._parts(settings, table.tokenizer)
+    parts = worker.parts(settings, table.tokenizer)
     torch.manual_seed(0)
     network = checkpoint.build(parts)
     engine = training.BareEngine(training.Objective(network, settings.method, settings.objective), settings.optim)
-    places = {"output": str(tmp_path / "run"), "run": None}
-    watcher = train.Watcher(settings, places, engine, network, parts, start=0)
+    watcher = Watcher(settings, tmp_path / "run", engine, network, parts, start=0)
     training.fit(engine, table, settings, watcher)
     watcher.finish(table)
+    watcher.close()
     pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert {"loss", "accuracy_masked", "context_gain"} <= pipe.facts["metrics"].keys()
     assert pipe.facts["settings"]["optim"]["lr"] == settings.optim.lr and pipe.facts["seconds"] >= 0
     assert pipe.facts["data"] == {"path": token_table.name, "rows": 200} | {
-        "fingerprint": train._fingerprint(str(token_table))
+        "fingerprint": schema.fingerprint(str(token_table))
     }
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| steps | 2 |" in card and f"| loss at the end | {pipe.facts['metrics']['loss']:.4g} |" in card

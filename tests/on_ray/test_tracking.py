@@ -88,15 +88,17 @@ def test_status_says_how_the_block_ended(tmp_path: Path, error: type[BaseExcepti
 def test_another_process_continues_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     worker = (
-        "import sys; from emage.config import MLflowConfig; from emage.on_ray import tracking\n"
-        "with tracking.attach(MLflowConfig(uri=sys.argv[1]), sys.argv[2]) as run: run.metrics({'loss': 2.5}, step=7)"
+        "import sys; from pathlib import Path\n"
+        "from emage.config import MLflowConfig; from emage.on_ray import tracking\n"
+        "with tracking.attach(MLflowConfig(uri=sys.argv[1]), Path(sys.argv[2])) as run:\n"
+        "    run.metrics({'loss': 2.5}, step=7)"
     )
-    config = ingest_config(MLflowConfig())
-    with tracking.start(config.mlflow, stage="train", settings=config) as run:
+    config, record = ingest_config(MLflowConfig()), tmp_path / "mlflow.json"
+    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
         elsewhere = tmp_path / "elsewhere"  # a Ray worker has another working folder
         elsewhere.mkdir()
         root = str(Path(tracking.__file__).parents[2])
-        command = [sys.executable, "-c", worker, run.config.uri, str(run.id)]
+        command = [sys.executable, "-c", worker, run.config.uri, str(record)]
         subprocess.run(command, cwd=elsewhere, env={**os.environ, "PYTHONPATH": root}, check=True)
         assert status(tmp_path / "runs", run.id) == "RUNNING"
     assert rows(tmp_path / "runs", "select run_uuid, key, value, step from metrics") == [(run.id, "loss", 2.5, 7)]
@@ -104,8 +106,26 @@ def test_another_process_continues_the_run(tmp_path: Path, monkeypatch: pytest.M
     assert not list(elsewhere.iterdir())
 
 
+def test_a_driver_that_begins_again_goes_on_with_its_run_and_records_no_step_twice(tmp_path: Path) -> None:
+    """As after a kill at step 7 with a checkpoint of step 5: steps 6 and 7 are taken again."""
+    config, record = ingest_config(embedded(tmp_path)), tmp_path / "mlflow.json"
+    for first, last in ((1, 7), (6, 9)):
+        with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+            with tracking.attach(run.config, record) as same:
+                for step in range(first, last + 1):
+                    same.metrics({"loss": 1.0 / step}, step=step)
+            assert status(tmp_path, run.id) == "RUNNING"
+    found = rows(tmp_path, "select step, value from metrics where key = 'loss' order by step, value")
+    assert found == [(step, 1.0 / step) for step in range(1, 10)]
+    assert rows(tmp_path, "select status from runs") == [("FINISHED",)]
+    other = tmp_path / "other.json"
+    with tracking.start(config.mlflow, stage="train", settings=config, record=other):
+        pass
+    assert rows(tmp_path, "select count(*) from runs") == [(2,)]
+
+
 def test_attach_without_the_database_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with tracking.attach(embedded(tmp_path), "0123") as run:
+    with tracking.attach(embedded(tmp_path), tmp_path / "mlflow.json") as run:
         run.metrics({"loss": 1.0})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert not list(tmp_path.iterdir())
@@ -149,7 +169,7 @@ def test_disabled_records_nothing(tmp_path: Path) -> None:
     with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
         run.metrics({"rows_in": 100})
         run.picture("a.png", Image.new("RGB", (8, 8)))
-        with tracking.attach(run.config, run.id) as same:
+        with tracking.attach(run.config, tmp_path / "mlflow.json") as same:
             same.text("a.txt", "a")
     assert run.id is None
     assert not list(tmp_path.iterdir())
@@ -208,11 +228,11 @@ def test_a_run_is_read_back_over_rest(
     url = server[0]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    config = ingest_config(MLflowConfig())
-    with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
+    config, record = ingest_config(MLflowConfig()), tmp_path / "mlflow.json"
+    with tracking.start(config.mlflow, stage="ingest", settings=config, record=record) as run:
         run.metrics({"rows_in": 100})
         run.picture("samples/a.png", Image.new("RGB", (8, 8), "blue"))
-        with tracking.attach(run.config, run.id) as same:
+        with tracking.attach(run.config, record) as same:
             same.metrics({"loss": 2.5}, step=7)
     assert run.config.uri == url
     found = rest(url, f"/runs/get?run_id={run.id}")["run"]
@@ -221,7 +241,7 @@ def test_a_run_is_read_back_over_rest(
     assert {"key": "download.shard_rows", "value": "1000"} in found["data"]["params"]
     files = [file["path"] for file in rest(url, f"/artifacts/list?run_id={run.id}")["files"]]
     assert files == ["config.yaml", "samples"]
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def test_killing_the_server_costs_one_warning(
@@ -245,9 +265,27 @@ def test_killing_the_server_costs_one_warning(
 def test_a_server_that_was_never_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = ingest_config(MLflowConfig(uri=f"http://127.0.0.1:{free_port()}", artifacts=f"{tmp_path}/artifacts"))
     began = time.monotonic()
-    with tracking.start(config.mlflow, stage="train", settings=config) as run:
+    record = tmp_path / "mlflow.json"
+    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
         assert run.id is None
-        with tracking.attach(run.config, run.id) as same:
+        with tracking.attach(run.config, record) as same:
             same.metrics({"loss": 1.0})
     assert time.monotonic() - began < 5
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 2 and not record.exists()
+
+
+def test_a_store_that_comes_later_gets_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away when training begins: the driver's run and the worker's first metrics are there in the end."""
+    monkeypatch.setattr(tracking, "RETRY_S", 0.2)
+    folder = tmp_path / "store"
+    folder.write_text("in the way of the database")
+    config, record = ingest_config(embedded(folder)), tmp_path / "mlflow.json"
+    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+        assert run.id is None
+        folder.unlink()
+        while not record.exists():  # the test's own time limit bounds it
+            time.sleep(0.05)
+        with tracking.attach(run.config, record) as same:
+            same.metrics({"loss": 1.0}, step=3)
+    assert rows(folder, "select key, step from metrics") == [("loss", 3)]
+    assert status(folder, run.id) == "FINISHED"

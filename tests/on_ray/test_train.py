@@ -1,6 +1,7 @@
 """Training through Ray Train and DeepSpeed; the steps themselves are tested in tests/test_training.py."""
 
 import json
+import math
 import os
 import shutil
 import time
@@ -10,12 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import emage
+from emage import steps, training_state
 from emage.config import TrainConfig, preset
 from emage.errors import InputError
-from emage.on_ray.train import AVERAGE, TAG, train
+from emage.on_ray.train import train
+from emage.step_metrics import fingerprint
+from emage.token_table import TokenTable
 
 pytestmark = pytest.mark.ray
 
@@ -40,18 +45,36 @@ def test_the_checkpoint_draws(trained: TrainConfig):
     pipe = emage.Emage.from_pretrained(str(output / "model"), device="cpu")
     assert pipe.facts["step"] == 20 and pipe.config.method == "iterative3"
     assert pipe.generate("a small red circle above a large blue square")[0].size == (64, 64)
-    assert sorted(file.name for file in (output / "samples").iterdir()) == ["step_000010.png", "step_000020.png"]
-    assert list((output / "ray").glob("checkpoint_*"))
+    for folder in ("samples", "strips"):
+        assert sorted(file.name for file in (output / folder).iterdir()) == ["step_000010.png", "step_000020.png"]
+    names = [path.name for path in sorted((output / "checkpoints").iterdir())]
+    assert names == ["step_00000010", "step_00000020"]
+    assert Image.open(output / "curves.png").width > 500
+
+
+def test_every_step_is_on_record(trained: TrainConfig):
+    found = list(steps.read(Path(trained.run.output) / "steps.jsonl"))
+    assert [values["step"] for values in found] == list(range(1, 21))
+    for name in ("loss", "below_chance", "accuracy_masked", "grad_norm", "lr", "samples", "data_wait_s"):
+        assert all(name in values for values in found), name
+    assert any("loss_masked_50" in values for values in found) and "accuracy_visible" in found[0]
+    speed = [values for values in found if "mfu" in values]
+    assert [values["step"] for values in speed] == [5, 10, 15, 20]
+    for values in speed:
+        assert 0 < values["mfu"] < 1 and 0 <= values["data_wait"] < 1
+        assert values["tokens_per_s"] == pytest.approx(64 * values["samples_per_s"])
+    rows = TokenTable(trained.data.path, trained.run.seed)
+    batches = [rows.batch(values["step"] - 1, 8) for values in found]
+    assert [values["samples"] for values in found] == [fingerprint(batch.uid, batch.seeds) for batch in batches]
 
 
 def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
     output = Path(trained.run.output)
-    last = max((output / "ray").glob("checkpoint_2*")) / TAG  # named by date
-    kept, average = load_file(output / "model" / "model.safetensors"), load_file(last / AVERAGE)
-    raw = torch.load(last / "mp_rank_00_model_states.pt", weights_only=False)["module"]  # our own file
+    kept = load_file(output / "model" / "model.safetensors")
+    last = training_state.load(output / "checkpoints" / "step_00000020")
     key = "decoder.head.weight"
-    assert int(average["n_averaged"]) == 20
-    assert torch.equal(kept[key], average[f"module.{key}"]) and not torch.equal(kept[key], raw[f"network.{key}"])
+    assert last.average and int(last.average["n_averaged"]) == 20
+    assert torch.equal(kept[key], last.average[f"module.{key}"]) and not torch.equal(kept[key], last.weights[key])
 
 
 def test_the_run_is_in_mlflow(trained: TrainConfig):
@@ -62,9 +85,11 @@ def test_the_run_is_in_mlflow(trained: TrainConfig):
     assert run.info.status == "FINISHED" and run.data.params["optim.lr"] == "0.001"
     curve = client.get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in curve] == [5, 10, 15, 20] and curve[-1].value < curve[0].value
-    assert "context_gain" in run.data.metrics
-    names = {item.path for item in client.list_artifacts(run.info.run_id, "samples")}
-    assert "samples/step_000020.png" in names
+    assert {"context_gain", "below_chance", "mfu", "samples_per_s", "data_wait"} <= run.data.metrics.keys()
+    for folder in ("samples", "strips"):
+        names = {item.path for item in client.list_artifacts(run.info.run_id, folder)}
+        assert f"{folder}/step_000020.png" in names
+    assert "curves.png" in {item.path for item in client.list_artifacts(run.info.run_id)}
 
 
 def test_a_finished_run_is_left_alone_and_another_refused(trained: TrainConfig):
@@ -88,10 +113,39 @@ def test_a_table_of_another_tokenizer_is_refused_before_anything_is_written(toke
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(token_table: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"optim\.batch_size=8 is not run\.num_workers=3"):
-        train(config(token_table, tmp_path / "run", run={"num_workers": 3}))
+def test_more_workers_than_rows_are_refused(token_table: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"optim\.batch_size=8 leaves some micro-batches of run\.num_workers=9"):
+        train(config(token_table, tmp_path / "run", run={"num_workers": 9}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(token_table: Path, tmp_path: Path, capsys):
+    train(replace(config(token_table, tmp_path / "run", run={"num_workers": 3}), dry_run=True))
+    printed = capsys.readouterr().out
+    for word in ("iterative3", "micro-batch", "FLOP", "memory", "200 rows"):
+        assert word in printed, printed
+    assert not (tmp_path / "run").exists()
+    paper = preset(TrainConfig, "paper", data={"path": str(token_table)}, run={"output": "unused", "num_workers": 64})
+    train(replace(paper, dry_run=True))  # on a machine without a GPU, and without the paper's weights
+    assert "64 GPUs" in capsys.readouterr().out
+
+
+def test_an_output_must_be_a_folder(token_table: Path, tmp_path: Path):
+    settings = config(token_table, tmp_path / "run")
+    with pytest.raises(InputError, match="not a URL"):
+        train(replace(settings, run=replace(settings.run, output="s3://bucket/run")))
+
+
+def test_fine_tuning_starts_from_a_checkpoints_weights(trained: TrainConfig, token_table: Path, tmp_path: Path):
+    """With a rate of nearly nothing, the weights stay those of the checkpoint: an average over 20 steps."""
+    settings = config(
+        token_table, tmp_path / "run", optim={"steps": 1, "lr": 1e-12}, run={"num_workers": 1}, method="iterative2"
+    )
+    train(replace(settings, init=f"{trained.run.output}/model"))
+    before, after = (load_file(f"{path}/model/model.safetensors") for path in (trained.run.output, tmp_path / "run"))
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+    (step,) = steps.read(tmp_path / "run" / "steps.jsonl")
+    assert step["loss"] < 3.5  # untrained: ln 512 = 6.2
 
 
 @pytest.mark.parametrize(
@@ -101,6 +155,14 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(token_table: Path, tmp_pat
         ({"model": {"width": 30, "num_heads": 4}}, r"model\.width 30"),
         ({"run": {"sample_every": 0}}, r"run\.sample_every=0"),
         ({"run": {"prompts": []}}, r"run\.prompts="),
+        ({"run": {"keep_every": -1}}, r"run\.keep_every=-1"),
+        ({"run": {"precision": "tf32"}}, r"run\.precision=tf32"),
+        ({"optim": {"max_spike": 0.0}}, r"optim\.max_spike=0\.0"),
+        ({"optim": {"lr": math.nan}}, r"optim\.lr=nan"),
+        ({"optim": {"beta2": 1.5}}, r"optim\.beta2=1\.5"),
+        ({"objective": {"warm_start": 5.0}}, r"objective\.warm_start=5\.0"),
+        ({"run": {"seed": -1}}, r"run\.seed=-1"),
+        ({"init": "./nowhere/model"}, "nowhere/model"),
         ({"optim": {"micro_batch_size": 0}}, r"optim\.micro_batch_size=0"),
         ({"sampling": {"steps": 0}}, "steps must be a whole number"),
         ({"run": {"use_gpu": True}}, r"run\.use_gpu asks for 1 GPUs"),

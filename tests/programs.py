@@ -1,0 +1,41 @@
+"""Programs as a person starts them, and how they are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pipeline(name: str, *arguments: str) -> list[str]:
+    """The command of pipelines/NAME.py."""
+    return [sys.executable, "-u", str(ROOT / "pipelines" / f"{name}.py"), *arguments]
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """In a process group of its own, so that all that it started can be ended with it."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, text=True, start_new_session=True, env=os.environ | environment, **pipe)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output[-4000:]
+    return output
+
+
+def kill_when(process: subprocess.Popen[str], is_time: Callable[[], bool]) -> None:
+    """SIGKILL to the driver and everything that it started, as when the machine goes down."""
+    deadline = time.monotonic() + 200
+    try:
+        while not is_time():
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < deadline, "it never came so far"
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
