@@ -41,6 +41,7 @@ bench: $(READY) ## the measurements behind this project's claims
 	$(RUN) benchmarks/captions.py
 	$(RUN) benchmarks/ingest.py tokenize
 	$(RUN) benchmarks/ingest.py scale
+	$(RUN) benchmarks/loader.py
 	$(RUN) benchmarks/train.py
 	$(RUN) benchmarks/latency.py
 
