@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have 
 
 BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 pictures of 256x256
 GROUP = 2_048  # shards in one Ray data set: each costs the driver 1 ms and 4 kB before the first is read
-RESTARTS = 4  # of an actor, of a task on one, and of the data set where no shard gets done in between
+RESTARTS = 4  # of the data set, where no shard gets done in between
 LOST = "the encoders were lost with their node or died"
 UNKNOWN = -1  # number of batches, in every row but a shard's last
 
@@ -145,10 +145,11 @@ def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards
             batch_format="pyarrow",
             num_cpus=max(1, threads),
             num_gpus=config.gpus_per_actor,
-            # Without a bound, a batch that kills its actor would do so for ever. These two also keep Ray from merging
-            # this stage with the one before: an accelerator would wait for its own decoding.
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
+            # An actor that Ray itself started again, after its node was lost, could outlive its data set and keep the
+            # CPU or the GPU that the next one waits for. These two also keep Ray from merging this stage with the one
+            # before: an accelerator would wait for its own decoding.
+            max_restarts=0,
+            max_task_retries=0,
         )
 
 
