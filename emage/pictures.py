@@ -33,14 +33,8 @@ class Picture:
 
 def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> Picture:
     """Upright, RGB, the shorter side resized to `size` with antialias, the centre cropped: always size x size."""
-    image = _open(data)
-    if min(image.size) < min_size:
-        raise PictureError("too_small")
-    if image.width * image.height > max_pixels:
-        raise PictureError("too_many_pixels")
+    image = _admit(data, min_size, max_pixels)
     width, height = image.size
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise PictureError("too_many_scans")
     # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the goal is left for the antialiasing.
     image.draft(None, (2 * size, 2 * size))
     image = _upright(_load(image))
@@ -52,9 +46,28 @@ def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> Picture
     return Picture(file.getvalue(), width, height)
 
 
+def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarray:
+    """The same square as (size, size, 3) uint8, decoded in full and not compressed again: what `square` saves time and
+    space by would show in the figures of a metric.
+    """
+    return np.asarray(_rgb(_upright(_load(_admit(data, min_size, max_pixels))), size))
+
+
 def pixels(data: bytes) -> np.ndarray:
     """An encoded picture as (H, W, 3) uint8. Raises PictureError where it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))
+
+
+def _admit(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
+    """As _open, and refuses what is too small, or too much to decode."""
+    image = _open(data)
+    if min(image.size) < min_size:
+        raise PictureError("too_small")
+    if image.width * image.height > max_pixels:
+        raise PictureError("too_many_pixels")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise PictureError("too_many_scans")
+    return image
 
 
 def _open(data: bytes) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,9 +10,9 @@ from emage.config import ObjectiveConfig
 from emage.errors import InputError
 from emage.masking import PictureRng
 from emage.methods import METHODS, iterative1
+from emage.metrics.clip_model import Clip
 from emage.model import Context, Network
 from emage.sampling import log_p_of
-from emage.text import clip_weights
 
 
 @torch.no_grad()
@@ -35,24 +34,13 @@ class ClipRanker:
     """CLIP similarity of pictures and captions (Sec. 4: rank 16 candidates, keep the best)."""
 
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
-        """`weights`: a local file; none: OpenAI's, downloaded by name. Raises InputError where they can't be had."""
+        """`weights`, `model`: as of Clip. Raises InputError where they can't be had or do not fit each other."""
         try:
-            found, path = clip_weights(weights)
+            self._clip = Clip(weights, model, device, "rank_weights")
         except InputError as error:
-            raise InputError(f"rank=clip: {error} (rank_weights=FILE here; rank=likelihood needs none)") from None
-        self._model, _, self._transform = open_clip.create_model_and_transforms(model, pretrained=None)
-        missing = self._model.load_state_dict(found, strict=False).missing_keys
-        if missing:
-            raise InputError(f"rank=clip: {path} is no {model}: it has no {missing[0]}")
-        self._model.to(device)
-        self._model.eval()
-        self._tokenize = open_clip.get_tokenizer(model)
-        self._device = device
+            raise InputError(f"rank=clip: {error} (rank=likelihood needs no weights)") from None
+        self.facts = self._clip.facts
 
-    @torch.no_grad()
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
         """Cosine similarity of picture i and caption i, (B,) in [-1, 1]."""
-        pixels = torch.stack([self._transform(image) for image in images]).to(self._device)  # type: ignore[operator]
-        pictures = self._model.encode_image(pixels, normalize=True)  # type: ignore[operator]
-        texts = self._model.encode_text(self._tokenize(list(captions)).to(self._device), normalize=True)  # type: ignore[operator]
-        return (pictures * texts).sum(-1)
+        return self._clip.similarity(images, captions)

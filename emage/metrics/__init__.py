@@ -4,8 +4,9 @@ check(captions)             raises InputError where it can say nothing about suc
 measure(images, captions)   yields (name, value)
 
 Figures that need no captions take pictures as uint8 (B, 3, H, W), a batch at a time. Over pairs, a picture and what
-became of it (`pairs`): a callable (originals, rebuilt) -> (B,), one number a pair. Over two sets (`frechet`): Moments
-of the features of each, which add up over batches and workers, and their distance.
+became of it (`pairs`): a callable (originals, rebuilt) -> (B,), one number a pair. Over two sets (`sets`): figures of
+the features of each, which `features` draws from pictures and `reference` keeps for the real ones; `frechet` has
+Moments that add up over batches and workers. Over pictures and captions together: `clip_score`.
 """
 
 from types import ModuleType

@@ -6,6 +6,7 @@ because the distance is a small difference of large sums.
 Letters: B a batch, n all vectors so far, D features.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,13 @@ class Moments:
     def none(cls, width: int) -> "Moments":
         """Of no vectors yet."""
         return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """Of the vectors (B, D)."""
+        moments = cls.none(features.shape[1])
+        moments.update(features)
+        return moments
 
     def update(self, features: Tensor) -> None:
         """Adds a batch of vectors (B, D)."""
@@ -52,6 +60,15 @@ class Moments:
         if self.n < 2:
             raise ValueError(f"a covariance needs two vectors or more, not {self.n}")
         return self.scatter / (self.n - 1)
+
+
+def total(parts: Iterable[Moments]) -> Moments:
+    """What one would have counted who had seen all the parts; there must be one. The parts stay as they are."""
+    parts = list(parts)
+    moments = Moments.none(len(parts[0].mean))
+    for part in parts:
+        moments.merge(part)
+    return moments
 
 
 def distance(a: Moments, b: Moments) -> float:

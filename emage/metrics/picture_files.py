@@ -1,13 +1,14 @@
 """Pictures on disk as squares: the files of a folder, however deep, and the members of .tar archives in it.
 
-Each is cut as ingest cuts what it downloads, so that a tokenizer is shown here what it is shown there.
+Two ways to cut them, for `survey` and `batches`: `ingested`, as ingest cuts what it downloads, so that a tokenizer is
+shown here what it is shown there; `exact`, the same square without ingest's short cuts and compression, for figures.
 Letters: B batch, H = W side.
 """
 
 import hashlib
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,8 @@ from emage.pictures import PictureError
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 LIMITS = DownloadConfig()  # which pictures ingest refuses
+
+Cut = Callable[[bytes, int], np.ndarray]  # a file's bytes, side -> (H, W, 3) uint8; raises PictureError
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,20 @@ def _pictures_of(path: Path, root: Path) -> list[PictureFile]:
     return [PictureFile(f"{name}/{m.name}", path, m.offset_data, m.size) for m in members]
 
 
-def survey(files: Sequence[PictureFile]) -> Survey:
+def ingested(data: bytes, side: int) -> np.ndarray:
+    picture = pictures.square(data, side, min_size=LIMITS.min_image_size, max_pixels=LIMITS.max_image_pixels)
+    return pictures.pixels(picture.jpeg)
+
+
+def exact(data: bytes, side: int) -> np.ndarray:
+    return pictures.crop(data, side, min_size=1, max_pixels=LIMITS.max_image_pixels)
+
+
+def survey(files: Sequence[PictureFile], cut: Cut = ingested) -> Survey:
     """Decodes every picture once: which are good, and why the others are not. Raises InputError where none is."""
     result, digest = Survey(), hashlib.sha256()
     with ThreadPoolExecutor() as pool:
-        checked = tqdm(pool.map(_check, files), total=len(files), desc="looking", unit="picture")
+        checked = tqdm(pool.map(partial(_check, cut=cut), files), total=len(files), desc="looking", unit="picture")
         for file, (sha256, cause) in zip(files, checked, strict=True):
             if cause:
                 result.refused[cause] += 1
@@ -93,28 +105,19 @@ def survey(files: Sequence[PictureFile]) -> Survey:
     return result
 
 
-def _check(file: PictureFile) -> tuple[str, str | None]:
+def _check(file: PictureFile, cut: Cut) -> tuple[str, str | None]:
     data = file.read()
     try:
-        _square(data, LIMITS.image_size)
+        cut(data, LIMITS.image_size)
     except PictureError as error:
         return "", error.cause
     return hashlib.sha256(data).hexdigest(), None
 
 
-def batches(files: Sequence[PictureFile], side: int, batch_size: int) -> Iterator[Tensor]:
+def batches(files: Sequence[PictureFile], side: int, batch_size: int, cut: Cut = ingested) -> Iterator[Tensor]:
     """uint8 (B, 3, H, W), in order."""
     with ThreadPoolExecutor() as pool:  # Pillow leaves Python's lock while it decodes and resizes
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            squares = list(pool.map(partial(_read_square, side=side), part))  #         B x (H, W, 3)
+            squares = list(pool.map(lambda file: cut(file.read(), side), part))  #      B x (H, W, 3)
             yield torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
-
-
-def _read_square(file: PictureFile, side: int) -> np.ndarray:
-    return _square(file.read(), side)
-
-
-def _square(data: bytes, side: int) -> np.ndarray:
-    picture = pictures.square(data, side, min_size=LIMITS.min_image_size, max_pixels=LIMITS.max_image_pixels)
-    return pictures.pixels(picture.jpeg)

@@ -32,7 +32,7 @@ def load_judges(inception_file: str | None, lpips_file: str | None, fetch: bool,
         Inception(first, device) if first else None,
         Lpips(second, device) if second else None,
         {
-            "inception": {"mode": inception.MODE, **weights.facts(inception.WEIGHTS, first)},
+            "inception": {"mode": inception.MODES["torch-fidelity"], **weights.facts(inception.WEIGHTS, first)},
             "lpips": {"mode": pairs.MODE, **weights.facts(pairs.ALEXNET, second)},
         },
     )

@@ -24,7 +24,7 @@ class Published:
 
     @property
     def cached(self) -> Path:
-        return download.cache_folder().parent / "metrics" / self.url.rpartition("/")[2]
+        return cache_folder() / self.url.rpartition("/")[2]
 
     @property
     def how_to_get(self) -> str:
@@ -32,6 +32,10 @@ class Published:
 
     def is_genuine(self, path: str | Path) -> bool:
         return manifest.sha256(path).startswith(self.digits)
+
+
+def cache_folder() -> Path:
+    return download.cache_folder().parent / "metrics"
 
 
 def find(published: Published, file: str | None, fetch: bool) -> Path | None:

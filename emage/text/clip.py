@@ -86,24 +86,32 @@ class ClipText(nn.Module):
         return self.tower(ids)[1]
 
 
-def clip_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
+def clip_weights(
+    path: str | None, published: dict[str, Any] = PUBLISHED, setting: str = "model.text_weights"
+) -> tuple[dict[str, Tensor], str]:
     """The float32 state dict of a whole CLIP model, and the file it came from. Nothing here runs code from a file.
 
-    Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path OpenAI's
-    ViT-L/14 is downloaded by name, once.
+    Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path what
+    open_clip publishes as `published` is downloaded by name, once. `setting` is where the user names a file.
     """
     weights: Any  # open_clip says Tensor
     try:
-        path = path or open_clip.download_pretrained(PUBLISHED)
+        path = path or open_clip.download_pretrained(published)
         weights = _torchscript(path) if _is_torchscript(path) else open_clip.factory.load_state_dict(path)
         return {key: value.float() for key, value in weights.items()}, path
     except InputError:
         raise
     except (OSError, ValueError, StopIteration, BadZipFile, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
-            f"no CLIP weights ({reason(error)}): fetch {PUBLISHED['url']} where there is a network and pass the file "
-            "(model.text_weights=FILE)"
+            f"no CLIP weights ({reason(error)}): {_how_to_get(published)}pass the file ({setting}=FILE)"
         ) from None
+
+
+def _how_to_get(published: dict[str, Any]) -> str:
+    if not published:
+        return ""
+    where = published.get("url") or f"{published['hf_hub']} of the Hugging Face hub"
+    return f"fetch {where} where there is a network and "
 
 
 def _is_torchscript(path: str) -> bool:
@@ -115,10 +123,16 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _torchscript(path: str) -> dict[str, Tensor]:
-    """The state dict of OpenAI's own file, and of no other: to load such an archive is to run the code inside it."""
-    if manifest.sha256(path) != SHA256:
+    """The state dict of OpenAI's own files, and of no other: to load such an archive is to run the code inside it."""
+    if manifest.sha256(path) not in {SHA256, *_openai_digests()}:
         raise InputError(
-            f"{path} is a TorchScript archive, whose code would run, and not OpenAI's ViT-L/14 (sha256 {SHA256}): "
-            "export its state dict to a .safetensors file and pass that"
+            f"{path} is a TorchScript archive, whose code would run, and none of OpenAI's own (its ViT-L/14 has the "
+            f"sha256 {SHA256}): export its state dict to a .safetensors file and pass that"
         )
     return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def _openai_digests() -> set[str]:
+    """Of the files that OpenAI published, one a model: their URLs name them in full."""
+    models = open_clip.list_pretrained_models_by_tag("openai")
+    return {open_clip.get_pretrained_cfg(model, "openai")["url"].split("/")[-2] for model in models}

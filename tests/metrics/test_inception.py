@@ -1,32 +1,44 @@
 """Inception's features from a file in the published form, its weights drawn at random."""
 
+import dataclasses
 import os
 
+import inception_file
 import pytest
 import torch
-from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
+from emage import manifest
 from emage.errors import InputError
-from emage.metrics.inception import Inception
+from emage.metrics import inception
+from emage.metrics.inception import LAYERS, Inception
 
 
-@pytest.fixture(scope="module")
-def network():
-    """torch-fidelity's network before any weights are read: it knows no other way to be made without a file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        return theirs.FeatureExtractorInceptionV3("inception", ["2048"])
-
-
-def test_features_are_torch_fidelitys(network, tmp_path):
-    torch.save(network.state_dict(), tmp_path / "inception.pth")
+def test_features_of_both_layers_are_torch_fidelitys(tmp_path, monkeypatch):
+    path = tmp_path / "inception.pth"
+    network = inception_file.write(path)
+    digits = manifest.sha256(path)[:8]
+    monkeypatch.setattr(inception, "WEIGHTS", dataclasses.replace(inception.WEIGHTS, digits=digits))
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    found = Inception(tmp_path / "inception.pth")(pixels)
-    assert found.shape == (2, Inception.width)
-    torch.testing.assert_close(found, network(pixels)[0])
-    assert not torch.equal(found[0], found[1])
+    early, last = (Inception(path, width=width) for width in LAYERS)
+    for extractor, theirs, width in zip((early, last), network(pixels), LAYERS, strict=True):
+        found = extractor(pixels)
+        assert found.shape == (2, width) and extractor.width == extractor.facts["width"] == width
+        torch.testing.assert_close(found, theirs)
+        assert not torch.equal(found[0], found[1])
+    assert (early.name, last.name) == ("inception_64", "inception")  # only the last one's distance is the FID
+
+
+def test_modes_tell_what_reaches_the_network():
+    pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    pixels[..., 2:] = 255
+    rows = {mode: inception.PREPARE[mode](pixels)[0, 0, 150] for mode in inception.MODES}  #  (299,), dark to bright
+    assert all(row.shape == (299,) for row in rows.values())
+    assert [float(row[0]) for row in rows.values()] == [-1, -1, -1]
+    assert [float(row[-1]) for row in rows.values()] == pytest.approx([127 / 128, 1, 127 / 128])
+    middles = {mode: float(row[149]) for mode, row in rows.items()}
+    # TensorFlow 1 puts pixel 2 at 2 * 299 / 4, the others its left edge there, so that the middle is half-way.
+    assert middles["torch-fidelity"] > 0.97 and abs(middles["pytorch-fid"]) < 0.02 and abs(middles["clean"]) < 0.02
+    assert float(rows["clean"].diff().min()) == 0 and float(rows["clean"].max()) <= 127 / 128  # its overshoot is cut
 
 
 def test_another_networks_weights_are_refused(tmp_path):
