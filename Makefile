@@ -2,6 +2,7 @@
 
 OUTPUT ?= runs/demo
 PORT ?= 8000
+CHECKPOINT ?= demo
 UV_VERSION := 0.13.8
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
 READY := .venv/.ready
@@ -31,8 +32,8 @@ format: $(READY) ## ruff's formatter and fixes
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-serve: $(READY) ## the endpoint of the demo's model on 127.0.0.1:8000
-	$(RUN) pipelines/serve.py demo checkpoint=$(OUTPUT)/train/model port=$(PORT)
+serve: $(READY) ## the endpoint of the shipped model, or of CHECKPOINT=folder, on 127.0.0.1:8000
+	$(RUN) pipelines/serve.py demo checkpoint=$(CHECKPOINT) port=$(PORT)
 
 ui: $(READY) ## the MLflow pages on 127.0.0.1:5000
 	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db

@@ -42,18 +42,25 @@ def build(config: CheckpointConfig) -> Network:
     return Network(config.model, config.vocab_size, config.grid, causal=METHODS[config.method].CAUSAL)
 
 
-def save(folder: str | Path, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any]) -> None:
+def save(
+    folder: str | Path,
+    network: Network,
+    tokenizer: Any,
+    config: CheckpointConfig,
+    facts: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
 
-    `facts` go into the manifest: step, git commit, data, scores. Raises InputError where something else is in the way,
-    and for a network that is not float32.
+    `facts` go into the manifest: step, git commit, data, scores. `dtype`: of the numbers in the file, which loading
+    makes float32 again. Raises InputError where something else is in the way, and for a network that is not float32.
     """
     _refuse_rounded(network)
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.NAME).exists())):
         raise InputError(f"{folder} already exists and is no checkpoint: choose another folder")
     with manifest.new_folder(folder) as fresh:
-        weights.write({key: value.float() for key, value in network.state_dict().items()}, fresh / MODEL)
+        weights.write({key: value.to(dtype) for key, value in network.state_dict().items()}, fresh / MODEL)
         tokenizers.save(tokenizer, fresh / TOKENIZER)
         (fresh / CONFIG).write_text(to_yaml(config))
         files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
@@ -126,11 +133,11 @@ def starting_point(
     - text_length: may be smaller, the encoder's first positions are kept. More have never been trained;
     - text_frozen: says what is trained from now on;
     - text_weights: where the encoder once started; its weights are the checkpoint's.
-    Raises InputError for the first that differs, and what `check` and `hub.download` do.
+    Raises InputError for the first that differs, and what `check` and `hub.find` do.
     """
     from emage import hub  # imports this module
 
-    folder = Path(path_or_hub_id) if Path(path_or_hub_id).exists() else Path(hub.download(str(path_or_hub_id)))
+    folder = hub.find(path_or_hub_id)
     saved, record = check(folder)
     if differs := next(_differences(saved, record["tokenizer"], config, tokenizer, folder), None):
         raise InputError(f"init={path_or_hub_id}: {differs}")

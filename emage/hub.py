@@ -1,5 +1,6 @@
 """Checkpoints on the model hub. The one file that knows huggingface_hub's client and what its errors mean.
 
+find(...)       the folder of a checkpoint: a local one, one that comes with the package ("demo"), or one of the hub
 download(...)   the files a checkpoint needs, from the hub or from its cache on this machine
 create(...)     the repository, made where there is none; also where a missing login shows
 upload(...)     a folder as one commit: whoever downloads meanwhile gets the old model or the new one
@@ -15,8 +16,33 @@ from emage import manifest
 from emage.checkpoint import MODEL, TOKENIZER
 from emage.errors import InputError
 
+SHIPPED = Path(__file__).parent / "pretrained"  # one folder a name
 FILES = (manifest.NAME, "config.yaml", TOKENIZER, MODEL)
 LOGIN = "log in with `hf auth login`, or pass token=..."
+
+
+def find(
+    path_or_hub_id: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a checkpoint: what `local` finds, or the hub's. Raises what `download` does."""
+    if folder := local(path_or_hub_id):
+        return folder
+    fetched = download(
+        str(path_or_hub_id), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    return Path(fetched)
+
+
+def local(path_or_name: str | Path) -> Path | None:
+    """The folder that needs no network: this one, or the shipped one of this name. None: neither is there."""
+    if Path(path_or_name).exists():
+        return Path(path_or_name)
+    return next((folder for folder in SHIPPED.iterdir() if folder.name == str(path_or_name)), None)
 
 
 def download(
@@ -31,7 +57,8 @@ def download(
     from huggingface_hub import hf_hub_download
 
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise InputError(f"{repo_id} is no checkpoint folder and no hub id (user/name)")
+        shipped = ", ".join(sorted(folder.name for folder in SHIPPED.iterdir()))
+        raise InputError(f"{repo_id} is no checkpoint folder and no hub id (user/name); shipped: {shipped}")
     client: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     client |= {"library_name": "emage", "library_version": emage.__version__}
     with _one_line(f"{repo_id} is no folder here, and on the hub: ", revision):

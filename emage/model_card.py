@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from torch import nn
 
 from emage import manifest
@@ -70,13 +71,14 @@ def add_scores(folder: str | Path, pipe: "Emage", record: dict[str, Any]) -> Non
     which a checkpoint is checked and told from others, stay as they are.
     """
     path = Path(folder) / manifest.NAME
-    facts = manifest.read_json(path)
-    scores = facts.setdefault("scores", {})
-    key = manifest.fingerprint(record["settings"])
-    known = scores.get(key, {"figures": {}})["figures"]
-    scores[key] = record | {"figures": known | record["figures"]}
-    manifest.write_json(path, facts)
-    write(folder, pipe)
+    with FileLock(Path(folder) / ".scores.lock"):  # of two evaluations at once, none is forgotten
+        facts = manifest.read_json(path)
+        scores = facts.setdefault("scores", {})
+        key = manifest.fingerprint(record["settings"])
+        known = scores.get(key, {"figures": {}})["figures"]
+        scores[key] = record | {"figures": known | record["figures"]}
+        manifest.write_json(path, facts)
+        write(folder, pipe)
 
 
 # --- Front matter -----------------------------------------------------------------------------------------------------
@@ -162,7 +164,8 @@ def _training_facts(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "steps", facts.get("step")
     yield "seconds", facts.get("seconds")
     for name, value in facts.get("metrics", {}).items():
-        yield f"{name} at the end", f"{value:.4g}"
+        if name not in ("samples", "time"):  # a fingerprint, and when it was
+            yield f"{name} at the end", f"{value:.4g}"
     yield "git commit", facts.get("git")
     yield "emage", facts["emage"]
 

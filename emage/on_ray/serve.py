@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.exceptions import HTTPException
 
+from emage import hub
 from emage.batching import Batcher, DrawingError, Job, Pipe, draw
 from emage.config import SamplingConfig, Schedule, ServeConfig, nearest
 from emage.errors import InputError
@@ -281,8 +281,8 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
 def check(config: ServeConfig) -> ServeConfig:
     """The config with the checkpoint folder's full path. Raises InputError where it is none or is damaged."""
-    folder = Path(config.checkpoint)
-    if not folder.exists():
+    folder = hub.local(config.checkpoint)
+    if folder is None:
         if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
             return config  # may be a hub id: the replica fetches it
         raise InputError(f"checkpoint={config.checkpoint}: there is no such folder")

@@ -52,7 +52,7 @@ DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.shapes
 
 # Name -> anything with load(name, path, device): path is the user's file or folder, None for our own copy.
 TOKENIZERS = {
-    DEMO: Shipped(Path(__file__).with_name(f"{DEMO}.safetensors")),
+    DEMO: Shipped(Path(__file__).parents[1] / "pretrained" / "demo" / "tokenizer.safetensors"),
     "dvae": Published(
         DVAEConfig(),
         {
