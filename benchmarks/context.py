@@ -23,17 +23,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from emage import checkpoint, schema, shapes, tokenizers
+from emage import checkpoint, shapes, tokenizers
 from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.metrics.shapes import measure
 from emage.pipeline import Emage
+from emage.reproduce.small_world import write_table
 from emage.token_table import TokenTable
 from emage.training import BareEngine, Objective, context_gain, fit
 
@@ -54,7 +52,7 @@ def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_table(Path(folder))
+        write_table(Path(folder), shapes.train_scenes(PICTURES, seed=0), seed=0)
         jobs = list(itertools.product(range(seeds), VARIANTS))
         for i, (seed, (method, cure)) in enumerate(jobs):
             runs.append(run(folder, method, cure, seed, steps))
@@ -101,28 +99,6 @@ def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, 
     scores = dict(measure(pipe.generate(captions, seed=seed, batch_size=50), captions))
     about = {"method": method, "cure": cure, "seed": seed, "objective": asdict(config.objective)}
     return {**about, "probe": probe, "seconds": seconds, **scores}
-
-
-def write_table(folder: Path) -> None:
-    """A token table of drawn pictures, as ingest writes it."""
-    tokenizer = tokenizers.load(tokenizers.DEMO)
-    scenes = shapes.train_scenes(PICTURES, seed=0)
-    pixels = torch.from_numpy(shapes.draw_many(scenes, seed=0)).permute(0, 3, 1, 2).float() / 255
-    tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(256)]).numpy().astype(np.uint16)
-    n = tokens.shape[1]
-    columns = {
-        "uid": np.arange(PICTURES),
-        "dataset": ["shapes"] * PICTURES,
-        "key": [f"{i:09d}" for i in range(PICTURES)],
-        "url": [""] * PICTURES,
-        "caption": [scene.caption for scene in scenes],
-        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), n),
-        "width": [shapes.SIDE] * PICTURES,
-        "height": [shapes.SIDE] * PICTURES,
-        "sha256": [""] * PICTURES,
-    }
-    table = pa.table(columns, schema=schema.token_table(checkpoint.describe(tokenizer), "benchmark"))
-    pq.write_table(table, folder / "00000.parquet", row_group_size=1_024)
 
 
 def report(runs: list[dict[str, Any]]) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from emage.errors import InputError
 from emage.masking import MASK
 from emage.methods import METHODS
 from emage.model import Network
+from emage.reproduce.latency import timed
 
 STEPS, GRID, V = 16, (32, 32), 8192
 LENGTHS = (1, 128, 256, 512, 768, 1024)
@@ -44,7 +44,7 @@ def main(name: str = "emage_346m") -> None:
         return made.decoder, made.read(torch.zeros(1, model.text_length, dtype=torch.long, device=device))
 
     decoder, context = network("iterative3")
-    seconds = {f"iterative, {STEPS} passes": STEPS * timed(lambda: decoder(y, context))}
+    seconds = {f"iterative, {STEPS} passes": STEPS * median(lambda: decoder(y, context))}
     decoder, context = network("autoregressive")
     cache = decoder.new_cache(1, n)
 
@@ -57,21 +57,14 @@ def main(name: str = "emage_346m") -> None:
         "autoregressive, uncached": lambda length: decoder(y[:, :length], context),
     }
     for way, token in ways.items():
-        each = [timed(lambda token=token, length=length: token(length)) for length in LENGTHS]
+        each = [median(lambda token=token, length=length: token(length)) for length in LENGTHS]
         seconds[way] = float(np.interp(np.arange(1, n + 1), LENGTHS, each).sum())
     report(name, device, seconds)
 
 
-def timed(work: Callable[[], object], rounds: int = 3) -> float:
-    """Median seconds of `work`, after one call to warm up."""
-    times = []
-    for _ in range(rounds + 1):
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+def median(work: Callable[[], object]) -> float:
+    """Seconds of `work`, of three calls after one to warm up."""
+    return statistics.median(timed(work, rounds=3, warm_up=1))
 
 
 def report(name: str, device: str, seconds: dict[str, float]) -> None:

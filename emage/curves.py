@@ -36,7 +36,7 @@ PANELS = {
 _EXACT = ("lr",)  # no noise: nothing to smooth
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; the eighth run is the first one's, dashed.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _LONGEST = 44  # characters of a run's name
 
@@ -204,7 +204,7 @@ def _limits(drawn: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
 
 
 def _style(number: int) -> tuple[str, str]:
-    return _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    return COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
 def _short(step: float) -> str:

@@ -53,12 +53,18 @@ def strip(frames: Sequence[Image.Image]) -> Image.Image:
     return sheet(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
 
 
-def strips(pictures: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: int = 8) -> Image.Image:
+def strips(
+    pictures: Sequence[Sequence[Image.Image]],
+    prompts: Sequence[str],
+    columns: int = 8,
+    iterations: Sequence[int] | None = None,
+) -> Image.Image:
     """Figure 5: one row a prompt, one column an iteration; its number on top, the prompt above its row.
 
-    `pictures`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`).
+    `pictures`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`), or
+    those of `iterations`, counted from 1.
     """
-    iterations = some_of(len(pictures[0]), columns)
+    iterations = iterations or some_of(len(pictures[0]), columns)
     rows = [[_resized(frames[i - 1]) for i in iterations] for frames in pictures]
     width = max(frame.width for row in rows for frame in row) + 2 * _GAP
     height = max(frame.height for row in rows for frame in row) + 2 * _GAP

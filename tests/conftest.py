@@ -57,33 +57,11 @@ def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 @pytest.fixture(scope="session")
 def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token table of 200 drawn pictures in two files, as ingest writes it."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from emage import shapes
+    from emage.reproduce.small_world import write_table
 
-    from emage import checkpoint, schema, shapes, tokenizers
-
-    tokenizer = tokenizers.load("vqgan-demo-f8-512")
-    scenes = shapes.train_scenes(200, seed=0)
-    pixels = torch.from_numpy(shapes.draw_many(scenes, seed=0)).permute(0, 3, 1, 2).float() / 255
-    tokens = tokenizer.encode(pixels).numpy().astype(np.uint16)
-    table = pa.table(
-        {
-            "uid": np.arange(200),
-            "dataset": ["shapes"] * 200,
-            "key": [f"{i:09d}" for i in range(200)],
-            "url": [""] * 200,
-            "caption": [scene.caption for scene in scenes],
-            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), 64),
-            "width": [64] * 200,
-            "height": [64] * 200,
-            "sha256": [""] * 200,
-        },
-        schema=schema.token_table(checkpoint.describe(tokenizer), "test"),
-    )
     folder = tmp_path_factory.mktemp("tokens")
-    for i in range(2):
-        pq.write_table(table.slice(100 * i, 100), folder / f"{i:05d}.parquet", row_group_size=30)
+    write_table(folder, shapes.train_scenes(200, seed=0), seed=0, files=2, row_group=30)
     return folder
 
 

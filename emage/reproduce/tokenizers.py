@@ -1,11 +1,7 @@
 """Table 2 of the paper for a folder of pictures: what each tokenizer loses of them (Sec. 4.1).
 
-python benchmarks/table2.py pictures=val2014                  # those whose weights are in the cache
-python benchmarks/table2.py pictures=val2014 fetch=true       # all six: several GB the first time
-python benchmarks/table2.py pictures=val2014.tar weights.vqgan-f8-256=model.ckpt inception=weights-inception.pth
-
-The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes table2.json (the figures
-and what made them), table2.md and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
+The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes record.json (the figures and
+what made them) and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
 
 Letters: B batch, H W picture, N tokens of a picture, V codes.
 """
@@ -14,13 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
@@ -28,54 +23,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 import emage
-from emage import config as settings
 from emage import manifest, sheets, tokenizers
+from emage.config import Table2Config
 from emage.devices import check_device
 from emage.errors import InputError
 from emage.metrics import frechet, picture_files
 from emage.metrics.picture_files import PictureFile, Survey
 from emage.metrics.reconstruction import Damage, Judges, load_judges
+from emage.reproduce.published import TABLE2
 from emage.tokenizers import TOKENIZERS, download
 
-# The Frechet distances of Table 2.
-PAPER = {
-    "dvae": 36.23,
-    "vqgan-f16-1024": 22.35,
-    "vqgan-f16-16384": 17.73,
-    "vqgan-f8-256": 14.60,
-    "vqgan-f8-16384": 14.36,
-    "vqgan-gumbel-f8-8192": 12.38,
-}
 SHOWN = 6  # pictures of the sheet
+SHEET = "sheet.png"
 
 
-@dataclass(frozen=True)
-class TokenizersConfig:
-    """Pictures -> what each tokenizer loses of them: Table 2 (benchmarks/table2.py; it has no presets)."""
-
-    pictures: str = MISSING  # a folder of jpg, png or .tar, however deep, or one .tar
-    tokenizers: tuple[str, ...] = ()  # none: the published ones, and those of `weights`
-    weights: dict[str, str] = field(default_factory=dict)  # weights.NAME=FILE
-    inception: str | None = None  # weights of the Frechet distance's network
-    lpips: str | None = None  # torchvision's AlexNet
-    fetch: bool = False  # weights that are not here
-    output: str = "runs/table2"
-    limit: int | None = None  # the first pictures by name; none: all
-    batch_size: int = 16
-    device: str = "auto"  # auto: cuda where there is one
-
-
-def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
-    try:
-        run(settings.parse(TokenizersConfig, argv))
-    except (InputError, ConnectionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def run(config: TokenizersConfig) -> dict[str, Any]:
+def run(config: Table2Config) -> dict[str, Any]:
+    """Measures every tokenizer that is here. Raises InputError for settings that could not end well."""
     device = check(config)
+    if config.pictures is None:
+        raise InputError("table2.pictures is required: add table2.pictures=FOLDER (the paper's: COCO's val2014)")
     files = picture_files.find(config.pictures)[: config.limit]
     found, skipped = choose(config)
     judges = load_judges(config.inception, config.lpips, config.fetch, device)
@@ -84,20 +50,19 @@ def run(config: TokenizersConfig) -> dict[str, Any]:
     rows: dict[str, list[Image.Image]] = {}
     for name, tokenizer in found.items():
         figures, shown = measure(tokenizer.to(device), survey.files, judges, config.batch_size, device)
-        record["tokenizers"][name] = {**figures, "paper": PAPER.get(name)}
+        record["tokenizers"][name] = {**figures, "paper": TABLE2.get(name)}
         rows.setdefault("original", [original for original, _ in shown])
         rows[name] = [rebuilt for _, rebuilt in shown]
         write(Path(config.output), record, rows)
     show(record)
-    print(f"report: {Path(config.output) / 'table2.md'}")
     return record
 
 
-def check(config: TokenizersConfig) -> str:
+def check(config: Table2Config) -> str:
     """The device. Raises InputError, before anything is read, for a setting that could not end well."""
     for name in ("batch_size", "limit"):
         if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
+            raise InputError(f"table2.{name}={getattr(config, name)}: there must be at least one")
     if Path(config.output).exists() and not Path(config.output).is_dir():
         raise InputError(f"output={config.output} is a file; name a folder")
     device = config.device
@@ -110,12 +75,12 @@ def check(config: TokenizersConfig) -> str:
 # --- What there is to measure, and with what --------------------------------------------------------------------------
 
 
-def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def choose(config: Table2Config) -> tuple[dict[str, Any], dict[str, str]]:
     """The tokenizers whose weights are here, on the CPU, and for the others how to get theirs.
 
     All are loaded before the first is measured: a damaged file shows now and not after hours.
     """
-    names = list(config.tokenizers) or [name for name in TOKENIZERS if name != tokenizers.DEMO]
+    names = list(config.tokenizers) or list(TABLE2)
     names += [name for name in config.weights if name not in names]
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
@@ -126,7 +91,7 @@ def choose(config: TokenizersConfig) -> tuple[dict[str, Any], dict[str, str]]:
         try:
             found[name] = tokenizers.load(name, weights=config.weights.get(name))
         except ConnectionError as error:  # one dead link leaves the others
-            skipped[name] = f"{error}; weights.{name}=FILE takes a file"
+            skipped[name] = f"{error}; table2.weights.{name}=FILE takes a file"
         except ValueError as error:
             raise InputError(" ".join(str(error).split())) from None
     if not found:
@@ -141,10 +106,11 @@ def told(skipped: dict[str, str]) -> list[str]:
 
 def how_to_get(name: str) -> str:
     urls = TOKENIZERS[name].urls.values()
-    return f"fetch {' and '.join(urls)} and pass weights.{name}={'FILE' if len(urls) == 1 else 'FOLDER'}, or fetch=true"
+    kind = "FILE" if len(urls) == 1 else "FOLDER"
+    return f"fetch {' and '.join(urls)} and pass table2.weights.{name}={kind}, or table2.fetch=true"
 
 
-def is_here(name: str, config: TokenizersConfig) -> bool:
+def is_here(name: str, config: Table2Config) -> bool:
     """Whether `tokenizers.load` would need no network, or may use it."""
     cached = download.cache_folder() / f"{name}.safetensors"
     return name in config.weights or name == tokenizers.DEMO or config.fetch or cached.exists()
@@ -205,7 +171,7 @@ def image(pixels: Tensor) -> Image.Image:
 
 
 def describe(
-    config: TokenizersConfig, device: str, survey: Survey, judges: Judges, skipped: dict[str, str]
+    config: Table2Config, device: str, survey: Survey, judges: Judges, skipped: dict[str, str]
 ) -> dict[str, Any]:
     """The record without figures: what they are of and what makes them."""
     used = ("torch", "torchvision", "torch-fidelity", "lpips", "pillow")
@@ -251,35 +217,40 @@ def notes(record: dict[str, Any]) -> list[str]:
     columns = {"inception": "Frechet", "lpips": "LPIPS"}
     for setting, facts in record["judges"].items():
         if facts["missing"]:
-            lines.append(f"no {columns[setting]}: its network is not here; {facts['missing']}")
+            lines.append(
+                f"no {columns[setting]}: its network is not here; {facts['missing']} (table2.{setting}, table2.fetch)"
+            )
         elif not facts["published"]:
-            lines.append(f"{columns[setting]} IS MEANINGLESS: {setting}= holds other weights than the published")
+            lines.append(f"{columns[setting]} IS MEANINGLESS: table2.{setting}= holds other weights than the published")
     if count < frechet.ENOUGH and record["judges"]["inception"]["sha256"]:
         lines.append(f"* COMPARE WITH NOTHING: of fewer than {frechet.ENOUGH} pictures the distance is much too large")
     return lines + told(record["skipped"])
 
 
 def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image]]) -> None:
-    """table2.json, table2.md and sheet.png, one row of pictures below the other."""
+    """record.json and sheet.png, one row of pictures below the other."""
     output.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(output / "table2.json", record)
+    manifest.write_json(output / "record.json", record)
     labels = [name for name, row in rows.items() for _ in row]
     shown = [image for row in rows.values() for image in row]
-    sheets.sheet(shown, labels, len(rows["original"])).save(output / "sheet.png")
+    sheets.sheet(shown, labels, len(rows["original"])).save(output / SHEET)
+
+
+def markdown(record: dict[str, Any], sheet: str) -> str:
+    """The report; `sheet` is the way from it to the picture."""
     table = [COLUMNS, ["---"] * len(COLUMNS), *cells(record)]
-    lines = ["# Tokenizers", "", *("| " + " | ".join(row) + " |" for row in table), ""]
-    lines += [f"- {note}" for note in notes(record)]
     made_by = {key: record[key] for key in ("settings", "device", "versions", "pictures", "judges")}
-    lines += [
+    lines = [
+        *("# Table 2: what each tokenizer loses of a picture", ""),
+        *("| " + " | ".join(row) + " |" for row in table),
         "",
-        "![originals above reconstructions](sheet.png)",
+        "Frechet: FID of the pictures and what became of them, lower is better; the paper's are for COCO's val2014.",
         "",
-        "```json",
-        json.dumps(made_by, indent=2),
-        "```",
-        "",
+        *(f"- {note}" for note in notes(record)),
+        *("", f"![originals above reconstructions]({sheet})", ""),
+        *("```json", json.dumps(made_by, indent=2), "```", ""),
     ]
-    (output / "table2.md").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def show(record: dict[str, Any]) -> None:
@@ -290,7 +261,3 @@ def show(record: dict[str, Any]) -> None:
     console.print(table)
     for note in notes(record):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

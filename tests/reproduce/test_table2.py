@@ -1,9 +1,7 @@
-"""Table 2's benchmark: its figures for a tokenizer that can be worked out by hand, its command line, its report."""
+"""Table 2: its figures for a tokenizer that can be worked out by hand, its settings, its report."""
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,14 @@ import torch
 from PIL import Image
 
 from emage import tokenizers
+from emage.config import Table2Config
+from emage.errors import InputError
 from emage.metrics import picture_files
 from emage.metrics.reconstruction import Judges
+from emage.reproduce import tokenizers as table2
+from emage.reproduce.published import TABLE2
 from emage.tokenizers import DEMO, Published, download
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
-
-SCRIPT = "table2.py"
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ class Brightness:
         return pixels.float().mean((1, 2, 3))[:, None]
 
 
-def test_figures(benchmark, greys):
+def test_figures(greys):
     judges = Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
     files = picture_files.find(str(greys))
-    figures, shown = benchmark.measure(Steps(), files, judges, batch_size=3, device="cpu")
+    figures, shown = table2.measure(Steps(), files, judges, batch_size=3, device="cpu")
     copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
     assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
     assert figures["lpips"] == pytest.approx((0 + 1 + 2 + 0) / 4)
@@ -72,85 +72,80 @@ def test_figures(benchmark, greys):
     assert [b.getpixel((60, 60)) for _, b in shown] == [(grey,) * 3 for grey in (0, 0, 85, 255)]
 
 
-def test_without_judges_their_figures_are_missing(benchmark, greys):
+def test_without_judges_their_figures_are_missing(greys):
     files = picture_files.find(str(greys))
-    figures, _ = benchmark.measure(Steps(), files, Judges(None, None, {}), batch_size=4, device="cpu")
+    figures, _ = table2.measure(Steps(), files, Judges(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 
 
-def test_the_script_itself(script, greys, tmp_path):
-    """As a person starts it: its folder is first on Python's path, and its name that of a package."""
+def test_a_run(greys, tmp_path, capsys):
     output = tmp_path / "out"
-    command = [sys.executable, str(script), f"pictures={greys}", f"tokenizers=[{DEMO}, vqgan-f8-256]"]
-    done = subprocess.run(
-        [*command, f"output={output}", "device=cpu", "limit=3"], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    row = next(line for line in done.stdout.splitlines() if DEMO in line)
-    record = json.loads((output / "table2.json").read_text())
+    named = (DEMO, "vqgan-f8-256")
+    record = table2.run(Table2Config(str(greys), named, device="cpu", limit=3, output=str(output)))
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if DEMO in line)
+    assert json.loads((output / "record.json").read_text())["tokenizers"] == record["tokenizers"]
     figures = record["tokenizers"][DEMO]
     assert f"{figures['psnr']:.2f}" in row
-    assert record["pictures"]["count"] == 3 and record["settings"]["tokenizers"] == [DEMO, "vqgan-f8-256"]
+    assert record["pictures"]["count"] == 3 and tuple(record["settings"]["tokenizers"]) == named
     assert figures["weights_sha256"] == tokenizers.load(DEMO).sha256
-    report = (output / "table2.md").read_text()
-    for text in (done.stdout, report):
-        assert "skipped vqgan-f8-256: fetch https://" in text and "weights.vqgan-f8-256=FILE" in text
-        assert "no Frechet: its network is not here; fetch https://" in text and "inception=FILE" in text
-        assert "no LPIPS: its network is not here; fetch https://" in text and "lpips=FILE" in text
+    for text in (printed, table2.markdown(record, "sheet.png")):
+        assert "skipped vqgan-f8-256: fetch https://" in text and "table2.weights.vqgan-f8-256=FILE" in text
+        assert "no Frechet: its network is not here; fetch https://" in text and "table2.inception" in text
+        assert "no LPIPS: its network is not here; fetch https://" in text and "table2.lpips" in text
     with Image.open(output / "sheet.png") as sheet:
         assert sheet.width == 3 * (128 + 16) and sheet.height > 2 * (128 + 16)  # originals, and the demo's below them
 
 
-def test_a_named_file_and_the_cache_are_found(benchmark, greys, tmp_path, monkeypatch):
+def test_a_named_file_and_the_cache_are_found(greys, tmp_path, monkeypatch):
     tiny = VQGANConfig(vocab_size=8, code_dim=4, z_channels=4, channels=8, channel_mult=(1, 1), num_groups=4)
     monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(tiny, {"last.ckpt": "http://unused/last.ckpt"}))
     checkpoint = tmp_path / "model.ckpt"
     torch.save({"state_dict": VQGAN(tiny).state_dict()}, checkpoint)
-    parse = benchmark.settings.parse
-    named = parse(benchmark.TokenizersConfig, [f"pictures={greys}", f"weights.tiny={checkpoint}"])
-    found, skipped = benchmark.choose(named)
-    assert set(found) == {"tiny"} and set(skipped) == set(tokenizers.TOKENIZERS) - {DEMO, "tiny"}
+    found, skipped = table2.choose(Table2Config(str(greys), weights={"tiny": str(checkpoint)}))
+    assert set(found) == {"tiny"} and set(skipped) == set(TABLE2)
     cached = download.cache_folder() / "tiny.safetensors"
     cached.parent.mkdir(parents=True, exist_ok=True)
     tokenizers.save(found["tiny"], cached)
-    found, _ = benchmark.choose(parse(benchmark.TokenizersConfig, [f"pictures={greys}"]))
+    found, _ = table2.choose(Table2Config(str(greys), tokenizers=("tiny", "dvae")))
     assert set(found) == {"tiny"}
 
 
-def test_a_dead_link_leaves_the_others(benchmark, greys, monkeypatch):
+def test_a_dead_link_leaves_the_others(greys, monkeypatch):
     monkeypatch.setitem(
         tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"})
     )
-    wanted = [f"pictures={greys}", "fetch=true", f"tokenizers=[tiny, {DEMO}]"]
-    found, skipped = benchmark.choose(benchmark.settings.parse(benchmark.TokenizersConfig, wanted))
-    assert set(found) == {DEMO} and "weights.tiny=FILE takes a file" in skipped["tiny"]
+    found, skipped = table2.choose(Table2Config(str(greys), ("tiny", DEMO), fetch=True))
+    assert set(found) == {DEMO} and "table2.weights.tiny=FILE takes a file" in skipped["tiny"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        (["pictures=nowhere", f"tokenizers=[{DEMO}]"], "nowhere: no such folder"),
-        ([f"tokenizers=[{DEMO}]"], "pictures is required"),
-        (["pictures={greys}"], "skipped vqgan-f8-256: fetch https://"),
-        (["pictures={greys}"], "error: the weights of no tokenizer are here"),
-        (["pictures={greys}", "tokenizers=[vqgan-f8-265]"], "did you mean vqgan-f8-256"),
-        (["pictures={greys}", "weights.vqgan-f8-256=nowhere.ckpt"], "no file nowhere.ckpt"),
-        (["pictures={greys}", f"tokenizers=[{DEMO}]", "inception=nowhere.pth"], "inception=nowhere.pth: no such file"),
-        (["pictures={greys}", "batch_size=0"], "batch_size=0: there must be at least one"),
-        (["pictures={greys}", "limit=0"], "limit=0: there must be at least one"),
-        (["pictures={greys}", "device=cpu", "output={greys}/0.png"], "is a file; name a folder"),
-        (["pictures={greys}", "picures=x"], "did you mean pictures?"),
+        ({"pictures": "nowhere", "tokenizers": (DEMO,)}, "nowhere: no such folder"),
+        ({"pictures": None, "tokenizers": (DEMO,)}, r"table2\.pictures is required"),
+        ({}, "the weights of no tokenizer are here"),
+        ({"tokenizers": ("vqgan-f8-265",)}, "did you mean vqgan-f8-256"),
+        ({"weights": {"vqgan-f8-256": "nowhere.ckpt"}}, "no file nowhere.ckpt"),
+        ({"tokenizers": (DEMO,), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
+        ({"batch_size": 0}, r"table2\.batch_size=0: there must be at least one"),
+        ({"limit": 0}, r"table2\.limit=0: there must be at least one"),
     ],
 )
-def test_bad_input(benchmark, greys, capsys, arguments, message, tmp_path):
-    with pytest.raises(SystemExit) as caught:
-        benchmark.main([f"output={tmp_path / 'out'}", *(text.replace("{greys}", str(greys)) for text in arguments)])
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_bad_input(greys, settings, message, tmp_path):
+    config = Table2Config(**{"pictures": str(greys), "device": "cpu", "output": str(tmp_path / "out"), **settings})
+    with pytest.raises(InputError, match=message) as caught:
+        table2.run(config)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_few_pictures_and_other_networks_are_marked(benchmark):
+def test_where_the_published_weights_are_is_told(greys, capsys):
+    with pytest.raises(InputError):
+        table2.run(Table2Config(str(greys), device="cpu"))
+    assert "skipped vqgan-f8-256: fetch https://" in capsys.readouterr().err
+
+
+def test_few_pictures_and_other_networks_are_marked():
     figures = dict.fromkeys(("length", "vocabulary", "live_codes"), 1) | dict.fromkeys(
         ("frechet", "psnr", "lpips", "code_bits", "pictures_per_second"), 1.0
     )
@@ -161,11 +156,11 @@ def test_few_pictures_and_other_networks_are_marked(benchmark):
         "tokenizers": {"dvae": figures | {"paper": 36.23}},
         "skipped": {},
     }
-    assert benchmark.cells(record)[0][3:5] == ["1.00*", "36.23"]
-    assert [line.split(":")[0] for line in benchmark.notes(record)] == [
+    assert table2.cells(record)[0][3:5] == ["1.00*", "36.23"]
+    assert [line.split(":")[0] for line in table2.notes(record)] == [
         "2047 pictures, as ingest keeps them (JPEG)",
         "Frechet IS MEANINGLESS",
         "* COMPARE WITH NOTHING",
     ]
     record["pictures"]["count"] = 2_048
-    assert benchmark.cells(record)[0][3] == "1.00" and len(benchmark.notes(record)) == 2
+    assert table2.cells(record)[0][3] == "1.00" and len(table2.notes(record)) == 2

@@ -1,0 +1,80 @@
+"""The paper's tables and figures: runs the cells that are not there, on Ray, and writes what all of them found.
+
+output/models, evaluations, latency, ...   one folder a cell (emage.reproduce.cells); no cell is made twice
+output/table3.md, .json, .png              one of each a study; findings.md of `all`
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from emage import manifest
+from emage.config import EvaluateConfig, ReproduceConfig, Table2Config, TrainConfig
+from emage.devices import check_device
+from emage.errors import InputError
+from emage.on_ray import launch
+from emage.on_ray.evaluate import evaluate
+from emage.on_ray.train import train
+from emage.reproduce import cells, latency, needs, report, small_world, studies, tokenizers
+from emage.reproduce.latency import LatencyConfig
+from emage.reproduce.recipes import Strips
+from emage.reproduce.small_world import SmallWorld
+
+PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    SmallWorld: small_world.make,
+    TrainConfig: lambda config: {"model": train(config).name},
+    EvaluateConfig: evaluate,
+    LatencyConfig: latency.of_checkpoint,
+    Table2Config: tokenizers.run,
+    Strips: report.draw_strips,
+}
+
+
+def reproduce(config: ReproduceConfig) -> None:
+    """Makes what a table or figure needs and writes it. Several processes may share an output, and so the work."""
+    check(config)
+    output = Path(config.output).absolute()
+    config = replace(config, output=str(output))
+    wanted = studies.of(config)
+    todo = studies.cells(wanted)
+    lacking = needs.missing(config, todo)
+    print(needs.describe(config, todo, output), flush=True)
+    if config.dry_run:
+        print(*(f"missing     {what}" for what in lacking), sep="\n")
+        return
+    if lacking:
+        raise InputError(f"scale={config.scale} needs {'; '.join(lacking)}")
+    needs.load_weights(cells.waiting(todo, output))
+    manifest.claim(output, "reproduce", {"scale": config.scale})
+    if config.force:
+        cells.forget(todo, output)
+    on_gpu = config.scale == "paper" and config.device != "cpu"
+    cells.work_through(todo, output, lambda one: _made(one, on_gpu))
+    for path in report.write(config, wanted, output):
+        print(f"report: {path}")
+
+
+def _made(one: Any, on_gpu: bool) -> dict[str, Any]:
+    """Runs a cell's program. What uses Ray itself, or no network, runs here; the rest on a GPU of the cluster."""
+    program = PROGRAMS[type(one)]
+    if not on_gpu or isinstance(one, TrainConfig | EvaluateConfig | SmallWorld):
+        return program(one)
+    launch.start_ray()
+    return ray.get(ray.remote(num_gpus=1, max_retries=2)(program).remote(one))
+
+
+def check(config: ReproduceConfig) -> None:
+    """Raises InputError for a setting that could not end well."""
+    counts = {"seeds": config.seeds, "steps": config.steps}
+    counts |= {f"small.{name}": value for name, value in vars(config.small).items()}
+    counts |= {f"paper.{name}": getattr(config.paper, name) for name in ("num_workers", "num_actors")}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value}: there must be at least one")
+    if "://" in config.output:
+        raise InputError(f"output={config.output}: an output is a folder that every node sees, not a URL")
+    if config.device != "auto":
+        check_device(config.device)

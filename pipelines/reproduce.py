@@ -1,0 +1,16 @@
+"""The paper's tables and figures, its column beside ours; Markdown, JSON and a picture of each.
+
+    python pipelines/reproduce.py table3 output=runs/reproduce                  # small: hours on two cores, no GPU
+    ray job submit --working-dir . -- python pipelines/reproduce.py all scale=paper output=/data/reproduce \\
+        paper.data=/data/ingest/tokens paper.captions=captions_val2014.json paper.reference=/data/val2014
+
+dry_run=true prints what it needs and how long that takes. Tables share what they need, and the same command, or another
+table's, started again or beside it goes on with what is not there; force=true makes it all again.
+"""
+
+from emage.config import ReproduceConfig
+from emage.on_ray import launch
+from emage.on_ray.reproduce import reproduce
+
+if __name__ == "__main__":
+    launch.main(ReproduceConfig, reproduce)
