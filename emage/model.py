@@ -24,6 +24,10 @@ class Context(NamedTuple):
 
     keys_values: list[tuple[Tensor, Tensor]]  # per layer, (B,H,S,K) each
 
+    def of(self, rows: Sequence[int]) -> "Context":
+        """Of these captions, in this order; one may stand there many times."""
+        return Context([(keys[rows], values[rows]) for keys, values in self.keys_values])  # type: ignore[index]
+
 
 class Cache(NamedTuple):
     """Keys and values of the image tokens passed so far, for causal generation."""

@@ -71,6 +71,14 @@ def test_the_first_candidate_is_the_single_picture_and_the_best_is_returned(pipe
     assert same(pipe.generate(PROMPTS[0], seed=7, candidates=4)[0], best)
 
 
+def test_the_text_is_read_once_for_all_candidates_of_a_batch(pipe):
+    read: list[int] = []
+    hook = pipe.network.text.tower.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
+    pipe.candidates(["a red circle", "a blue square"], candidates=4, batch_size=8)
+    hook.remove()
+    assert read == [2]
+
+
 def test_the_stream_ends_in_the_picture(pipe):
     frames = list(pipe.stream(PROMPTS[0], seed=7, steps=5))
     assert len(frames) == 5 and same(frames[-1], pipe.generate(PROMPTS[0], seed=7, steps=5)[0])

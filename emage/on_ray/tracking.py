@@ -62,14 +62,17 @@ def uri(config: MLflowConfig) -> str:
     return scheme + separator + os.path.abspath(path) if scheme == "sqlite" and path else address
 
 
-def start(config: MLflowConfig, *, stage: str, settings: Any, record: Path | None = None) -> "Run":
+def start(
+    config: MLflowConfig, *, stage: str, settings: Any, record: Path | None = None, parent: str | None = None
+) -> "Run":
     """A run, recorded with `settings` (a config dataclass). Its end depends on how the `with` block ends.
 
-    It is a new one, unless `record` names one in the same store. Waits for the store's first answer, or its absence, a
-    few seconds.
+    It is a new one, unless `record` names one in the same store. MLflow's pages show it below the run `parent`. Waits
+    for the store's first answer, or its absence, a few seconds.
     """
     artifacts = config.artifacts if "://" in config.artifacts else os.path.abspath(config.artifacts)
-    run = Run(dataclasses.replace(config, uri=uri(config), artifacts=artifacts), stage=stage, record=record)
+    config = dataclasses.replace(config, uri=uri(config), artifacts=artifacts)
+    run = Run(config, stage=stage, record=record, parent=parent)
     run.params(dataclasses.asdict(settings))
     run.text("config.yaml", public(to_yaml(settings)))
     run.wait()
@@ -93,11 +96,18 @@ def attach(config: MLflowConfig, record: Path) -> "Run":
 class Run:
     """A run to write to. `id` is None when tracking is off, or while the store has not been reached yet."""
 
-    def __init__(self, config: MLflowConfig, *, stage: str | None = None, record: Path | None = None):
+    def __init__(
+        self,
+        config: MLflowConfig,
+        *,
+        stage: str | None = None,
+        record: Path | None = None,
+        parent: str | None = None,
+    ):
         self.config = config
         self.id: str | None = None
         self._stage = stage  # None: the run belongs to another process, which also ends it
-        self._record = record
+        self._record, self._parent = record, parent
         self._created: str | None = None
         self._is_new, self._last_step = True, -1  # of the metrics that the run had when it was opened here
         self._started = _now()
@@ -222,6 +232,8 @@ class Run:
         experiment = client.get_experiment_by_name(self.config.experiment)
         number = experiment.experiment_id if experiment else _new_experiment(client, self.config)
         tags = {"stage": self._stage, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "JOB"}
+        if self._parent:
+            tags["mlflow.parentRunId"] = self._parent
         return client.create_run(number, self._started, tags, run_name=self._stage).info.run_id
 
     def _warn(self, what: str, error: Exception) -> None:

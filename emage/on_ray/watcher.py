@@ -82,6 +82,7 @@ class Watcher:
                 "fingerprint": schema.fingerprint(config.data.path),
             },
             "git": provenance.commit(),
+            "mlflow_run": self.run.id,
             "metrics": self.metrics,
             "settings": {
                 "objective": asdict(config.objective),

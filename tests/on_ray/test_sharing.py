@@ -48,13 +48,19 @@ def test_evaluation_leaves_its_figures_with_the_checkpoint(tiny_model: Path, tmp
     settings = config.preset(
         config.EvaluateConfig, "tiny", checkpoint=str(tmp_path / "model"), captions="/data/c.txt", output="out"
     )
-    identity = {"checkpoint": pipe.facts["files"], "captions": "c0ffee", "seed": 1}
-    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, identity)
+    made_by = {
+        "checkpoint": pipe.facts["files"],
+        "captions": "c0ffee",
+        "drawing": {"seed": 1},
+        "judges": {},
+        "commit": "x",
+    }
+    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, made_by)
     _, facts = checkpoint.check(tmp_path / "model")
     (record,) = facts["scores"].values()
-    expected = {"captions": "c0ffee", "seed": 1}
+    expected = {"captions": "c0ffee", "drawing": {"seed": 1}, "judges": {}}  # no other record after another commit
     assert record == {"file": "c.txt", "captions": 8, "figures": {"objects_right": 0.5}, "settings": expected}
     (tmp_path / "model" / "README.md").unlink()
     (tmp_path / "model" / "README.md").mkdir()  # stands for a folder that may not be written to: root may write to any
-    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, identity)
+    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, made_by)
     assert "the scores could not be added to the model card" in capsys.readouterr().out

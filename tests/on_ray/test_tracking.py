@@ -124,6 +124,16 @@ def test_a_driver_that_begins_again_goes_on_with_its_run_and_records_no_step_twi
     assert rows(tmp_path, "select count(*) from runs") == [(2,)]
 
 
+def test_a_run_may_stand_below_another(tmp_path: Path) -> None:
+    config = ingest_config(embedded(tmp_path))
+    with tracking.start(config.mlflow, stage="train", settings=config) as above:
+        above.metrics({"loss": 1.0})
+    with tracking.start(config.mlflow, stage="evaluate", settings=config, parent=above.id) as below:
+        below.metrics({"fid": 20.0})
+    query = "select value from tags where run_uuid = ? and key = 'mlflow.parentRunId'"
+    assert rows(tmp_path, query, below.id) == [(above.id,)] and rows(tmp_path, query, above.id) == []
+
+
 def test_attach_without_the_database_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tracking.attach(embedded(tmp_path), tmp_path / "mlflow.json") as run:
         run.metrics({"loss": 1.0})

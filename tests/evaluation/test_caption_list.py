@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from emage.errors import InputError
+from emage.evaluation import caption_list
+from emage.evaluation.caption_list import Task, read
+
+
+def test_captions_come_from_every_format(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("a cat\n\na dog\n")
+    (tmp_path / "a.jsonl").write_text('{"caption": "a cat"}\n{"caption": "a dog"}\n')
+    (tmp_path / "a.tsv").write_text("caption\tx\na cat\t1\na dog\t2\n")
+    (tmp_path / "a.csv").write_text("x,caption\n1,a cat\n2,a dog\n")
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [{"caption": "a cat"}, {"caption": "a dog"}]}))
+    pq.write_table(pa.table({"caption": ["a cat", None, "a dog"]}), tmp_path / "a.parquet")
+    for name in ("a.txt", "a.jsonl", "a.tsv", "a.csv", "a.json", "a.parquet"):
+        assert [task.caption for task in read(str(tmp_path / name), 10, 0)] == ["a cat", "a dog"]
+
+
+def test_the_seed_draws_the_captions_and_a_task_has_a_seed_of_its_own(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("".join(f"caption {i}\n" for i in range(100)))
+    drawn = read(str(tmp_path / "a.txt"), 10, 1)
+    assert drawn == read(str(tmp_path / "a.txt"), 10, 1) != read(str(tmp_path / "a.txt"), 10, 2)
+    assert [task.id for task in drawn] == sorted(task.id for task in drawn)
+    assert len({task.seed(0) for task in drawn}) == 10 and drawn[0].seed(0) != drawn[0].seed(1)
+
+
+def test_the_kept_list_is_the_list_again(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("".join(f"caption {i}\n" for i in range(100)))
+    drawn = read(str(tmp_path / "a.txt"), 10, 1)
+    caption_list.write(tmp_path / "list.parquet", drawn)
+    again = read(str(tmp_path / "list.parquet"), 30_000, 7)
+    assert again == drawn and caption_list.fingerprint(again) == caption_list.fingerprint(drawn)
+    other = [Task(drawn[0].id, "another"), *drawn[1:]]
+    assert caption_list.fingerprint(other) != caption_list.fingerprint(drawn)
+
+
+def test_ids_of_coco_are_kept_wherever_a_caption_stands_in_the_file(tmp_path: Path):
+    rows = [{"id": 770337, "image_id": 1, "caption": " A man. \n"}, {"id": 38, "image_id": 1, "caption": "A dog."}]
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
+    assert read(str(tmp_path / "captions.json"), 10, 0) == [Task(38, "A dog."), Task(770337, "A man.")]
+
+
+def test_of_cocos_pictures_each_gives_one_caption_before_any_gives_two(tmp_path: Path):
+    rows = [
+        {"id": 10 * image + i, "image_id": image, "caption": f"{image} {i}"} for image in range(20) for i in range(5)
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
+    few, many = (read(str(tmp_path / "captions.json"), limit, 0) for limit in (15, 25))
+    assert len({task.id // 10 for task in few}) == 15 and len({task.id // 10 for task in many}) == 20
+    assert len({task.id % 10 for task in few}) > 1  # not always the first of its five
+    assert len(many) == 25 and len(read(str(tmp_path / "captions.json"), 1_000, 0)) == 100
+
+
+def test_real_coco_captions(real_data: Path):
+    drawn = read(str(real_data / "coco_captions_val2017.json"), 1_000, 0)
+    assert len({task.id for task in drawn}) == 1_000 and all(task.caption == task.caption.strip() for task in drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.txt", None, "no such caption file"),
+        ("a.txt", "\n\n", "no captions in it"),
+        ("a.doc", "x", "captions come as"),
+        ("a.csv", "text\nhello\n", "no column `caption` (it has text)"),
+        ("b.csv", "id,caption\n1,hello\n1,there\n", "each stands once"),
+        ("c.csv", "id,caption\n-1,hello\n2,there\n", "0 or more"),
+        ("d.csv", "caption\n1\n2\n", "holds other things than text"),
+        ("a.jsonl", '{"caption": ["a"]}\n', "holds other things than text"),
+        ("c.json", '{"annotations": [{"caption": 5}]}', "holds other things than text"),
+        ("b.txt", "  \n\t\n", "no captions in it"),
+        ("a.json", "{", "unreadable caption file"),
+        ("b.json", "{}", "unreadable caption file ('annotations')"),
+        ("a.parquet", "x", "unreadable caption file"),
+    ],
+)
+def test_bad_caption_files_are_one_line(tmp_path: Path, name: str, text: str | None, message: str):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as error:
+        read(str(tmp_path / name), 10, 0)
+    assert message in str(error.value) and "\n" not in str(error.value)
