@@ -20,7 +20,7 @@ demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP ans
 test: $(READY) ## the tests (under 10 minutes)
 	$(RUN) -m pytest -m "not slow and not gpu and not network"
 
-chaos: $(READY) ## the slower fault tests: what is killed goes on
+chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
 	$(RUN) -m pytest -m slow
 
 lint: $(READY) ## ruff and pyright

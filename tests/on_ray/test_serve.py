@@ -287,6 +287,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_the_program_serves_a_checkpoint_until_sigterm(checkpoint: Path, tmp_path: Path) -> None:
     import emage
 
