@@ -26,7 +26,7 @@ from emage.evaluation.caption_list import Task
 from emage.evaluation.judging import CLIP, ON_SETS, Judge
 from emage.evaluation.report import Report
 from emage.evaluation.shards import BEST, Shard
-from emage.metrics import METRICS, reference
+from emage.metrics import METRICS, picture_files, reference
 from emage.metrics.features import Extractor
 from emage.metrics.picture_files import Survey
 from emage.on_ray import drawer, launch, tracking
@@ -124,6 +124,8 @@ def _checked(config: EvaluateConfig) -> EvaluateConfig:
     sets = [name for name in config.metrics if name in ON_SETS]
     if sets and not config.judge.reference:
         raise InputError(f"metrics={sets[0]} compares with real pictures: judge.reference=FOLDER, or a .tar of them")
+    if sets and config.judge.reference:
+        picture_files.find(config.judge.reference)  # names alone; they are looked at later
     launch.check_gpus(config.gpus_per_actor * config.num_actors, "gpus_per_actor")
     judge = replace(
         config.judge,

@@ -57,6 +57,17 @@ PROGRAMS = {
         ("evaluate", "tiny checkpoint=MODEL captions=none.txt output=out", "no such caption file"),
         ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out metrics=[shape]", "did you mean shapes?"),
         ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out sampling.stepz=3", "did you mean steps?"),
+        ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out metrics=[fid]", "judge.reference=FOLDER"),
+        (
+            "evaluate",
+            "tiny checkpoint=MODEL captions=c.txt output=out metrics=[frechet] judge.reference=none",
+            "none: no such folder or .tar",
+        ),
+        (
+            "evaluate",
+            "tiny checkpoint=MODEL captions=c.txt output=out seed=-1",
+            "seed and gpus_per_actor are 0 or more",
+        ),
         ("serve", "tiny checkpoint=taken", "is no checkpoint folder"),
         ("serve", "tiny checkpoint=nothing", "there is no such folder"),
     ],
