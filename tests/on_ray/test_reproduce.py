@@ -29,14 +29,13 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     with Image.open(tmp_path / "figure5.png") as picture:
         assert picture.width == 8 * (128 + 16)
     assert "Figure 5" in (tmp_path / "figure5.md").read_text()
-    monkeypatch.setattr(studies.published, "TABLE6", {steps: studies.published.TABLE6[steps] for steps in (4, 16)})
+    monkeypatch.setattr(studies.published, "TABLE6", {4: studies.published.TABLE6[4]})
     table = replace(settings, what="table6")
     reproduce(table)
     assert "trainings   none" in capsys.readouterr().out
-    found = json.loads((tmp_path / "table6.json").read_text())
-    assert [row["label"] for row in found["rows"]] == ["4 iterations", "16 iterations"]
-    for row in found["rows"]:
-        assert set(row["figures"]) >= {"frechet_tokenizer", "objects_right"} and row["latency"]["median"] > 0
+    (row,) = json.loads((tmp_path / "table6.json").read_text())["rows"]
+    assert row["label"] == "4 iterations" and row["latency"]["median"] > 0
+    assert set(row["figures"]) >= {"frechet_tokenizer", "objects_right"}
     assert "| 4 iterations | 71.13 | " in (tmp_path / "table6.md").read_text()
     reproduce(table)
     assert "0 to do" in capsys.readouterr().out
