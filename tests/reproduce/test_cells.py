@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from emage.reproduce import cells
-from emage.reproduce.cells import Cell
+from emage.reproduce.cells import WORK, Cell
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def test_other_settings_make_it_and_what_needs_it_anew_and_keep_the_old(tmp_path
     assert len(cells.waiting(order(2), tmp_path)) == 2
     cells.work_through(order(2), tmp_path, work)
     assert work.done == [(1,), (5,), (2,), (5,)]
-    assert (tmp_path / "sums/first.1/work/note").exists() and (tmp_path / "sums/first/work/note").exists()
+    assert (tmp_path / "sums/first.1" / WORK / "note").exists() and (tmp_path / "sums/first" / WORK / "note").exists()
 
 
 def test_what_was_begun_is_gone_on_with(tmp_path: Path):
@@ -99,12 +99,12 @@ def test_what_was_begun_is_gone_on_with(tmp_path: Path):
         cells.work_through([cell], tmp_path, broken)
     assert cells.result(cell, tmp_path) is None
     cells.work_through([cell], tmp_path, Worker())
-    assert (tmp_path / "sums/one/work/half").exists()
+    assert (tmp_path / "sums/one" / WORK / "half").exists()
     record = cells.result(cell, tmp_path)
     assert record["figures"] == {"sum": 1} and record["seconds"] is None
     other = a_sum(tmp_path, "one", 2)  # of other settings, it would have been another's half
     cells.work_through([other], tmp_path, Worker())
-    assert not (tmp_path / "sums/one/work/half").exists()
+    assert not (tmp_path / "sums/one" / WORK / "half").exists()
 
 
 def test_forgotten_cells_are_made_again(tmp_path: Path):

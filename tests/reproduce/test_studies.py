@@ -6,6 +6,7 @@ import pytest
 
 from emage.config import EvaluateConfig, ReproduceConfig, TrainConfig, parse
 from emage.reproduce import cells, needs, studies
+from emage.reproduce.cells import WORK
 
 STUDIES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5")
 
@@ -30,12 +31,12 @@ def test_table_3_trains_five_methods_as_long_on_the_same_data(tmp_path: Path):
     trainings = [cell.config for cell in found if isinstance(cell.config, TrainConfig)]
     assert len(trainings) == 10 and {one.method for one in trainings} == set(studies.NAMES)
     assert {one.optim.steps for one in trainings} == {1_500} and {one.run.seed for one in trainings} == {0, 1}
-    assert {one.data.path for one in trainings} == {str(tmp_path / "world/work/tokens")}
+    assert {one.data.path for one in trainings} == {str(tmp_path / "world" / WORK / "tokens")}
     warm = {one.method for one in trainings if one.objective.warm_start}
     assert warm == {"iterative2", "iterative3"} and {one.run.cpus_per_worker for one in trainings} == {1}
     (rated,) = [cell for cell in found if cell.name == "evaluations/iterative3-seed1"]
     assert isinstance(rated.config, EvaluateConfig) and rated.config.metrics == ("shapes", "frechet")
-    assert rated.config.checkpoint == str(tmp_path / "models/iterative3-seed1/work/model")
+    assert rated.config.checkpoint == str(tmp_path / "models/iterative3-seed1" / WORK / "model")
     assert rated.config.limit == 500 and rated.config.candidates == 1
 
 
