@@ -6,7 +6,6 @@ because the distance is a small difference of large sums.
 Letters: B a batch, n all vectors so far, D features.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -60,15 +59,6 @@ class Moments:
         if self.n < 2:
             raise ValueError(f"a covariance needs two vectors or more, not {self.n}")
         return self.scatter / (self.n - 1)
-
-
-def total(parts: Iterable[Moments]) -> Moments:
-    """What one would have counted who had seen all the parts; there must be one. The parts stay as they are."""
-    parts = list(parts)
-    moments = Moments.none(len(parts[0].mean))
-    for part in parts:
-        moments.merge(part)
-    return moments
 
 
 def distance(a: Moments, b: Moments) -> float:

@@ -44,7 +44,7 @@ def write(config: ReproduceConfig, studies: Sequence[Study], output: Path) -> li
 def settings(config: ReproduceConfig, study: Study) -> dict[str, Any]:
     """What made a study, in words."""
     told: dict[str, Any] = {"scale": config.scale, "seeds": num_seeds(config)}
-    models = [cell for cell in cells.in_order(_all(study)) if cell.name.startswith("models/")]
+    models = [cell for cell in results.cells_of(study) if cell.name.startswith("models/")]
     if not models:
         return told
     first = models[0].config
@@ -68,11 +68,6 @@ def settings(config: ReproduceConfig, study: Study) -> dict[str, Any]:
     if timed:
         told["latency"] = f"batch one, median of {timed[0].rounds} pictures after {timed[0].warm_up}, {timed[0].dtype}"
     return told
-
-
-def _all(study: Study) -> list[cells.Cell]:
-    rated = [cell for row in study.rows for cell in row.evaluations]
-    return [*rated, *study.curves, *([study.single] if study.single else [])]
 
 
 def _single(study: Study) -> cells.Cell:

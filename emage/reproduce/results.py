@@ -110,14 +110,11 @@ def _figures(cell: cells.Cell, output: Path) -> dict[str, Any]:
 def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
     """Machines, versions and commits of all cells, each once: results may have been made at different times."""
     found: dict[str, list[str]] = {}
-    for cell in _cells_of(study):
-        for key, value in _finished(cell, output)["made_by"].items():
-            if value not in found.setdefault(key, []):
-                found[key].append(value)
-    for cell in (cell for row in study.rows for cell in row.evaluations):
-        for key, value in _judged_by(Path(cell.config.output)).items():
-            if value not in found.setdefault(key, []):
-                found[key].append(value)
+    facts = [_finished(cell, output)["made_by"] for cell in cells_of(study)]
+    facts += [_judged_by(Path(cell.config.output)) for row in study.rows for cell in row.evaluations]
+    for key, value in (item for one in facts for item in one.items()):
+        if value not in found.setdefault(key, []):
+            found[key].append(value)
     timed = [_figures(row.latency, output) for row in study.rows if row.latency]
     if timed:
         loads = [figures["load"] for figures in timed if "load" in figures]
@@ -139,7 +136,8 @@ def _judged_by(output: Path) -> dict[str, str]:
     return told | {f"beware {i}": line for i, line in enumerate(report["warnings"], 1)}
 
 
-def _cells_of(study: Study) -> Sequence[cells.Cell]:
+def cells_of(study: Study) -> Sequence[cells.Cell]:
+    """All that a study is made of, and what those cells need, each once."""
     timed = [row.latency for row in study.rows if row.latency]
     rated = [cell for row in study.rows for cell in row.evaluations]
     return cells.in_order([*rated, *study.curves, *timed, *([study.single] if study.single else [])])
