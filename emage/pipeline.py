@@ -13,14 +13,42 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emage import checkpoint, hub, model_card, ranking, sheets
-from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, Schedule, nearest
+from emage import checkpoint, hub, inpainting, model_card, ranking, sheets
+from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
 from emage.devices import check_device
 from emage.errors import InputError
+from emage.guidance import Guided
 from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
 from emage.methods.terms import Step
 from emage.model import Context, Network
+from emage.sampling import check_sampling
+
+
+class Pass:
+    """A batch of pictures after one of its iterations: what is known, and what the pictures would be if it ended here.
+
+    Nothing is computed, and a GPU not waited for, before it is asked for.
+    """
+
+    def __init__(self, pipe: "Emage", step: int, num_steps: int, after: Step, context: Context, seeds: Sequence[int]):
+        self._pipe, self._after, self._context, self._seeds = pipe, after, context, seeds
+        self.step, self.num_steps = step, num_steps  # step is 1..num_steps
+
+    def known(self) -> list[float]:
+        """Of each picture, the share of its tokens that are known."""
+        return (self._after.y_obs != MASK).float().mean(1).tolist()
+
+    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
+        """The pictures (of these rows; none: all). After the last pass they are the finished ones."""
+        y = self._after.guess
+        return self._pipe.pictures(y if rows is None else y[list(rows)])
+
+    def likelihood(self) -> list[float]:
+        """Of each picture, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
+        rng = PictureRng(self._seeds, self._pipe.device)
+        network, method = self._pipe.network, self._pipe.config.method
+        return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
 
 
 class Emage:
@@ -156,7 +184,7 @@ class Emage:
             ranker = ranking.ClipRanker(device=str(self.device))
         self._warn_of_cut(prompts)
         jobs = [
-            (prompt, _candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
+            (prompt, candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
         ]
         drawn: list[tuple[Image.Image, float]] = []
         for i in range(0, len(jobs), batch_size):
@@ -168,8 +196,7 @@ class Emage:
         """The picture after each iteration (Figure 5): the model's guess for every token at that point."""
         settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first picture
         self._warn_of_cut([prompt])
-        steps = self._steps(self._read([prompt]), self._unknown(1), seeds, settings)
-        return (self._pictures(step.guess)[0] for step in steps)
+        return (after.pictures()[0] for after in self.passes([prompt], seeds, settings))
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
@@ -180,24 +207,10 @@ class Emage:
         crop, the mask with it. Raises InputError for a mask that is black everywhere or of another size.
         """
         settings, seeds = self.settings(**sampling), _seeds(seed, 1)
-        if mask.size != image.size:
-            raise InputError(
-                f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: "
-                "make them the same size"
-            )
-        height, width = self.size
-        pixels = _to_pixels(_fit(image.convert("RGB"), width, height)).to(self.device)
-        painted = mask.convert("L").point([0] * 128 + [255] * 128)
-        # A box filter keeps a trace of the thinnest stroke.
-        white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
-        rows, columns = self.config.grid
-        unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
-        if not unknown.any():
-            raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
+        canvas = self.canvas(image, mask)
         self._warn_of_cut([prompt])
-        y = self.tokenizer.encode(pixels).masked_fill(unknown[None].to(self.device), MASK)
-        *_, last = self._steps(self._read([prompt]), y, seeds, settings)
-        return self._pictures(last.y_obs)[0]
+        *_, last = self.passes([prompt], seeds, settings, [canvas])
+        return last.pictures()[0]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -219,29 +232,56 @@ class Emage:
         check_sampling(settings, self.config.grid[0] * self.config.grid[1])
         return settings
 
-    # --- Parts ---
+    # --- Pass by pass ---
+
+    def passes(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: SamplingConfig,
+        canvases: Sequence[Tensor | None] = (),
+    ) -> Iterator[Pass]:
+        """Draws a batch together, one iteration at a time. What `generate`, `stream` and the endpoint are made of.
+
+        Picture i has a prompt, a seed and, where `canvases` has one, known tokens to begin with (see `canvas`).
+        """
+        different = list(dict.fromkeys(prompts))  # candidates of one prompt: its text is read once
+        context = self._read(different).of([different.index(prompt) for prompt in prompts])
+        y = self._unknown(len(prompts))
+        for i, canvas in enumerate(canvases):
+            if canvas is not None:
+                y[i] = canvas.to(y.device)
+        decoder, method = self.network.decoder, METHODS[self.config.method]
+        num_steps = method.num_passes(settings, y.shape[1])
+        if settings.guidance:
+            decoder = Guided(decoder, self._read([""] * len(prompts)), settings, num_steps)
+        rng = PictureRng(seeds, self.device)
+        for t, after in enumerate(method.generate(decoder, context, y, settings, rng), start=1):
+            yield Pass(self, t, num_steps, after, context, seeds)
+
+    def canvas(self, image: Image.Image, mask: Image.Image) -> Tensor:
+        """(N,) the tokens that `image` begins with where `mask` is not white. Raises InputError, as `inpaint` does."""
+        return inpainting.canvas(self.tokenizer, self.config.grid, image, mask)
 
     @torch.no_grad()
+    def pictures(self, y: Tensor) -> list[Image.Image]:
+        """The pictures of tokens (B,N)."""
+        # One at a time: a batched convolution rounds otherwise, and a picture must not depend on its neighbours.
+        pixels = torch.cat([self.tokenizer.decode(row, grid=self.config.grid) for row in y.split(1)])  # (B,3,H,W)
+        bytes_ = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in bytes_]
+
+    # --- Parts ---
+
     def _batch(self, texts, seeds, settings: SamplingConfig, rank: Rank, ranker) -> list[tuple[Image.Image, float]]:
-        different = list(dict.fromkeys(texts))  # candidates of one prompt: its text is read once
-        context = self._read(different).of([different.index(text) for text in texts])
-        *_, last = self._steps(context, self._unknown(len(texts)), seeds, settings)
-        pictures = self._pictures(last.y_obs)
+        *_, last = self.passes(texts, seeds, settings)
+        pictures = last.pictures()
         scores = [0.0] * len(texts)
         if rank == "likelihood":
-            rng = PictureRng(seeds, self.device)
-            scores = ranking.likelihood(self.network, self.config.method, last.y_obs, context, rng).tolist()
+            scores = last.likelihood()
         elif rank == "clip":
             scores = ranker.score(pictures, texts).tolist()
         return list(zip(pictures, scores, strict=True))
-
-    def _steps(self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig) -> Iterator[Step]:
-        decoder = self.network.decoder
-        method = METHODS[self.config.method]
-        if settings.guidance:
-            decoder = Guided(decoder, self._read([""] * len(seeds)), settings, method.num_passes(settings, y.shape[1]))
-        rng = PictureRng(seeds, self.device)
-        yield from method.generate(decoder, context, y, settings, rng)
 
     @torch.no_grad()
     def _read(self, prompts: Sequence[str]) -> Context:
@@ -260,52 +300,6 @@ class Emage:
         rows, columns = self.config.grid
         return torch.full((batch, rows * columns), MASK, device=self.device)
 
-    @torch.no_grad()
-    def _pictures(self, y: Tensor) -> list[Image.Image]:
-        # One at a time: a batched convolution rounds otherwise, and a picture must not depend on its neighbours.
-        pixels = torch.cat([self.tokenizer.decode(row, grid=self.config.grid) for row in y.split(1)])  # (B,3,H,W)
-        bytes_ = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in bytes_]
-
-
-class Guided:
-    """Classifier-free guidance: the decoder's logits pushed away from those of the empty caption, u + s (c - u).
-
-    s is the settings' guidance throughout, or grows to it in a line over the passes: early tokens are drawn freely.
-    """
-
-    def __init__(self, decoder, empty: Context, settings: SamplingConfig, num_passes: int):
-        self._decoder, self._empty, self._settings = decoder, empty, settings
-        self._num_passes, self._passes = num_passes, 0
-
-    def __call__(self, y: Tensor, context: Context, cache=None) -> Tensor:
-        caches = cache or (None, None)
-        c = self._decoder(y, context, caches[0])
-        u = self._decoder(y, self._empty, caches[1])
-        self._passes += 1
-        share = self._passes / self._num_passes if self._settings.guidance_schedule == "linear" else 1.0
-        scale = 1 + (self._settings.guidance - 1) * share
-        return u + scale * (c - u)
-
-    def new_cache(self, batch: int, n: int):
-        return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)
-
-
-def check_sampling(settings: SamplingConfig, n: int) -> None:
-    """Raises InputError for a setting that makes no sense for pictures of `n` tokens."""
-    bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
-    bounds |= {"guidance": (0, 100), "remask": (0, 0.99)}
-    for name, (low, high) in bounds.items():
-        value = getattr(settings, name)
-        whole = name in ("steps", "top_k")
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-            raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
-    choices = {"schedule": get_args(Schedule), "order": ("confidence", "random", "halton")}
-    choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
-
 
 def _seeds(seed: Any, num_pictures: int) -> list[int]:
     """One seed a picture, from one for all or one each. Raises InputError."""
@@ -318,7 +312,8 @@ def _seeds(seed: Any, num_pictures: int) -> list[int]:
     return [int(value) for value in seeds]
 
 
-def _candidate_seed(seed: int, candidate: int) -> int:
+def candidate_seed(seed: int, candidate: int) -> int:
+    """The seed of a picture's candidate, from 0: the first has the picture's own."""
     if candidate == 0:
         return seed
     return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)
@@ -331,17 +326,3 @@ def _without_folders(config: CheckpointConfig, facts: dict[str, Any]) -> tuple[C
     if "path" in facts.get("data", {}):
         facts = facts | {"data": facts["data"] | {"path": Path(facts["data"]["path"]).name}}
     return config, facts
-
-
-def _fit(
-    image: Image.Image, width: int, height: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
-) -> Image.Image:
-    """Resized so that it covers width x height, then centre-cropped."""
-    scale = max(width / image.width, height / image.height)
-    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resampling)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _to_pixels(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255  # (1,3,H,W)

@@ -3,10 +3,13 @@
 Letters: B pictures, N image tokens, V codes.
 """
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-from emage.config import SamplingConfig
+from emage.config import Order, SamplingConfig, Schedule
+from emage.errors import InputError
 from emage.masking import PictureRng
 
 
@@ -48,3 +51,19 @@ def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 def log_p_of(log_p: Tensor, tokens: Tensor) -> Tensor:
     """log p of the given tokens: (B,N,V), (B,N) -> (B,N)."""
     return log_p.gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def check_sampling(settings: SamplingConfig, n: int) -> None:
+    """Raises InputError for a setting that makes no sense for pictures of `n` tokens."""
+    bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
+    bounds |= {"guidance": (0, 100), "remask": (0, 0.99)}
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        whole = name in ("steps", "top_k")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
+    choices = {"schedule": get_args(Schedule), "order": get_args(Order)}
+    choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")

@@ -9,10 +9,10 @@ import torch
 from fakes import ITERATIVE, TINY, B, N, Recorder, V, certain, network, rngs, tokens, unknown
 
 from emage.config import SamplingConfig
+from emage.guidance import Guided
 from emage.masking import MASK, PictureRng, num_kept
 from emage.methods import METHODS, iterative1, iterative3
 from emage.methods.terms import Step
-from emage.pipeline import Guided
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])

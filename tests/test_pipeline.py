@@ -12,8 +12,8 @@ import emage
 from emage import checkpoint, manifest, ranking, tokenizers
 from emage.config import SamplingConfig
 from emage.errors import InputError
+from emage.guidance import Guided
 from emage.masking import MASK
-from emage.pipeline import Guided
 from emage.tokenizers import weights
 
 WHITE = Image.new("L", (64, 64), 255)

@@ -25,7 +25,7 @@ from emage.config import TrainConfig
 from emage.devices import check_device, check_precision
 from emage.errors import InputError
 from emage.on_ray import launch, tasks, tracking, worker
-from emage.pipeline import check_sampling
+from emage.sampling import check_sampling
 from emage.schema import TokenizerInfo
 from emage.text import load_published
 from emage.token_table import TokenTable

@@ -1,0 +1,49 @@
+"""A picture with a hole: which tokens are known when drawing begins."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emage.errors import InputError
+from emage.masking import MASK
+
+
+@torch.no_grad()
+def canvas(tokenizer: Any, grid: tuple[int, int], image: Image.Image, mask: Image.Image) -> Tensor:
+    """(N,) int64 tokens of `image` on the CPU, MASK in every cell of the grid with any white of `mask`.
+
+    White is above half grey. The picture is brought to the model's size by a resize and a centre crop, the mask with it. Raises InputError for a
+    mask that is black everywhere or of another size.
+    """
+    if mask.size != image.size:
+        raise InputError(
+            f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: make them the same size"
+        )
+    rows, columns = grid
+    height, width = rows * tokenizer.stride, columns * tokenizer.stride
+    painted = mask.convert("L").point([0] * 128 + [255] * 128)
+    # A box filter keeps a trace of the thinnest stroke.
+    white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
+    unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
+    if not unknown.any():
+        raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
+    device = next(tokenizer.parameters()).device
+    y = tokenizer.encode(_to_pixels(_fit(image.convert("RGB"), width, height)).to(device))[0].cpu()
+    return y.masked_fill(unknown, MASK)
+
+
+def _fit(
+    image: Image.Image, width: int, height: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """Resized so that it covers width x height, then centre-cropped."""
+    scale = max(width / image.width, height / image.height)
+    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resampling)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255  # (1,3,H,W)
