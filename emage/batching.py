@@ -1,85 +1,163 @@
 """Pictures asked for one at a time, drawn together: a queue that shares one model among many waiters.
 
-    batcher = Batcher(pipe, max_batch_size=8, wait_s=0.01)
-    png = await batcher.draw(Job("a red bus", seed=7, settings=pipe.settings(), candidates=1, rank="none"))
+    batcher = Batcher(pipe, max_batch_size=8, wait_s=0.002)
+    drawn = await batcher.draw(Job("a red bus", seed=7, settings=pipe.settings()))
 
 1. A job joins the queue.
 2. When the model is free, the oldest job takes along the next ones with equal settings, up to a full batch. A batch is
    put together no earlier: jobs that come while another batch is drawn would otherwise wait in half-empty ones.
-3. The batch is drawn in a thread, each picture with its own seed, so that company changes no pixel.
+3. The batch is drawn in a thread, each picture with its own seed, so that company changes no pixel. Between two passes
+   it looks whether anyone still waits, and hands previews to who asked for them.
+4. What does not fit into memory is drawn in halves. After any other failure the model is asked for a small picture: if
+   it can't draw that either (a CUDA error leaves nothing that works), it is broken for good.
 
 It knows neither HTTP nor Ray.
 """
 
 import asyncio
-import io
+import itertools
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
-from emage.config import Rank, SamplingConfig
+from emage.config import SamplingConfig
+from emage.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
 
-class Pipe(Protocol):
-    """The part of emage.Emage that serving needs."""
+class Pass(Protocol):
+    """The part of emage.pipeline.Pass that a queue needs."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
+    def step(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    def known(self) -> list[float]: ...
+    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]: ...
+    def likelihood(self) -> list[float]: ...
+
+
+class Pipe(Protocol):
+    """The part of emage.Emage that a queue needs."""
+
     def settings(self, **sampling: Any) -> SamplingConfig: ...
-    def num_cut(self, prompts: Sequence[str]) -> int: ...
-    def generate(self, prompts: Sequence[str], *, seed: Sequence[int], **settings: Any) -> list[Image.Image]: ...
+    def passes(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, canvases: Sequence[Any]
+    ) -> Iterator[Pass]: ...
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A picture on its way: what it would be if it ended after pass `step` of `steps`."""
+
+    step: int
+    steps: int
+    known: float  # share of its tokens
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture."""
+
+    picture: Image.Image
+    score: float  # nats a token, where the job is `scored`
+    steps: int  # passes it took
+
+
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One picture to draw: the best of `candidates` by `rank`."""
+    """One picture to draw."""
 
     prompt: str
     seed: int
     settings: SamplingConfig
-    candidates: int
-    rank: Rank
+    canvas: Any = None  # tokens to begin with (Emage.canvas)
+    scored: bool = False  # whether the model says how likely it finds the picture
+    frames: int = 0  # previews wanted, spread evenly over the passes before the last
+    on_frame: Callable[[Frame], None] | None = None  # called in the drawing thread; must not raise
 
     def shares(self, other: "Job") -> bool:
-        """Whether both can be drawn in one call."""
-        return (self.settings, self.candidates, self.rank) == (other.settings, other.candidates, other.rank)
+        """Whether both can be drawn together."""
+        return (self.settings, self.scored) == (other.settings, other.scored)
+
+    def wants(self, step: int, steps: int) -> bool:
+        """Whether a preview is due after this pass. Of 3 in 16 passes: after 4, 8 and 12."""
+        if self.on_frame is None or step == steps:
+            return False
+        return step * (self.frames + 1) // steps > (step - 1) * (self.frames + 1) // steps
 
 
 class DrawingError(RuntimeError):
     """The model failed on a batch. What it raised is in the log."""
 
 
-def draw(pipe: Pipe, jobs: Sequence[Job]) -> list[bytes]:
-    """A PNG for each of a few jobs that can share a call."""
-    first = jobs[0]
-    pictures = pipe.generate(
-        [job.prompt for job in jobs],
-        seed=[job.seed for job in jobs],
-        candidates=first.candidates,
-        rank=first.rank,
-        batch_size=len(jobs),
-        **asdict(first.settings),
-    )
-    return [_png(picture) for picture in pictures]
+class BrokenError(DrawingError):
+    """The model will never draw again; the process that holds it must be replaced.
+
+    `began`: this very job was being drawn when it broke, so that it may be why.
+    """
+
+    def __init__(self, began: bool):
+        super().__init__(began)
+        self.began = began
+
+
+class Abandoned(Exception):
+    """Nobody waits for any picture of the batch any more."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a finished batch was, for whoever measures."""
+
+    size: int
+    waits_s: list[float]  # of each job in the queue
+    steps_s: list[float]  # of each pass, previews included
+    finished: bool
+
+
+Waiting = tuple[Job, "asyncio.Future[Drawn]", float]  # and when it came
 
 
 class Batcher:
     """Lives in one event loop, draws in a thread of its own, one batch at a time."""
 
-    def __init__(self, pipe: Pipe, max_batch_size: int, wait_s: float):
-        self._pipe, self._max, self._wait_s = pipe, max_batch_size, wait_s
-        self._queue: list[tuple[Job, asyncio.Future[bytes]]] = []
+    def __init__(
+        self,
+        pipe: Pipe,
+        max_batch_size: int,
+        wait_s: float,
+        observe: Callable[[Batch], None] = lambda batch: None,
+    ):
+        self.pipe = pipe  # may be replaced: the next batch is drawn by the new one
+        self.broken = False
+        self._max, self._wait_s, self._observe = max_batch_size, wait_s, observe
+        self._queue: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
+        self._seconds_a_picture = 0.0
 
-    async def draw(self, job: Job) -> bytes:
-        """The job's PNG. Raises DrawingError where the model raised; cancelled while it waits, it is not drawn."""
-        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._queue.append((job, done))
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue, without those being drawn."""
+        return len(self._queue)
+
+    @property
+    def backlog_s(self) -> float:
+        """About how long the queue takes, by the batches before."""
+        return self.waiting * self._seconds_a_picture
+
+    async def draw(self, job: Job) -> Drawn:
+        """The job's picture. Cancelled, it is not drawn, or no further. Raises DrawingError where the model failed."""
+        if self.broken:
+            raise BrokenError(began=False)
+        done: asyncio.Future[Drawn] = asyncio.get_running_loop().create_future()
+        self._queue.append((job, done, time.monotonic()))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await done
@@ -89,30 +167,101 @@ class Batcher:
         while self._queue:
             if len(self._queue) < self._max:
                 await asyncio.sleep(self._wait_s)
-            if not (batch := self._next()):
-                continue
-            try:
-                pngs = await asyncio.to_thread(draw, self._pipe, [job for job, _ in batch])
-            except Exception:  # whatever a model raises is the answer to this batch, not the end of the queue
-                _log.exception("a batch of %d pictures failed", len(batch))
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(DrawingError())
-            else:
-                for (_, done), png in zip(batch, pngs, strict=True):
-                    if not done.done():
-                        done.set_result(png)
+            if batch := self._next():
+                await self._draw(batch)
 
-    def _next(self) -> list[tuple[Job, asyncio.Future[bytes]]]:
+    def _next(self) -> list[Waiting]:
         """Takes a batch off the queue, led by the oldest job that someone still waits for."""
-        self._queue = [(job, done) for job, done in self._queue if not done.cancelled()]
-        batch = [pair for pair in self._queue if pair[0].shares(self._queue[0][0])][: self._max]
-        taken = {id(pair) for pair in batch}
-        self._queue = [pair for pair in self._queue if id(pair) not in taken]
+        self._queue = [waiting for waiting in self._queue if not waiting[1].done()]
+        batch = [waiting for waiting in self._queue if waiting[0].shares(self._queue[0][0])][: self._max]
+        taken = {id(waiting) for waiting in batch}
+        self._queue = [waiting for waiting in self._queue if id(waiting) not in taken]
         return batch
 
+    async def _draw(self, batch: list[Waiting]) -> None:
+        started, steps_s = time.monotonic(), list[float]()
+        drawing = _Drawing(self.pipe, batch, steps_s)
+        finished = False
+        try:
+            drawn = await asyncio.to_thread(drawing.run)
+        except Abandoned:
+            pass
+        except Exception as error:  # whatever a model raises is the answer to this batch, not the end of the queue
+            if isinstance(error, RuntimeError) and is_out_of_memory(error) and len(batch) > 1:
+                self._max = (len(batch) + 1) // 2
+                _log.warning("%d pictures do not fit into memory; from here on at most %d", len(batch), self._max)
+                self._queue = batch + self._queue
+                return
+            _log.exception("a batch of %d pictures failed", len(batch))
+            await self._fail(batch)
+        else:
+            finished = True
+            self._seconds_a_picture = (time.monotonic() - started) / len(batch)
+            for (_, done, _), result in zip(batch, drawn, strict=True):
+                if not done.done():
+                    done.set_result(result)
+        self._observe(Batch(len(batch), [started - came for _, _, came in batch], steps_s, finished))
 
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    async def _fail(self, batch: list[Waiting]) -> None:
+        """Tells the batch that it failed; where the model is broken, the whole queue."""
+        try:
+            await asyncio.to_thread(warm_up, self.pipe)
+        except Exception:
+            _log.exception("the model can't draw at all any more")
+            self.broken = True
+        for _, done, _ in batch:
+            if not done.done():
+                done.set_exception(BrokenError(began=True) if self.broken else DrawingError())
+        if self.broken:
+            for _, done, _ in self._queue:
+                if not done.done():
+                    done.set_exception(BrokenError(began=False))
+            self._queue = []
+
+
+class _Drawing:
+    """A batch in its thread."""
+
+    def __init__(self, pipe: Pipe, batch: list[Waiting], steps_s: list[float]):
+        self._pipe, self._steps_s = pipe, steps_s
+        self._jobs = [job for job, _, _ in batch]
+        self._dones = [done for _, done, _ in batch]
+
+    def run(self) -> list[Drawn]:
+        jobs, last = self._jobs, None
+        passes = self._pipe.passes(
+            [job.prompt for job in jobs],
+            [job.seed for job in jobs],
+            jobs[0].settings,
+            [job.canvas for job in jobs],
+        )
+        before = time.monotonic()
+        for last in passes:
+            if all(done.done() for done in self._dones):
+                raise Abandoned
+            self._show(last)
+            now = time.monotonic()
+            self._steps_s.append(now - before)
+            before = now
+        assert last is not None, "a method without passes"
+        scores = last.likelihood() if jobs[0].scored else [0.0] * len(jobs)
+        return [Drawn(picture, score, last.num_steps) for picture, score in zip(last.pictures(), scores, strict=True)]
+
+    def _show(self, after: Pass) -> None:
+        """Hands a preview to every job that is due one and still waited for."""
+        step, steps = after.step, after.num_steps
+        rows = [i for i, job in enumerate(self._jobs) if job.wants(step, steps) and not self._dones[i].done()]
+        if not rows:
+            return
+        known = after.known()
+        for i, picture in zip(rows, after.pictures(rows), strict=True):
+            on_frame: Any = self._jobs[i].on_frame
+            on_frame(Frame(step, steps, known[i], picture))
+
+
+def warm_up(pipe: Pipe, batch_sizes: Sequence[int] = (1,)) -> None:
+    """Draws a few passes and throws them away: the first picture of a model takes longest."""
+    settings = pipe.settings()
+    for size in batch_sizes:
+        for after in itertools.islice(pipe.passes(["a warm-up"] * size, [0] * size, settings, [None] * size), 2):
+            after.pictures()

@@ -15,8 +15,8 @@ from emage.masking import MASK
 def canvas(tokenizer: Any, grid: tuple[int, int], image: Image.Image, mask: Image.Image) -> Tensor:
     """(N,) int64 tokens of `image` on the CPU, MASK in every cell of the grid with any white of `mask`.
 
-    White is above half grey. The picture is brought to the model's size by a resize and a centre crop, the mask with it. Raises InputError for a
-    mask that is black everywhere or of another size.
+    White is above half grey. The picture is brought to the model's size by a resize and a centre crop, the mask with
+    it. Raises InputError for a mask that is black everywhere or of another size.
     """
     if mask.size != image.size:
         raise InputError(

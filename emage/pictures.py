@@ -53,6 +53,11 @@ def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarra
     return np.asarray(_rgb(_upright(_load(_admit(data, min_size, max_pixels))), size))
 
 
+def opened(data: bytes, *, max_pixels: int) -> Image.Image:
+    """An uploaded picture, upright, in its own mode and size. Raises PictureError."""
+    return _upright(_load(_admit(data, 1, max_pixels)))
+
+
 def pixels(data: bytes) -> np.ndarray:
     """An encoded picture as (H, W, 3) uint8. Raises PictureError where it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))

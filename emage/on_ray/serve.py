@@ -1,207 +1,137 @@
-"""Ray Serve, and nothing else knows it: an HTTP endpoint in the shape of the OpenAI images API.
+"""Ray Serve: the endpoint of emage/web in front of replicas of emage/service.py, each with a model of its own.
 
-A replica holds one model and a queue (emage/batching.py). A request becomes one job a picture, checked before it joins
-the queue, so that a bad one can't fail its neighbours. This file knows pictures and seeds; it never sees a token.
+    client ── proxy ── Frontend (HTTP; knows no model) ── Model (a queue, a model; on a GPU)
+
+Two deployments, so that the page, the errors and the health check answer while a model is loaded or lost, and a lost
+model's orders go to another. This file knows how they start, stop, scale and get another model; it never sees a token.
 """
 
 import asyncio
-import base64
+import hashlib
+import importlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from starlette.exceptions import HTTPException
+from ray.serve.handle import DeploymentHandle
 
 from emage import hub
-from emage.batching import Batcher, DrawingError, Job, Pipe, draw
-from emage.config import SamplingConfig, Schedule, ServeConfig, nearest
+from emage.batching import warm_up
+from emage.config import ServeConfig
 from emage.errors import InputError
 from emage.on_ray import launch, tracking
+from emage.on_ray.metering import ModelMeter, RequestMeter
+from emage.on_ray.replicas import Replicas
+from emage.service import MODEL, Limits, Order, Picture, Pipe, Preview, Refusal, Safety, Service
+from emage.web.app import Options, make_app
+from emage.web.gate import GateOptions, is_loopback
 
-MODEL = "emage"  # the one name in /v1/models
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
 SPARE_S = 10.0  # Serve's own deadline lies this much after ours, which answers in the API's form
-SPARE_REQUESTS = 64  # room for /health and refusals while the queue is full
-
-api = FastAPI(title="Emage", description="Text-to-image in the shape of the OpenAI images API.")
-
+SPARE_REQUESTS = 64  # at a replica, beside its queue: it refuses in the API's form what Serve would refuse in its own
+FRONTEND_REQUESTS = 4_096  # open at once at one frontend; more are refused by Serve
+HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replaced
+API_KEY = "EMAGE_API_KEY"  # environment variable
 
 Load = Callable[[ServeConfig], Pipe]
 
-
-# --- What goes over the wire ------------------------------------------------------------------------------------------
-
-
-class ImageRequest(BaseModel):
-    """The body of POST /v1/images/generations; what lies below `user` is ours."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    prompt: str = Field(min_length=1, max_length=4_000, examples=["a small red circle above a large blue square"])
-    model: str | None = Field(None, description="a name that /v1/models lists")
-    n: int | None = Field(1, ge=1, le=10, description="pictures; picture i has the seed `seed + i`")
-    size: str | None = Field(None, description="WIDTHxHEIGHT of the model's pictures, or auto")
-    response_format: Literal["b64_json"] | None = None
-    user: str | None = None
-    seed: int | None = Field(None, ge=0, lt=2**53, description="same seed, same picture; none: drawn by chance")
-    candidates: int = Field(1, ge=1, le=16, description="pictures drawn for each one returned, the best by `rank`")
-    rank: Literal["none", "likelihood"] = "likelihood"
-    steps: int | None = None
-    schedule: Schedule | None = None
-    order: Literal["confidence", "random", "halton"] | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    gumbel: float | None = None
-    revise: Literal["argmax", "sample"] | None = None
-    guidance: float | None = None
-    guidance_schedule: Literal["constant", "linear"] | None = None
-    remask: float | None = None
-
-    def sampling(self) -> dict[str, Any]:
-        """The sampling settings that the request names."""
-        return self.model_dump(exclude_none=True, include=set(SamplingConfig.__dataclass_fields__))
+_log = logging.getLogger(__name__)
 
 
-class Picture(BaseModel):
-    """A PNG and the seed that draws it again."""
-
-    b64_json: str
-    seed: int
-
-
-class ImageResponse(BaseModel):
-    """The answer of POST /v1/images/generations."""
-
-    created: int
-    data: list[Picture]
-    prompt_cut: bool = Field(description="whether the prompt is longer than the model reads, so that its end was lost")
-
-
-class ApiError(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-
-
-@api.exception_handler(ApiError)
-async def _refuse(_: Request, error: ApiError) -> JSONResponse:
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    if error.status in (408, 429):
-        kind = {408: "timeout_error", 429: "rate_limit_error"}[error.status]
-    body = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
-    return JSONResponse({"error": body}, error.status, headers)
-
-
-@api.exception_handler(RequestValidationError)
-async def _refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str)) or None
-    message, code = f"{param or 'body'}: {first['msg']}", "invalid_value"
-    if first["type"] == "extra_forbidden":
-        message = f"unknown parameter {param!r}{nearest(param or '', list(ImageRequest.model_fields))}"
-        code = "unknown_parameter"
-    elif first["type"] == "missing":
-        message, code = f"{param or 'a JSON body'} is required", "missing_required_parameter"
-    elif first["type"] == "json_invalid":
-        message, param, code = f"the body is not JSON: {first['ctx']['error']}", None, "invalid_json"
-    return await _refuse(request, ApiError(400, message, param, code))
-
-
-@api.exception_handler(HTTPException)
-async def _refuse_route(request: Request, error: HTTPException) -> JSONResponse:
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _refuse(request, ApiError(error.status_code, message, code=code))
-
-
-@api.exception_handler(Exception)
-async def _fail(request: Request, _: Exception) -> JSONResponse:
-    message = "something went wrong here; the server's log says what"
-    return await _refuse(request, ApiError(500, message, code="internal_error"))
-
-
-# --- A replica --------------------------------------------------------------------------------------------------------
+# --- The two deployments ----------------------------------------------------------------------------------------------
 
 
 @serve.deployment
-@serve.ingress(api)
-class Endpoint:
-    """A replica: one model, its queue, its routes. Ready once it has drawn a picture."""
+class Model:
+    """A replica: one model and its queue. Ready once it has drawn a picture.
+
+    What it refuses it returns: an exception would fill the log with what clients did wrong.
+    """
 
     def __init__(self, config: ServeConfig, load: Load):
-        self._config, self._pipe, self._requests = config, load(config), 0
-        self._created = int(time.time())
-        self._batcher = Batcher(self._pipe, config.max_batch_size, config.batch_wait_s)
-        draw(self._pipe, [Job("a warm-up", 0, self._pipe.settings(), candidates=1, rank="none")])
+        self._config, self._load, self._meter = config, load, ModelMeter()
+        self._service: Service | None = None
+        self._reload: asyncio.Task[None] | None = None
+        self._news: dict[str, str] = {}  # of a reload, for /v1/models
 
-    @api.post("/v1/images/generations")
-    async def generations(self, request: ImageRequest) -> ImageResponse:
-        """Draws `n` pictures of a prompt."""
-        jobs = self._jobs(request)
-        limit = self._config.max_batch_size + self._config.max_queued_requests
-        if self._requests >= limit:
-            raise ApiError(429, f"{limit} requests are waiting; try again in a moment", code="rate_limit_exceeded")
-        self._requests += 1
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls it before the first request, and again whenever the checkpoint in `user_config` changes.
+
+        The first model is waited for. A later one is loaded while the one before goes on drawing: Serve would send
+        nothing here until this returned.
+        """
+        config = replace(self._config, checkpoint=user_config["checkpoint"])
+        if self._service is None:
+            pipe = await asyncio.to_thread(self._load, config)
+            await asyncio.to_thread(warm_up, pipe)
+            limits = Limits(config.max_batch_size, config.batch_wait_s, config.max_queued)
+            self._service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
+            self._meter.model(pipe.facts.get("step", 0))
+            return
+        if self._reload:
+            self._reload.cancel()
+        self._reload = asyncio.create_task(self._replace(self._service, config))
+
+    async def _replace(self, service: Service, config: ServeConfig) -> None:
+        self._news = {"loading": config.checkpoint}
         try:
-            drawing = asyncio.gather(*map(self._batcher.draw, jobs))
-            pngs = await asyncio.wait_for(drawing, self._config.timeout_s)
-        except asyncio.TimeoutError:
-            raise ApiError(408, f"no picture within {self._config.timeout_s:g} s", code="timeout") from None
-        except DrawingError:
-            raise ApiError(500, "drawing failed; the server's log says why", code="drawing_failed") from None
-        finally:
-            self._requests -= 1
-        pictures = [base64.b64encode(png).decode() for png in pngs]
-        data = [Picture(b64_json=text, seed=job.seed) for text, job in zip(pictures, jobs, strict=True)]
-        cut = self._pipe.num_cut([request.prompt]) > 0
-        return ImageResponse(created=int(time.time()), data=data, prompt_cut=cut)
+            pipe = await asyncio.to_thread(self._load, config)
+            await service.replace(pipe)
+        except Exception as error:  # whatever is wrong with the new one, the old one still draws
+            _log.exception("%s could not be loaded; the model before goes on", config.checkpoint)
+            self._news = {"not_loaded": config.checkpoint, "reason": str(error).splitlines()[0][:300]}
+        else:
+            self._meter.model(pipe.facts.get("step", 0))
+            self._news = {}
 
-    @api.get("/v1/models")
-    async def models(self) -> dict[str, Any]:
-        """The one model there is."""
-        model = {"id": MODEL, "object": "model", "created": self._created, "owned_by": "emage"}
-        return {"object": "list", "data": [model]}
-
-    @api.get("/health")
-    async def health(self) -> dict[str, str]:
-        """Serve routes here only once `__init__` has returned, warm-up picture and all."""
-        return {"status": "ok"}
-
-    def _jobs(self, request: ImageRequest) -> list[Job]:
-        """One job a picture. Raises ApiError where the model can't do what is asked."""
-        if not request.prompt.strip():
-            raise ApiError(400, "prompt: it is blank", "prompt", "invalid_value")
-        if request.model not in (None, MODEL):
-            raise ApiError(404, f"no model {request.model!r} here, only {MODEL!r}", "model", "model_not_found")
-        height, width = self._pipe.size
-        if request.size not in (None, "auto", f"{width}x{height}"):
-            raise ApiError(400, f"size: this model draws {width}x{height}", "size", "invalid_value")
-        sampling = request.sampling()
+    async def draw(self, order: Order) -> list[Picture] | Refusal:
         try:
-            settings = self._pipe.settings(**sampling)
-        except InputError as error:
-            param = next((name for name in sampling if str(error).startswith(name)), None)
-            raise ApiError(400, str(error), param, "invalid_value") from None
-        seed = secrets.randbits(32) if request.seed is None else request.seed
-        candidates, rank = request.candidates, request.rank
-        return [Job(request.prompt, seed + i, settings, candidates, rank) for i in range(request.n or 1)]
+            return await self._there.draw(order)
+        except Refusal as refusal:
+            return refusal
+
+    async def stream(self, order: Order) -> AsyncIterator[Preview | Picture | Refusal]:
+        try:
+            async for event in self._there.stream(order):
+                yield event
+        except Refusal as refusal:
+            yield refusal
+
+    async def describe(self) -> dict[str, Any] | Refusal:
+        try:
+            return await self._there.describe() | ({"reload": self._news} if self._news else {})
+        except Refusal as refusal:
+            return refusal
+
+    def check_health(self) -> None:
+        """Serve replaces a replica for which this raises."""
+        if self._service is not None and self._service.broken:
+            raise RuntimeError("the model can't draw any more")
+
+    @property
+    def _there(self) -> Service:
+        assert self._service is not None, "Serve reconfigures before it sends anything"
+        return self._service
+
+
+@serve.deployment
+@serve.ingress()
+class Frontend:
+    """Speaks HTTP for the replicas that draw."""
+
+    def __init__(self, model: DeploymentHandle, options: Options):
+        self._model, self._options = model, options
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return make_app(Replicas(self._model), self._options, RequestMeter())
 
 
 # --- Starting and stopping --------------------------------------------------------------------------------------------
@@ -255,17 +185,66 @@ def stop() -> None:
 
 def application(config: ServeConfig, load: Load | None = None) -> serve.Application:
     """What `serve run` and `serve deploy` take. `load` makes the model in a replica; none: from the checkpoint."""
-    limit = config.max_batch_size + config.max_queued_requests
-    endpoint = Endpoint.options(  # type: ignore[attr-defined]
-        num_replicas=config.num_replicas,
+    gate = GateOptions(_key_sha256(config), tuple(config.access.origins), int(config.access.max_upload_mb * 1e6))
+    model = Model.options(  # type: ignore[attr-defined]
+        **_scale(config),
         ray_actor_options={"num_gpus": config.gpus_per_replica},
-        max_ongoing_requests=limit + SPARE_REQUESTS,
-        max_queued_requests=4 * (limit + SPARE_REQUESTS),  # at the proxy: a flood gets its own 503
+        user_config={"checkpoint": config.checkpoint},
+        max_ongoing_requests=config.max_batch_size + config.max_queued + SPARE_REQUESTS,
+        max_queued_requests=FRONTEND_REQUESTS,
         max_constructor_retry_count=1,
+        health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
     )
-    return endpoint.bind(config, load or load_checkpoint)
+    frontend = Frontend.options(  # type: ignore[attr-defined]
+        num_replicas=config.num_frontends,
+        ray_actor_options={"num_cpus": 0.5},
+        max_ongoing_requests=FRONTEND_REQUESTS,
+        graceful_shutdown_timeout_s=config.timeout_s,
+        logging_config=QUIET,
+    )
+    return frontend.bind(model.bind(config, load or load_checkpoint), Options(config.timeout_s, gate))
+
+
+def _scale(config: ServeConfig) -> dict[str, Any]:
+    """A fixed number of replicas, or one that follows the load."""
+    scale = config.autoscaling
+    if not scale.max_replicas:
+        return {"num_replicas": config.num_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": config.num_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.target_ongoing_requests,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+        }
+    }
+
+
+def _key_sha256(config: ServeConfig) -> str | None:
+    """The API key's sha256, which is all that goes to the cluster. Raises InputError for a key that is none."""
+    key, file = os.environ.get(API_KEY, ""), config.access.api_key_file
+    if file is not None:
+        try:
+            key = Path(file).read_text()
+        except OSError as error:
+            raise InputError(f"access.api_key_file={file}: {error.strerror}") from None
+        if not key.strip():
+            raise InputError(f"access.api_key_file={file} is empty: write the key into it")
+    return hashlib.sha256(key.strip().encode()).hexdigest() if key.strip() else None
+
+
+def _safety(name: str | None) -> Safety | None:
+    """The hook of this name, module:function. Raises InputError where there is none."""
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"access.safety={name} is no module:function ({error})") from None
 
 
 def load_checkpoint(config: ServeConfig) -> Pipe:
@@ -281,6 +260,12 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
 def check(config: ServeConfig) -> ServeConfig:
     """The config with the checkpoint folder's full path. Raises InputError where it is none or is damaged."""
+    if _key_sha256(config) is None and not is_loopback(config.host):
+        raise InputError(
+            f"host={config.host} is open to other machines: set {API_KEY} to the key that clients must send, or name "
+            "its file as access.api_key_file"
+        )
+    _safety(config.access.safety)
     folder = hub.local(config.checkpoint)
     if folder is None:
         if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
@@ -311,7 +296,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _reason() -> str:
     """What the replica's `__init__` raised: the last line of the stack trace in the deployment's status."""
-    trace = serve.status().applications[MODEL].deployments["Endpoint"].message
+    trace = serve.status().applications[MODEL].deployments["Model"].message
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     return lines[-1].removeprefix("emage.errors.InputError: ") if lines else "see Ray's log"
 

@@ -1,0 +1,338 @@
+"""A model behind a queue: an order for pictures in, pictures and their previews out. Knows neither HTTP nor Ray.
+
+    service = Service(pipe, Limits(max_batch_size=8))
+    pictures = await service.draw(Order("a red bus", n=2, seed=7))
+    async for event in service.stream(Order("a red bus", frames=15)): ...  # Frames, then the Picture
+
+An order is checked whole before any of its pictures joins the queue, so that a bad one can't fail its neighbours. What
+can't be done is a Refusal, whose status is HTTP's because every reader knows those.
+"""
+
+import asyncio
+import io
+import itertools
+import logging
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from PIL import Image, ImageOps
+
+from emage import pictures
+from emage.batching import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
+from emage.config import Rank, SamplingConfig
+from emage.errors import InputError
+from emage.pipeline import candidate_seed
+
+_log = logging.getLogger(__name__)
+
+MODEL = "emage"  # the one name in /v1/models
+BROKE, BROKEN = "model_broke", "model_broken"  # codes: over this order, or before it came
+MAX_FRAMES = 64  # previews of a picture; an autoregressive model passes 1024 times
+MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded picture; more is not decoded
+SMALL = 128  # pixels a side up to which a preview is a PNG: it is small anyway, and JPEG shows
+UNREADABLE = {
+    "not_an_image": "it is no picture (PNG, JPEG, WebP, GIF, BMP or TIFF)",
+    "too_many_pixels": f"more than {MAX_UPLOAD_PIXELS // 10**6} million pixels",
+    "too_small": "it has no pixels",
+    "truncated": "it is cut off",
+}
+
+Format = Literal["png", "jpeg"]
+Safety = Callable[[str, Image.Image | None], str | None]
+
+
+class Refusal(Exception):
+    """What can't be done, in one line; `status` as in HTTP. `param` names what is wrong of an order."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int = 0):
+        super().__init__(status, message, param, code, retry_s)  # all of it: it travels between processes
+        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
+
+
+@dataclass(frozen=True)
+class Order:
+    """What somebody wants drawn: `n` pictures of a prompt, picture i by the seed `seed + i`."""
+
+    prompt: str
+    n: int = 1
+    seed: int = 0
+    candidates: int = 1  # drawn for each picture; the best by `rank` is given
+    rank: Rank = "likelihood"
+    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig over the model's own
+    size: str | None = None  # WIDTHxHEIGHT, or auto
+    image: bytes | None = None  # a picture of which what `mask` marks is drawn anew
+    mask: bytes | None = None
+    format: Format = "png"
+    frames: int | None = 0  # previews of each picture; None: one after every pass (MAX_FRAMES at most)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Picture `index` of an order after a pass, as a file."""
+
+    index: int
+    seed: int
+    number: int  # of this picture's previews, from 0
+    step: int
+    steps: int
+    known: float
+    file: bytes
+    format: Format
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture as a file, and the seed that draws it again."""
+
+    index: int
+    seed: int
+    steps: int  # passes it took
+    file: bytes
+    format: Format
+    prompt_cut: bool  # the prompt is longer than the model reads
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a queue is run."""
+
+    max_batch_size: int = 8
+    batch_wait_s: float = 0.002
+    max_queued: int = 128  # pictures, beside those being drawn
+
+
+class Pipe(Protocol):
+    """The part of emage.Emage that a service needs, beside what its queue does."""
+
+    facts: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    def settings(self, **sampling: Any) -> SamplingConfig: ...
+    def num_cut(self, prompts: Sequence[str]) -> int: ...
+    def canvas(self, image: Image.Image, mask: Image.Image) -> Any: ...
+    def passes(self, prompts: Any, seeds: Any, settings: Any, canvases: Any) -> Any: ...
+
+
+class Service:
+    """Lives in one event loop. Its model may be replaced while it works (`pipe`)."""
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        limits: Limits,
+        safety: Safety | None = None,
+        observe: Callable[[Batch], None] = lambda batch: None,
+    ):
+        self._limits, self._safety = limits, safety
+        self._open = 0  # pictures that were ordered and are not finished, candidates too
+        self._batcher = Batcher(pipe, limits.max_batch_size, limits.batch_wait_s, observe)
+
+    @property
+    def pipe(self) -> Any:
+        return self._batcher.pipe
+
+    async def replace(self, pipe: Pipe) -> None:
+        """Draws all batches from the next one on with another model, once that has drawn something."""
+        await asyncio.to_thread(warm_up, pipe)
+        self._batcher.pipe = pipe
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model will never draw again."""
+        return self._batcher.broken
+
+    async def describe(self) -> dict[str, Any]:
+        """The model, for /v1/models. Raises Refusal where it is broken."""
+        if self.broken:
+            raise _broken()
+        pipe, (height, width) = self.pipe, self.pipe.size
+        grid = pipe.facts.get("tokenizer", {}).get("grid")
+        return {
+            "method": pipe.facts.get("method"),
+            "step": pipe.facts.get("step"),
+            "size": f"{width}x{height}",
+            "grid": grid,
+            "sampling": asdict(pipe.settings()),
+            "examples": pipe.facts.get("prompts", []),
+        }
+
+    async def draw(self, order: Order) -> list[Picture]:
+        """The pictures of an order. Raises Refusal."""
+        return [event async for event in self.stream(order) if isinstance(event, Picture)]
+
+    async def stream(self, order: Order) -> AsyncGenerator[Preview | Picture, None]:
+        """The pictures of an order and, before each, its previews; those of several come mixed. Raises Refusal.
+
+        Closed early (`aclose`) or cancelled, it stops the drawing between two passes.
+        """
+        settings = self._check(order)
+        size = order.n * order.candidates
+        self._check_room(size)
+        self._open += size  # at once: whoever comes while this one is read finds its place taken
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            jobs, cut = await self._jobs(order, settings)
+            events: asyncio.Queue[Preview | Picture | Exception] = asyncio.Queue()
+            tasks = [asyncio.create_task(self._picture(order, i, jobs, cut, events.put_nowait)) for i in range(order.n)]
+            left = order.n
+            while left:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                left -= isinstance(event, Picture)
+                yield event
+        finally:
+            self._open -= size
+            for task in tasks:
+                task.cancel()
+
+    # --- Checking ---
+
+    def _check(self, order: Order) -> SamplingConfig:
+        """The settings to draw with. Raises Refusal for what the model can't do."""
+        if self.broken:
+            raise _broken()
+        if not order.prompt.strip():
+            raise Refusal(400, "prompt: it is blank", "prompt", "invalid_value")
+        height, width = self.pipe.size
+        if order.size not in (None, "auto", f"{width}x{height}"):
+            raise Refusal(400, f"size: this model draws {width}x{height}", "size", "invalid_value")
+        try:
+            settings = self.pipe.settings(**order.sampling)
+        except InputError as error:
+            param = next((name for name in order.sampling if str(error).startswith(name)), None)
+            raise Refusal(400, str(error), param, "invalid_value") from None
+        return settings
+
+    async def _jobs(self, order: Order, settings: SamplingConfig) -> tuple[list[Job], bool]:
+        """A job for every candidate of every picture, without its listener; whether the prompt is cut."""
+        if self._safety and (reason := await asyncio.to_thread(self._unsafe, order.prompt, None)):
+            raise Refusal(400, f"prompt: {reason}", "prompt", "content_policy_violation")
+        pipe = self.pipe
+        canvas = await asyncio.to_thread(_canvas, pipe, order) if order.image is not None else None
+        cut = await asyncio.to_thread(pipe.num_cut, [order.prompt]) > 0
+        scored = order.candidates > 1 and order.rank == "likelihood"
+        jobs = [
+            Job(order.prompt, candidate_seed(order.seed + i, c), settings, canvas, scored)
+            for i in range(order.n)
+            for c in range(order.candidates if order.rank != "none" else 1)
+        ]
+        return jobs, cut
+
+    def _check_room(self, size: int) -> None:
+        """Raises Refusal for pictures too many. An order larger than the whole queue is let in while there is none."""
+        if self._open and self._open + size > self._limits.max_batch_size + self._limits.max_queued:
+            seconds = max(1, math.ceil(self._batcher.backlog_s))
+            message = f"{self._open} pictures are waiting already; try again in {seconds} s"
+            raise Refusal(429, message, code="rate_limit_exceeded", retry_s=seconds)
+
+    # --- Drawing ---
+
+    async def _picture(self, order: Order, index: int, jobs: list[Job], cut: bool, put: Callable[[Any], None]) -> None:
+        """Puts the previews of a picture, then the picture; or what went wrong."""
+        try:
+            best = await self._best(order, index, jobs, put)
+            file = await asyncio.to_thread(self._finish, order, best.picture)
+            put(Picture(index, order.seed + index, best.steps, file, order.format, cut))
+        except BrokenError as error:
+            put(_broken(error.began))
+        except DrawingError:
+            put(Refusal(500, "drawing failed; the server's log says why", code="drawing_failed"))
+        except Exception as error:
+            put(error)
+
+    async def _best(self, order: Order, index: int, jobs: list[Job], put: Callable[[Any], None]) -> Drawn:
+        """Draws the candidates of a picture; previews are the first one's."""
+        each = len(jobs) // order.n
+        first, *others = jobs[each * index : each * (index + 1)]
+        frames = MAX_FRAMES if order.frames is None else min(order.frames, MAX_FRAMES)
+        if frames:
+            first = replace(first, frames=frames, on_frame=self._previewer(order, index, put))
+        drawn = await asyncio.gather(*map(self._batcher.draw, [first, *others]))
+        return max(drawn, key=lambda one: one.score)
+
+    def _previewer(self, order: Order, index: int, put: Callable[[Any], None]) -> Callable[[Frame], None]:
+        """What the drawing thread calls with each preview. One that isn't safe is left out."""
+        loop, numbers = asyncio.get_running_loop(), itertools.count()
+
+        def show(frame: Frame) -> None:
+            if self._unsafe(order.prompt, frame.picture):
+                return
+            kind: Format = "png" if max(frame.picture.size) <= SMALL else "jpeg"
+            file = _file(frame.picture, kind)
+            preview = Preview(
+                index, order.seed + index, next(numbers), frame.step, frame.steps, frame.known, file, kind
+            )
+            loop.call_soon_threadsafe(put, preview)
+
+        return show
+
+    def _finish(self, order: Order, picture: Image.Image) -> bytes:
+        """The picture as a file. Raises Refusal where it isn't safe."""
+        if reason := self._unsafe(order.prompt, picture):
+            raise Refusal(400, f"the picture was withheld: {reason}", "prompt", "content_policy_violation")
+        return _file(picture, order.format)
+
+    def _unsafe(self, prompt: str, picture: Image.Image | None) -> str | None:
+        """Why the hook refuses. A hook that fails refuses as well: it is there to be on the safe side."""
+        if self._safety is None:
+            return None
+        try:
+            return self._safety(prompt, picture)
+        except Exception:
+            _log.exception("the safety hook failed")
+            return "the safety check failed"
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def _broken(began: bool = False) -> Refusal:
+    """`began`: the model broke over this order, which had better not be tried for ever."""
+    code = BROKE if began else BROKEN
+    return Refusal(503, "the model has failed and is being replaced", code=code, retry_s=5)
+
+
+def _canvas(pipe: Pipe, order: Order) -> Any:
+    """The tokens that an edit begins with. Raises Refusal."""
+    assert order.image is not None
+    image = _opened("image", order.image)
+    if order.mask is None and not image.has_transparency_data:
+        raise Refusal(
+            400, "mask: it is missing, and the image has no transparent part", "mask", "missing_required_parameter"
+        )
+    marked = _marked(image if order.mask is None else _opened("mask", order.mask))
+    try:
+        return pipe.canvas(image.convert("RGB"), marked)
+    except InputError as error:
+        raise Refusal(400, f"mask: {error}", "mask", "invalid_value") from None
+
+
+def _opened(name: str, data: bytes) -> Image.Image:
+    try:
+        return pictures.opened(data, max_pixels=MAX_UPLOAD_PIXELS)
+    except pictures.PictureError as error:
+        raise Refusal(
+            400, f"{name}: {UNREADABLE.get(error.cause, 'it can not be decoded')}", name, "invalid_image"
+        ) from None
+
+
+def _marked(mask: Image.Image) -> Image.Image:
+    """White where the picture is to be drawn anew: where the mask is transparent or, if it is so nowhere, white."""
+    if mask.has_transparency_data:
+        alpha = mask.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return ImageOps.invert(alpha)
+    return mask.convert("L")
+
+
+def _file(picture: Image.Image, kind: Format) -> bytes:
+    file = io.BytesIO()
+    if kind == "png":
+        picture.save(file, "PNG")
+    else:
+        picture.save(file, "JPEG", quality=pictures.QUALITY, subsampling=0)
+    return file.getvalue()
