@@ -218,6 +218,11 @@ class Emage:
         rows, columns = self.config.grid
         return rows * self.tokenizer.stride, columns * self.tokenizer.stride
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of a picture's tokens."""
+        return self.config.grid
+
     def num_cut(self, prompts: Sequence[str]) -> int:
         """How many prompts are longer than the text encoder reads."""
         return int(self.network.text.tokenize(prompts)[1].sum())

@@ -2,9 +2,9 @@
 
     python pipelines/serve.py checkpoint=FOLDER access.safety=emage.safety:word_list
 
-A hook is a function of a prompt and a picture that returns why it refuses, or None. It is called with each prompt before
-anything is drawn (the picture is None), then with every preview and every finished picture; a classifier of pictures
-goes there. It runs in a thread of the replica. One that raises refuses.
+A hook is a function of a prompt and a picture that returns why it refuses, or None. It is called with each prompt
+before anything is drawn (the picture is None), then with every preview and every finished picture; a classifier of
+pictures goes there. It runs in a thread of the replica. One that raises refuses.
 """
 
 import re

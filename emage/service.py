@@ -110,6 +110,8 @@ class Pipe(Protocol):
 
     @property
     def size(self) -> tuple[int, int]: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
     def settings(self, **sampling: Any) -> SamplingConfig: ...
     def num_cut(self, prompts: Sequence[str]) -> int: ...
     def canvas(self, image: Image.Image, mask: Image.Image) -> Any: ...
@@ -149,12 +151,11 @@ class Service:
         if self.broken:
             raise _broken()
         pipe, (height, width) = self.pipe, self.pipe.size
-        grid = pipe.facts.get("tokenizer", {}).get("grid")
         return {
             "method": pipe.facts.get("method"),
             "step": pipe.facts.get("step"),
             "size": f"{width}x{height}",
-            "grid": grid,
+            "grid": list(pipe.grid),
             "sampling": asdict(pipe.settings()),
             "examples": pipe.facts.get("prompts", []),
         }

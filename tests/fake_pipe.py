@@ -43,7 +43,7 @@ class FakePass:
 class FakePipe:
     """Notes the prompts and steps of every batch. "slow" takes 0.3 s a pass; "fails" raises; "breaks" for good."""
 
-    size = (HEIGHT, WIDTH)
+    size, grid = (HEIGHT, WIDTH), (8, 12)
 
     def __init__(self, step: int = 0, go: threading.Event | None = None):
         self.batches: list[tuple[list[str], int]] = []

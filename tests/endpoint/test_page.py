@@ -1,0 +1,137 @@
+"""The playground page in headless Chromium: drawing, with the shipped model and with scripted drawings."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from page_server import Scripted, Server, Write, completed, frame
+from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+pytestmark = needs_chromium
+
+
+def test_type_and_watch_the_picture_form(page: Page, server: Server) -> None:
+    opened(page, server.url)
+    draw(page)
+    expect_done(page)
+    expect(page.locator("#strip label")).to_have_count(16)
+    expect(page.locator("#pass")).to_contain_text("16 passes in")
+    assert page.get_attribute("#shown", "alt") == PROMPT
+    numbers = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True))
+    assert numbers.keys() == {"First frame", "Per pass", "In all", "Seed"} and "–" not in numbers.values()
+
+    last = shown(page)
+    page.locator("#strip input").first.check()
+    expect(page.locator("#pass")).to_contain_text("Pass 1 of 16")
+    assert (shown(page) != last).any()
+    page.keyboard.press("ArrowLeft")  # round to the last one, as radio buttons do
+    assert (shown(page) == last).all()
+
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == f"emage-{numbers['Seed']}.png"
+    assert (np.array(Image.open(download.value.path())) == last).all()
+
+
+def test_every_frame_shows_before_the_next_is_sent(page: Page, script: Scripted) -> None:
+    seen = threading.Semaphore(0)
+
+    def by_and_by(write: Write) -> None:
+        for step in range(1, 4):
+            write(frame(step))
+            assert seen.acquire(timeout=15)
+        write(completed())
+
+    script.draw = by_and_by
+    opened(page, script.url)
+    draw(page)
+    for step in range(1, 4):
+        expect(page.locator("#strip label")).to_have_count(step)
+        expect(page.locator("#pass")).to_have_text(f"Pass {step} of 4 · {25 * step} % of tokens known")
+        assert (shown(page) == 40 * step).all()
+        expect(page.locator("#stop")).to_be_visible()
+        seen.release()
+    expect_done(page)
+    assert (shown(page) == 255).all()
+    expect(page.locator("#strip label")).to_have_count(4)  # the finished picture is the last pass's
+    assert script.asked == [{"prompt": PROMPT, "steps": 4, "stream": True}]
+
+
+def test_an_answer_may_come_in_any_pieces(page: Page, script: Scripted) -> None:
+    opened(page, script.url)
+    read = """async (chunks) => {
+        const { events } = await import(new URL('page/sse.js', location));
+        const body = new ReadableStream({ start(to) {
+            for (const chunk of chunks) to.enqueue(Uint8Array.from(chunk));
+            to.close();
+        } });
+        const found = [];
+        for await (const data of events(body)) found.push(data);
+        return found;
+    }"""
+    stream = ": hello\r\nevent: a\r\ndata: früh\r\ndata:spät\r\n\r\nid: 1\ndata: 2\n\nretry: 3\r\rdata: cut off\n"
+    whole = stream.encode()
+    for size in (1, 2, 3, 7, len(whole)):
+        pieces = [list(whole[at : at + size]) for at in range(0, len(whole), size)]
+        assert page.evaluate(read, pieces) == ["früh\nspät", "2"], size
+
+
+def test_a_cut_prompt_is_told(page: Page, script: Scripted) -> None:
+    script.draw = lambda write: write(completed(prompt_cut=True))
+    opened(page, script.url)
+    draw(page)
+    expect(page.locator("#cut")).to_be_visible()
+
+
+def test_one_of_several_is_picked(page: Page, server: Server) -> None:
+    opened(page, server.url)
+    page.check("[name=n][value='4']")
+    draw(page)
+    expect_done(page)
+    tiles = page.locator("#candidates input")
+    expect(tiles).to_have_count(4)
+    expect(page.locator("#big")).to_be_hidden()
+
+    tiles.nth(2).check()
+    expect(page.locator("#big")).to_be_visible()
+    expect(page.locator("#strip label")).to_have_count(16)
+    third = shown(page)
+    page.keyboard.press("ArrowRight")
+    expect(tiles.nth(3)).to_be_checked()
+    assert (shown(page) != third).any()
+    page.click("#all")
+    expect(page.locator("#big")).to_be_hidden()
+    expect(tiles.nth(3)).not_to_be_checked()
+
+
+def test_a_kept_seed_draws_the_same_again_and_a_link_carries_it(page: Page, server: Server) -> None:
+    opened(page, server.url)
+    draw(page)
+    expect_done(page)
+    first, seed = shown(page), page.input_value("#seed")
+    page.click("#keep")
+    page.click("#draw")
+    expect(page.locator("#runs label")).to_have_count(2)
+    expect_done(page)
+    assert (shown(page) == first).all() and page.input_value("#seed") == seed
+
+    link = page.url
+    page.goto("about:blank")  # the address alone would load nothing
+    opened(page, link)
+    assert (page.input_value("#prompt"), page.input_value("#seed")) == (PROMPT, seed)
+    page.click("#draw")
+    expect_done(page)
+    assert (shown(page) == first).all()
+
+
+def test_the_curl_command_draws_the_same_picture(page: Page, server: Server, tmp_path: Path) -> None:
+    opened(page, server.url)
+    page.fill("#steps", "5")
+    draw(page, 'a "small" circle that\'s red; $HOME `id` \\ ü')
+    expect_done(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#copy-curl")
+    expect(page.locator("#copy-curl")).to_have_text("Copied")
+    assert same_by_shell(page, page.evaluate("navigator.clipboard.readText()"), tmp_path)

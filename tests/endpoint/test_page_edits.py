@@ -1,0 +1,118 @@
+"""The playground page in headless Chromium: redrawing a part, by brush and by keyboard."""
+
+import email
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from page_server import Server
+from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+pytestmark = needs_chromium
+
+
+def form(body: bytes) -> dict[str, bytes]:
+    """The fields of a multipart body."""
+    kind = body.split(b"\r\n", 1)[0][2:].decode()
+    message = email.message_from_bytes(f"Content-Type: multipart/form-data; boundary={kind}\r\n\r\n".encode() + body)
+    parts: Any = message.get_payload()
+    return {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+
+
+def redrawn(mask: bytes) -> set[tuple[int, int]]:
+    """The cells (row, column) of 8 x 8 pixels that are transparent; every other pixel is opaque."""
+    alpha = np.array(Image.open(io.BytesIO(mask)))[..., 3]
+    assert alpha.shape == (64, 64)
+    cells = alpha.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(8, 8, 64)
+    assert ((cells == 0).all(-1) | (cells == 255).all(-1)).all()
+    return {(int(row), int(column)) for row, column in np.argwhere(cells[..., 0] == 0)}
+
+
+def test_brushing_redraws_a_part(page: Page, server: Server, tmp_path: Path) -> None:
+    opened(page, server.url)
+    page.fill("#seed", "3")  # its circle lies in the cells of rows 1 and 2, columns 4 and 5; the square from row 5 on
+    draw(page)
+    expect_done(page)
+    before = shown(page)
+    page.click("#redraw")
+    page.fill("#brush-size", "1")
+    box = page.locator("#cells").bounding_box()
+    assert box
+
+    def at(column: float, row: float) -> tuple[float, float]:
+        return box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8
+
+    for row in (1, 2):
+        page.mouse.move(*at(3, row))
+        page.mouse.down()
+        page.mouse.move(*at(6, row))  # in one leap: there are no gaps
+        page.mouse.up()
+    page.mouse.click(*at(7, 7))
+    page.click("#undo")
+    page.fill("#prompt", "a small green circle above a large blue square")
+    page.click("#brush .main")
+    expect(page.locator("#caption")).to_contain_text("green")
+    expect_done(page)
+
+    path, body = server.bodies[-1]
+    sent = form(body)
+    assert path == "/v1/images/edits"
+    assert (np.array(Image.open(io.BytesIO(sent["image"]))) == before).all()
+    assert redrawn(sent["mask"]) == {(row, column) for row in (1, 2) for column in range(3, 7)}
+    assert b"green" in sent["prompt"]
+    expect(page.locator("#strip label")).to_have_count(16)
+    change = np.abs(shown(page).astype(int) - before).max(-1)
+    assert change[8:24, 24:56].max() > 100
+    assert change[40:].max() < 40  # other tokens stay; their pixels know a little of their neighbours
+
+    for name in ("image", "mask"):
+        (tmp_path / f"emage-{name}.png").write_bytes(sent[name])
+    assert same_by_shell(page, page.locator("#curl").text_content() or "", tmp_path)
+    page.click("#back")
+    assert (shown(page) == before).all()
+
+
+def test_all_by_keyboard(page: Page, server: Server) -> None:
+    """From the prompt, where the focus is, to a redrawn part, with the keys alone."""
+    opened(page, server.url)
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"the Tab key does not come to {selector}")
+
+    tab_to("#prompt")
+    page.keyboard.type(PROMPT)
+    page.keyboard.press("Enter")
+    expect_done(page)
+    expect(page.locator("#live")).to_contain_text("Done in")
+    tab_to("#redraw")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cells")).to_be_focused()
+    for key in ("ArrowDown", "ArrowRight", "Space", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    expect(page.locator("#live")).to_have_text("Row 2, column 3: marked. 2 marked.")
+    tab_to("#brush .main")
+    page.keyboard.press("Enter")
+    expect(page.locator("#brush")).to_be_hidden()
+    expect_done(page)
+    expect(page.locator("#draw")).to_be_focused()
+    assert redrawn(form(server.bodies[-1][1])["mask"]) == {(1, 1), (1, 2)}
+
+
+def test_nothing_is_redrawn_without_a_mark(page: Page, server: Server) -> None:
+    opened(page, server.url)
+    draw(page)
+    expect_done(page)
+    asked = len(server.bodies)
+    page.click("#redraw")
+    page.click("#brush .main")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is marked yet")
+    page.keyboard.press("Escape")
+    expect(page.locator("#brush")).to_be_hidden()
+    assert len(server.bodies) == asked

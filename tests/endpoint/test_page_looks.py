@@ -1,0 +1,74 @@
+"""The playground page in headless Chromium: a narrow window, light and dark."""
+
+from typing import Any
+
+import pytest
+from page_server import Scripted, Server, fails_on_the_way
+from pages import draw, expect_done, needs_chromium, opened
+from playwright.sync_api import Page, expect
+
+pytestmark = needs_chromium
+
+
+def test_a_narrow_window_does_not_scroll_sideways(page: Page, server: Server) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    opened(page, server.url)
+
+    def expect_narrow() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+    expect_narrow()
+    page.click("#settings > summary")
+    page.click("#settings details > summary")
+    page.check("[name=n][value='4']")
+    draw(page)
+    expect_done(page)
+    expect_narrow()
+    page.locator("#candidates input").first.check()
+    page.click("#command > summary")
+    expect_narrow()
+    page.click("#redraw")
+    expect_narrow()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(page: Page, script: Scripted, scheme: Any) -> None:
+    """4.5 to 1 and more, as WCAG 2 asks, for all text that is shown, between its colour and the nearest ground."""
+    page.emulate_media(color_scheme=scheme)
+    script.draw = fails_on_the_way
+    opened(page, script.url)
+    page.click("#settings details > summary")
+    draw(page)
+    expect(page.get_by_role("alert")).to_contain_text("the drawing failed")
+    assert page.evaluate(CONTRASTS) == []
+
+
+CONTRASTS = """() => {
+    const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const rgb = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const light = (c) => {
+        const linear = (v) => v <= .04 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+        const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const ground = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = rgb(getComputedStyle(at).backgroundColor);
+            if (colour[3] === 255) return colour;
+        }
+    };
+    const poor = [];
+    for (const element of document.querySelectorAll('body *')) {
+        const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+        if (!text || !element.checkVisibility() || element.disabled) continue;
+        const [a, b] = [light(rgb(getComputedStyle(element).color)), light(ground(element))];
+        const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+        if (ratio < 4.5) poor.push(`${element.outerHTML.slice(0, 80)}: ${ratio.toFixed(1)}`);
+    }
+    return poor;
+}"""
