@@ -14,21 +14,20 @@ import itertools
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 from PIL import Image, ImageOps
 
 from emage import pictures
 from emage.batching import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
-from emage.config import Rank, SamplingConfig
+from emage.config import SamplingConfig
 from emage.errors import InputError
+from emage.orders import BROKE, BROKEN, Format, Order, Picture, Preview, Refusal
 from emage.pipeline import candidate_seed
 
 _log = logging.getLogger(__name__)
 
-MODEL = "emage"  # the one name in /v1/models
-BROKE, BROKEN = "model_broke", "model_broken"  # codes: over this order, or before it came
 MAX_FRAMES = 64  # previews of a picture; an autoregressive model passes 1024 times
 MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded picture; more is not decoded
 SMALL = 128  # pixels a side up to which a preview is a PNG: it is small anyway, and JPEG shows
@@ -39,59 +38,7 @@ UNREADABLE = {
     "truncated": "it is cut off",
 }
 
-Format = Literal["png", "jpeg"]
 Safety = Callable[[str, Image.Image | None], str | None]
-
-
-class Refusal(Exception):
-    """What can't be done, in one line; `status` as in HTTP. `param` names what is wrong of an order."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int = 0):
-        super().__init__(status, message, param, code, retry_s)  # all of it: it travels between processes
-        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
-
-
-@dataclass(frozen=True)
-class Order:
-    """What somebody wants drawn: `n` pictures of a prompt, picture i by the seed `seed + i`."""
-
-    prompt: str
-    n: int = 1
-    seed: int = 0
-    candidates: int = 1  # drawn for each picture; the best by `rank` is given
-    rank: Rank = "likelihood"
-    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig over the model's own
-    size: str | None = None  # WIDTHxHEIGHT, or auto
-    image: bytes | None = None  # a picture of which what `mask` marks is drawn anew
-    mask: bytes | None = None
-    format: Format = "png"
-    frames: int | None = 0  # previews of each picture; None: one after every pass (MAX_FRAMES at most)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """Picture `index` of an order after a pass, as a file."""
-
-    index: int
-    seed: int
-    number: int  # of this picture's previews, from 0
-    step: int
-    steps: int
-    known: float
-    file: bytes
-    format: Format
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture as a file, and the seed that draws it again."""
-
-    index: int
-    seed: int
-    steps: int  # passes it took
-    file: bytes
-    format: Format
-    prompt_cut: bool  # the prompt is longer than the model reads
 
 
 @dataclass(frozen=True)
@@ -237,7 +184,7 @@ class Service:
         try:
             best = await self._best(order, index, jobs, put)
             file = await asyncio.to_thread(self._finish, order, best.picture)
-            put(Picture(index, order.seed + index, best.steps, file, order.format, cut))
+            put(Picture(index, order.seed + index, best.steps, _size(best.picture), file, order.format, cut))
         except BrokenError as error:
             put(_broken(error.began))
         except DrawingError:
@@ -264,9 +211,8 @@ class Service:
                 return
             kind: Format = "png" if max(frame.picture.size) <= SMALL else "jpeg"
             file = _file(frame.picture, kind)
-            preview = Preview(
-                index, order.seed + index, next(numbers), frame.step, frame.steps, frame.known, file, kind
-            )
+            progress = (frame.step, frame.steps, frame.known)
+            preview = Preview(index, order.seed + index, next(numbers), *progress, _size(frame.picture), file, kind)
             loop.call_soon_threadsafe(put, preview)
 
         return show
@@ -328,6 +274,10 @@ def _marked(mask: Image.Image) -> Image.Image:
         if alpha.getextrema() != (255, 255):
             return ImageOps.invert(alpha)
     return mask.convert("L")
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.width}x{picture.height}"
 
 
 def _file(picture: Image.Image, kind: Format) -> bytes:

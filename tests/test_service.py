@@ -9,8 +9,9 @@ import pytest
 from fake_pipe import FakePipe, colour
 from PIL import Image
 
+from emage.orders import Order, Picture, Preview, Refusal
 from emage.pipeline import candidate_seed
-from emage.service import Limits, Order, Picture, Preview, Refusal, Service
+from emage.service import Limits, Service
 
 
 def png(image: Image.Image) -> bytes:

@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from emage import config
 from emage.addresses import public
 from emage.errors import InputError
+from emage.on_ray import proxy
 
 
 def main(program: type, run: Callable[[Any], object]) -> None:
@@ -76,5 +77,6 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    os.environ.setdefault(proxy.VARIABLE, proxy.PATH)
     # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

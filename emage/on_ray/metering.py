@@ -7,12 +7,15 @@ hear from their processes every ten seconds or so.
 import asyncio
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import aiohttp
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from emage.batching import Batch
+if TYPE_CHECKING:  # brings PyTorch, which the process that speaks HTTP has no use for
+    from emage.batching import Batch
+
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
@@ -34,7 +37,7 @@ class ModelMeter:
         )
         self._loaded = Gauge("emage_model_step", "training step of the model that draws")
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, batch: "Batch") -> None:
         self._size.observe(batch.size)
         for seconds in batch.waits_s:
             self._wait.observe(seconds)

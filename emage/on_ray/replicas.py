@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from emage.service import BROKE, BROKEN, Order, Picture, Preview, Refusal
+from emage.orders import BROKE, BROKEN, Order, Picture, Preview, Refusal
 
 ATTEMPTS = 2
 PAUSE_S = 0.5  # before a replica that is being replaced is asked again

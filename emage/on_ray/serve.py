@@ -21,17 +21,17 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from emage import hub
 from emage.batching import warm_up
 from emage.config import ServeConfig
 from emage.errors import InputError
 from emage.on_ray import launch, tracking
-from emage.on_ray.metering import ModelMeter, RequestMeter
-from emage.on_ray.replicas import Replicas
-from emage.service import MODEL, Limits, Order, Picture, Pipe, Preview, Refusal, Safety, Service
-from emage.web.app import Options, make_app
+from emage.on_ray.frontend import Frontend
+from emage.on_ray.metering import ModelMeter
+from emage.orders import MODEL, Order, Picture, Preview, Refusal
+from emage.service import Limits, Pipe, Safety, Service
+from emage.web.app import Options
 from emage.web.gate import GateOptions, is_loopback
 
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
@@ -46,7 +46,7 @@ Load = Callable[[ServeConfig], Pipe]
 _log = logging.getLogger(__name__)
 
 
-# --- The two deployments ----------------------------------------------------------------------------------------------
+# --- The deployment that draws ----------------------------------------------------------------------------------------
 
 
 @serve.deployment
@@ -120,18 +120,6 @@ class Model:
     def _there(self) -> Service:
         assert self._service is not None, "Serve reconfigures before it sends anything"
         return self._service
-
-
-@serve.deployment
-@serve.ingress()
-class Frontend:
-    """Speaks HTTP for the replicas that draw."""
-
-    def __init__(self, model: DeploymentHandle, options: Options):
-        self._model, self._options = model, options
-
-    def __serve_build_asgi_app__(self) -> Any:
-        return make_app(Replicas(self._model), self._options, RequestMeter())
 
 
 # --- Starting and stopping --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import emage
 from emage.config import nearest
-from emage.service import MODEL, Order, Picture, Preview, Refusal
+from emage.orders import MODEL, Order, Picture, Preview, Refusal
 from emage.web import wire
 from emage.web.description import EDITS, GENERATIONS, describe
 from emage.web.gate import Gate, GateOptions
@@ -174,7 +174,6 @@ async def _drawn(request: Request, body: wire.ImageRequest, order: Order, name: 
 
 async def _streamed(backend: Backend, order: Order, name: wire.Event, timeout_s: float) -> Response:
     """The first event is waited for: what is refused until then is a plain error with its status."""
-    size = (await backend.describe())["size"]
     ends = time.monotonic() + timeout_s
     events = backend.stream(order)
     first = await _next(events, ends, timeout_s)
@@ -184,7 +183,7 @@ async def _streamed(backend: Backend, order: Order, name: wire.Event, timeout_s:
         async with contextlib.aclosing(events):  # also where the client has gone: drawing stops
             try:
                 while what is not None:
-                    data = wire.event(name, size, what)
+                    data = wire.event(name, what)
                     yield _line(data["type"], data)
                     what = await _next(events, ends, timeout_s)
             except Refusal as refusal:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from emage.config import Order as PositionOrder
 from emage.config import SamplingConfig, Schedule
-from emage.service import MODEL, Order, Picture, Preview
+from emage.orders import MODEL, Order, Picture, Preview
 
 PROMPT = "a small red circle above a large blue square"
 MAX_PROMPT = 4_000  # characters
@@ -81,6 +81,7 @@ class ImageResponse(BaseModel):
     created: int
     data: list[ImageData]
     output_format: Literal["png", "jpeg"]
+    size: str = Field(description="WIDTHxHEIGHT")
     prompt_cut: bool = Field(description="whether the prompt is longer than the model reads, so that its end was lost")
 
 
@@ -101,15 +102,17 @@ def answer(pictures: list[Picture]) -> ImageResponse:
     ordered = sorted(pictures, key=lambda picture: picture.index)
     data = [ImageData(b64_json=_base64(picture.file), seed=picture.seed) for picture in ordered]
     first = ordered[0]
-    return ImageResponse(created=int(time.time()), data=data, output_format=first.format, prompt_cut=first.prompt_cut)
+    return ImageResponse(
+        created=int(time.time()), data=data, output_format=first.format, size=first.size, prompt_cut=first.prompt_cut
+    )
 
 
-def event(name: Event, size: str, what: Preview | Picture) -> dict[str, Any]:
-    """A server-sent event's data: OpenAI's fields, then ours. `size` is the model's."""
+def event(name: Event, what: Preview | Picture) -> dict[str, Any]:
+    """A server-sent event's data: OpenAI's fields, then ours."""
     shared = {
         "b64_json": _base64(what.file),
         "created_at": int(time.time()),
-        "size": size,
+        "size": what.size,
         "output_format": what.format,
         "quality": "auto",
         "background": "opaque",

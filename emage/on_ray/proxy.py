@@ -1,0 +1,57 @@
+"""What Ray Serve's HTTP proxy answers by itself, in the API's form: a middleware in the proxy's process.
+
+Serve has plain text, or nothing at all, for requests that no Frontend answered: one that was lost meanwhile, an
+endpoint that is being stopped, a proxy that is full. Serve looks for `middlewares` by an environment variable (VARIABLE)
+in the proxy's process: on one machine `launch.start_ray` sets it, on a cluster whoever starts Ray on the nodes.
+
+Two headers by which a client could lift Serve's deadline, or ask it to go on for a client that has gone, are taken
+away.
+"""
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from emage.web import wire
+
+VARIABLE, PATH = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.proxy:middlewares"
+LIFTED = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+WORDS = {
+    404: ("nothing is served here; the endpoint may be stopping", "not_found"),
+    408: ("no answer in time", "timeout"),
+    429: ("too many requests are open; try again in a moment", "rate_limit_exceeded"),
+    503: ("too many requests are open, or the endpoint is starting; try again in a moment", "not_ready"),
+}
+LOST = ("the process that had this request was lost; try again", "replica_lost")
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts around its proxy."""
+    return [Middleware(ApiForm)]
+
+
+class ApiForm:
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() not in LIFTED]}
+        status = 0  # of the answer; one of Serve's own is held back
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                kind = dict(message.get("headers", [])).get(b"content-type", b"")
+                own = message["status"] in WORDS and kind.startswith(b"text/plain")
+                status = -message["status"] if own else message["status"]
+            if status > 0:
+                await send(message)
+
+        await self.app(scope, receive, watch)
+        if status <= 0:
+            words, answered = WORDS.get(-status, LOST), -status or 503
+            headers = {"Retry-After": "1"} if answered in (429, 503) else None
+            body = wire.error(answered, words[0], None, words[1])
+            await JSONResponse(body, answered, headers)(scope, receive, send)
