@@ -1,7 +1,7 @@
 """What Ray Serve's HTTP proxy answers by itself, in the API's form: a middleware in the proxy's process.
 
 Serve has plain text, or nothing at all, for requests that no Frontend answered: one that was lost meanwhile, an
-endpoint that is being stopped, a proxy that is full. Serve looks for `middlewares` by an environment variable (VARIABLE)
+endpoint that is being stopped, a proxy that is full. It looks for `middlewares` by an environment variable (VARIABLE)
 in the proxy's process: on one machine `launch.start_ray` sets it, on a cluster whoever starts Ray on the nodes.
 
 Two headers by which a client could lift Serve's deadline, or ask it to go on for a client that has gone, are taken
