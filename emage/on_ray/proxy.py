@@ -16,13 +16,15 @@ from emage.web import wire
 
 VARIABLE, PATH = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.proxy:middlewares"
 LIFTED = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+# Status that Serve gives -> status, words and code that clients get. All paths are the endpoint's, so that Serve's 404
+# means that there is none (any more). 0: Serve gives no answer at all.
 WORDS = {
-    404: ("nothing is served here; the endpoint may be stopping", "not_found"),
-    408: ("no answer in time", "timeout"),
-    429: ("too many requests are open; try again in a moment", "rate_limit_exceeded"),
-    503: ("too many requests are open, or the endpoint is starting; try again in a moment", "not_ready"),
+    0: (503, "the process that had this request was lost; try again", "replica_lost"),
+    404: (503, "the endpoint is starting or stopping; try again in a moment", "not_ready"),
+    408: (408, "no answer in time", "timeout"),
+    429: (429, "too many requests are open; try again in a moment", "rate_limit_exceeded"),
+    503: (503, "too many requests are open, or the endpoint is starting; try again in a moment", "not_ready"),
 }
-LOST = ("the process that had this request was lost; try again", "replica_lost")
 
 
 def middlewares() -> list[Middleware]:
@@ -51,7 +53,6 @@ class ApiForm:
 
         await self.app(scope, receive, watch)
         if status <= 0:
-            words, answered = WORDS.get(-status, LOST), -status or 503
+            answered, message, code = WORDS[-status]
             headers = {"Retry-After": "1"} if answered in (429, 503) else None
-            body = wire.error(answered, words[0], None, words[1])
-            await JSONResponse(body, answered, headers)(scope, receive, send)
+            await JSONResponse(wire.error(answered, message, None, code), answered, headers)(scope, receive, send)

@@ -241,8 +241,8 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
     import emage
 
-    if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_replicas))
+    if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread; a core is left for HTTP
+        torch.set_num_threads(max(1, ((os.cpu_count() or 1) - 1) // config.num_replicas))
     return emage.Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
 
 

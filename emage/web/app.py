@@ -25,7 +25,7 @@ import emage
 from emage.config import nearest
 from emage.orders import MODEL, Order, Picture, Preview, Refusal
 from emage.web import wire
-from emage.web.description import EDITS, GENERATIONS, describe
+from emage.web.description import EDITS, GENERATIONS, OTHERS, describe
 from emage.web.gate import Gate, GateOptions
 
 PAGE = Path(__file__).parent / "page"
@@ -69,9 +69,9 @@ def make_app(backend: Backend, options: Options, meter: Meter | None = None) -> 
     app.state.meter = meter
     app.add_api_route("/v1/images/generations", generations, methods=["POST"], **GENERATIONS)
     app.add_api_route("/v1/images/edits", edits, methods=["POST"], **EDITS)
-    app.add_api_route("/v1/models", models, methods=["GET"], tags=["models"])
-    app.add_api_route("/v1/models/{name}", model, methods=["GET"], tags=["models"])
-    app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
+    app.add_api_route("/v1/models", models, methods=["GET"], tags=["models"], **OTHERS)
+    app.add_api_route("/v1/models/{name}", model, methods=["GET"], tags=["models"], **OTHERS)
+    app.add_api_route("/health", health, methods=["GET"], tags=["operation"], **OTHERS)
     if meter:
         app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"], response_class=PlainTextResponse)
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)

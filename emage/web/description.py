@@ -27,7 +27,9 @@ _STATUSES = {
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.ErrorResponse, "description": text} for status, text in _STATUSES.items()
 }
-_STREAM = {"schema": {"type": "string"}, "example": 'event: image_generation.partial_image\ndata: {"step": 1, ...}\n\n'}
+# Of each event. Its data is JSON: emage/web/wire.py, event().
+_EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+_STREAM = {"schema": _EVENT, "example": 'event: image_generation.partial_image\ndata: {"step": 1, ...}\n\n'}
 _DRAWN: dict[int | str, dict[str, Any]] = {
     200: {"model": wire.ImageResponse, "description": "the pictures", "content": {"text/event-stream": _STREAM}}
 }
@@ -46,6 +48,9 @@ GENERATIONS: dict[str, Any] = {
     "responses": {**_DRAWN, **_ERRORS},
     "openapi_extra": {"requestBody": {"content": {"application/json": {"examples": _EXAMPLES}}}},
 }
+
+
+OTHERS: dict[str, Any] = {"responses": _ERRORS}
 
 
 def _form() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import ipaddress
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -82,10 +82,10 @@ class Gate:
         if not is_loopback(peer):
             return 401, "without an API key this endpoint answers its own machine alone", "invalid_api_key"
         host = headers.get("host", "")
-        if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if not is_loopback(_split(f"//{host}").hostname or ""):
             return 403, "without an API key this endpoint is reached as localhost alone", "host_not_allowed"
         origin = headers.get("origin")
-        if origin is not None and origin not in self.options.origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self.options.origins and _split(origin).netloc != host:
             return 403, "pages of other sites may not use this endpoint (access.origins)", "origin_not_allowed"
         return None
 
@@ -116,6 +116,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; of what is none, nothing."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _too_large(options: GateOptions) -> str:

@@ -1,0 +1,199 @@
+"""The endpoint under a little load while its processes are killed: every request gets a picture or an API-form error.
+
+Slow, run by `make chaos`. The programs are those that a person starts; nobody helps them afterwards.
+"""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+from programs import pipeline, start
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+REPLICA = "ray::ServeReplica:emage:"  # and the deployment's name, in the title of its process
+CLIENTS, PATIENCE_S = 8, 60.0  # no request may hang longer
+OTHER = "not in the API's form: "
+# What Serve's proxy says by itself: of a request that its frontend had in hand and lost, and when the endpoint is gone.
+LOST, GONE = f"{OTHER}500 Internal Server Error", f"{OTHER}404 Path "
+
+
+class Server(NamedTuple):
+    pid: int
+    url: str
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            try:  # a busy one's title goes on with what it is doing
+                title = " ".join(process.cmdline()).strip().partition(".")[0]
+            except psutil.Error:  # it has just ended
+                continue
+            found += [process] if title == REPLICA + deployment else []
+        return found
+
+
+class Answer(NamedTuple):
+    started: float
+    ended: float
+    outcome: str  # "200", or status and code of an error in the API's form, or what else it was
+
+    @property
+    def is_clean(self) -> bool:
+        return self.outcome[:3].isdigit()
+
+
+@contextmanager
+def serving(model: Path, log: Path, **settings: object) -> Iterator[Server]:
+    """The program until the block ends; then it is ended as well, whatever is left of it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    own = [f"{key}={value}" for key, value in {"timeout_s": 20, **settings}.items()]
+    command = pipeline("serve", "demo", f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", *own)
+    process = start(command, RAY_ADDRESS="")
+    lines: list[str] = []
+    reading = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)
+    reading.start()
+    try:
+        deadline = time.monotonic() + 200
+        while not any(line.startswith("ready: ") for line in lines):
+            assert process.poll() is None and time.monotonic() < deadline, "".join(lines)[-4000:]
+            time.sleep(0.1)
+        yield Server(process.pid, f"http://127.0.0.1:{port}")
+    finally:
+        log.write_text("".join(lines))
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tiny_model, tmp_path_factory.mktemp("serve") / "log") as server:
+        yield server
+
+
+def ask(client: httpx.Client, number: int, **settings: object) -> Answer:
+    started = time.monotonic()
+    try:
+        answer = client.post("/v1/images/generations", json={"prompt": "a red square", "seed": number, **settings})
+        outcome = outcome_of(answer)
+    except httpx.TimeoutException:
+        outcome = "it hangs"
+    except httpx.TransportError as error:
+        outcome = type(error).__name__
+    return Answer(started, time.monotonic(), outcome)
+
+
+def outcome_of(answer: httpx.Response) -> str:
+    try:
+        if answer.status_code == 200:
+            Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))).load()
+            return "200"
+        error = answer.json()["error"]
+        if set(error) == {"message", "type", "param", "code"} and "Traceback" not in error["message"]:
+            return f"{answer.status_code} {error['code']}"
+    except (ValueError, LookupError, json.JSONDecodeError):
+        pass
+    return f"{OTHER}{answer.status_code} {answer.text[:100]}"
+
+
+class Load:
+    """Clients that each ask for a picture when they have their last answer, for as long as the block runs."""
+
+    def __init__(self, url: str, **settings: object):
+        self.answers: list[Answer] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._client, args=(url, i, settings)) for i in range(CLIENTS)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(2 * PATIENCE_S)
+            assert not thread.is_alive()
+
+    def _client(self, url: str, number: int, settings: dict[str, object]) -> None:
+        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+            while not self._over.is_set():
+                answer = ask(client, number, **settings)
+                self.answers.append(answer)
+                if answer.outcome != "200":
+                    time.sleep(0.2)
+
+    def until(self, enough: int, since: float = 0.0, seconds: float = 120.0) -> None:
+        """Waits until so many requests begun after `since` have got their pictures."""
+        deadline = time.monotonic() + seconds
+        while sum(answer.outcome == "200" and answer.started > since for answer in self.answers) < enough:
+            assert time.monotonic() < deadline, Counter(answer.outcome for answer in self.answers)
+            time.sleep(0.05)
+
+
+def outcomes(answers: list[Answer]) -> dict[str, int]:
+    return dict(Counter(answer.outcome for answer in answers))
+
+
+@pytest.mark.parametrize("deployment", ["Model", "Frontend"])
+def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deployment: str) -> None:
+    with Load(server.url, steps=16) as load:
+        load.until(20)
+        (victim,) = server.replicas(deployment)
+        killed = time.monotonic()
+        victim.kill()
+        load.until(20, since=killed)
+    lost = [answer for answer in load.answers if not answer.is_clean]
+    if deployment == "Frontend":  # each client had one request there
+        assert len(lost) <= CLIENTS and {answer.outcome for answer in lost} <= {LOST}, outcomes(load.answers)
+        assert all(answer.started < killed < answer.ended < killed + 5 for answer in lost)
+    else:
+        assert not lost, outcomes(load.answers)
+    assert max(answer.ended - answer.started for answer in load.answers) < PATIENCE_S
+    (other,) = server.replicas(deployment)
+    assert other.pid != victim.pid
+    assert httpx.get(f"{server.url}/health", timeout=10).status_code == 200
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+        assert outcomes([ask(client, number) for number in range(10)]) == {"200": 10}
+
+
+def test_sigterm_lets_what_is_asked_for_finish(tiny_model: Path, tmp_path: Path) -> None:
+    """No picture is lost: requests are answered until the port is closed, and then there is nobody to connect to."""
+    with serving(tiny_model, tmp_path / "log") as server:
+        program = psutil.Process(server.pid)
+        with Load(server.url, steps=64, n=2) as load:
+            load.until(CLIENTS)
+            asked = time.monotonic()
+            program.send_signal(signal.SIGTERM)
+            time.sleep(3)
+        gone = program.wait(60)
+    accepted = [answer for answer in load.answers if answer.started < asked]
+    later = [answer for answer in load.answers if answer.started >= asked]
+    assert outcomes(accepted) == {"200": len(accepted)}
+    assert any(answer.ended > asked for answer in accepted)  # some were being drawn
+    refused = [answer for answer in later if answer.outcome != "200"]
+    assert all(answer.is_clean or answer.outcome.startswith(("ConnectError", GONE)) for answer in refused), outcomes(
+        later
+    )
+    assert gone == 0
