@@ -51,6 +51,7 @@ import emage
 from emage import checkpoint, command_line, config, provenance, tokenizers
 from emage.config import CheckpointConfig, ModelConfig, ServeConfig
 from emage.errors import InputError
+from emage.on_ray.serve import cpu_threads
 from emage.shapes import held_out_scenes
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -140,7 +141,7 @@ def run(settings: ServeBenchmark, folder: Path) -> dict[str, Any]:
     model = random_model(settings, folder / "model") if settings.checkpoint == "paper" else settings.checkpoint
     command = arguments(model, settings.server)
     served = config.parse(ServeConfig, command)
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // served.num_replicas)
+    threads = settings.threads or cpu_threads(served)
     torch.set_num_threads(threads)
     pipe = emage.Emage.from_pretrained(model, device=served.device, dtype=served.dtype)
     record: dict[str, Any] = {**surroundings(threads), "settings": asdict(settings), "server": asdict(served)}
@@ -213,7 +214,7 @@ async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
 
 def throughput(bench: Bench) -> dict[str, Any]:
     """Figures of each level, of drawing offline between them, and the best of the ratios."""
-    rates, before = rates_by_threads(bench), torch.get_num_threads()
+    before, rates = torch.get_num_threads(), rates_by_threads(bench)
     fastest = max(rates, key=rates.__getitem__)
     offline, levels, sample = [offline_rate(bench, fastest)], list[dict[str, Any]](), list[Answer]()
     for clients in bench.settings.clients:

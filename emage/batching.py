@@ -1,6 +1,6 @@
 """Pictures asked for one at a time, drawn together: a queue that shares one model among many waiters.
 
-    batcher = Batcher(pipe, max_batch_size=8, wait_s=0.002)
+    batcher = Batcher(pipe, max_batch_size=8, wait_s=0.0)
     drawn = await batcher.draw(Job("a red bus", seed=7, settings=pipe.settings()))
 
 1. A job joins the queue.
@@ -19,6 +19,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,7 +78,7 @@ class Job:
     prompt: str
     seed: int
     settings: SamplingConfig
-    canvas: Any = None  # tokens to begin with (Emage.canvas)
+    canvas: Any = None  # a picture of which a part is drawn anew (Emage.canvas)
     scored: bool = False  # whether the model says how likely it finds the picture
     frames: int = 0  # previews wanted, spread evenly over the passes before the last
     on_frame: Callable[[Frame], None] | None = None  # called in the drawing thread; must not raise
@@ -140,6 +141,9 @@ class Batcher:
         self._max, self._wait_s, self._observe = max_batch_size, wait_s, observe
         self._queue: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
+        # One thread and always the same: each that draws would start worker threads of its own (OpenMP's), and with
+        # more of those than cores all get slow.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         self._seconds_a_picture = 0.0
 
     @property
@@ -162,6 +166,10 @@ class Batcher:
             self._worker = asyncio.create_task(self._work())
         return await done
 
+    async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Does other work of the model where it draws, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
     async def _work(self) -> None:
         """Until nothing waits."""
         while self._queue:
@@ -183,7 +191,7 @@ class Batcher:
         drawing = _Drawing(self.pipe, batch, steps_s)
         finished = False
         try:
-            drawn = await asyncio.to_thread(drawing.run)
+            drawn = await self.in_thread(drawing.run)
         except Abandoned:
             pass
         except Exception as error:  # whatever a model raises is the answer to this batch, not the end of the queue
@@ -205,7 +213,7 @@ class Batcher:
     async def _fail(self, batch: list[Waiting]) -> None:
         """Tells the batch that it failed; where the model is broken, the whole queue."""
         try:
-            await asyncio.to_thread(warm_up, self.pipe)
+            await self.in_thread(warm_up, self.pipe)
         except Exception:
             _log.exception("the model can't draw at all any more")
             self.broken = True

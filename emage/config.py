@@ -313,7 +313,7 @@ class ServeConfig:
     num_replicas: int = 1
     gpus_per_replica: float = 1.0
     max_batch_size: int = 8
-    batch_wait_s: float = 0.002  # for company, where the model is free
+    batch_wait_s: float = 0.0  # for company, where the model is free; while it draws, batches fill up anyway
     max_queued: int = 128  # pictures per replica, beside the batch being drawn; more are answered 429 at once
     timeout_s: float = 60.0  # of a request, to its last picture
     num_frontends: int = 1  # processes that speak HTTP; each can keep about one fast GPU busy

@@ -1,6 +1,6 @@
 """A picture with a hole: which tokens are known when drawing begins."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,28 +11,37 @@ from emage.errors import InputError
 from emage.masking import MASK
 
 
-@torch.no_grad()
-def canvas(tokenizer: Any, grid: tuple[int, int], image: Image.Image, mask: Image.Image) -> Tensor:
-    """(N,) int64 tokens of `image` on the CPU, MASK in every cell of the grid with any white of `mask`.
+class Canvas(NamedTuple):
+    """A picture of which a part is drawn anew, at the model's size."""
 
-    White is above half grey. The picture is brought to the model's size by a resize and a centre crop, the mask with
-    it. Raises InputError for a mask that is black everywhere or of another size.
+    pixels: Tensor  # (1,3,H,W) float32 in [0,1]
+    unknown: Tensor  # (N,) bool, the cells of the token grid that are drawn anew
+
+
+def canvas(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride: int) -> Canvas:
+    """What is drawn anew: every cell of the grid (rows, columns) with any white of `mask` in it, above half grey.
+
+    The picture is brought to the model's size by a resize and a centre crop, the mask with it; a cell is `stride` x
+    `stride` pixels. No model is needed. Raises InputError for a mask that is black everywhere or of another size.
     """
     if mask.size != image.size:
         raise InputError(
             f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: make them the same size"
         )
-    rows, columns = grid
-    height, width = rows * tokenizer.stride, columns * tokenizer.stride
+    (rows, columns), (height, width) = grid, (grid[0] * stride, grid[1] * stride)
     painted = mask.convert("L").point([0] * 128 + [255] * 128)
     # A box filter keeps a trace of the thinnest stroke.
     white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
-    unknown = white.view(rows, height // rows, columns, width // columns).any(3).any(1).flatten()
+    unknown = white.view(rows, stride, columns, stride).any(3).any(1).flatten()
     if not unknown.any():
         raise InputError("the mask is black everywhere: paint white what is to be drawn anew")
-    device = next(tokenizer.parameters()).device
-    y = tokenizer.encode(_to_pixels(_fit(image.convert("RGB"), width, height)).to(device))[0].cpu()
-    return y.masked_fill(unknown, MASK)
+    return Canvas(_to_pixels(_fit(image.convert("RGB"), width, height)), unknown)
+
+
+@torch.no_grad()
+def tokens(tokenizer: Any, canvas: Canvas, device: torch.device) -> Tensor:
+    """(N,) int64 tokens that drawing begins with, MASK where unknown."""
+    return tokenizer.encode(canvas.pixels.to(device))[0].masked_fill(canvas.unknown.to(device), MASK)
 
 
 def _fit(

@@ -18,6 +18,7 @@ from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
 from emage.devices import check_device
 from emage.errors import InputError
 from emage.guidance import Guided
+from emage.inpainting import Canvas
 from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
 from emage.methods.terms import Step
@@ -244,18 +245,21 @@ class Emage:
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: SamplingConfig,
-        canvases: Sequence[Tensor | None] = (),
+        canvases: Sequence[Canvas | None] = (),
     ) -> Iterator[Pass]:
         """Draws a batch together, one iteration at a time. What `generate`, `stream` and the endpoint are made of.
 
-        Picture i has a prompt, a seed and, where `canvases` has one, known tokens to begin with (see `canvas`).
+        Picture i has a prompt, a seed and, where `canvases` has one, a picture of which a part is drawn anew.
         """
         different = list(dict.fromkeys(prompts))  # candidates of one prompt: its text is read once
         context = self._read(different).of([different.index(prompt) for prompt in prompts])
         y = self._unknown(len(prompts))
+        encoded: dict[int, Tensor] = {}  # candidates of one edit: its picture is encoded once
         for i, canvas in enumerate(canvases):
             if canvas is not None:
-                y[i] = canvas.to(y.device)
+                if id(canvas) not in encoded:
+                    encoded[id(canvas)] = inpainting.tokens(self.tokenizer, canvas, self.device)
+                y[i] = encoded[id(canvas)]
         decoder, method = self.network.decoder, METHODS[self.config.method]
         num_steps = method.num_passes(settings, y.shape[1])
         if settings.guidance:
@@ -264,9 +268,9 @@ class Emage:
         for t, after in enumerate(method.generate(decoder, context, y, settings, rng), start=1):
             yield Pass(self, t, num_steps, after, context, seeds)
 
-    def canvas(self, image: Image.Image, mask: Image.Image) -> Tensor:
-        """(N,) the tokens that `image` begins with where `mask` is not white. Raises InputError, as `inpaint` does."""
-        return inpainting.canvas(self.tokenizer, self.config.grid, image, mask)
+    def canvas(self, image: Image.Image, mask: Image.Image) -> Canvas:
+        """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError, as `inpaint`."""
+        return inpainting.canvas(image, mask, self.config.grid, self.tokenizer.stride)
 
     @torch.no_grad()
     def pictures(self, y: Tensor) -> list[Image.Image]:

@@ -46,7 +46,7 @@ class Limits:
     """How a queue is run."""
 
     max_batch_size: int = 8
-    batch_wait_s: float = 0.002
+    batch_wait_s: float = 0.0
     max_queued: int = 128  # pictures, beside those being drawn
 
 
@@ -83,9 +83,13 @@ class Service:
     def pipe(self) -> Any:
         return self._batcher.pipe
 
+    async def warm_up(self) -> None:
+        """Draws something: the first picture takes longest, and shows whether there will be one."""
+        await self._batcher.in_thread(warm_up, self.pipe)
+
     async def replace(self, pipe: Pipe) -> None:
         """Draws all batches from the next one on with another model, once that has drawn something."""
-        await asyncio.to_thread(warm_up, pipe)
+        await self._batcher.in_thread(warm_up, pipe)
         self._batcher.pipe = pipe
 
     @property
@@ -160,8 +164,8 @@ class Service:
         if self._safety and (reason := await asyncio.to_thread(self._unsafe, order.prompt, None)):
             raise Refusal(400, f"prompt: {reason}", "prompt", "content_policy_violation")
         pipe = self.pipe
-        canvas = await asyncio.to_thread(_canvas, pipe, order) if order.image is not None else None
-        cut = await asyncio.to_thread(pipe.num_cut, [order.prompt]) > 0
+        canvas = None if order.image is None else await asyncio.to_thread(_canvas, pipe, order)
+        cut = pipe.num_cut([order.prompt]) > 0
         scored = order.candidates > 1 and order.rank == "likelihood"
         jobs = [
             Job(order.prompt, candidate_seed(order.seed + i, c), settings, canvas, scored)
@@ -244,7 +248,7 @@ def _broken(began: bool = False) -> Refusal:
 
 
 def _canvas(pipe: Pipe, order: Order) -> Any:
-    """The tokens that an edit begins with. Raises Refusal."""
+    """What an edit begins with. Raises Refusal."""
     assert order.image is not None
     image = _opened("image", order.image)
     if order.mask is None and not image.has_transparency_data:

@@ -78,5 +78,9 @@ def start_ray() -> None:
     # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     os.environ.setdefault(proxy.VARIABLE, proxy.PATH)
+    # Serve gives user code and its router an event loop each, in threads of their own. The endpoint's code never blocks
+    # one, and every change of thread costs a request milliseconds (benchmarks/serve.py).
+    for loop in ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"):
+        os.environ.setdefault(loop, "0")
     # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

@@ -23,7 +23,6 @@ import ray
 from ray import serve
 
 from emage import hub
-from emage.batching import warm_up
 from emage.config import ServeConfig
 from emage.errors import InputError
 from emage.on_ray import launch, tracking
@@ -71,9 +70,10 @@ class Model:
         config = replace(self._config, checkpoint=user_config["checkpoint"])
         if self._service is None:
             pipe = await asyncio.to_thread(self._load, config)
-            await asyncio.to_thread(warm_up, pipe)
             limits = Limits(config.max_batch_size, config.batch_wait_s, config.max_queued)
-            self._service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
+            service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
+            await service.warm_up()
+            self._service = service
             self._meter.model(pipe.facts.get("step", 0))
             return
         if self._reload:
@@ -241,9 +241,17 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
     import emage
 
-    if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread; a core is left for HTTP
-        torch.set_num_threads(max(1, ((os.cpu_count() or 1) - 1) // config.num_replicas))
+    if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread
+        torch.set_num_threads(cpu_threads(config))
     return emage.Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+
+
+def cpu_threads(config: ServeConfig) -> int:
+    """Threads that each replica draws with where there is no GPU: all cores but one, which is left for HTTP.
+
+    Another number may change pixels: sums are rounded in another order.
+    """
+    return max(1, ((os.cpu_count() or 1) - 1) // config.num_replicas)
 
 
 def check(config: ServeConfig) -> ServeConfig:
