@@ -269,7 +269,7 @@ class Emage:
             yield Pass(self, t, num_steps, after, context, seeds)
 
     def canvas(self, image: Image.Image, mask: Image.Image) -> Canvas:
-        """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError, as `inpaint`."""
+        """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
         return inpainting.canvas(image, mask, self.config.grid, self.tokenizer.stride)
 
     @torch.no_grad()
