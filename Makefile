@@ -45,6 +45,7 @@ bench: $(READY) ## the measurements behind this project's claims
 	$(RUN) benchmarks/loader.py
 	$(RUN) benchmarks/train.py
 	$(RUN) benchmarks/latency.py
+	$(RUN) benchmarks/serve.py
 
 setup: $(READY) ## set-up alone
 

@@ -76,7 +76,7 @@ class ServeBenchmark:
     threads: int | None = None  # of direct drawing; none: as many as a replica takes on a CPU
     pairs: int = 200  # latency
     clients: tuple[int, ...] = (1, 8, 32, 64, 256)  # throughput: a level each
-    pictures: int = 512  # of a level; four a client where that is more
+    pictures: int = 256  # of a level; four a client where that is more
     level_s: float = 120.0  # after which a level asks for no more
     requests: int = 2_000  # memory
     load_s: float = 40.0  # kill: of load by 8 clients; the kill comes after a quarter of it
@@ -223,9 +223,9 @@ def throughput(bench: Bench) -> dict[str, Any]:
         levels.append({**found, "ratio": found["pictures_per_s"] / statistics.mean(offline[-2:])})
         drawn = [answer for answer in answers if answer.png]
         sample += drawn[:: max(1, len(drawn) // SAMPLE)][:SAMPLE]
-    torch.set_num_threads(before)
     best = max(row["ratio"] for row in levels)
     found = {"levels": levels, "offline_pictures_per_s": offline, "offline_threads": fastest, "best_ratio": best}
+    found["replica_threads"], found["offline_replica_threads_per_s"] = before, offline_rate(bench, before)
     found |= {"offline_by_threads": rates, **compare(bench, sample)}
     show_levels(found)
     return found
@@ -295,6 +295,10 @@ def show_levels(found: dict[str, Any]) -> None:
     print("{equal} of {compared} answers equal the model's own pictures in every pixel; ".format(**found), end="")
     rates = found["offline_pictures_per_s"]
     print(f"offline by threads {threads}; its fastest run / its slowest {max(rates) / min(rates):.2f}")
+    served = max(row["pictures_per_s"] for row in found["levels"])
+    equal = found["offline_replica_threads_per_s"]
+    count = found["replica_threads"]
+    print(f"offline by as many threads as a replica has ({count}): {equal:.1f} pictures/s, ratio {served / equal:.2f}")
 
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
