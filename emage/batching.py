@@ -1,11 +1,11 @@
 """Pictures asked for one at a time, drawn together: a queue that shares one model among many waiters.
 
-    batcher = Batcher(pipe, max_batch_size=8, wait_s=0.0)
-    drawn = await batcher.draw(Job("a red bus", seed=7, settings=pipe.settings()))
+    batcher = Batcher(max_batch_size=8, wait_s=0.0)
+    drawn = await batcher.draw(Job(pipe, "a red bus", seed=7, settings=pipe.settings()))
 
 1. A job joins the queue.
-2. When the model is free, the oldest job takes along the next ones with equal settings, up to a full batch. A batch is
-   put together no earlier: jobs that come while another batch is drawn would otherwise wait in half-empty ones.
+2. When the model is free, the oldest job takes along the next ones of its model and settings, up to a full batch. A
+   batch is put together no earlier: jobs that come while another is drawn would otherwise wait in half-empty ones.
 3. The batch is drawn in a thread, each picture with its own seed, so that company changes no pixel. Between two passes
    it looks whether anyone still waits, and hands previews to who asked for them.
 4. What does not fit into memory is drawn in halves. After any other failure the model is asked for a small picture: if
@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from emage.config import SamplingConfig
-from emage.memory import is_out_of_memory
+from emage.memory import is_out_of_memory, release
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Pass(Protocol):
     def step(self) -> int: ...
     @property
     def num_steps(self) -> int: ...
+    def wait(self) -> None: ...
     def known(self) -> list[float]: ...
     def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]: ...
     def likelihood(self) -> list[float]: ...
@@ -75,6 +76,7 @@ class Drawn:
 class Job:
     """One picture to draw."""
 
+    pipe: Pipe  # it was made for this model, and is drawn by it even where another has taken over meanwhile
     prompt: str
     seed: int
     settings: SamplingConfig
@@ -85,7 +87,8 @@ class Job:
 
     def shares(self, other: "Job") -> bool:
         """Whether both can be drawn together."""
-        return (self.settings, self.scored) == (other.settings, other.scored)
+        same = (self.settings, self.scored) == (other.settings, other.scored)
+        return same and self.pipe is other.pipe
 
     def wants(self, step: int, steps: int) -> bool:
         """Whether a preview is due after this pass. Of 3 in 16 passes: after 4, 8 and 12."""
@@ -131,16 +134,16 @@ class Batcher:
 
     def __init__(
         self,
-        pipe: Pipe,
         max_batch_size: int,
         wait_s: float,
         observe: Callable[[Batch], None] = lambda batch: None,
     ):
-        self.pipe = pipe  # may be replaced: the next batch is drawn by the new one
         self.broken = False
         self._max, self._wait_s, self._observe = max_batch_size, wait_s, observe
         self._queue: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
+        self._cramped: tuple[Pipe, int] | None = None  # the model for which a batch was too large, and its size since
+        self._progress: float | None = None  # when the drawing thread last came a pass further; None: it rests
         # One thread and always the same: each that draws would start worker threads of its own (OpenMP's), and with
         # more of those than cores all get slow.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
@@ -155,6 +158,11 @@ class Batcher:
     def backlog_s(self) -> float:
         """About how long the queue takes, by the batches before."""
         return self.waiting * self._seconds_a_picture
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds since the drawing last came a pass further. 0 where nothing is drawn."""
+        return 0.0 if self._progress is None else time.monotonic() - self._progress
 
     async def draw(self, job: Job) -> Drawn:
         """The job's picture. Cancelled, it is not drawn, or no further. Raises DrawingError where the model failed."""
@@ -181,39 +189,56 @@ class Batcher:
     def _next(self) -> list[Waiting]:
         """Takes a batch off the queue, led by the oldest job that someone still waits for."""
         self._queue = [waiting for waiting in self._queue if not waiting[1].done()]
-        batch = [waiting for waiting in self._queue if waiting[0].shares(self._queue[0][0])][: self._max]
+        if not self._queue:
+            return []
+        first = self._queue[0][0]
+        cramped = self._cramped is not None and self._cramped[0] is first.pipe
+        most = self._cramped[1] if self._cramped and cramped else self._max
+        batch = [waiting for waiting in self._queue if waiting[0].shares(first)][:most]
         taken = {id(waiting) for waiting in batch}
         self._queue = [waiting for waiting in self._queue if id(waiting) not in taken]
         return batch
 
     async def _draw(self, batch: list[Waiting]) -> None:
-        started, steps_s = time.monotonic(), list[float]()
-        drawing = _Drawing(self.pipe, batch, steps_s)
-        finished = False
+        started = self._progress = time.monotonic()
+        drawing, drawn = _Drawing(batch, self._passed), list[Drawn]()
         try:
             drawn = await self.in_thread(drawing.run)
         except Abandoned:
             pass
         except Exception as error:  # whatever a model raises is the answer to this batch, not the end of the queue
             if isinstance(error, RuntimeError) and is_out_of_memory(error) and len(batch) > 1:
-                self._max = (len(batch) + 1) // 2
-                _log.warning("%d pictures do not fit into memory; from here on at most %d", len(batch), self._max)
-                self._queue = batch + self._queue
-                return
+                return self._halve(batch)
             _log.exception("a batch of %d pictures failed", len(batch))
             await self._fail(batch)
-        else:
-            finished = True
+        finally:
+            self._progress = None
+        if drawn:
             self._seconds_a_picture = (time.monotonic() - started) / len(batch)
             for (_, done, _), result in zip(batch, drawn, strict=True):
                 if not done.done():
                     done.set_result(result)
-        self._observe(Batch(len(batch), [started - came for _, _, came in batch], steps_s, finished))
+        waits_s = [started - came for _, _, came in batch]
+        try:
+            self._observe(Batch(len(batch), waits_s, drawing.steps_s, finished=bool(drawn)))
+        except Exception:  # who waits for pictures has nothing to do with who counts them
+            _log.exception("a batch was not counted")
+
+    def _passed(self) -> None:
+        """Called in the drawing thread after every pass."""
+        self._progress = time.monotonic()
+
+    def _halve(self, batch: list[Waiting]) -> None:
+        half = (len(batch) + 1) // 2
+        _log.warning("%d pictures do not fit into memory; from here on at most %d", len(batch), half)
+        self._cramped = (batch[0][0].pipe, half)
+        self._queue = batch + self._queue
+        release()
 
     async def _fail(self, batch: list[Waiting]) -> None:
         """Tells the batch that it failed; where the model is broken, the whole queue."""
         try:
-            await self.in_thread(warm_up, self.pipe)
+            await self.in_thread(warm_up, batch[0][0].pipe)
         except Exception:
             _log.exception("the model can't draw at all any more")
             self.broken = True
@@ -230,14 +255,15 @@ class Batcher:
 class _Drawing:
     """A batch in its thread."""
 
-    def __init__(self, pipe: Pipe, batch: list[Waiting], steps_s: list[float]):
-        self._pipe, self._steps_s = pipe, steps_s
+    def __init__(self, batch: list[Waiting], passed: Callable[[], None]):
+        self.steps_s: list[float] = []
+        self._passed = passed
         self._jobs = [job for job, _, _ in batch]
         self._dones = [done for _, done, _ in batch]
 
     def run(self) -> list[Drawn]:
         jobs, last = self._jobs, None
-        passes = self._pipe.passes(
+        passes = jobs[0].pipe.passes(
             [job.prompt for job in jobs],
             [job.seed for job in jobs],
             jobs[0].settings,
@@ -245,12 +271,14 @@ class _Drawing:
         )
         before = time.monotonic()
         for last in passes:
+            last.wait()  # a GPU is ahead of its results, and would have drawn all passes before anybody could hang up
             if all(done.done() for done in self._dones):
                 raise Abandoned
             self._show(last)
             now = time.monotonic()
-            self._steps_s.append(now - before)
+            self.steps_s.append(now - before)
             before = now
+            self._passed()
         assert last is not None, "a method without passes"
         scores = last.likelihood() if jobs[0].scored else [0.0] * len(jobs)
         return [Drawn(picture, score, last.num_steps) for picture, score in zip(last.pictures(), scores, strict=True)]
@@ -267,9 +295,7 @@ class _Drawing:
             on_frame(Frame(step, steps, known[i], picture))
 
 
-def warm_up(pipe: Pipe, batch_sizes: Sequence[int] = (1,)) -> None:
-    """Draws a few passes and throws them away: the first picture of a model takes longest."""
-    settings = pipe.settings()
-    for size in batch_sizes:
-        for after in itertools.islice(pipe.passes(["a warm-up"] * size, [0] * size, settings, [None] * size), 2):
-            after.pictures()
+def warm_up(pipe: Pipe) -> None:
+    """Draws two passes and throws them away: the first picture of a model takes longest."""
+    for after in itertools.islice(pipe.passes(["a warm-up"], [0], pipe.settings(), [None]), 2):
+        after.pictures()

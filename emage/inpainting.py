@@ -29,8 +29,8 @@ def canvas(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride:
             f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: make them the same size"
         )
     (rows, columns), (height, width) = grid, (grid[0] * stride, grid[1] * stride)
-    painted = mask.convert("L").point([0] * 128 + [255] * 128)
-    # A box filter keeps a trace of the thinnest stroke.
+    # In floats a box filter keeps a trace of the thinnest stroke; in bytes it would be rounded away.
+    painted = mask.convert("L").point([0] * 128 + [255] * 128).convert("F")
     white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
     unknown = white.view(rows, stride, columns, stride).any(3).any(1).flatten()
     if not unknown.any():

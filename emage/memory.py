@@ -53,9 +53,14 @@ class InParts:
 
     def _halve(self, failed: int) -> None:
         self.most = (failed + 1) // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()
         log.warning("a batch of %d does not fit into memory; from here on batches of %d", failed, self.most)
+
+
+def release() -> None:
+    """Gives back what PyTorch keeps of a GPU's memory for later, in pieces that fitted what failed."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

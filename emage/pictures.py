@@ -54,8 +54,12 @@ def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarra
 
 
 def opened(data: bytes, *, max_pixels: int) -> Image.Image:
-    """An uploaded picture, upright, in its own mode and size. Raises PictureError."""
-    return _upright(_load(_admit(data, 1, max_pixels)))
+    """An uploaded picture, upright, in its own size, RGB or, where it has transparency, RGBA. Raises PictureError."""
+    image = _eight_bit(_upright(_load(_admit(data, 1, max_pixels))))
+    try:
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    except Exception:  # a colour space that Pillow cannot convert, a broken palette
+        raise PictureError("decode_error") from None
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -108,8 +112,7 @@ def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
     Transparency goes over white; 16-bit grey is scaled down, where Pillow alone would clip it.
     """
     try:
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = _eight_bit(image)
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         if size is not None:
             image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
@@ -118,3 +121,10 @@ def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
         return image
     except Exception:  # a colour space that Pillow cannot convert, a broken palette
         raise PictureError("decode_error") from None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled down, where Pillow alone would clip it."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

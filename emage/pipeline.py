@@ -36,6 +36,11 @@ class Pass:
         self._pipe, self._after, self._context, self._seeds = pipe, after, context, seeds
         self.step, self.num_steps = step, num_steps  # step is 1..num_steps
 
+    def wait(self) -> None:
+        """Until the device has come so far; a GPU is ahead of its results."""
+        if self._pipe.device.type == "cuda":
+            torch.cuda.current_stream(self._pipe.device).synchronize()
+
     def known(self) -> list[float]:
         """Of each picture, the share of its tokens that are known."""
         return (self._after.y_obs != MASK).float().mean(1).tolist()

@@ -75,27 +75,30 @@ class Service:
         safety: Safety | None = None,
         observe: Callable[[Batch], None] = lambda batch: None,
     ):
+        self.pipe: Any = pipe
         self._limits, self._safety = limits, safety
         self._open = 0  # pictures that were ordered and are not finished, candidates too
-        self._batcher = Batcher(pipe, limits.max_batch_size, limits.batch_wait_s, observe)
-
-    @property
-    def pipe(self) -> Any:
-        return self._batcher.pipe
+        self._batcher = Batcher(limits.max_batch_size, limits.batch_wait_s, observe)
+        self._decoding = asyncio.Semaphore(2)  # uploads at a time: each may take a few hundred MB
 
     async def warm_up(self) -> None:
         """Draws something: the first picture takes longest, and shows whether there will be one."""
         await self._batcher.in_thread(warm_up, self.pipe)
 
     async def replace(self, pipe: Pipe) -> None:
-        """Draws all batches from the next one on with another model, once that has drawn something."""
+        """Takes orders for another model, once that has drawn something. What waits is drawn by the one before."""
         await self._batcher.in_thread(warm_up, pipe)
-        self._batcher.pipe = pipe
+        self.pipe = pipe
 
     @property
     def broken(self) -> bool:
         """Whether the model will never draw again."""
         return self._batcher.broken
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds since the drawing last came a pass further."""
+        return self._batcher.stuck_s
 
     async def describe(self) -> dict[str, Any]:
         """The model, for /v1/models. Raises Refusal where it is broken."""
@@ -120,13 +123,14 @@ class Service:
 
         Closed early (`aclose`) or cancelled, it stops the drawing between two passes.
         """
-        settings = self._check(order)
-        size = order.n * order.candidates
+        pipe = self.pipe  # of all of the order, whatever takes over meanwhile
+        settings = self._check(order, pipe)
+        size = order.n * _candidates(order)
         self._check_room(size)
         self._open += size  # at once: whoever comes while this one is read finds its place taken
         tasks: list[asyncio.Task[None]] = []
         try:
-            jobs, cut = await self._jobs(order, settings)
+            jobs, cut = await self._jobs(order, pipe, settings)
             events: asyncio.Queue[Preview | Picture | Exception] = asyncio.Queue()
             tasks = [asyncio.create_task(self._picture(order, i, jobs, cut, events.put_nowait)) for i in range(order.n)]
             left = order.n
@@ -143,34 +147,36 @@ class Service:
 
     # --- Checking ---
 
-    def _check(self, order: Order) -> SamplingConfig:
+    def _check(self, order: Order, pipe: Pipe) -> SamplingConfig:
         """The settings to draw with. Raises Refusal for what the model can't do."""
         if self.broken:
             raise _broken()
         if not order.prompt.strip():
             raise Refusal(400, "prompt: it is blank", "prompt", "invalid_value")
-        height, width = self.pipe.size
+        height, width = pipe.size
         if order.size not in (None, "auto", f"{width}x{height}"):
             raise Refusal(400, f"size: this model draws {width}x{height}", "size", "invalid_value")
         try:
-            settings = self.pipe.settings(**order.sampling)
+            settings = pipe.settings(**order.sampling)
         except InputError as error:
             param = next((name for name in order.sampling if str(error).startswith(name)), None)
             raise Refusal(400, str(error), param, "invalid_value") from None
         return settings
 
-    async def _jobs(self, order: Order, settings: SamplingConfig) -> tuple[list[Job], bool]:
+    async def _jobs(self, order: Order, pipe: Pipe, settings: SamplingConfig) -> tuple[list[Job], bool]:
         """A job for every candidate of every picture, without its listener; whether the prompt is cut."""
         if self._safety and (reason := await asyncio.to_thread(self._unsafe, order.prompt, None)):
             raise Refusal(400, f"prompt: {reason}", "prompt", "content_policy_violation")
-        pipe = self.pipe
-        canvas = None if order.image is None else await asyncio.to_thread(_canvas, pipe, order)
-        cut = pipe.num_cut([order.prompt]) > 0
+        canvas = None
+        if order.image is not None:
+            async with self._decoding:
+                canvas = await asyncio.to_thread(_canvas, pipe, order)
+        cut = await asyncio.to_thread(pipe.num_cut, [order.prompt]) > 0
         scored = order.candidates > 1 and order.rank == "likelihood"
         jobs = [
-            Job(order.prompt, candidate_seed(order.seed + i, c), settings, canvas, scored)
+            Job(pipe, order.prompt, candidate_seed(order.seed + i, c), settings, canvas, scored)
             for i in range(order.n)
-            for c in range(order.candidates if order.rank != "none" else 1)
+            for c in range(_candidates(order))
         ]
         return jobs, cut
 
@@ -198,13 +204,17 @@ class Service:
 
     async def _best(self, order: Order, index: int, jobs: list[Job], put: Callable[[Any], None]) -> Drawn:
         """Draws the candidates of a picture; previews are the first one's."""
-        each = len(jobs) // order.n
+        each = _candidates(order)
         first, *others = jobs[each * index : each * (index + 1)]
         frames = MAX_FRAMES if order.frames is None else min(order.frames, MAX_FRAMES)
         if frames:
             first = replace(first, frames=frames, on_frame=self._previewer(order, index, put))
-        drawn = await asyncio.gather(*map(self._batcher.draw, [first, *others]))
-        return max(drawn, key=lambda one: one.score)
+        drawing = [asyncio.ensure_future(self._batcher.draw(job)) for job in (first, *others)]
+        try:
+            return max(await asyncio.gather(*drawing), key=lambda one: one.score)
+        finally:
+            for one in drawing:  # where one has failed, nobody waits for the others
+                one.cancel()
 
     def _previewer(self, order: Order, index: int, put: Callable[[Any], None]) -> Callable[[Frame], None]:
         """What the drawing thread calls with each preview. One that isn't safe is left out."""
@@ -247,11 +257,16 @@ def _broken(began: bool = False) -> Refusal:
     return Refusal(503, "the model has failed and is being replaced", code=code, retry_s=5)
 
 
+def _candidates(order: Order) -> int:
+    """How many are drawn of each picture: where nothing ranks them, the first alone would be given."""
+    return 1 if order.rank == "none" else order.candidates
+
+
 def _canvas(pipe: Pipe, order: Order) -> Any:
     """What an edit begins with. Raises Refusal."""
     assert order.image is not None
     image = _opened("image", order.image)
-    if order.mask is None and not image.has_transparency_data:
+    if order.mask is None and image.mode != "RGBA":
         raise Refusal(
             400, "mask: it is missing, and the image has no transparent part", "mask", "missing_required_parameter"
         )
@@ -273,8 +288,8 @@ def _opened(name: str, data: bytes) -> Image.Image:
 
 def _marked(mask: Image.Image) -> Image.Image:
     """White where the picture is to be drawn anew: where the mask is transparent or, if it is so nowhere, white."""
-    if mask.has_transparency_data:
-        alpha = mask.convert("RGBA").getchannel("A")
+    if mask.mode == "RGBA":
+        alpha = mask.getchannel("A")
         if alpha.getextrema() != (255, 255):
             return ImageOps.invert(alpha)
     return mask.convert("L")

@@ -27,6 +27,9 @@ class FakePass:
     def __init__(self, step: int, num_steps: int, colours: list[tuple[int, int, int]]):
         self.step, self.num_steps, self.colours = step, num_steps, colours
 
+    def wait(self) -> None:
+        """It is never ahead."""
+
     def known(self) -> list[float]:
         return [self.step / self.num_steps] * len(self.colours)
 

@@ -153,6 +153,39 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     asyncio.run(scene())
 
 
+def test_what_nothing_ranks_takes_no_room() -> None:
+    async def scene() -> None:
+        service = Service(FakePipe(), Limits(max_batch_size=1, max_queued=3))
+        drawing = asyncio.create_task(service.draw(Order("busy", n=2, candidates=16, rank="none")))
+        await asyncio.sleep(0.05)
+        assert len(await service.draw(Order("a"))) == 1
+        await drawing
+
+    asyncio.run(scene())
+
+
+def test_candidates_of_a_picture_that_failed_are_not_drawn() -> None:
+    async def scene() -> None:
+        pipe = FakePipe()
+        service = Service(pipe, Limits(max_batch_size=1))
+        with pytest.raises(Refusal):
+            await service.draw(Order("fails", candidates=8))
+        await service.draw(Order("a"))
+        assert pipe.batches[-1] == (["a"], 4) and len(pipe.batches) <= 3
+
+    asyncio.run(scene())
+
+
+def test_a_16_bit_picture_and_mask_are_read_as_they_look() -> None:
+    import numpy as np
+
+    image = Image.fromarray(np.full((16, 24), 0x4000, np.uint16))
+    mask = np.zeros((16, 24), np.uint16)
+    mask[0, 23] = 0xFFFF
+    (drawn,) = run(Order("a", image=png(image), mask=png(Image.fromarray(mask))))
+    assert first_pixel(drawn.file) == colour("a", 0, 4, ((0x40, 0x40, 0x40), 0, 255))
+
+
 def test_the_safety_hook_sees_prompt_and_picture() -> None:
     def no_red(prompt: str, picture: Image.Image | None) -> str | None:
         if picture is None:

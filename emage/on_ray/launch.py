@@ -1,6 +1,7 @@
 """How every pipeline starts and ends: the command line, the Ray cluster, one line and exit code 2 for bad input."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -63,8 +64,11 @@ def alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def start_ray() -> None:
-    """Joins the cluster of RAY_ADDRESS (a job has it set), or starts one on this machine for this process."""
+def start_ray(least_cpus: float = 0) -> None:
+    """Joins the cluster of RAY_ADDRESS (a job has it set), or starts one on this machine for this process.
+
+    `least_cpus`: logical ones that a started one has at least; what asks for more would wait for ever.
+    """
     if ray.is_initialized():
         return
     # Workers inherit it: img2dataset's albumentations would ask the internet for its newest version.
@@ -73,7 +77,7 @@ def start_ray() -> None:
         ray.init(logging_level=logging.WARNING)
         return
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
-    num_cpus = max(4, os.cpu_count() or 1)
+    num_cpus = max(4, os.cpu_count() or 1, math.ceil(least_cpus))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")

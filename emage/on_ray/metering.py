@@ -1,7 +1,7 @@
 """What the endpoint says of itself, as Ray's metrics: Prometheus finds them at every node's exporter, under `ray_`.
 
-`Meter.text` gathers what the exporters of all nodes hold of ours, so that one address shows all replicas. The exporters
-hear from their processes every ten seconds or so.
+`RequestMeter.text` gathers what the exporters of all nodes hold of ours, so that one address shows all replicas. The
+exporters hear from their processes every ten seconds or so.
 """
 
 import asyncio

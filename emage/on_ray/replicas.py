@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from emage.orders import BROKE, BROKEN, Order, Picture, Preview, Refusal
 
+LOST = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 ATTEMPTS = 2
 PAUSE_S = 0.5  # before a replica that is being replaced is asked again
 
@@ -26,14 +27,17 @@ class Replicas:
         self._streaming: Any = model.options(stream=True)
 
     async def describe(self) -> dict[str, Any]:
-        return await self._ask(self._model.describe.remote())
+        try:
+            return await self._ask(self._model.describe.remote())
+        except LOST:
+            raise _absent() from None
 
     async def draw(self, order: Order) -> list[Picture]:
         lost = 0
         while True:
             try:
                 return await self._ask(self._model.draw.remote(order))
-            except RayActorError:
+            except LOST:
                 lost = _count(lost)
             except Refusal as refusal:
                 lost = await _wait_or_raise(refusal, lost)
@@ -52,10 +56,12 @@ class Replicas:
                         seen.add(key)
                         yield event
                 return
-            except RayActorError:
+            except LOST:
                 lost = _count(lost)
             except BackPressureError:
                 raise _full() from None
+            except DeploymentUnavailableError:
+                raise _absent() from None
             except Refusal as refusal:
                 lost = await _wait_or_raise(refusal, lost)
             finally:
@@ -69,6 +75,8 @@ class Replicas:
             raise
         except BackPressureError:
             raise _full() from None
+        except DeploymentUnavailableError:
+            raise _absent() from None
         if isinstance(result, Refusal):
             raise result
         return result
@@ -93,3 +101,7 @@ async def _wait_or_raise(refusal: Refusal, lost: int) -> int:
 
 def _full() -> Refusal:
     return Refusal(429, "too many requests are waiting; try again in a moment", code="rate_limit_exceeded", retry_s=1)
+
+
+def _absent() -> Refusal:
+    return Refusal(503, "no model is ready; try again in a moment", code="not_ready", retry_s=5)

@@ -7,8 +7,10 @@ model's orders go to another. This file knows how they start, stop, scale and ge
 """
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -34,10 +36,12 @@ from emage.web.app import Options
 from emage.web.gate import GateOptions, is_loopback
 
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
-SPARE_S = 10.0  # Serve's own deadline lies this much after ours, which answers in the API's form
+SPARE_S = 30.0  # Serve's own deadline lies this much after ours, which answers in the API's form
 SPARE_REQUESTS = 64  # at a replica, beside its queue: it refuses in the API's form what Serve would refuse in its own
+FRONTEND_CPUS = 0.5
 FRONTEND_REQUESTS = 4_096  # open at once at one frontend; more are refused by Serve
 HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replaced
+STUCK_S = 60.0  # a pass that takes longer, and longer than a whole request may, will not end
 API_KEY = "EMAGE_API_KEY"  # environment variable
 
 Load = Callable[[ServeConfig], Pipe]
@@ -58,39 +62,58 @@ class Model:
     def __init__(self, config: ServeConfig, load: Load):
         self._config, self._load, self._meter = config, load, ModelMeter()
         self._service: Service | None = None
+        self._asked = ""  # the checkpoint of `user_config`
         self._reload: asyncio.Task[None] | None = None
         self._news: dict[str, str] = {}  # of a reload, for /v1/models
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve calls it before the first request, and again whenever the checkpoint in `user_config` changes.
+        """Serve calls it before the first request, and when anything of `user_config` or of the replica's rank changes.
 
         The first model is waited for. A later one is loaded while the one before goes on drawing: Serve would send
         nothing here until this returned.
         """
-        config = replace(self._config, checkpoint=user_config["checkpoint"])
+        checkpoint = user_config["checkpoint"]
         if self._service is None:
-            pipe = await asyncio.to_thread(self._load, config)
-            limits = Limits(config.max_batch_size, config.batch_wait_s, config.max_queued)
-            service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
-            await service.warm_up()
-            self._service = service
-            self._meter.model(pipe.facts.get("step", 0))
-            return
-        if self._reload:
-            self._reload.cancel()
-        self._reload = asyncio.create_task(self._replace(self._service, config))
+            self._service = await self._begin(checkpoint)
+        elif checkpoint != self._asked:
+            if self._reload:
+                self._reload.cancel()
+            self._reload = asyncio.create_task(self._replace(self._service, checkpoint))
+        self._asked = checkpoint
 
-    async def _replace(self, service: Service, config: ServeConfig) -> None:
-        self._news = {"loading": config.checkpoint}
+    async def _begin(self, checkpoint: str) -> Service:
+        """With the first model: the one of `args` where another was deployed meanwhile and can't be loaded."""
+        config = self._config
         try:
-            pipe = await asyncio.to_thread(self._load, config)
+            pipe = await self._loaded(checkpoint)
+        except Exception as error:
+            if checkpoint == config.checkpoint:
+                raise
+            self._refuse(checkpoint, error)
+            pipe = await self._loaded(config.checkpoint)
+        limits = Limits(config.max_batch_size, config.batch_wait_s, config.max_queued)
+        service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
+        await service.warm_up()
+        self._meter.model(pipe.facts.get("step", 0))
+        return service
+
+    async def _replace(self, service: Service, checkpoint: str) -> None:
+        self._news = {"loading": checkpoint}
+        try:
+            pipe = await self._loaded(checkpoint)
             await service.replace(pipe)
         except Exception as error:  # whatever is wrong with the new one, the old one still draws
-            _log.exception("%s could not be loaded; the model before goes on", config.checkpoint)
-            self._news = {"not_loaded": config.checkpoint, "reason": str(error).splitlines()[0][:300]}
+            self._refuse(checkpoint, error)
         else:
             self._meter.model(pipe.facts.get("step", 0))
             self._news = {}
+
+    async def _loaded(self, checkpoint: str) -> Pipe:
+        return await asyncio.to_thread(self._load, replace(self._config, checkpoint=checkpoint))
+
+    def _refuse(self, checkpoint: str, error: Exception) -> None:
+        _log.error("%s could not be loaded; the model before goes on", checkpoint, exc_info=error)
+        self._news = {"not_loaded": checkpoint, "reason": (str(error) or repr(error)).splitlines()[0][:300]}
 
     async def draw(self, order: Order) -> list[Picture] | Refusal:
         try:
@@ -100,8 +123,9 @@ class Model:
 
     async def stream(self, order: Order) -> AsyncIterator[Preview | Picture | Refusal]:
         try:
-            async for event in self._there.stream(order):
-                yield event
+            async with contextlib.aclosing(self._there.stream(order)) as events:
+                async for event in events:
+                    yield event
         except Refusal as refusal:
             yield refusal
 
@@ -113,8 +137,12 @@ class Model:
 
     def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""
-        if self._service is not None and self._service.broken:
+        if self._service is None:
+            return
+        if self._service.broken:
             raise RuntimeError("the model can't draw any more")
+        if self._service.stuck_s > max(self._config.timeout_s, STUCK_S):
+            raise RuntimeError(f"a pass has not ended for {self._service.stuck_s:.0f} s")
 
     @property
     def _there(self) -> Service:
@@ -153,12 +181,13 @@ def start(config: ServeConfig, load: Load | None = None) -> str:
     """
     _check_port(config.host, config.port)
     launch.check_gpus(config.gpus_per_replica * config.num_replicas, "gpus_per_replica")
-    launch.start_ray()
+    replicas = max(config.num_replicas, config.autoscaling.max_replicas)
+    launch.start_ray(replicas + FRONTEND_CPUS * config.num_frontends)
     options = {"host": config.host, "port": config.port, "request_timeout_s": config.timeout_s + SPARE_S}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options=options, logging_config=QUIET)
     try:
-        serve.run(application(config, load), name=MODEL)
+        serve.run(application(config, load, max_constructor_retry_count=1), name=MODEL)  # somebody waits to be told
     except RuntimeError:
         reason = _reason()
         stop()
@@ -171,8 +200,11 @@ def stop() -> None:
     serve.shutdown()
 
 
-def application(config: ServeConfig, load: Load | None = None) -> serve.Application:
-    """What `serve run` and `serve deploy` take. `load` makes the model in a replica; none: from the checkpoint."""
+def application(config: ServeConfig, load: Load | None = None, **options: Any) -> serve.Application:
+    """What `serve run` and `serve deploy` take. `load` makes the model in a replica; none: from the checkpoint.
+
+    `options`: further ones of the Model deployment.
+    """
     gate = GateOptions(_key_sha256(config), tuple(config.access.origins), int(config.access.max_upload_mb * 1e6))
     model = Model.options(  # type: ignore[attr-defined]
         **_scale(config),
@@ -180,14 +212,14 @@ def application(config: ServeConfig, load: Load | None = None) -> serve.Applicat
         user_config={"checkpoint": config.checkpoint},
         max_ongoing_requests=config.max_batch_size + config.max_queued + SPARE_REQUESTS,
         max_queued_requests=FRONTEND_REQUESTS,
-        max_constructor_retry_count=1,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
+        **options,
     )
     frontend = Frontend.options(  # type: ignore[attr-defined]
         num_replicas=config.num_frontends,
-        ray_actor_options={"num_cpus": 0.5},
+        ray_actor_options={"num_cpus": FRONTEND_CPUS},
         max_ongoing_requests=FRONTEND_REQUESTS,
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
@@ -230,9 +262,12 @@ def _safety(name: str | None) -> Safety | None:
         return None
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        hook: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"access.safety={name} is no module:function ({error})") from None
+    if not inspect.isroutine(hook):
+        raise InputError(f"access.safety={name} is no function")
+    return hook
 
 
 def load_checkpoint(config: ServeConfig) -> Pipe:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -28,6 +29,8 @@ from emage.web import wire
 from emage.web.description import EDITS, GENERATIONS, OTHERS, describe
 from emage.web.gate import Gate, GateOptions
 
+_log = logging.getLogger(__name__)
+
 PAGE = Path(__file__).parent / "page"
 READY_S = 2.0  # how long /health waits for a model to say that it is there
 # The page's own files and nothing else; its pictures come as data.
@@ -35,6 +38,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+WRONG = "something went wrong here; the server's log says what"
 CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
 
 
@@ -189,6 +193,9 @@ async def _streamed(backend: Backend, order: Order, name: wire.Event, timeout_s:
             except Refusal as refusal:
                 body = wire.error(refusal.status, refusal.message, refusal.param, refusal.code)
                 yield _line("error", {"type": "error", **body})
+            except Exception:
+                _log.exception("a stream broke off")
+                yield _line("error", {"type": "error", **wire.error(500, WRONG, None, "internal_error")})
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy that buffers would spoil it
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
@@ -217,16 +224,16 @@ async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
     """Fields and files of a form. An image may be called image[] as well: clients that send several do so."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refusal(400, "the body must be multipart/form-data", code="invalid_form")
-    form = await request.form(max_files=4, max_fields=40, max_part_size=100_000)
     fields, files = {}, {}
-    for key, value in form.multi_items():
-        name = key.removesuffix("[]")
-        if name in fields or name in files:
-            raise Refusal(400, f"{name} is given twice", name, "invalid_value")
-        if isinstance(value, UploadFile):
-            files[name] = await value.read()
-        else:
-            fields[name] = value
+    async with request.form(max_files=4, max_fields=40, max_part_size=100_000) as form:
+        for key, value in form.multi_items():
+            name = key.removesuffix("[]")
+            if name in fields or name in files:
+                raise Refusal(400, f"{name} is given twice", name, "invalid_value")
+            if isinstance(value, UploadFile):
+                files[name] = await value.read()
+            else:
+                fields[name] = value
     if unknown := sorted(set(files) - {"image", "mask"}):
         raise Refusal(400, f"unknown file {unknown[0]!r}: only image and mask", unknown[0], "unknown_parameter")
     return fields, files
@@ -284,7 +291,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 async def _fail(_: Request, error: Exception) -> Response:
-    return _answer(500, "something went wrong here; the server's log says what", code="internal_error")
+    return _answer(500, WRONG, code="internal_error")
 
 
 HANDLERS: dict[Any, Any] = {

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emage.web import wire
 
-OPEN = ("/", "/health", "/docs", "/redoc", "/openapi.json")  # and what lies below OPEN_BELOW: nothing secret, no work
+OPEN = ("/", "/health", "/docs", "/openapi.json")  # and what lies below OPEN_BELOW: nothing secret, no work
 OPEN_BELOW = ("/page/", "/static-offline-docs/", "/docs/")
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 

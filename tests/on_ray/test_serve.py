@@ -129,6 +129,20 @@ def test_a_model_that_broke_is_replaced_without_help(url: str) -> None:
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
 
 
+def test_garbage_through_serves_proxy_is_refused_and_the_next_is_drawn(url: str) -> None:
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=10) as cut:  # an upload that ends in the middle
+        cut.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+        cut.sendall(b'Content-Length: 1000\r\n\r\n{"prompt": "a')
+    large = httpx.post(f"{url}/v1/images/generations", content=(b"x" * 1_000_000 for _ in range(30)), timeout=30)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+    deep = httpx.post(f"{url}/v1/images/generations", content=b"[" * 100_000, timeout=30)
+    nan = httpx.post(f"{url}/v1/images/generations", content=b'{"prompt": "a", "temperature": NaN}', timeout=30)
+    for answer in (deep, nan, post(url, prompt="x" * 5_000), httpx.get(f"{url}/v2")):
+        assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"]
+    assert right(post(url, prompt="a", seed=1), "a", 1)
+
+
 def test_metrics_are_those_of_every_process(url: str) -> None:
     assert right(post(url, prompt="a", seed=1), "a", 1)
     deadline = time.monotonic() + 60

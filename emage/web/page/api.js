@@ -36,13 +36,18 @@ export async function* draw(body, edit, signal) {
   try {
     for await (const data of events(response.body)) {
       const event = JSON.parse(data);
-      if (event.type === "error") throw new Problem("The drawing failed on the way", event.error.message);
+      if (event.type === "error") throw told(event.error);
       yield event;
     }
   } catch (error) {
     if (error instanceof Problem || error.name === "AbortError") throw error;
     throw new Problem("The connection broke off", "The picture was not finished.");
   }
+}
+
+function told({ message, code }) {
+  const title = code === "content_policy_violation" ? "This is not drawn here" : "The drawing failed on the way";
+  return new Problem(title, message);
 }
 
 function form(fields, { image, mask }) {

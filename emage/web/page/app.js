@@ -23,11 +23,11 @@ const view = new View({ onPick: pick, onReturn: look });
 // --- Start ---
 
 async function load() {
+  clearTimeout(waiting);
   try {
     model = await api.model();
   } catch (error) {
     complain(error, load);
-    clearTimeout(waiting);
     if (error.status === 503) waiting = setTimeout(load, (error.wait || 5) * 1000); // it gets ready by itself
     return;
   }
