@@ -1,12 +1,13 @@
 """Checkpoint -> HTTP endpoint in the shape of the OpenAI images API. Ready in about 20 s; prints a curl line to try.
 
     python pipelines/serve.py demo checkpoint=runs/demo/train/model               # this machine, CPU
-    EMAGE_API_KEY=... python pipelines/serve.py checkpoint=FOLDER host=0.0.0.0 num_replicas=4   # a GPU each; or a hub id
+    EMAGE_API_KEY=... python pipelines/serve.py checkpoint=FOLDER host=0.0.0.0 num_replicas=4    # a GPU each
     ray job submit --working-dir . -- python pipelines/serve.py checkpoint=/shared/model
     serve run pipelines.serve:app checkpoint=FOLDER gpus_per_replica=0           # host and port are Serve's own here
 
-GET / is a page on which the picture forms; POST /v1/images/generations {"prompt": ..., "n": 2, "seed": 7, "steps": 16} ->
-{"created", "data": [{"b64_json"}]}; POST /v1/images/edits, GET /v1/models, /health, /metrics, /docs (docs/serving.md).
+checkpoint= may be a hub id as well. GET / is a page on which the picture forms; POST /v1/images/generations
+{"prompt": ..., "n": 2, "seed": 7, "steps": 16} -> {"created", "data": [{"b64_json"}]}; POST /v1/images/edits; GET
+/v1/models, /health, /metrics, /docs (docs/serving.md).
 Other machines are let in with an API key: EMAGE_API_KEY. Ctrl-C or SIGTERM drains it and exits with 0.
 """
 
