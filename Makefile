@@ -18,7 +18,7 @@ demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP ans
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
 test: $(READY) ## the tests (about 10 minutes)
-	$(RUN) -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not network"
+	$(RUN) -m pytest -m "not slow and not gpu and not network"
 
 chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
 	$(RUN) -m pytest -m slow

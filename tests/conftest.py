@@ -17,13 +17,6 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes (-n 2) one runs all that needs the Ray cluster; the others share files, whole ones."""
-    for item in items:
-        needs_ray = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     if not DATA.is_dir():
