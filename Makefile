@@ -17,7 +17,7 @@ help: ## this list
 demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the tests (about 10 minutes)
+test: $(READY) ## the tests (10 to 15 minutes)
 	$(RUN) -m pytest -m "not slow and not gpu and not network"
 
 chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
