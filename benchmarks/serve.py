@@ -144,7 +144,11 @@ def run(settings: ServeBenchmark, folder: Path) -> dict[str, Any]:
     threads = settings.threads or cpu_threads(served)
     torch.set_num_threads(threads)
     pipe = emage.Emage.from_pretrained(model, device=served.device, dtype=served.dtype)
-    record: dict[str, Any] = {**surroundings(threads), "settings": asdict(settings), "server": asdict(served)}
+    record: dict[str, Any] = {
+        **surroundings(threads),
+        "settings": {**asdict(settings), "results": Path(settings.results).name},
+        "server": asdict(served),
+    }
     with serving(command, served.port, folder) as (url, process):
         bench = Bench(settings, served, pipe, psutil.Process(process.pid), url)
         for part in settings.parts:
