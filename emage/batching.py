@@ -192,8 +192,9 @@ class Batcher:
         if not self._queue:
             return []
         first = self._queue[0][0]
-        cramped = self._cramped is not None and self._cramped[0] is first.pipe
-        most = self._cramped[1] if self._cramped and cramped else self._max
+        if self._cramped and self._cramped[0] is not first.pipe:
+            self._cramped = None  # a model that was replaced is not held on to
+        most = self._cramped[1] if self._cramped else self._max
         batch = [waiting for waiting in self._queue if waiting[0].shares(first)][:most]
         taken = {id(waiting) for waiting in batch}
         self._queue = [waiting for waiting in self._queue if id(waiting) not in taken]
@@ -281,6 +282,7 @@ class _Drawing:
             self._passed()
         assert last is not None, "a method without passes"
         scores = last.likelihood() if jobs[0].scored else [0.0] * len(jobs)
+        self._passed()  # several passes more, and the pictures are still to be decoded
         return [Drawn(picture, score, last.num_steps) for picture, score in zip(last.pictures(), scores, strict=True)]
 
     def _show(self, after: Pass) -> None:
