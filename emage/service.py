@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageOps
 
-from emage import pictures
+from emage import batching, pictures
 from emage.batching import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
 from emage.config import SamplingConfig
 from emage.errors import InputError
@@ -50,8 +50,8 @@ class Limits:
     max_queued: int = 128  # pictures, beside those being drawn
 
 
-class Pipe(Protocol):
-    """The part of emage.Emage that a service needs, beside what its queue does."""
+class Pipe(batching.Pipe, Protocol):
+    """The part of emage.Emage that a service needs, with what its queue does."""
 
     facts: dict[str, Any]
 
@@ -59,10 +59,8 @@ class Pipe(Protocol):
     def size(self) -> tuple[int, int]: ...
     @property
     def grid(self) -> tuple[int, int]: ...
-    def settings(self, **sampling: Any) -> SamplingConfig: ...
     def num_cut(self, prompts: Sequence[str]) -> int: ...
     def canvas(self, image: Image.Image, mask: Image.Image) -> Any: ...
-    def passes(self, prompts: Any, seeds: Any, settings: Any, canvases: Any) -> Any: ...
 
 
 class Service:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def pipeline(name: str, *arguments: str) -> list[str]:
     """The command of pipelines/NAME.py."""
     return [sys.executable, "-u", str(ROOT / "pipelines" / f"{name}.py"), *arguments]
+
+
+def free_port() -> int:
+    """On 127.0.0.1, for a server that has to be told one."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:

@@ -8,16 +8,11 @@ from typing import Any
 import pytest
 from fake_pipe import FakePipe, colour
 from PIL import Image
+from web import encode
 
 from emage.orders import Order, Picture, Preview, Refusal
 from emage.pipeline import candidate_seed
 from emage.service import Limits, Service
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def first_pixel(file: bytes) -> Any:
@@ -87,7 +82,7 @@ def test_a_stream_that_is_closed_stops_the_drawing() -> None:
 def test_an_edit_begins_with_the_picture() -> None:
     image, mask = Image.new("RGB", (24, 16), (1, 2, 3)), Image.new("L", (24, 16))
     mask.putpixel((23, 0), 255)
-    (drawn,) = run(Order("a", image=png(image), mask=png(mask)))
+    (drawn,) = run(Order("a", image=encode(image), mask=encode(mask)))
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((1, 2, 3), 0, 255))
 
 
@@ -99,13 +94,13 @@ def test_a_mask_is_transparent_or_white_where_the_picture_is_drawn_anew() -> Non
     opaque.putpixel((23, 0), (255, 255, 255, 255))
     expected = colour("a", 0, 4, ((1, 2, 3), 0, 255))
     for mask in (clear, opaque):
-        assert first_pixel(run(Order("a", image=png(image), mask=png(mask)))[0].file) == expected
+        assert first_pixel(run(Order("a", image=encode(image), mask=encode(mask)))[0].file) == expected
     itself = image.convert("RGBA")
     itself.putpixel((23, 0), (0, 0, 0, 0))
-    assert first_pixel(run(Order("a", image=png(itself)))[0].file) == expected
+    assert first_pixel(run(Order("a", image=encode(itself)))[0].file) == expected
 
 
-PICTURE, BLACK = png(Image.new("RGB", (24, 16))), png(Image.new("L", (8, 8)))
+PICTURE, BLACK = encode(Image.new("RGB", (24, 16))), encode(Image.new("L", (8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +177,7 @@ def test_a_16_bit_picture_and_mask_are_read_as_they_look() -> None:
     image = Image.fromarray(np.full((16, 24), 0x4000, np.uint16))
     mask = np.zeros((16, 24), np.uint16)
     mask[0, 23] = 0xFFFF
-    (drawn,) = run(Order("a", image=png(image), mask=png(Image.fromarray(mask))))
+    (drawn,) = run(Order("a", image=encode(image), mask=encode(Image.fromarray(mask))))
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((0x40, 0x40, 0x40), 0, 255))
 
 

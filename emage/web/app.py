@@ -82,9 +82,9 @@ def make_app(backend: Backend, options: Options, meter: Meter | None = None) -> 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    if options.gate.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=options.gate.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Gate, options=options.gate)
+    if options.gate.origins:  # around the gate, so that those sites' pages can read what it refuses
+        app.add_middleware(CORSMiddleware, allow_origins=options.gate.origins, allow_methods=["*"], allow_headers=["*"])
     if meter:
         app.add_middleware(Counted, meter=meter)
     return app

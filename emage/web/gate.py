@@ -69,7 +69,7 @@ class Gate:
         if options.key_sha256 is None:
             return self._refuse_stranger(scope, headers)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        if path in OPEN or path.startswith(OPEN_BELOW) or scope["method"] == "OPTIONS":
+        if path in OPEN or path.startswith(OPEN_BELOW):
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()

@@ -18,6 +18,7 @@ import pytest
 from fake_pipe import FakePipe, colour
 from in_process import serving
 from PIL import Image
+from web import encode
 
 import emage
 from emage.config import SamplingConfig
@@ -60,12 +61,6 @@ def post(url: str, **body: Any) -> httpx.Response:
 
 def edit(url: str, files: dict[str, bytes], **form: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/images/edits", data=form, files=files, timeout=30)
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def opened(b64: str | None) -> Image.Image:
@@ -118,7 +113,9 @@ def test_the_client_edits(client: openai.OpenAI, demo_pipe: emage.Emage) -> None
     mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 32, 64, 64))
     other = "a small red circle above a large green cross"
-    answer = client.images.edit(image=png(image), mask=png(mask), prompt=other, extra_body={"seed": 3, "steps": 6})
+    answer = client.images.edit(
+        image=encode(image), mask=encode(mask), prompt=other, extra_body={"seed": 3, "steps": 6}
+    )
     white = Image.new("L", (64, 64))
     white.paste(255, (0, 32, 64, 64))
     assert answer.data
@@ -126,7 +123,7 @@ def test_the_client_edits(client: openai.OpenAI, demo_pipe: emage.Emage) -> None
         opened(answer.data[0].b64_json).tobytes() == demo_pipe.inpaint(image, white, other, seed=3, steps=6).tobytes()
     )
     streamed = client.images.edit(
-        image=[png(image)], mask=png(mask), prompt=other, stream=True, extra_body={"steps": 6}
+        image=[encode(image)], mask=encode(mask), prompt=other, stream=True, extra_body={"steps": 6}
     )
     assert [event.type for event in streamed] == ["image_edit.partial_image"] * 5 + ["image_edit.completed"]
 
@@ -236,7 +233,7 @@ def test_what_is_wrong_with_a_request_is_said(url: str, body: dict[str, Any], pa
 
 
 def test_what_is_wrong_with_an_edit_is_said(url: str) -> None:
-    image = png(Image.new("RGB", (24, 16)))
+    image = encode(Image.new("RGB", (24, 16)))
     answers = {
         ("image", "missing_required_parameter"): edit(url, {"mask": image}, prompt="a"),
         ("prompt", "missing_required_parameter"): edit(url, {"image": image, "mask": image}),
@@ -349,6 +346,8 @@ def test_pages_of_named_sites_may_use_it(locked_url: str) -> None:
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
     friend = httpx.options(f"{locked_url}/v1/images/generations", headers={"Origin": "https://friend.example", **ask})
     assert friend.headers["Access-Control-Allow-Origin"] == "https://friend.example"
+    refused = httpx.get(f"{locked_url}/v1/models", headers={"Origin": "https://friend.example"})
+    assert refused.status_code == 401 and refused.headers["Access-Control-Allow-Origin"] == "https://friend.example"
     other = httpx.options(f"{locked_url}/v1/images/generations", headers={"Origin": "https://evil.example", **ask})
     assert "Access-Control-Allow-Origin" not in other.headers
 

@@ -17,6 +17,7 @@ import openai
 import pytest
 from fake_pipe import colour
 from PIL import Image
+from programs import free_port
 
 from emage.config import ServeConfig
 from emage.errors import InputError
@@ -24,12 +25,6 @@ from emage.manifest import write_json
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def load_fake(config: ServeConfig) -> Any:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -24,7 +23,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from programs import pipeline, start
+from programs import free_port, pipeline, start
 
 import emage
 from emage.config import ServeConfig
@@ -64,9 +63,7 @@ class Answer(NamedTuple):
 @contextmanager
 def serving(model: Path, log: Path, **settings: object) -> Iterator[Server]:
     """The program until the block ends; then it is ended as well, whatever is left of it."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     own = [f"{key}={value}" for key, value in {"timeout_s": 20, **settings}.items()]
     command = pipeline("serve", "demo", f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", *own)
     process = start(command, RAY_ADDRESS="")

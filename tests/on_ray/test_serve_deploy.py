@@ -1,6 +1,5 @@
 """cluster/serve.yaml as `serve deploy` takes it, with real models: another checkpoint while requests come in."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from programs import free_port
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -56,9 +56,7 @@ def model(url: str) -> dict[str, Any]:
 def deployed(ray_cluster: None) -> Iterator[tuple[dict[str, Any], str]]:
     from ray import serve
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     config, url = here(committed(), port), f"http://127.0.0.1:{port}"
     deploy(config)
 
