@@ -141,35 +141,37 @@ def test_percentiles(client: ModuleType) -> None:
 
 
 def test_only_what_was_drawn_counts_as_pictures(benchmark: ModuleType) -> None:
-    answers = [benchmark.Answer(i, 0.0, i / 1e3, "200" if i % 2 else "429 rate_limit_exceeded") for i in range(9)]
-    found = benchmark.summary(answers, seconds=2.0)
+    answers = [
+        benchmark.serve_faults.Answer(i, 0.0, i / 1e3, "200" if i % 2 else "429 rate_limit_exceeded") for i in range(9)
+    ]
+    found = benchmark.serve_speed.summary(answers, seconds=2.0)
     assert found["pictures_per_s"] == 2 and found["ms"]["p50"] == pytest.approx(4)
     assert found["outcomes"] == {"200": 4, "429 rate_limit_exceeded": 5}
 
 
 def test_what_a_kill_leaves(benchmark: ModuleType) -> None:
     answers = [
-        benchmark.Answer(0, 0.0, 1.0, "200"),  # over before the kill at 5 s
-        benchmark.Answer(1, 4.5, 1.0, "ServerDisconnectedError"),
-        benchmark.Answer(2, 4.5, 3.0, "500 drawing_failed"),
-        benchmark.Answer(3, 6.0, 0.1, "503 not_ready"),
-        benchmark.Answer(4, 6.0, 4.0, "200"),
-        benchmark.Answer(5, 9.0, 2.0, "200"),
+        benchmark.serve_faults.Answer(0, 0.0, 1.0, "200"),  # over before the kill at 5 s
+        benchmark.serve_faults.Answer(1, 4.5, 1.0, "ServerDisconnectedError"),
+        benchmark.serve_faults.Answer(2, 4.5, 3.0, "500 drawing_failed"),
+        benchmark.serve_faults.Answer(3, 6.0, 0.1, "503 not_ready"),
+        benchmark.serve_faults.Answer(4, 6.0, 4.0, "200"),
+        benchmark.serve_faults.Answer(5, 9.0, 2.0, "200"),
     ]
-    found = benchmark.aftermath(answers, killed=5.0)
+    found = benchmark.serve_faults.aftermath(answers, killed=5.0)
     assert found["under way"] == {"ServerDisconnectedError": 1, "500 drawing_failed": 1}
     assert found["later"] == {"503 not_ready": 1, "200": 2}
     assert (found["first_picture_s"], found["slowest_s"], found["unclean"]) == (5.0, 4.0, 1)
-    assert benchmark.aftermath(answers[:3], killed=5.0)["first_picture_s"] is None
+    assert benchmark.serve_faults.aftermath(answers[:3], killed=5.0)["first_picture_s"] is None
 
 
 def test_growth_is_that_after_the_warm_up(benchmark: ModuleType) -> None:
     counts = np.arange(0, 2000, 100)
     values = np.where(counts < 500, 50 * counts, 600 + counts * 3 / 1e3)
-    assert benchmark.slope(counts, values, warm_up=500) == pytest.approx(3)
+    assert benchmark.serve_faults.slope(counts, values, warm_up=500) == pytest.approx(3)
     values[-1] = np.nan  # a process that had ended
-    assert benchmark.slope(counts, values, warm_up=500) == pytest.approx(3)
-    assert benchmark.slope(counts, values, warm_up=1900) == 0
+    assert benchmark.serve_faults.slope(counts, values, warm_up=500) == pytest.approx(3)
+    assert benchmark.serve_faults.slope(counts, values, warm_up=1900) == 0
 
 
 @pytest.mark.parametrize(

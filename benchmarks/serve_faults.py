@@ -1,0 +1,164 @@
+"""Parts of benchmarks/serve.py: memory over many requests, and what is left standing after a kill."""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+from serve_bench import Bench, bar
+from serve_client import Answer, Ask, ask, closed_loops, stream
+from serve_program import megabytes, processes
+
+from emage.errors import InputError
+
+VICTIMS = ("Model", "Frontend")  # deployments
+WARM_UP = 200  # requests of the memory part that do not count
+FLAT_MB = 5.0  # growth in 1,000 requests up to which memory is called flat
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory(bench: Bench) -> dict[str, Any]:
+    """Megabytes of each kind of process over the requests, and their growth in 1,000 of them."""
+    answers, samples = asyncio.run(watch_memory(bench))
+    counts = np.array([count for count, _ in samples])
+    rows: dict[str, dict[str, float]] = {}
+    for name in samples[-1][1]:
+        rss, uss, pss = np.array([sample.get(name, (np.nan,) * 3) for _, sample in samples]).T
+        growth = {"uss_mb_per_1000": slope(counts, uss, WARM_UP), "rss_mb_per_1000": slope(counts, rss, WARM_UP)}
+        rows[name] = {"rss_mb": rss[-1], "uss_mb": uss[-1], "pss_mb": pss[-1], **growth}
+    total = sum(row["uss_mb_per_1000"] for name, row in rows.items() if name != "rest of Ray")
+    found = {"requests": len(answers), "uss_mb_per_1000": total, "flat": bool(total < FLAT_MB), "processes": rows}
+    found["outcomes"] = dict(Counter(answer.outcome for answer in answers))
+    found["samples"] = [(count, {name: round(mb[1], 1) for name, mb in sample.items()}) for count, sample in samples]
+    show_memory(found)
+    return found
+
+
+async def watch_memory(bench: Bench) -> tuple[list[Answer], list[tuple[int, dict[str, tuple[float, ...]]]]]:
+    """All answers, and every second how many there were and what the processes held."""
+    count, samples = itertools.count(1), [(0, megabytes(bench.server))]
+    limits = {"clients": 8, "seconds": 900, "deadline_s": bench.deadline_s}
+    last = time.monotonic()
+
+    def moved() -> None:
+        nonlocal last
+        progress()
+        done = next(count)
+        if time.monotonic() - last > 1 or done == bench.settings.requests:
+            samples.append((done, megabytes(bench.server)))
+            last = time.monotonic()
+
+    with bar("memory", bench.settings.requests) as progress:
+        numbers = range(bench.settings.requests)
+        return await closed_loops(bench.url, mixed(bench), numbers, moved=moved, **limits), samples
+
+
+def mixed(bench: Bench) -> Ask:
+    """Requests of all kinds in turn, half of them plain."""
+
+    async def ask_for(session: aiohttp.ClientSession, number: int) -> Answer:
+        body = bench.body(number)
+        match number % 8:
+            case 0:
+                return await ask(session, number, {**body, "n": 3})
+            case 2:
+                return await stream(session, number, body, leave=False)
+            case 4:
+                return await ask(session, number, {**body, "steps": 0})
+            case 6:
+                return await stream(session, number, body, leave=True)
+        return await ask(session, number, body)
+
+    return ask_for
+
+
+def slope(counts: np.ndarray, values: np.ndarray, warm_up: int) -> float:
+    """Of the line through the values after the warm-up, in 1,000 counts; 0 where they are too few for one."""
+    late = (counts >= warm_up) & np.isfinite(values)
+    if late.sum() < 3:
+        return 0.0
+    return float(np.polyfit(counts[late] / 1e3, values[late], 1)[0])
+
+
+def show_memory(found: dict[str, Any]) -> None:
+    verdict = f"{found['uss_mb_per_1000']:+.1f} MB in 1,000, {'flat' if found['flat'] else 'it grows'}"
+    columns = ("RSS MB", "USS MB", "PSS MB", "USS, in 1,000", "RSS, in 1,000")
+    table = Table("process", *columns, title=f"{found['requests']} requests: {verdict} (USS, without the rest of Ray)")
+    for name, row in found["processes"].items():
+        now = (f"{row[unit]:.0f}" for unit in ("rss_mb", "uss_mb", "pss_mb"))
+        table.add_row(name, *now, f"{row['uss_mb_per_1000']:+.2f}", f"{row['rss_mb_per_1000']:+.2f}")
+    Console().print(table)
+    print(", ".join(f"{count} x {what}" for what, count in found["outcomes"].items()))
+
+
+# --- Kill -------------------------------------------------------------------------------------------------------------
+
+
+def kill(bench: Bench) -> dict[str, Any]:
+    """By deployment: what every request got, how long there were no pictures, whether it is whole afterwards."""
+    there = processes(bench.server)
+    if VICTIMS[0] not in there:
+        raise InputError(f"there is no process of {VICTIMS[0]} to kill, only {', '.join(there)}")
+    found = {}
+    for name in VICTIMS:
+        if name in there:
+            answers, killed = asyncio.run(kill_under_load(bench, there[name][0]))
+            found[name] = {**aftermath(answers, killed), "whole_again": asyncio.run(is_whole(bench))}
+            show_aftermath(name, found[name])
+    return found
+
+
+async def kill_under_load(bench: Bench, victim: psutil.Process) -> tuple[list[Answer], float]:
+    """All answers, and the moment of the kill."""
+
+    async def strike() -> float:
+        await asyncio.sleep(bench.settings.load_s / 4)
+        victim.kill()
+        return time.perf_counter()
+
+    striking = asyncio.create_task(strike())
+    limits = {"clients": 8, "seconds": bench.settings.load_s, "deadline_s": bench.deadline_s}
+    answers = await closed_loops(bench.url, bench.ask, itertools.count(), **limits)
+    return answers, await striking
+
+
+def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
+    """Counts of what was begun before the kill and had no answer then, and of what was begun later."""
+    under_way = [answer for answer in answers if answer.started <= killed < answer.started + answer.seconds]
+    later = [answer for answer in answers if answer.started > killed]
+    pictures = [answer.started + answer.seconds - killed for answer in later if answer.outcome == "200"]
+    return {
+        "answers": len(answers),
+        "under way": dict(Counter(answer.outcome for answer in under_way)),
+        "later": dict(Counter(answer.outcome for answer in later)),
+        "first_picture_s": min(pictures, default=None),
+        "slowest_s": max((answer.seconds for answer in answers), default=None),
+        "unclean": sum(not answer.is_clean for answer in answers),
+    }
+
+
+async def is_whole(bench: Bench) -> bool:
+    """Whether each of 32 more requests, by eight clients, gets its picture without being told to come again."""
+    limits = {"clients": 8, "seconds": bench.deadline_s, "deadline_s": bench.deadline_s}
+    answers = await closed_loops(bench.url, bench.ask, range(32), **limits)
+    return [answer.outcome for answer in answers] == ["200"] * 32
+
+
+def show_aftermath(name: str, found: dict[str, Any]) -> None:
+    outcomes = sorted(found["under way"] | found["later"])
+    table = Table("requests", *outcomes, title=f"kill -9 of {name}, {found['answers']} requests by 8 clients")
+    for when in ("under way", "later"):
+        table.add_row(when, *(str(found[when].get(outcome, 0)) for outcome in outcomes))
+    Console().print(table)
+    first = "never" if found["first_picture_s"] is None else f"{found['first_picture_s']:.1f} s"
+    print(f"first picture of a later request after {first}, slowest answer {found['slowest_s']:.1f} s,", end=" ")
+    print("{unclean} without a clean answer, whole again: {whole_again}".format(**found))

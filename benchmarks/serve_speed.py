@@ -1,0 +1,151 @@
+"""Parts of benchmarks/serve.py: what a request takes and how many pictures a second there are, beside drawing alone."""
+
+import asyncio
+import io
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from serve_bench import Bench, bar
+from serve_client import Answer, closed_loops, open_session, percentiles
+
+from emage.errors import InputError
+
+PAUSE_S = 0.02  # threads that wait for work spin a while first: they shall not do so in the other's time
+SAMPLE = 16  # pictures compared at each level
+
+
+# --- Latency ----------------------------------------------------------------------------------------------------------
+
+
+def latency(bench: Bench) -> dict[str, Any]:
+    """Milliseconds of one client's requests, of direct calls, and of the difference pair by pair."""
+    served, direct, encoding = np.array(asyncio.run(take_turns(bench))).T * 1e3
+    columns = {"a request": served, "pipe.generate": direct, "added": served - direct, "a PNG": encoding}
+    found = {name: percentiles(ms) for name, ms in columns.items()}
+    table = Table("ms, one client", "median", "p95", "p99", title=f"{len(served)} pairs, goal: added under 10 ms")
+    for name, row in found.items():
+        table.add_row(name, *(f"{value:.1f}" for value in row.values()))
+    Console().print(table)
+    return found
+
+
+async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
+    """Seconds of a request, of the same picture drawn directly, and of making a PNG of it; after five to warm up."""
+    pairs = []
+    total = bench.settings.pairs + 5
+    with bar("latency", total) as moved:
+        async with open_session(bench.url, bench.deadline_s) as session:
+            for number in range(total):
+                await asyncio.sleep(PAUSE_S)
+                answer = await bench.ask(session, number)
+                if answer.outcome != "200":
+                    raise InputError(f"the only client of the server was told {answer.outcome}")
+                await asyncio.sleep(PAUSE_S)
+                started = time.perf_counter()
+                (picture,) = bench.draw([number])
+                drawn = time.perf_counter()
+                picture.save(io.BytesIO(), "PNG")
+                pairs.append((answer.seconds, drawn - started, time.perf_counter() - drawn))
+                moved()
+    return pairs[5:]
+
+
+# --- Throughput -------------------------------------------------------------------------------------------------------
+
+
+def throughput(bench: Bench) -> dict[str, Any]:
+    """Figures of each level, of drawing offline between them, and the best of the ratios."""
+    before, rates = torch.get_num_threads(), rates_by_threads(bench)
+    fastest = max(rates, key=rates.__getitem__)
+    offline, levels, sample = [offline_rate(bench, fastest)], list[dict[str, Any]](), list[Answer]()
+    for clients in bench.settings.clients:
+        answers, found = level(bench, clients)
+        offline.append(offline_rate(bench, fastest))
+        levels.append({**found, "ratio": found["pictures_per_s"] / statistics.mean(offline[-2:])})
+        drawn = [answer for answer in answers if answer.png]
+        sample += drawn[:: max(1, len(drawn) // SAMPLE)][:SAMPLE]
+    best = max(row["ratio"] for row in levels)
+    found = {"levels": levels, "offline_pictures_per_s": offline, "offline_threads": fastest, "best_ratio": best}
+    found["replica_threads"], found["offline_replica_threads_per_s"] = before, offline_rate(bench, before)
+    found |= {"offline_by_threads": rates, **compare(bench, sample)}
+    show_levels(found)
+    return found
+
+
+def rates_by_threads(bench: Bench) -> dict[int, float]:
+    """Pictures/s of a few full batches drawn offline, by how many threads draw: more are not always faster."""
+    numbers, rates = range(4 * bench.config.max_batch_size), {}
+    for threads in sorted({1, torch.get_num_threads(), os.cpu_count() or 1}):
+        torch.set_num_threads(threads)
+        bench.draw(numbers[: bench.config.max_batch_size])
+        started = time.perf_counter()
+        bench.draw(numbers)
+        rates[threads] = len(numbers) / (time.perf_counter() - started)
+    return rates
+
+
+def offline_rate(bench: Bench, threads: int) -> float:
+    """Pictures/s of `pipe.generate` in full batches; the server rests, though its processes are there."""
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    bench.draw(range(bench.settings.pictures))
+    return bench.settings.pictures / (time.perf_counter() - started)
+
+
+def level(bench: Bench, clients: int) -> tuple[list[Answer], dict[str, Any]]:
+    """All answers, and figures of them."""
+    total = max(bench.settings.pictures, 4 * clients)
+    limits = {"clients": clients, "seconds": bench.settings.level_s, "deadline_s": bench.deadline_s}
+    started, own = time.perf_counter(), time.process_time()
+    with bar(f"{clients} clients", total) as moved:
+        answers = asyncio.run(closed_loops(bench.url, bench.ask, range(total), moved=moved, **limits))
+    seconds, own = time.perf_counter() - started, time.process_time() - own
+    return answers, {**summary(answers, seconds), "clients": clients, "client_cpu_ms": own * 1e3 / len(answers)}
+
+
+def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    """Percentiles are of what was drawn, each from its last asking to its answer."""
+    drawn = [answer.seconds * 1e3 for answer in answers if answer.outcome == "200"]
+    outcomes = dict(Counter(answer.outcome for answer in answers))
+    return {"pictures_per_s": len(drawn) / seconds, "seconds": seconds, "ms": percentiles(drawn), "outcomes": outcomes}
+
+
+def compare(bench: Bench, answers: Sequence[Answer]) -> dict[str, Any]:
+    """How many of the answers are, pixel by pixel, what the model draws for them alone."""
+    differences = []
+    for answer in answers:
+        served = np.asarray(Image.open(io.BytesIO(answer.png or b""))).astype(int)
+        differences.append(int(np.abs(served - np.asarray(bench.draw([answer.number])[0])).max()))
+    return {
+        "compared": len(differences),
+        "equal": differences.count(0),
+        "largest_difference": max(differences, default=0),
+    }
+
+
+def show_levels(found: dict[str, Any]) -> None:
+    offline = statistics.mean(found["offline_pictures_per_s"])
+    title = f"offline {offline:.1f} pictures/s; best ratio {found['best_ratio']:.2f}, goal 0.9"
+    table = Table("clients", "pictures/s", "of offline", "p50 ms", "p95 ms", "p99 ms", "answers", title=title)
+    for row in found["levels"]:
+        ms = (f"{value:,.0f}" if value else "" for value in row["ms"].values())
+        said = ", ".join(f"{count} x {what}" for what, count in row["outcomes"].items())
+        table.add_row(str(row["clients"]), f"{row['pictures_per_s']:.1f}", f"{row['ratio']:.2f}", *ms, said)
+    Console().print(table)
+    threads = ", ".join(f"{count}: {rate:.1f}" for count, rate in found["offline_by_threads"].items())
+    print("{equal} of {compared} answers equal the model's own pictures in every pixel; ".format(**found), end="")
+    rates = found["offline_pictures_per_s"]
+    print(f"offline by threads {threads}; its fastest run / its slowest {max(rates) / min(rates):.2f}")
+    served = max(row["pictures_per_s"] for row in found["levels"])
+    equal = found["offline_replica_threads_per_s"]
+    count = found["replica_threads"]
+    print(f"offline by as many threads as a replica has ({count}): {equal:.1f} pictures/s, ratio {served / equal:.2f}")
