@@ -1,11 +1,13 @@
 """What a device can do: whether this build of PyTorch has kernels for it, in which precisions, and how fast."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from emage.config import Precision
+from emage.config import Dtype, Precision
 from emage.errors import InputError
 
 # --- Kernels ----------------------------------------------------------------------------------------------------------
@@ -61,6 +63,39 @@ def _refusal(precision: Precision, name: str, capability: tuple[int, int] | None
         f"run.precision={precision} needs an A100 or newer (sm_80); {name} is sm_{capability[0]}{capability[1]}: "
         "use run.precision=float32"
     )
+
+
+def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
+    """Raises InputError where `device` cannot draw in this arithmetic; warns where it can but has no units for it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        if dtype in ("tf32", "bfloat16") and torch.cuda.get_device_capability(device) < TENSOR_CORES:
+            name = torch.cuda.get_device_name(device)
+            raise InputError(f"dtype={dtype} needs an A100 or newer (sm_80), not {name}: use float16 or float32")
+    elif dtype == "tf32":
+        raise InputError("dtype=tf32: a CPU has no TF32; use dtype=float32")
+    elif dtype == "bfloat16" and not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        warnings.warn("this CPU has no bfloat16 units (AMX, AVX512-BF16): dtype=float32 is faster", stacklevel=3)
+
+
+def weights_dtype(dtype: Dtype) -> torch.dtype:
+    return torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+
+
+@contextmanager
+def arithmetic(dtype: Dtype, device: torch.device) -> Iterator[None]:
+    """In here a GPU multiplies and convolves float32 numbers in TF32 for dtype=tf32, and exactly for any other."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def set_precision(precision: Precision, device: str | torch.device) -> AbstractContextManager:

@@ -18,8 +18,12 @@ class Guided:
 
     def __call__(self, y: Tensor, context: Context, cache=None) -> Tensor:
         caches = cache or (None, None)
-        c = self._decoder(y, context, caches[0])
-        u = self._decoder(y, self._empty, caches[1])
+        return self._mixed(self._decoder(y, context, caches[0]), self._decoder(y, self._empty, caches[1]))
+
+    def at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
+        return self._mixed(self._decoder.at(y, context, places), self._decoder.at(y, self._empty, places))
+
+    def _mixed(self, c: Tensor, u: Tensor) -> Tensor:
         self._passes += 1
         share = self._passes / self._num_passes if self._settings.guidance_schedule == "linear" else 1.0
         scale = 1 + (self._settings.guidance - 1) * share

@@ -7,12 +7,14 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from emage.config import Order, Schedule
 
 MASK = -1  # input-only: the network has a row for it, its head has none
+CPU = torch.device("cpu")
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
@@ -62,13 +64,27 @@ def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
             return math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n + 1e-9)
 
 
-def kept_table(unknown: Sequence[int], steps: int, schedule: Schedule) -> Tensor:
-    """Positions newly known after each step, (T,B), for pictures that begin with `unknown` positions to fill.
+@functools.lru_cache(maxsize=64)
+def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
+    """Positions newly known after step t of a picture that begins with u of `n` unknown: (T,n+1) int64, at [t-1,u].
 
-    Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions.
+    Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions. A
+    table for all of them lets the device look its own up, and nothing has to wait for the answer.
     """
-    rows = [_kept(steps, n, schedule) if n else (0,) * steps for n in unknown]
-    return torch.tensor(rows, dtype=torch.int64).T
+    return torch.from_numpy(_kept_by_unknown(n, steps, schedule)).to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def most_unknown(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
+    """Before each step, as many of `n` positions as can be unknown, whatever a picture began with."""
+    left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
+    return (n, *left[:-1].tolist())
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
+    rows = [(0,) * steps] + [_kept(steps, unknown, schedule) for unknown in range(1, n + 1)]
+    return np.array(rows, dtype=np.int64).T
 
 
 # --- Randomness -------------------------------------------------------------------------------------------------------
@@ -91,6 +107,23 @@ class PictureRng:
         """(B,n) float32 in (0, 1), both ends excluded: their logarithms are taken."""
         rows = torch.stack([torch.rand(n, generator=generator) for generator in self._generators])
         return rows.clamp_(2**-25, 1 - 2**-24).to(self.device, non_blocking=True)
+
+
+class Tape:
+    """A PictureRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
+
+    def __init__(self, numbers: Tensor):
+        """`numbers` (B,M), where they will be wanted (PictureRng.uniform)."""
+        self.device, self._numbers, self._used = numbers.device, numbers, 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def uniform(self, n: int) -> Tensor:
+        """(B,n) float32, the next ones."""
+        start, self._used = self._used, self._used + n
+        assert self._used <= self._numbers.shape[1], "a method draws more numbers than it said"
+        return self._numbers[:, start : self._used]
 
 
 def gumbel(u: Tensor) -> Tensor:
@@ -126,7 +159,7 @@ def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
 
 def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
     """(B,N) bool with exactly `count` (B,) random positions True in each row."""
-    return rank(rng.uniform(n)) < count[:, None]
+    return highest(rng.uniform(n), count)
 
 
 def draw_mask(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
@@ -139,12 +172,14 @@ def draw_count(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
     return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
 
 
-def rank(scores: Tensor) -> Tensor:
-    """Place of every position by descending score, (B,N) int64 from 0. Equal scores: the earlier position first.
+def highest(scores: Tensor, count: Tensor) -> Tensor:
+    """(B,N) bool, True at the `count` (B,) highest scores of each row. Equal scores: the earlier position first.
 
-    Choosing by rank gives exact counts where a threshold on the score would miscount ties.
+    Choosing by place gives exact counts where a threshold on the score would miscount ties.
     """
-    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    first = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
+    return torch.zeros_like(first).scatter(1, order, first)
 
 
 # --- Which unknown positions come next --------------------------------------------------------------------------------
@@ -168,19 +203,24 @@ def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     if not share:  # the default: spare every step a sort
         return torch.zeros_like(known)
     count = (known.sum(1) * share).floor().long().minimum(room)
-    return rank(-log_p.masked_fill(~known, torch.inf)) < count[:, None]
+    return highest(-log_p.masked_fill(~known, torch.inf), count)
 
 
 def fixed_scores(order: Order, n: int, rng: PictureRng) -> Tensor:
     """(B,N) scores of the orders that don't look at the model, drawn once a picture. Zeros for `confidence`."""
     if order == "random":
         return rng.uniform(n)
-    ranks = halton_rank(n) if order == "halton" else torch.zeros(n)
-    return -ranks.float().to(rng.device).expand(len(rng), n)
+    ranks = halton_rank(n, rng.device).float() if order == "halton" else torch.zeros(n, device=rng.device)
+    return -ranks.expand(len(rng), n)
+
+
+def unknown_places(y: Tensor, count: int) -> Tensor:
+    """(B,count) int64 places of the MASK in `y` (B,N), of known tokens where a row has fewer. In order either way."""
+    return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
 
 
 @functools.lru_cache(maxsize=16)
-def halton_rank(n: int) -> Tensor:
+def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
     """(N,) place of every position in a Halton sequence (bases 2, 3) over the grid: early tokens lie far apart.
 
     The grid is the h x w = n nearest to a square.
@@ -194,7 +234,7 @@ def halton_rank(n: int) -> Tensor:
         i += 1
     ranks = torch.empty(n, dtype=torch.int64)
     ranks[torch.tensor(list(order))] = torch.arange(n)
-    return ranks
+    return ranks.to(device)
 
 
 def _radical_inverse(i: int, base: int) -> float:

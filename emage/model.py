@@ -24,17 +24,56 @@ class Context(NamedTuple):
 
     keys_values: list[tuple[Tensor, Tensor]]  # per layer, (B,H,S,K) each
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [tensor for pair in self.keys_values for tensor in pair]
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor]) -> "Context":
+        return cls(list(zip(tensors[::2], tensors[1::2], strict=True)))
+
     def of(self, rows: Sequence[int]) -> "Context":
         """Of these captions, in this order; one may stand there many times."""
-        return Context([(keys[rows], values[rows]) for keys, values in self.keys_values])  # type: ignore[index]
+        keys, _ = self.keys_values[0]
+        if list(rows) == list(range(len(keys))):
+            return self
+        places = torch.tensor(rows, device=keys.device)
+        return Context([(keys[places], values[places]) for keys, values in self.keys_values])
 
 
-class Cache(NamedTuple):
-    """Keys and values of the image tokens passed so far, for causal generation."""
+class Slot(NamedTuple):
+    """A layer's part of the cache, and where the next token goes."""
 
-    keys: Tensor  # (L,B,H,N,K)
+    keys: Tensor  # (B,H,N,K)
     values: Tensor
-    length: list[int]  # [tokens filled], shared by the layers
+    place: Tensor  # (1,) int64
+    seen: Tensor  # (1,N) bool, where that token looks: at itself and those before
+
+    def put(self, keys: Tensor, values: Tensor) -> None:
+        """Writes the token's own, (B,H,1,K) each."""
+        self.keys.index_copy_(2, self.place, keys)
+        self.values.index_copy_(2, self.place, values)
+
+
+class Cache:
+    """Keys and values of the image tokens passed so far, for causal generation: 2 L B N D numbers.
+
+    Of fixed size and overwritten, the place of the next token on the device: every token is the same work.
+    """
+
+    def __init__(self, shape: Sequence[int], like: Tensor):
+        """An empty one of the shape (L,B,H,N,K), where and of the precision that `like` is."""
+        self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
+        self._places = torch.arange(shape[3], device=like.device)[None]
+        self.place = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._seen = self._places <= self.place
+
+    def slot(self, layer: int) -> Slot:
+        return Slot(self._keys[layer], self._values[layer], self.place, self._seen)
+
+    def advance(self) -> None:
+        self.place += 1
+        torch.le(self._places, self.place, out=self._seen)
 
 
 class SelfAttention(nn.Module):
@@ -44,15 +83,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, cached: tuple[Tensor, Tensor, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, slot: Slot | None = None) -> Tensor:
         q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B,H,N,K)
-        if cached is None:
+        if slot is None:
             return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
-        keys, values, start = cached
-        stop = start + x.shape[1]
-        assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need a mask"
-        keys[:, :, start:stop], values[:, :, start:stop] = k, v
-        return self.proj(_join(F.scaled_dot_product_attention(q, keys[:, :, :stop], values[:, :, :stop])))
+        assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
+        slot.put(k, v)
+        return self.proj(_join(F.scaled_dot_product_attention(q, slot.keys, slot.values, attn_mask=slot.seen)))
 
 
 class CrossAttention(nn.Module):
@@ -100,8 +137,8 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.mlp = MLP(config.width, config.mlp_ratio, config.mlp)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], cached=None) -> Tensor:
-        x = x + self.attention(self.norm1(x), cached)
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], slot: Slot | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), slot)
         x = x + self.cross(self.norm2(x), keys_values)
         return x + self.mlp(self.norm3(x))
 
@@ -138,24 +175,34 @@ class Transformer(nn.Module):
 
     def forward(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
         """Tokens (B,N) int64, MASK where unknown -> logits (B,N,V). With a cache: the next token alone, N = 1."""
-        start = cache.length[0] if cache else 0
+        return self.head(self.norm(self._states(y, context, cache)))
+
+    def at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
+        """The logits (B,M,V) of the places (B,M) int64 alone."""
+        x = self._states(y, context)
+        return self.head(self.norm(x.gather(1, places[..., None].expand(*places.shape, x.shape[2]))))
+
+    def _states(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
+        """What the blocks make of the tokens, (B,N,D)."""
         y = torch.where(y == MASK, self.vocab_size, y)
-        x = self.tokens(y) + self.positions()[start : start + y.shape[1]]  # (B,N,D)
-        for i, (block, keys_values) in enumerate(zip(self.blocks, context.keys_values, strict=True)):
-            cached = (cache.keys[i], cache.values[i], start) if cache else None
-            x = block(x, keys_values, cached)
+        vectors = self.positions()
+        x = self.tokens(y) + (vectors.index_select(0, cache.place) if cache else vectors[: y.shape[1]])
+        for layer, (block, keys_values) in enumerate(zip(self.blocks, context.keys_values, strict=True)):
+            x = block(x, keys_values, cache.slot(layer) if cache else None)
         if cache:
-            cache.length[0] += y.shape[1]
-        return self.head(self.norm(x))
+            cache.advance()
+        return x
+
+    def compile_blocks(self) -> None:
+        """Fuses what lies between the matrix products (torch.compile), one block's code for all of them."""
+        for block in self.blocks:
+            block.compile()
 
     def new_cache(self, batch: int, n: int) -> Cache:
-        """An empty cache for `n` tokens of `batch` pictures, 2 L B N D numbers."""
-        config, weight = self.config, self.head.weight
+        """An empty cache for `n` tokens of `batch` pictures."""
+        config = self.config
         head_width = config.width // config.num_heads
-        keys = torch.zeros(
-            config.depth, batch, config.num_heads, n, head_width, device=weight.device, dtype=weight.dtype
-        )
-        return Cache(keys, torch.zeros_like(keys), [0])
+        return Cache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
 
 
 class Positions(nn.Module):

@@ -1,5 +1,7 @@
 """Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
 
+import contextlib
+import copy
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,17 +15,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emage import checkpoint, hub, inpainting, model_card, ranking, sheets
+from emage import checkpoint, devices, hub, inpainting, model_card, ranking, sheets
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
-from emage.devices import check_device
 from emage.errors import InputError
+from emage.fusing import fused
+from emage.graphs import Graphs, Tensors, Work
 from emage.guidance import Guided
 from emage.inpainting import Canvas
-from emage.masking import MASK, PictureRng
+from emage.masking import MASK, PictureRng, Tape
 from emage.methods import METHODS
 from emage.methods.terms import Step
 from emage.model import Context, Network
 from emage.sampling import check_sampling
+
+PAINTED_AT_ONCE = 8  # pictures that a GPU decodes together
 
 
 class Pass:
@@ -65,8 +70,23 @@ class Emage:
     revise, guidance, guidance_schedule, remask) over the checkpoint's own.
     """
 
-    def __init__(self, network: Network, tokenizer: Any, config: CheckpointConfig, facts: dict[str, Any] | None = None):
-        self.network, self.tokenizer, self.config, self.facts = network.eval(), tokenizer, config, facts or {}
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Any,
+        config: CheckpointConfig,
+        facts: dict[str, Any] | None = None,
+        dtype: Dtype = "float32",
+    ):
+        """`dtype`: how the network computes, whose weights become that."""
+        self.network = network.eval().to(devices.weights_dtype(dtype))
+        self.tokenizer, self.config, self.facts, self.dtype = tokenizer, config, facts or {}, dtype
+        # Whether a GPU's work is recorded when it comes for the second time (emage.graphs). It then reads the weights
+        # where they lie now: a network whose modules are exchanged afterwards must not be recorded.
+        self.records = True
+        self._fused = False
+        self._graphs = Graphs(self.device)
+        self._painter = _painter(tokenizer, dtype, self.device)
 
     # --- Loading and sharing ---
 
@@ -84,21 +104,23 @@ class Emage:
     ) -> "Emage":
         """A checkpoint folder, "demo" (shipped), or an id on the model hub. device auto: cuda where there is one.
 
-        bfloat16 and float16 are for the network; the tokenizer stays in float32, where its decoder is safe.
+        dtype is how the network computes. The tokenizer's decoder joins it in tf32 and bfloat16 on a GPU; it stays in
+        float32 elsewhere, and where the network has float16, in which it is not safe.
         The rest is for the hub: a branch, tag or commit; a token for private models; where files are kept; whether to
         use only what is there. A model that is there is loaded without a network as well. Raises InputError.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        check_device(device)
-        precision = str(dtype).removeprefix("torch.")
+        devices.check_device(device)
+        precision: Any = str(dtype).removeprefix("torch.")
         if precision not in get_args(Dtype):
             raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
+        devices.check_dtype(precision, device)
         folder = hub.find(
             path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
         network, tokenizer, config, facts = checkpoint.load(folder, device)
-        return cls(network.to(getattr(torch, precision)), tokenizer, config, facts)
+        return cls(network, tokenizer, config, facts, precision)
 
     def save_pretrained(
         self, path: str | Path, *, prompts: Sequence[str] | None = None, dtype: Dtype = "float32"
@@ -256,8 +278,7 @@ class Emage:
 
         Picture i has a prompt, a seed and, where `canvases` has one, a picture of which a part is drawn anew.
         """
-        different = list(dict.fromkeys(prompts))  # candidates of one prompt: its text is read once
-        context = self._read(different).of([different.index(prompt) for prompt in prompts])
+        context = self._read(prompts)
         y = self._unknown(len(prompts))
         encoded: dict[int, Tensor] = {}  # candidates of one edit: its picture is encoded once
         for i, canvas in enumerate(canvases):
@@ -265,13 +286,24 @@ class Emage:
                 if id(canvas) not in encoded:
                     encoded[id(canvas)] = inpainting.tokens(self.tokenizer, canvas, self.device)
                 y[i] = encoded[id(canvas)]
-        decoder, method = self.network.decoder, METHODS[self.config.method]
+        method = METHODS[self.config.method]
         num_steps = method.num_passes(settings, y.shape[1])
-        if settings.guidance:
-            decoder = Guided(decoder, self._read([""] * len(prompts)), settings, num_steps)
-        rng = PictureRng(seeds, self.device)
-        for t, after in enumerate(method.generate(decoder, context, y, settings, rng), start=1):
-            yield Pass(self, t, num_steps, after, context, seeds)
+        numbers = PictureRng(seeds, self.device).uniform(method.num_numbers(settings, y.shape[1]))
+        empty = self._read([""] * len(prompts)) if settings.guidance else Context([])
+
+        def work(inputs: Tensors) -> Iterator[Step]:
+            y, numbers, *tensors = inputs
+            decoder, layers = self.network.decoder, len(context.tensors)
+            if settings.guidance:
+                decoder = Guided(decoder, Context.from_tensors(tensors[layers:]), settings, num_steps)
+            own_context = Context.from_tensors(tensors[:layers])
+            return method.generate(decoder, own_context, y, settings, Tape(numbers))
+
+        inputs = (y, numbers, *context.tensors, *empty.tensors)
+        kind = ("passes", len(prompts), settings)
+        passes = self._run(kind, work, inputs, num_steps, alike=method.CAUSAL)
+        for t, after in enumerate(passes, start=1):
+            yield Pass(self, t, num_steps, Step(*after), context, seeds)
 
     def canvas(self, image: Image.Image, mask: Image.Image) -> Canvas:
         """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
@@ -280,10 +312,40 @@ class Emage:
     @torch.no_grad()
     def pictures(self, y: Tensor) -> list[Image.Image]:
         """The pictures of tokens (B,N)."""
-        # One at a time: a batched convolution rounds otherwise, and a picture must not depend on its neighbours.
-        pixels = torch.cat([self.tokenizer.decode(row, grid=self.config.grid) for row in y.split(1)])  # (B,3,H,W)
-        bytes_ = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in bytes_]
+
+        def work(inputs: Tensors) -> Iterator[Tensors]:
+            pixels = self._painter.paint(inputs[0].unflatten(1, self.config.grid))  # (B,3,H,W)
+            yield ((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1),)
+
+        # On a CPU one at a time: a batched convolution rounds otherwise, and a picture must not depend on its
+        # neighbours. On a GPU it does already, by the last bits of the network's products.
+        at_once = 1 if self.device.type == "cpu" else PAINTED_AT_ONCE
+        parts = [next(self._run(("pictures", len(part)), work, [part]))[0] for part in y.split(at_once)]
+        return [Image.fromarray(picture) for picture in torch.cat(parts).cpu().numpy()]
+
+    # --- Speed ---
+
+    def compile(self) -> "Emage":
+        """Fuses what lies between the matrix products and convolutions (torch.compile); returns itself.
+
+        It takes effect, and a minute or so, with the first pictures: see `warm_up`. Needs a C++ compiler on a CPU and
+        Triton on a GPU. Pictures stay the same but for rounding.
+        """
+        self.network.decoder.compile_blocks()
+        self._painter.decoder.compile()
+        self._fused, self._graphs = True, Graphs(self.device)
+        return self
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Any) -> None:
+        """Draws pictures and throws them away, so that those to come are as fast as all later ones.
+
+        With these settings, in batches of these sizes: what is compiled and recorded, is so for one kind of work each.
+        """
+        settings = self.settings(**sampling)
+        for size in batch_sizes:
+            for _ in range(2 if self.device.type == "cuda" else 1):  # the second time it is recorded
+                *_, last = self.passes([f"warm-up {i}" for i in range(size)], range(size), settings)
+                last.pictures()
 
     # --- Parts ---
 
@@ -299,8 +361,27 @@ class Emage:
 
     @torch.no_grad()
     def _read(self, prompts: Sequence[str]) -> Context:
-        ids, _ = self.network.text.tokenize(prompts)
-        return self.network.read(ids.to(self.device))
+        """What the decoder reads. Candidates of one prompt, whose text is read once, share it."""
+        different = list(dict.fromkeys(prompts))
+        ids = self.network.text.tokenize(different)[0].to(self.device, non_blocking=True)
+
+        def work(inputs: Tensors) -> Iterator[Tensors]:
+            yield tuple(self.network.read(inputs[0]).tensors)
+
+        kind = ("read", len(different))
+        read = work((ids,)) if self.network.text.frozen else self._run(kind, work, (ids,))  # it keeps states by caption
+        return Context.from_tensors(next(read)).of([different.index(prompt) for prompt in prompts])
+
+    def _run(self, kind: tuple, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False):
+        """What `work` yields, in this model's way of computing."""
+        steps = self._graphs.run(kind, work, inputs, num_yields, alike) if self.records else work(tuple(inputs))
+        with contextlib.closing(steps):
+            while True:
+                with devices.arithmetic(self.dtype, self.device), fused(self._fused):
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
 
     def _warn_of_cut(self, prompts: Sequence[str]) -> None:
         if cut := self.num_cut(prompts):
@@ -313,6 +394,14 @@ class Emage:
     def _unknown(self, batch: int) -> Tensor:
         rows, columns = self.config.grid
         return torch.full((batch, rows * columns), MASK, device=self.device)
+
+
+def _painter(tokenizer: Any, dtype: Dtype, device: torch.device) -> Any:
+    """The tokenizer that makes pictures of tokens: on a GPU a copy, laid out for its convolutions."""
+    if device.type == "cpu":
+        return tokenizer
+    precision = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return copy.deepcopy(tokenizer).to(dtype=precision, memory_format=torch.channels_last)
 
 
 def _seeds(seed: Any, num_pictures: int) -> list[int]:

@@ -1,38 +1,69 @@
 """Logits to tokens: temperature, top-k, top-p. Position noise is elsewhere (masking.py): the two never mix.
 
-Letters: B pictures, N image tokens, V codes.
+Letters: B pictures, M positions of each, V codes.
 """
 
-from typing import get_args
+import math
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from emage.config import Order, SamplingConfig, Schedule
 from emage.errors import InputError
-from emage.masking import PictureRng
+from emage.fusing import fusible
 
 
-def draw(logits: Tensor, settings: SamplingConfig, rng: PictureRng) -> tuple[Tensor, Tensor]:
-    """A token for every position and its log-probability: (B,N,V) -> (B,N) int64, (B,N) float32.
+class Drawn(NamedTuple):
+    """What a pass says of its positions, M of them: a token drawn for each, and the best one."""
 
-    One uniform number a position, through the inverse of the cumulative distribution. The log-probability is the
-    model's own, before temperature and truncation: it ranks positions, and a knob must not reorder them.
+    tokens: Tensor  # (B,M) int64
+    log_p: Tensor  # (B,M) float32, of those tokens; nats
+    best: Tensor  # (B,M) int64
+    best_log_p: Tensor  # (B,M) float32
+
+
+@fusible
+def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Drawn:
+    """Logits (B,M,V) and a uniform number (B,M) for each position -> tokens. Temperature 0: the best ones.
+
+    One number a position, through the inverse of the cumulative distribution. The log-probability is the model's own,
+    before temperature and truncation: it ranks positions, and a knob must not reorder them.
     """
-    if settings.temperature == 0:
-        return most_likely(logits)
-    log_p = logits.float().log_softmax(-1)
-    p = truncate(log_p / settings.temperature, settings.top_k, settings.top_p).softmax(-1)
-    cdf = p.cumsum(-1)
-    u = rng.uniform(logits.shape[1])[..., None] * cdf[..., -1:]  # rounding leaves the total a little off 1
-    tokens = torch.searchsorted(cdf, u).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
-    return tokens, log_p_of(log_p, tokens)
+    x = logits.float()
+    most, best = x.max(-1)
+    log_z = x.logsumexp(-1)
+    if temperature == 0:
+        return Drawn(best, most - log_z, best, most - log_z)
+    kept = truncate(x / temperature, top_k, top_p)
+    tokens = _inverse_cdf((kept - most[..., None] / temperature).exp(), u)
+    return Drawn(tokens, log_p_of(x, tokens) - log_z, best, most - log_z)
 
 
-def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The best token for every position and its log-probability: (B,N,V) -> (B,N) int64, (B,N) float32."""
-    best, tokens = logits.float().max(-1)
-    return tokens, best - logits.float().logsumexp(-1)
+def _inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
+    """The token at which the running total of `p` (B,M,V), in any unit, first reaches `u` (B,M) of the whole; (B,M).
+
+    In two steps, first to a part of the codes and then inside it: totals over V codes are never written down.
+    """
+    width = _width(p.shape[-1])
+    parts = p.unflatten(-1, (p.shape[-1] // width, width))  # (B,M,C,W), C parts of W codes
+    totals = parts.sum(-1).cumsum(-1)  #                      (B,M,C)
+    u = u[..., None] * totals[..., -1:]  #                    (B,M,1)
+    part = (totals < u).sum(-1, keepdim=True)  #              (B,M,1) the first part whose total reaches u
+    before = totals.gather(-1, (part - 1).clamp(min=0)) * (part > 0)
+    inside = parts.gather(-2, part[..., None].expand(*part.shape, width)).squeeze(-2).cumsum(-1)  # (B,M,W)
+    u = torch.minimum(u - before, inside[..., -1:])  # the same sum in another order may be a little less
+    return (part * width + (inside < u).sum(-1, keepdim=True)).squeeze(-1)
+
+
+def _width(vocab_size: int) -> int:
+    """The divisor nearest to the square root, from above: as many codes a part as parts, or somewhat more."""
+    return next(w for w in range(math.isqrt(vocab_size - 1) + 1, vocab_size + 1) if vocab_size % w == 0)
+
+
+def token_knobs(settings: SamplingConfig) -> tuple[float, int, float]:
+    """What `draw` is told of the settings: temperature, top_k, top_p."""
+    return settings.temperature, settings.top_k, settings.top_p
 
 
 def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -49,7 +80,7 @@ def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def log_p_of(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """log p of the given tokens: (B,N,V), (B,N) -> (B,N)."""
+    """log p of the given tokens: (B,M,V), (B,M) -> (B,M)."""
     return log_p.gather(-1, tokens[..., None]).squeeze(-1)
 
 

@@ -213,7 +213,7 @@ class Uncached:
         return []
 
     def __call__(self, last: torch.Tensor, context, cache: list) -> torch.Tensor:
-        cache.append(last)
+        cache.append(last.clone())
         return self.decoder(torch.cat(cache, dim=1), context)[:, -1:]
 
 

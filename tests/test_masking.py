@@ -6,16 +6,19 @@ import torch
 
 from emage.config import Schedule
 from emage.masking import (
+    MASK,
     PictureRng,
     draw_mask,
     gumbel,
     halton_rank,
+    highest,
     kept_table,
+    most_unknown,
     num_kept,
     num_masked,
     position_scores,
     random_mask,
-    rank,
+    unknown_places,
     unsure,
 )
 
@@ -85,8 +88,24 @@ def test_a_step_outside_the_schedule_is_refused():
 
 
 def test_kept_table_scales_with_each_pictures_unknown_positions():
-    table = kept_table([8, 4, 0], steps=2, schedule="linear")
-    assert table.tolist() == [[4, 2, 0], [8, 4, 0]]
+    table = kept_table(8, steps=2, schedule="linear", device=torch.device("cpu"))
+    assert table[:, [8, 4, 0]].tolist() == [[4, 2, 0], [8, 4, 0]]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_picture_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
+    n, steps = 64, 16
+    most = most_unknown(n, steps, schedule)
+    assert most[0] == n and list(most) == sorted(most, reverse=True)
+    for unknown in range(1, n + 1):
+        left = [unknown] + [unknown - num_kept(t, steps, unknown, schedule) for t in range(1, steps)]
+        assert all(a <= b for a, b in zip(left, most, strict=True))
+    assert list(most[1:]) == [n - num_kept(t, steps, n, schedule) for t in range(1, steps)]  # and no more than needed
+
+
+def test_unknown_places_come_first_and_in_order():
+    y = torch.tensor([[5, MASK, 7, MASK], [MASK, 1, 2, 3]])
+    assert unknown_places(y, 2).tolist() == [[1, 3], [0, 1]]
 
 
 def test_mask_counts_cover_one_to_n_and_never_zero():
@@ -119,8 +138,9 @@ def test_random_mask_has_exact_counts_per_row():
     assert random_mask(counts, 10, PictureRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
 
 
-def test_rank_breaks_ties_by_position():
-    assert rank(torch.tensor([[0.5, 0.9, 0.5, 0.5]])).tolist() == [[1, 0, 2, 3]]
+def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5]]).expand(3, 4)
+    assert highest(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
 
 
 def test_a_picture_draws_the_same_numbers_in_any_company():
@@ -146,7 +166,7 @@ def test_position_noise_is_gumbel_noise_times_its_scale():
 def test_without_noise_positions_come_by_confidence_alone():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
     scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
-    assert rank(scores).tolist() == [[2, 0, 1]]
+    assert torch.equal(scores, log_p)
 
 
 def test_unsure_positions_are_the_least_probable_of_the_known():

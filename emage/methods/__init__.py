@@ -4,7 +4,8 @@
     TWO_PASSES       whether training feeds the network its own tokens, so that a warm start as #1 makes sense
     PARTIAL_CONTEXT  whether the network is trained to read a picture of which only some tokens are known
     SCORES_ALL       whether the loss is over all positions, or over those of the mask that `loss` draws first
-    num_passes(settings, n)  how many steps `generate` takes for n tokens
+    num_passes(settings, n)   how many steps `generate` takes for n tokens
+    num_numbers(settings, n)  how many random numbers a picture, at most
     loss(model, y, context, objective, rng) -> Loss
     generate(model, context, y_obs, settings, rng) -> iterator of Step, one an iteration
 

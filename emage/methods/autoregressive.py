@@ -8,7 +8,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.masking import MASK, PictureRng
 from emage.methods.terms import Loss, Step, cross_entropy
-from emage.sampling import draw
+from emage.sampling import draw, token_knobs
 
 CAUSAL = True
 TWO_PASSES = False
@@ -26,16 +26,28 @@ def num_passes(settings: SamplingConfig, n: int) -> int:
     return n
 
 
+def num_numbers(settings: SamplingConfig, n: int) -> int:
+    return n
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
-    """One iteration a token, from the first to the last; known tokens stay. `model` takes and fills a `cache`."""
+    """One iteration a token, from the first to the last; known tokens stay. `model` takes and fills a `cache`.
+
+    All iterations do the same work on the same memory, which is overwritten: a CUDA graph of one serves them all.
+    """
     cache = model.new_cache(*y_obs.shape)
+    y_obs = y_obs.clone()
     last = torch.full_like(y_obs[:, :1], MASK)  # stands for "begin" in front of the first token
-    for i in range(y_obs.shape[1]):
-        tokens, _ = draw(model(last, context, cache), settings, rng)  # (B,1)
-        last = torch.where(y_obs[:, i : i + 1] == MASK, tokens, y_obs[:, i : i + 1])
-        y_obs = torch.cat([y_obs[:, :i], last, y_obs[:, i + 1 :]], dim=1)
-        yield Step(y_obs, y_obs.clamp(min=0))
+    u = rng.uniform(y_obs.shape[1])
+    place = torch.zeros(1, dtype=torch.int64, device=y_obs.device)
+    for _ in range(y_obs.shape[1]):
+        drawn = draw(model(last, context, cache), u.index_select(1, place), *token_knobs(settings))  # (B,1)
+        there = y_obs.index_select(1, place)
+        last.copy_(torch.where(there == MASK, drawn.tokens, there))
+        y_obs.index_copy_(1, place, last)
+        place += 1
+        yield Step(y_obs.clone(), y_obs.clamp(min=0))
 
 
 def _shifted(y: Tensor) -> Tensor:

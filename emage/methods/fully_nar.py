@@ -8,7 +8,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.masking import MASK, PictureRng
 from emage.methods.terms import Loss, Step, cross_entropy
-from emage.sampling import draw
+from emage.sampling import draw, token_knobs
 
 CAUSAL = False
 TWO_PASSES = False
@@ -26,9 +26,13 @@ def num_passes(settings: SamplingConfig, n: int) -> int:
     return 1
 
 
+def num_numbers(settings: SamplingConfig, n: int) -> int:
+    return n
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     """One iteration, whatever `settings.steps`."""
-    tokens, _ = draw(model(y_obs, context), settings, rng)
-    y_obs = torch.where(y_obs == MASK, tokens, y_obs)
+    drawn = draw(model(y_obs, context), rng.uniform(y_obs.shape[1]), *token_knobs(settings))
+    y_obs = torch.where(y_obs == MASK, drawn.tokens, y_obs)
     yield Step(y_obs, y_obs)

@@ -20,9 +20,20 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank, unsure
-from emage.methods.terms import Loss, Step, cross_entropy
-from emage.sampling import draw
+from emage.masking import (
+    MASK,
+    PictureRng,
+    draw_mask,
+    fixed_scores,
+    highest,
+    kept_table,
+    most_unknown,
+    position_scores,
+    unknown_places,
+    unsure,
+)
+from emage.methods.terms import Loss, Step, cross_entropy, logits_at
+from emage.sampling import draw, token_knobs
 
 CAUSAL = False
 TWO_PASSES = False
@@ -40,20 +51,29 @@ def num_passes(settings: SamplingConfig, n: int) -> int:
     return settings.steps
 
 
+def num_numbers(settings: SamplingConfig, n: int) -> int:
+    return (2 * settings.steps + 1) * n  # tokens, position noise, a random order
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens
-    kept = kept_table((~given).sum(1).tolist(), settings.steps, settings.schedule).to(y_obs.device)
+    n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
+    kept = kept_table(n, steps, schedule, y_obs.device)[:, (~given).sum(1)]  # (T,B)
     p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
-    fixed = fixed_scores(settings.order, y_obs.shape[1], rng)
-    for t in range(1, settings.steps + 1):  # 2
+    unknown = most_unknown(n, steps, schedule)
+    fixed = fixed_scores(settings.order, n, rng)
+    for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
-        tokens, log_p = draw(model(y_obs, context), settings, rng)  # 3
-        tokens, p_obs = torch.where(known, y_obs, tokens), torch.where(known, p_obs, log_p)
-        noise = settings.gumbel * (1 - t / settings.steps)
+        places = unknown_places(y_obs, unknown[t - 1])  # nothing is asked of the model where tokens are known
+        logits = logits_at(model, y_obs, context, places)
+        drawn = draw(logits, rng.uniform(n).gather(1, places), *token_knobs(settings))  # 3
+        tokens = torch.where(known, y_obs, y_obs.scatter(1, places, drawn.tokens))
+        p_obs = torch.where(known, p_obs, p_obs.scatter(1, places, drawn.log_p))
+        noise = settings.gumbel * (1 - t / steps)
         scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
         num_known = given.sum(1) + kept[t - 1]
-        again = unsure(known & ~given, p_obs, settings.remask, room=y_obs.shape[1] - num_known)
-        top = rank(scores.masked_fill(again, -torch.inf)) < num_known[:, None]  # 4
+        again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
+        top = highest(scores.masked_fill(again, -torch.inf), num_known)  # 4
         y_obs = tokens.masked_fill(~top, MASK)
         yield Step(y_obs, tokens)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig
 from emage.masking import MASK, PictureRng, draw_mask
-from emage.methods.iterative1 import generate, num_passes
+from emage.methods.iterative1 import generate, num_numbers, num_passes
 from emage.methods.terms import Loss, cross_entropy, first_pass, some_truth
 
-__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_passes"]
+__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
 
 CAUSAL = False
 TWO_PASSES = True

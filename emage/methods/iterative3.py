@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, kept_table, position_scores, rank, unsure
+from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, highest, kept_table, position_scores, unsure
 from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
-from emage.sampling import draw, most_likely
+from emage.sampling import draw, token_knobs
 
 CAUSAL = False
 TWO_PASSES = True
@@ -45,24 +45,28 @@ def num_passes(settings: SamplingConfig, n: int) -> int:
     return settings.steps
 
 
+def num_numbers(settings: SamplingConfig, n: int) -> int:
+    return (2 * settings.steps + 1) * n  # tokens, position noise, a random order
+
+
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
     start = y_obs
-    kept = kept_table((~given).sum(1).tolist(), settings.steps, settings.schedule).to(y_obs.device)
-    fixed = fixed_scores(settings.order, y_obs.shape[1], rng)
-    for t in range(1, settings.steps + 1):  # 2
+    n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
+    kept = kept_table(n, steps, schedule, y_obs.device)[:, (~given).sum(1)]  # (T,B)
+    fixed = fixed_scores(settings.order, n, rng)
+    for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
-        logits = model(y_obs, context)
-        tokens, p_obs = draw(logits, settings, rng)  # 3
+        drawn = draw(model(y_obs, context), rng.uniform(n), *token_knobs(settings))  # 3
+        tokens, p_obs = drawn.tokens, drawn.log_p
         if settings.revise == "argmax":  # a finished token is not drawn anew: that would re-noise it in the last step
-            best, best_p = most_likely(logits)
-            tokens, p_obs = torch.where(known, best, tokens), torch.where(known, best_p, p_obs)
+            tokens, p_obs = torch.where(known, drawn.best, tokens), torch.where(known, drawn.best_log_p, p_obs)
         tokens = torch.where(given, start, tokens)
-        noise = settings.gumbel * (1 - t / settings.steps)
+        noise = settings.gumbel * (1 - t / steps)
         scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
         num_known = given.sum(1) + kept[t - 1]
-        again = unsure(known & ~given, p_obs, settings.remask, room=y_obs.shape[1] - num_known)
-        top = rank(scores.masked_fill(again, -torch.inf)) < num_known[:, None]  # 4
+        again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
+        top = highest(scores.masked_fill(again, -torch.inf), num_known)  # 4
         y_obs = tokens.masked_fill(~top, MASK)
         yield Step(y_obs, tokens)

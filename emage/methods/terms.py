@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emage.config import ObjectiveConfig, SamplingConfig
+from emage.config import ObjectiveConfig
 from emage.masking import PictureRng, draw_count
 from emage.sampling import draw
 
@@ -47,15 +47,22 @@ def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: Pict
     return draw_count(n, objective.mask_schedule, rng)
 
 
+def logits_at(model, y: Tensor, context, places: Tensor) -> Tensor:
+    """The model's logits (B,M,V) of the `places` (B,M). The network computes no others; a mere function does."""
+    if hasattr(model, "at"):
+        return model.at(y, context, places)
+    logits = model(y, context)
+    return logits.gather(1, places[..., None].expand(*places.shape, logits.shape[2]))
+
+
 @torch.no_grad()
 def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
     """The model's own tokens for every position, (B,N): what #2 and #3 train on. No gradient flows into it."""
-    temperature = 1.0 if objective.first_pass == "sample" else 0.0
-    tokens, _ = draw(model(y_mask, context), SamplingConfig(temperature=temperature), rng)
+    drawn = draw(model(y_mask, context), rng.uniform(y_mask.shape[1]))
     # Under autocast this pass has left casts of the weights without a graph behind; the second pass would reuse them,
     # and half of the parameters would get no gradient.
     torch.clear_autocast_cache()
-    return tokens
+    return drawn.tokens if objective.first_pass == "sample" else drawn.best
 
 
 def some_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:

@@ -102,11 +102,12 @@ class Uncached(nn.Module):
 
     def forward(self, last: Tensor, context: Context, cache: list[Tensor]) -> Tensor:
         """(B,1) the newest token -> (B,1,V) logits of the next."""
-        cache.append(last)
+        cache.append(last.clone())
         return self.decoder(torch.cat(cache, dim=1), context)[:, -1:]
 
 
 def uncached(pipe: Emage) -> Emage:
     """The same model, to be used without a cache. It shares its weights, and so takes the given one's place."""
     pipe.network.decoder = Uncached(pipe.network.decoder)  # type: ignore[assignment]
+    pipe.records = False  # its tensors grow
     return pipe

@@ -68,8 +68,13 @@ class VQGAN(nn.Module):
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
-        codes = self.quantize.codes[to_grid(ids, self.vocab_size, grid)]  # (B, h, w, E)
-        return self.pixels(codes.permute(0, 3, 1, 2)).clamp(0, 1)
+        return self.paint(to_grid(ids, self.vocab_size, grid))
+
+    @torch.no_grad()
+    def paint(self, ids: Tensor) -> Tensor:
+        """ids (B, h, w) within the vocabulary -> pixels (B, 3, H, W) in [0, 1]. Nothing waits for a GPU."""
+        codes = self.quantize.codes[ids].permute(0, 3, 1, 2)  # (B, E, h, w)
+        return self.pixels(codes).float().clamp(0, 1)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, H, W) in [0, 1] -> latents before quantizing (B, E, h, w)."""
