@@ -1,0 +1,198 @@
+"""The peers that benchmarks/generate.py times beside Emage, with random weights: a pass costs the same.
+
+amused: aMUSEd-256 in its published sizes, drawn by diffusers' own AmusedPipeline.
+muse_maskgit: lucidrains' MaskGit in the size asked for, drawn by its own generate.
+
+Nothing is fetched: captions are random ids (aMUSEd) or random states (Muse, whose T5 stays out). A peer that is not
+installed raises ImportError; `make bench` installs both.
+
+B batch, N tokens of a picture, S text tokens, D width of the text states, V codes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from math import isqrt
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+TEXT_LENGTH, TEXT_WIDTH = 77, 768  # S, D of CLIP ViT-L/14, for both
+
+# As published with amused-256: 603,537,664 parameters; the tokenizer of amused-512, the text encoder of CLIP ViT-L/14.
+AMUSED_TRANSFORMER: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 16,
+    "intermediate_size": 2816,
+    "in_channels": 768,
+    "block_out_channels": 768,
+    "block_num_heads": 12,
+    "num_res_blocks": 3,
+    "vocab_size": 8256,
+    "codebook_size": 8192,
+    "encoder_hidden_size": TEXT_WIDTH,
+    "cond_embed_dim": TEXT_WIDTH,
+    "micro_cond_encode_dim": 256,
+    "micro_cond_embed_dim": 1280,
+}
+AMUSED_VQVAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 256, 512, 768),
+    "down_block_types": ("DownEncoderBlock2D",) * 5,
+    "up_block_types": ("UpDecoderBlock2D",) * 5,
+    "layers_per_block": 2,
+    "latent_channels": 64,
+    "num_vq_embeddings": 8192,
+    "mid_block_add_attention": False,
+    "lookup_from_codebook": True,
+    "force_upcast": True,
+}
+AMUSED_TEXT: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": TEXT_WIDTH,
+}
+AMUSED_MASK, AMUSED_GUIDANCE, AMUSED_SCORE = 8255, 10.0, 6  # its [MASK], and two of its pipeline's defaults
+
+# Its README's tokenizer with three halvings in place of four, so that 256 x 256 pixels are 32 x 32 tokens.
+MUSE_VAE: dict[str, Any] = {"dim": 256, "layers": 3}
+
+
+class Peer(NamedTuple):
+    """A rival model, ready to be timed on the device, in the precision and at the batch that it was made for."""
+
+    name: str
+    version: str  # package and version
+    tokens: int  # a picture
+    steps: int
+    parameters: int  # of what runs in a step
+    step: Callable[[], Tensor]  # one pass of its transformer over the pictures, as its sampler calls it: logits
+    draw: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None where there is only a step
+    scope: str  # what `draw` covers
+    networks: tuple[nn.Module, ...]  # torch.compile may be applied to them in place: module.compile(...)
+
+
+def amused(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    batch: int,
+    tokens: int = 256,
+    steps: int = 12,
+    guidance: bool = False,
+) -> Peer:
+    """aMUSEd-256. `tokens` other than 256 are a step alone: the same network over a larger square.
+
+    `guidance` is its pipeline's default, scale 10: captions and empty captions in one pass of twice the batch, and the
+    text encoder twice. Off, a pass has as many rows as pictures, as Emage's. In float16 its pipeline carries the
+    tokenizer to float32 and back for every picture.
+    """
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel, logging
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    logging.set_verbosity_error()  # it warns of every cast, and that aMUSEd is no longer maintained
+    side, rows = isqrt(tokens), batch * (1 + guidance)
+    make = partial(_placed, device=device, dtype=dtype)
+    transformer = make(lambda: UVit2DModel(**AMUSED_TRANSFORMER, sample_size=side))
+    pixels = side * 2 ** (len(AMUSED_VQVAE["block_out_channels"]) - 1)
+    with torch.inference_mode():  # as in `draw`: torch.compile makes other graphs of other tensors
+        y = torch.full((rows, side, side), AMUSED_MASK, device=device)  # (B, sqrt N, sqrt N), guided 2B
+        conditions = torch.tensor([[pixels, pixels, 0, 0, AMUSED_SCORE]], device=device, dtype=dtype)
+        states = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device, dtype=dtype)  # (B, S, D), likewise
+        given = {"micro_conds": conditions.expand(rows, -1), "pooled_text_emb": states[:, 0].clone()}
+
+    @torch.inference_mode()
+    def step() -> Tensor:
+        return transformer(y, encoder_hidden_states=states, cross_attention_kwargs=None, **given)
+
+    about = (f"diffusers {version('diffusers')}", tokens, steps, _count(transformer), step)
+    name = f"aMUSEd-256{', guided' if guidance else ''} (diffusers)"
+    if tokens != 256:
+        return Peer(name, *about, None, "a step alone", (transformer,))
+
+    text = make(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**AMUSED_TEXT)))
+    vqvae = make(lambda: VQModel(**AMUSED_VQVAE))
+    pipe = AmusedPipeline(vqvae, None, text, transformer, AmusedScheduler(mask_token_id=AMUSED_MASK))
+    pipe.set_progress_bar_config(disable=True)
+    words = torch.randint(AMUSED_TEXT["vocab_size"], (2, batch, TEXT_LENGTH), device=device)
+
+    def read(ids: Tensor, kind: str = "") -> dict[str, Tensor]:
+        """What the pipeline takes in place of captions, by the lines with which it encodes them itself."""
+        found = text(ids, return_dict=True, output_hidden_states=True)
+        return {f"{kind}prompt_embeds": found.text_embeds, f"{kind}encoder_hidden_states": found.hidden_states[-2]}
+
+    @torch.inference_mode()
+    def draw() -> Tensor:
+        captions = {**read(words[0]), **(read(words[1], "negative_") if guidance else {})}
+        scale = AMUSED_GUIDANCE if guidance else 1.0
+        return pipe(**captions, num_inference_steps=steps, guidance_scale=scale, output_type="pt").images
+
+    return Peer(name, *about, draw, "text to pixels", (transformer, vqvae.decoder))
+
+
+def muse_maskgit(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    batch: int,
+    width: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    vocab_size: int = 8192,
+    tokens: int = 1024,
+    steps: int = 16,
+    flash: bool | None = None,
+) -> Peer:
+    """lucidrains' Muse without guidance and critic: one pass a step. In float16 there is only a step: its loop fills
+    scores with -1e5, which float16 cannot hold.
+
+    `flash` is its default, but no flash attention: what is published always ends in tiles looped over in Python, and
+    takes float32 alone. Left open, it is on where it was measured to be faster, on a CPU; elsewhere attention is plain.
+    """
+    import muse_maskgit_pytorch.muse_maskgit_pytorch as muse
+    from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE
+    from muse_maskgit_pytorch.t5 import T5_CONFIGS
+    from transformers import T5Config
+
+    muse.tqdm = lambda iterable, **_: iterable  # no progress bar; it has no switch for that
+    T5_CONFIGS["given"] = {"config": T5Config(d_model=TEXT_WIDTH)}  # the width is all it wants to know of its T5
+    make = partial(_placed, device=device, dtype=dtype)
+    if flash is None:
+        flash = torch.device(device).type == "cpu" and dtype == torch.float32
+    sizes = {"dim": width, "depth": depth, "heads": heads, "dim_head": 64, "ff_mult": 4, "flash": flash}
+    transformer = make(lambda: MaskGitTransformer(num_tokens=vocab_size, seq_len=tokens, t5_name="given", **sizes))
+    with torch.inference_mode():
+        states = torch.randn(batch, TEXT_LENGTH, TEXT_WIDTH, device=device, dtype=dtype)  # (B, S, D)
+        y = torch.full((batch, tokens), transformer.mask_id, device=device)  # (B, N)
+
+    @torch.inference_mode()
+    def step() -> Tensor:
+        return transformer.forward_with_cond_scale(y, text_embeds=states, cond_scale=1, return_embed=True)[0]
+
+    transformer.encode_text = lambda texts: states
+    image_size = isqrt(tokens) * 2 ** MUSE_VAE["layers"]
+    # Without discriminator and VGG, which only train. MaskGit draws with a copy that it makes by way of the CPU.
+    vae = VQGanVAE(codebook_size=vocab_size, use_vgg_and_gan=False, **MUSE_VAE)
+    maskgit = _placed(lambda: MaskGit(image_size=image_size, transformer=transformer, vae=vae), device, dtype)
+
+    @torch.inference_mode()
+    def draw() -> Tensor:
+        return maskgit.generate(texts=[""] * batch, timesteps=steps, cond_scale=1)
+
+    about = (f"muse-maskgit-pytorch {version('muse-maskgit-pytorch')}", tokens, steps)
+    used = _count(transformer) - _count(transformer.self_cond_to_init_embed)  # built always, used with self_cond alone
+    name = f"Muse {width} x {depth} (lucidrains)"
+    draws = None if dtype == torch.float16 else draw
+    return Peer(name, *about, used, step, draws, "text states to pixels", (transformer.transformer_blocks,))
+
+
+def _placed(build: Callable[[], nn.Module], device: torch.device | str, dtype: torch.dtype) -> Any:
+    """The network that `build` makes, initialized where it will run, fit for drawing."""
+    with torch.device(device):
+        return build().to(device, dtype).eval().requires_grad_(False)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
