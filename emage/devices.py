@@ -74,8 +74,13 @@ def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
             raise InputError(f"dtype={dtype} needs an A100 or newer (sm_80), not {name}: use float16 or float32")
     elif dtype == "tf32":
         raise InputError("dtype=tf32: a CPU has no TF32; use dtype=float32")
-    elif dtype == "bfloat16" and not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+    elif dtype == "bfloat16" and not has_bfloat16_units():
         warnings.warn("this CPU has no bfloat16 units (AMX, AVX512-BF16): dtype=float32 is faster", stacklevel=3)
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this CPU has: without them it is slower in bfloat16 than in float32."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def weights_dtype(dtype: Dtype) -> torch.dtype:
@@ -89,13 +94,16 @@ def arithmetic(dtype: Dtype, device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # attention too wide for a fused kernel (the VQGAN's)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
 
 
 def set_precision(precision: Precision, device: str | torch.device) -> AbstractContextManager:

@@ -11,7 +11,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _wanted: ContextVar[bool] = ContextVar("fused", default=False)
 
 

@@ -8,6 +8,7 @@ Such work has fixed shapes, reads nothing but its inputs and what never changes,
 Anywhere but on a GPU, and where a recording is busy, it always runs as it is written: with the same result.
 """
 
+import gc
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -77,11 +78,19 @@ class Recording:
         self._outputs: list[Tensors] = []
         # Never played to its end: what it holds on to from one yield to the next is memory that the graphs use.
         self._work = work(self._inputs)
-        for _ in range(min(num_graphs, num_yields)):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                self._outputs.append(next(self._work))
-            self._graphs.append(graph)
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        gc.collect()  # what is thrown away while recording may wait for the device, which is forbidden then
+        with torch.cuda.stream(stream):
+            for _ in range(min(num_graphs, num_yields)):
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool, capture_error_mode="thread_local")
+                try:
+                    self._outputs.append(next(self._work))
+                finally:
+                    graph.capture_end()
+                self._graphs.append(graph)
+        torch.cuda.current_stream().wait_stream(stream)
 
     def play(self, inputs: Sequence[Tensor]) -> Iterator[Tensors]:
         torch._foreach_copy_(self._inputs, list(inputs))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from emage.config import Order, Schedule
+from emage.fusing import fusible
 
 MASK = -1  # input-only: the network has a row for it, its head has none
 CPU = torch.device("cpu")
@@ -123,7 +124,7 @@ class Tape:
         """(B,n) float32, the next ones."""
         start, self._used = self._used, self._used + n
         assert self._used <= self._numbers.shape[1], "a method draws more numbers than it said"
-        return self._numbers[:, start : self._used]
+        return self._numbers[:, start : self._used].contiguous()
 
 
 def gumbel(u: Tensor) -> Tensor:
@@ -177,6 +178,10 @@ def highest(scores: Tensor, count: Tensor) -> Tensor:
 
     Choosing by place gives exact counts where a threshold on the score would miscount ties.
     """
+    if torch.compiler.is_compiling():  # fused, N x N comparisons are never written down, and faster than a sort
+        earlier = torch.ones(scores.shape[1:] * 2, dtype=torch.bool, device=scores.device).tril(-1)  # [i,j]: j before i
+        mine, other = scores[:, :, None], scores[:, None, :]
+        return ((other > mine) | ((other == mine) & earlier)).sum(-1) < count[:, None]
     order = scores.argsort(dim=-1, descending=True, stable=True)
     first = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
     return torch.zeros_like(first).scatter(1, order, first)
@@ -185,14 +190,32 @@ def highest(scores: Tensor, count: Tensor) -> Tensor:
 # --- Which unknown positions come next --------------------------------------------------------------------------------
 
 
-def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: float, rng: PictureRng) -> Tensor:
+def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
+    """(T,) how strong the position noise is at each step: annealed in a line from `first` to 0 at the last."""
+    return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
+
+
+def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: PictureRng) -> Tensor:
     """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
 
-    confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` (Sec. 4); other orders: `fixed`.
+    confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` () (Sec. 4); other orders: `fixed`.
     """
-    if order != "confidence":
-        return fixed
-    return log_p + noise * gumbel(rng.uniform(log_p.shape[1])) if noise else log_p
+    return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
+
+
+@fusible
+def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+    return log_p + noise * gumbel(u)
+
+
+@fusible
+def keep(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
+    """The tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
+
+    Known ones (B,N) stay whatever their scores, but for those that are masked `again` (B,N).
+    """
+    scores = scores.masked_fill(known, torch.inf).masked_fill(again, -torch.inf)
+    return tokens.masked_fill(~highest(scores, count), MASK)
 
 
 def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:

@@ -65,15 +65,17 @@ class Cache:
         """An empty one of the shape (L,B,H,N,K), where and of the precision that `like` is."""
         self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
         self._places = torch.arange(shape[3], device=like.device)[None]
-        self.place = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self._seen = self._places <= self.place
+        self._place = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._seen = self._places <= self._place
 
-    def slot(self, layer: int) -> Slot:
-        return Slot(self._keys[layer], self._values[layer], self.place, self._seen)
+    @property
+    def slots(self) -> list[Slot]:
+        """Every layer's."""
+        return [Slot(*pair, self._place, self._seen) for pair in zip(self._keys, self._values, strict=True)]
 
     def advance(self) -> None:
-        self.place += 1
-        torch.le(self._places, self.place, out=self._seen)
+        self._place += 1
+        torch.le(self._places, self._place, out=self._seen)
 
 
 class SelfAttention(nn.Module):
@@ -89,7 +91,9 @@ class SelfAttention(nn.Module):
             return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
         assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
         slot.put(k, v)
-        return self.proj(_join(F.scaled_dot_product_attention(q, slot.keys, slot.values, attn_mask=slot.seen)))
+        # Of a single query, plain products: the fused kernels go through the places one after another.
+        scores = q @ slot.keys.transpose(2, 3) / math.sqrt(q.shape[3])  # (B,H,1,N)
+        return self.proj(_join(scores.masked_fill(~slot.seen, -torch.inf).softmax(-1) @ slot.values))
 
 
 class CrossAttention(nn.Module):
@@ -175,28 +179,31 @@ class Transformer(nn.Module):
 
     def forward(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
         """Tokens (B,N) int64, MASK where unknown -> logits (B,N,V). With a cache: the next token alone, N = 1."""
-        return self.head(self.norm(self._states(y, context, cache)))
+        slots = cache.slots if cache else None
+        states = self._states(y, context.keys_values, slots)
+        if cache:
+            cache.advance()
+        return self.head(states)
 
     def at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
         """The logits (B,M,V) of the places (B,M) int64 alone."""
-        x = self._states(y, context)
-        return self.head(self.norm(x.gather(1, places[..., None].expand(*places.shape, x.shape[2]))))
+        x = self._states(y, context.keys_values)
+        return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
 
-    def _states(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
-        """What the blocks make of the tokens, (B,N,D)."""
+    def _states(
+        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[Slot] | None = None
+    ) -> Tensor:
+        """What the head reads, (B,N,D): all of a pass but its logits."""
         y = torch.where(y == MASK, self.vocab_size, y)
         vectors = self.positions()
-        x = self.tokens(y) + (vectors.index_select(0, cache.place) if cache else vectors[: y.shape[1]])
-        for layer, (block, keys_values) in enumerate(zip(self.blocks, context.keys_values, strict=True)):
-            x = block(x, keys_values, cache.slot(layer) if cache else None)
-        if cache:
-            cache.advance()
-        return x
+        x = self.tokens(y) + (vectors.index_select(0, slots[0].place) if slots else vectors[: y.shape[1]])
+        for i, block in enumerate(self.blocks):
+            x = block(x, keys_values[i], slots[i] if slots else None)
+        return self.norm(x)
 
-    def compile_blocks(self) -> None:
-        """Fuses what lies between the matrix products (torch.compile), one block's code for all of them."""
-        for block in self.blocks:
-            block.compile()
+    def fuse(self) -> None:
+        """From here on, what lies between the matrix products is fused (torch.compile)."""
+        self._states = torch.compile(self._states)
 
     def new_cache(self, batch: int, n: int) -> Cache:
         """An empty cache for `n` tokens of `batch` pictures."""

@@ -25,9 +25,10 @@ from emage.masking import (
     PictureRng,
     draw_mask,
     fixed_scores,
-    highest,
+    keep,
     kept_table,
     most_unknown,
+    noise_table,
     position_scores,
     unknown_places,
     unsure,
@@ -63,6 +64,7 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
     p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
     unknown = most_unknown(n, steps, schedule)
     fixed = fixed_scores(settings.order, n, rng)
+    noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
         places = unknown_places(y_obs, unknown[t - 1])  # nothing is asked of the model where tokens are known
@@ -70,10 +72,8 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
         drawn = draw(logits, rng.uniform(n).gather(1, places), *token_knobs(settings))  # 3
         tokens = torch.where(known, y_obs, y_obs.scatter(1, places, drawn.tokens))
         p_obs = torch.where(known, p_obs, p_obs.scatter(1, places, drawn.log_p))
-        noise = settings.gumbel * (1 - t / steps)
-        scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_known = given.sum(1) + kept[t - 1]
         again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
-        top = highest(scores.masked_fill(again, -torch.inf), num_known)  # 4
-        y_obs = tokens.masked_fill(~top, MASK)
+        y_obs = keep(tokens, scores, known, again, num_known)  # 4, 5
         yield Step(y_obs, tokens)

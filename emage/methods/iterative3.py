@@ -23,7 +23,17 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng, draw_mask, fixed_scores, highest, kept_table, position_scores, unsure
+from emage.masking import (
+    MASK,
+    PictureRng,
+    draw_mask,
+    fixed_scores,
+    keep,
+    kept_table,
+    noise_table,
+    position_scores,
+    unsure,
+)
 from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
 from emage.sampling import draw, token_knobs
 
@@ -56,6 +66,7 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
     kept = kept_table(n, steps, schedule, y_obs.device)[:, (~given).sum(1)]  # (T,B)
     fixed = fixed_scores(settings.order, n, rng)
+    noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
         drawn = draw(model(y_obs, context), rng.uniform(n), *token_knobs(settings))  # 3
@@ -63,10 +74,8 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
         if settings.revise == "argmax":  # a finished token is not drawn anew: that would re-noise it in the last step
             tokens, p_obs = torch.where(known, drawn.best, tokens), torch.where(known, drawn.best_log_p, p_obs)
         tokens = torch.where(given, start, tokens)
-        noise = settings.gumbel * (1 - t / steps)
-        scores = position_scores(settings.order, p_obs, fixed, noise, rng).masked_fill(known, torch.inf)  # 5
+        scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_known = given.sum(1) + kept[t - 1]
         again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
-        top = highest(scores.masked_fill(again, -torch.inf), num_known)  # 4
-        y_obs = tokens.masked_fill(~top, MASK)
+        y_obs = keep(tokens, scores, known, again, num_known)  # 4, 5
         yield Step(y_obs, tokens)

@@ -1,0 +1,228 @@
+"""How benchmarks/generate.py measures: its settings, a figure, the clock; and what there is to measure on a device."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
+
+import generate_ours as ours
+import generate_peers as peers
+import torch
+
+from emage.config import Dtype, SamplingConfig
+from emage.devices import arithmetic, check_device, check_dtype, has_bfloat16_units, matmul_rate
+from emage.errors import InputError
+from emage.methods import METHODS
+from emage.pipeline import Emage
+
+LONG_S = 5.0  # on a CPU, work that takes longer is timed once, and that is the first time
+OURS, STEPS = "iterative3", 16  # what all else is compared with
+AMUSED, MUSE = "aMUSEd-256 (diffusers)", "muse-maskgit-pytorch"
+PACKAGES = ("diffusers", "muse-maskgit-pytorch", "transformers")
+
+
+@dataclass(frozen=True)
+class GenerateBenchmark:
+    """What a picture costs, ours and theirs (benchmarks/generate.py; it has no presets of its own)."""
+
+    preset: str = "emage_346m"  # of training: its model
+    device: str = "auto"  # auto: cuda where there is one
+    dtypes: tuple[str, ...] = ()  # none: those that the device is good at
+    batches: tuple[int, ...] = ()  # none: 1, and on a GPU 8 and 64
+    steps: tuple[int, ...] = ()  # of iterative3; none: 4, 8, 16, 32, on a CPU 4 and 16
+    compile: bool | None = None  # torch.compile of ours and theirs; none: on a GPU
+    peers: bool = True  # installed by make bench
+    seconds: float = 1.0  # that each figure is measured for, at least
+    results: str | None = None  # a JSON file; none: one a device in benchmarks/results
+
+
+@dataclass
+class Figure:
+    """What is timed, and what came of it."""
+
+    what: str
+    dtype: Dtype
+    batch: int
+    steps: int  # passes that a picture takes
+    scope: str = "text to pixels"
+    flops: int = 0  # of a picture; 0: not counted
+    ms_a_picture: float = 0.0
+    rounds: int = 0  # that the median is of
+    share_of_matmul: float | None = None
+    peak_gib: float | None = None  # of a GPU's memory
+    ratio: float | None = None  # to OURS in STEPS steps, of the same precision and batch
+    failed: str = ""
+
+
+Prepare = Callable[[], "Callable[[], object] | float"]  # the work of a whole batch; or its seconds, already taken
+Job = tuple[Figure, Prepare]
+
+
+class Bench:
+    """Settings that are checked, and the clock."""
+
+    def __init__(self, settings: GenerateBenchmark):
+        """Raises InputError for a setting that could not end well."""
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(automatic if settings.device == "auto" else settings.device)
+        check_device(self.device)
+        self.settings, self.on_gpu = settings, self.device.type == "cuda"
+        for name in ("batches", "steps"):
+            if any(not 1 <= value <= ours.N for value in getattr(settings, name)):
+                raise InputError(f"{name}={list(getattr(settings, name))}: each must lie in 1..{ours.N}")
+        self.dtypes: tuple[Dtype, ...] = settings.dtypes or self._usual_dtypes()  # type: ignore[assignment]
+        for dtype in self.dtypes:
+            if dtype not in get_args(Dtype):
+                raise InputError(f"dtypes: {dtype!r} is none of {', '.join(get_args(Dtype))}")
+            check_dtype(dtype, self.device)
+        self.batches = settings.batches or ((1, 8, 64) if self.on_gpu else (1,))
+        self.steps = settings.steps or ((4, 8, 16, 32) if self.on_gpu else (4, 16))
+        self.compiles = self.on_gpu if settings.compile is None else settings.compile
+        self.versions = {"torch": torch.__version__}
+        if settings.peers:
+            try:
+                self.versions |= {package: version(package) for package in PACKAGES}
+            except PackageNotFoundError as error:
+                how = "make bench installs it, peers=false goes without it"
+                raise InputError(f"{error.name} is not installed: {how}") from None
+        self.flops = ours.flops(settings.preset)
+        self.peaks: dict[Dtype, float] = {}  # FLOP/s of a large matrix product
+        self.profiles: dict[str, dict[str, float]] = {}
+        self._pipes, self._peer = lru_cache(1)(self._make_pipes), lru_cache(1)(self._make_peer)
+
+    def _usual_dtypes(self) -> tuple[Dtype, ...]:
+        if self.on_gpu:
+            newer = torch.cuda.get_device_capability(self.device) >= (8, 0)
+            return ("float32", "tf32", "bfloat16") if newer else ("float32", "float16")
+        return ("float32", "bfloat16") if has_bfloat16_units() else ("float32",)
+
+    # --- What there is to measure ---
+
+    def jobs(self) -> Iterator[Job]:
+        for dtype in self.dtypes:
+            for batch in self.batches:
+                for steps in self.steps if batch < 64 or dtype == "bfloat16" else (STEPS,):
+                    yield self._picture(OURS, dtype, batch, steps)
+            yield from self._methods(dtype)
+            if self.settings.peers and dtype != "tf32":
+                for batch in self.batches:
+                    yield from self._peers(dtype, batch)
+
+    def _picture(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
+        passes = METHODS[method].num_passes(SamplingConfig(steps=steps), ours.N)
+        flops = 0 if METHODS[method].CAUSAL else self.flops.picture(passes)
+        figure = Figure(method, dtype, batch, passes, flops=flops)
+        return figure, lambda: ours.picture(self._pipes(dtype)[method], batch, steps)
+
+    def _methods(self, dtype: Dtype) -> Iterator[Job]:
+        """The other methods at batch 1, and OURS without CUDA graphs and torch.compile."""
+        steps = STEPS if self.on_gpu else min(self.steps)
+        for method in ("fully_nar", "iterative1", "iterative2"):
+            yield self._picture(method, dtype, 1, steps)
+        one_pass = Figure("decoder, as written", dtype, 1, 1, "one pass", self.flops.decoder_pass)
+        yield one_pass, lambda: ours.decoder_pass(self._pipes(dtype)[OURS], 1)
+        if self.on_gpu:
+            yield self._picture("autoregressive", dtype, 1, steps)
+        else:
+            scope = f"{ours.TOKENS_TIMED} tokens, times {ours.N // ours.TOKENS_TIMED}"
+            yield Figure("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
+        uncached = Figure("autoregressive, uncached", dtype, 1, ours.N, f"tokens at {ours.LENGTHS}, lines in between")
+        yield uncached, lambda: ours.uncached_s(self._pipes(dtype)["autoregressive"], lambda w: self.seconds(w)[0])
+
+    def _some_tokens(self, dtype: Dtype) -> float:
+        work = ours.some_tokens(self._pipes(dtype)["autoregressive"])
+        return self.seconds(work)[0] * ours.N / ours.TOKENS_TIMED
+
+    def _peers(self, dtype: Dtype, batch: int) -> Iterator[Job]:
+        one_pass = lambda name, what=None: (  # noqa: E731
+            Figure(what or name, dtype, batch, 1, "one pass"),
+            lambda: self._peer(what or name, dtype, batch).step,
+        )
+        picture = lambda name, steps, scope, compiled=False: (  # noqa: E731
+            Figure(f"{name}{', compiled' if compiled else ''}", dtype, batch, steps, scope),
+            lambda: self._peer(name, dtype, batch, compiled).draw,
+        )
+        yield one_pass(AMUSED)
+        yield picture(AMUSED, 12, "text to 256 tokens to pixels")
+        if self.compiles and dtype == "bfloat16" and batch == 1:
+            yield picture(AMUSED, 12, "text to 256 tokens to pixels", compiled=True)
+        yield one_pass(f"{AMUSED} at 1024 tokens")
+        yield one_pass(MUSE)
+        if self.on_gpu:
+            yield picture(MUSE, 16, "text states to pixels")
+            if self.compiles and dtype == "bfloat16" and batch == 1:
+                yield picture(MUSE, 16, "text states to pixels", compiled=True)
+
+    def _make_pipes(self, dtype: Dtype) -> dict[str, Emage]:
+        torch.compiler.reset()
+        made = ours.pipes(self.settings.preset, self.device, dtype)
+        if self.compiles:
+            for pipe in made.values():
+                pipe.compile()
+        return made
+
+    def _make_peer(self, name: str, dtype: Dtype, batch: int, compiled: bool = False) -> peers.Peer:
+        self._pipes.cache_clear()  # their memory is not the peer's
+        kind = getattr(torch, dtype)
+        if name.startswith(AMUSED):
+            made = peers.amused(self.device, kind, batch, tokens=256 if name == AMUSED else 1024)
+        else:
+            made = peers.muse_maskgit(self.device, kind, batch)
+        for network in made.networks if compiled else ():
+            network.compile(mode="reduce-overhead")  # with CUDA graphs: what aMUSEd's own documentation advises
+        return made
+
+    # --- The clock ---
+
+    def measure(self, figure: Figure, prepare: Prepare) -> None:
+        """Fills the figure in; where something of a peer fails, with what it said."""
+        if figure.dtype not in self.peaks:
+            self.peaks[figure.dtype] = matmul_rate(self.device, figure.dtype)  # type: ignore[arg-type]
+        self._forget()
+        try:
+            with arithmetic(figure.dtype, self.device):
+                work = prepare()
+                seconds, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
+        except Exception as error:  # whatever a peer stumbles over, the rest is measured
+            if figure.what.split(",")[0] not in (AMUSED, MUSE, f"{AMUSED} at 1024 tokens"):
+                raise
+            figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
+            return
+        figure.ms_a_picture = seconds * 1e3 / figure.batch
+        if figure.flops:
+            figure.share_of_matmul = figure.flops * figure.batch / seconds / self.peaks[figure.dtype]
+        if self.on_gpu:
+            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
+            if (figure.what, figure.steps) == (OURS, STEPS) and not isinstance(work, float):
+                name = f"{figure.dtype}, batch {figure.batch}"
+                self.profiles[name] = {kind: ms / figure.batch for kind, ms in ours.kernel_ms(work).items()}
+
+    def seconds(self, work: Callable[[], object]) -> tuple[float, int]:
+        """Of the work, the median and of how many; twice it is done to warm up."""
+        for _ in range(2):
+            took = self._once(work)
+            if took > LONG_S and not self.on_gpu:
+                return took, 1
+        rounds = max(3, min(30, int(self.settings.seconds / took)))
+        return statistics.median(self._once(work) for _ in range(rounds)), rounds
+
+    def _once(self, work: Callable[[], object]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def _forget(self) -> None:
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)

@@ -1,0 +1,138 @@
+"""Our side of benchmarks/generate.py: a model of the paper's size with random weights, and what its parts cost.
+
+What a pass costs does not depend on the weights. B pictures, N tokens, V codes.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
+from emage.masking import MASK
+from emage.methods import METHODS
+from emage.model import Network
+from emage.pipeline import Emage
+from emage.shapes import held_out_scenes
+from emage.tokenizers import TOKENIZERS
+from emage.tokenizers.vqgan import VQGAN
+
+PROMPTS = [scene.caption for scene in held_out_scenes(64, seed=0)]
+V, GRID = 8192, (32, 32)
+N = GRID[0] * GRID[1]
+TOKENS_TIMED = 16  # of an autoregressive picture on a CPU: all cost the same
+LENGTHS = (1, 256, 512, 1024)  # at which a token is timed that passes the whole picture so far
+
+
+class Flops(NamedTuple):
+    """Of one picture: multiplications and additions."""
+
+    text: int
+    decoder_pass: int
+    painting: int
+
+    def picture(self, passes: int) -> int:
+        return self.text + passes * self.decoder_pass + self.painting
+
+
+def pipes(name: str, device: torch.device, dtype: Dtype) -> dict[Method, Emage]:
+    """A model for each method; all but the causal one share their weights."""
+    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
+    torch.manual_seed(0)
+    with torch.device(device):
+        tokenizer = VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config).eval()
+        networks = {causal: Network(model, V, GRID, causal) for causal in (False, True)}
+    made: dict[Method, Emage] = {}
+    for method, module in METHODS.items():
+        config = CheckpointConfig(method, V, GRID, model)  # type: ignore[arg-type]
+        made[method] = Emage(networks[module.CAUSAL], tokenizer, config, dtype=dtype)  # type: ignore[index]
+    return made
+
+
+def flops(name: str) -> Flops:
+    """Counted on tensors without numbers."""
+    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
+    with torch.device("meta"), torch.no_grad():
+        network, tokenizer = Network(model, V, GRID, False).eval(), VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config)
+        ids, y = torch.zeros(1, model.text_length, dtype=torch.long), torch.full((1, N), MASK)
+        context = network.read(ids)
+        works = (
+            lambda: network.read(ids),
+            lambda: network.decoder(y, context),
+            lambda: tokenizer.paint(y.unflatten(1, GRID)),
+        )
+        return Flops(*(counted(work) for work in works))
+
+
+def counted(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def picture(pipe: Emage, batch: int, steps: int) -> Callable[[], object]:
+    """Text to pictures."""
+    seeds = iter(range(0, 1 << 40, batch))
+
+    def draw() -> object:
+        first = next(seeds)
+        return pipe.generate(PROMPTS[:batch], seed=range(first, first + batch), batch_size=batch, steps=steps)
+
+    return draw
+
+
+KERNELS = {  # by their names, the first that fits
+    "attention": r"sdpa|fmha|flash|attention",
+    "convolutions": r"fprop|cudnn.*conv|implicit_(con|gemm)",
+    "matrix products": r"nvjet|gemm|gemv|cutlass|splitK",
+    "fused": r"triton",
+    "copies": r"Memcpy|Memset|copy",
+}
+
+
+def kernel_ms(work: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds of a GPU's kernels by kind; and how many there were."""
+    found = dict.fromkeys([*KERNELS, "others"], 0.0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    for event in profile.key_averages():
+        kind = next((kind for kind, names in KERNELS.items() if re.search(names, event.key)), "others")
+        found[kind] += event.self_device_time_total / 1e3
+    return {**found, "number of kernels": sum(event.count for event in profile.key_averages())}
+
+
+def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
+    """One pass over all tokens, to logits, as it is written."""
+    decoder, device = pipe.network.decoder, pipe.device
+    y = torch.full((batch, N), MASK, device=device)
+    with torch.no_grad():
+        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:batch])[0].to(device))
+    return torch.no_grad()(lambda: decoder(y, context))
+
+
+def some_tokens(pipe: Emage) -> Callable[[], object]:
+    """TOKENS_TIMED tokens of the autoregressive model with its cache."""
+
+    def draw() -> None:
+        passes = pipe.passes(PROMPTS[:1], [0], pipe.settings())
+        for _, _after in zip(range(TOKENS_TIMED), passes, strict=False):
+            pass
+
+    return draw
+
+
+def uncached_s(pipe: Emage, seconds_of: Callable[[Callable[[], object]], float]) -> float:
+    """Seconds of N tokens of the autoregressive model that has no cache: timed at LENGTHS, lines in between."""
+    decoder, device = pipe.network.decoder, pipe.device
+    with torch.no_grad():
+        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
+    y = torch.full((1, N), MASK, device=device)
+
+    def token(length: int) -> Callable[[], object]:
+        return torch.no_grad()(lambda: decoder(y[:, :length], context))
+
+    return float(np.interp(np.arange(1, N + 1), LENGTHS, [seconds_of(token(length)) for length in LENGTHS]).sum())

@@ -1,0 +1,106 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from emage.config import CheckpointConfig, Method, ModelConfig
+from emage.graphs import Graphs, Tensors
+from emage.methods import METHODS
+from emage.model import Network
+from emage.pipeline import Emage
+from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+MODEL = ModelConfig(width=64, depth=2, num_heads=4, text="clip_tiny")
+PROMPTS = ["a red circle", "a blue square", "a green cross"]
+
+
+def doubled(inputs: Tensors) -> Iterator[Tensors]:
+    """Keeps what it made from one yield to the next, as a method does."""
+    x = inputs[0]
+    for _ in range(3):
+        x = 2 * x
+        yield (x, x + 1)
+
+
+def test_on_a_cpu_work_runs_as_it_is_written():
+    graphs = Graphs(torch.device("cpu"))
+    for start in (1.0, 5.0, 7.0):
+        found = [(a.item(), b.item()) for a, b in graphs.run("doubled", doubled, [torch.tensor(start)], 3)]
+        assert found == [(start * 2**i, start * 2**i + 1) for i in (1, 2, 3)]
+
+
+def model(method: Method, device: str) -> Emage:
+    torch.manual_seed(0)
+    network = Network(MODEL, 512, (8, 8), METHODS[method].CAUSAL).to(device)
+    tokenizer = VQGAN(VQGANConfig(512, 32, 32, 32, num_groups=8, resolution=64, attention_resolutions=())).to(device)
+    return Emage(network, tokenizer.eval(), CheckpointConfig(method, 512, (8, 8), MODEL))
+
+
+def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
+    passes = pipe.passes(PROMPTS[: len(seeds)], seeds, pipe.settings(steps=6, **sampling))
+    return [after._after.y_obs.cpu() for after in passes]
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("sampling", [{}, {"guidance": 2.0}, {"order": "halton", "remask": 0.2}, {"temperature": 0}])
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, sampling: dict):
+    pipe = model(method, "cuda")
+    for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # written, recorded and played, played
+        played = tokens(pipe, seeds, **sampling)
+        pipe.records = False
+        written = tokens(pipe, seeds, **sampling)
+        pipe.records = True
+        assert len(played) == len(written)
+        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+    assert len(pipe._graphs._recordings) >= 1
+
+
+@pytest.mark.gpu
+@gpu
+def test_two_pictures_at_once_do_not_share_a_recording():
+    pipe = model("iterative3", "cuda")
+    alone = [tokens(pipe, [seed]) for seed in (1, 2)]
+    pipe.warm_up(steps=6)
+    settings = pipe.settings(steps=6)
+    pairs = zip(*(pipe.passes(PROMPTS[:1], [seed], settings) for seed in (1, 2)), strict=True)
+    for i, pair in enumerate(pairs):
+        assert all(torch.equal(after._after.y_obs.cpu(), alone[k][i]) for k, after in enumerate(pair))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_preview_does_not_disturb_the_passes():
+    pipe = model("iterative1", "cuda")
+    pipe.warm_up((1,), steps=6)
+    plain = np.asarray(pipe.generate(PROMPTS[:1], seed=3, steps=6)[0]).astype(int)
+    previewed = list(pipe.stream(PROMPTS[0], seed=3, steps=6))
+    assert len(previewed) == 6 and np.abs(np.asarray(previewed[-1]).astype(int) - plain).max() <= 1
+
+
+@pytest.mark.gpu
+@gpu
+def test_what_a_pass_gave_stays_when_the_next_picture_is_drawn():
+    pipe = model("iterative3", "cuda")
+    pipe.warm_up(steps=6)
+    settings = pipe.settings(steps=6)
+    first = list(pipe.passes(PROMPTS[:1], [1], settings))
+    before = [after._after.guess.cpu() for after in first]
+    list(pipe.passes(PROMPTS[1:2], [2], settings))
+    assert all(torch.equal(after._after.guess.cpu(), kept) for after, kept in zip(first, before, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
+def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
+    pipe = model(method, "cuda")
+    plain = tokens(pipe, [1, 2])
+    pipe.compile()
+    for _ in range(3):
+        fused = tokens(pipe, [1, 2])
+    assert (fused[0] == plain[0]).float().mean() > 0.9  # of the first pass: a token on the border may fall beside it
+    assert fused[-1].min() >= 0
