@@ -33,6 +33,7 @@ class GenerateBenchmark:
     device: str = "auto"  # auto: cuda where there is one
     dtypes: tuple[str, ...] = ()  # none: those that the device is good at
     batches: tuple[int, ...] = ()  # none: 1, and on a GPU 8 and 64
+    methods: tuple[str, ...] = tuple(METHODS)  # beside iterative3 at batch 1
     steps: tuple[int, ...] = ()  # of iterative3; none: 4, 8, 16, 32, on a CPU 4 and 16
     compile: bool | None = None  # torch.compile of ours and theirs; none: on a GPU
     peers: bool = True  # installed by make bench
@@ -79,6 +80,9 @@ class Bench:
             if dtype not in get_args(Dtype):
                 raise InputError(f"dtypes: {dtype!r} is none of {', '.join(get_args(Dtype))}")
             check_dtype(dtype, self.device)
+        for method in settings.methods:
+            if method not in METHODS:
+                raise InputError(f"methods: {method!r} is none of {', '.join(METHODS)}")
         self.batches = settings.batches or ((1, 8, 64) if self.on_gpu else (1,))
         self.steps = settings.steps or ((4, 8, 16, 32) if self.on_gpu else (4, 16))
         self.compiles = self.on_gpu if settings.compile is None else settings.compile
@@ -121,21 +125,23 @@ class Bench:
     def _methods(self, dtype: Dtype) -> Iterator[Job]:
         """The other methods at batch 1, and OURS without CUDA graphs and torch.compile."""
         steps = STEPS if self.on_gpu else min(self.steps)
-        for method in ("fully_nar", "iterative1", "iterative2"):
-            yield self._picture(method, dtype, 1, steps)
-        one_pass = Figure("decoder, as written", dtype, 1, 1, "one pass", self.flops.decoder_pass)
-        yield one_pass, lambda: ours.decoder_pass(self._pipes(dtype)[OURS], 1)
-        if self.on_gpu:
-            yield self._picture("autoregressive", dtype, 1, steps)
-        else:
+        causal = "autoregressive" in self.settings.methods
+        for method in self.settings.methods:
+            if method != OURS and (self.on_gpu or not METHODS[method].CAUSAL):
+                yield self._picture(method, dtype, 1, steps)
+        if causal and not self.on_gpu:
             scope = f"{ours.TOKENS_TIMED} tokens, times {ours.N // ours.TOKENS_TIMED}"
             yield Figure("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
-        uncached = Figure("autoregressive, uncached", dtype, 1, ours.N, f"tokens at {ours.LENGTHS}, lines in between")
-        yield uncached, lambda: ours.uncached_s(self._pipes(dtype)["autoregressive"], lambda w: self.seconds(w)[0])
+        one_pass = Figure("decoder, as written", dtype, 1, 1, "one pass", self.flops.decoder_pass)
+        yield one_pass, lambda: ours.decoder_pass(self._pipes(dtype, False)[OURS], 1)
+        if causal:
+            scope = f"tokens at {', '.join(map(str, ours.LENGTHS))}, lines in between"
+            uncached = Figure("autoregressive, uncached", dtype, 1, ours.N, scope)
+            yield uncached, lambda: ours.uncached_s(self._pipes(dtype, False)["autoregressive"], self.median_s)
 
     def _some_tokens(self, dtype: Dtype) -> float:
         work = ours.some_tokens(self._pipes(dtype)["autoregressive"])
-        return self.seconds(work)[0] * ours.N / ours.TOKENS_TIMED
+        return self.median_s(work) * ours.N / ours.TOKENS_TIMED
 
     def _peers(self, dtype: Dtype, batch: int) -> Iterator[Job]:
         one_pass = lambda name, what=None: (  # noqa: E731
@@ -154,13 +160,11 @@ class Bench:
         yield one_pass(MUSE)
         if self.on_gpu:
             yield picture(MUSE, 16, "text states to pixels")
-            if self.compiles and dtype == "bfloat16" and batch == 1:
-                yield picture(MUSE, 16, "text states to pixels", compiled=True)
 
-    def _make_pipes(self, dtype: Dtype) -> dict[str, Emage]:
+    def _make_pipes(self, dtype: Dtype, compiled: bool | None = None) -> dict[str, Emage]:
         torch.compiler.reset()
         made = ours.pipes(self.settings.preset, self.device, dtype)
-        if self.compiles:
+        if self.compiles if compiled is None else compiled:
             for pipe in made.values():
                 pipe.compile()
         return made
@@ -200,6 +204,9 @@ class Bench:
             if (figure.what, figure.steps) == (OURS, STEPS) and not isinstance(work, float):
                 name = f"{figure.dtype}, batch {figure.batch}"
                 self.profiles[name] = {kind: ms / figure.batch for kind, ms in ours.kernel_ms(work).items()}
+
+    def median_s(self, work: Callable[[], object]) -> float:
+        return self.seconds(work)[0]
 
     def seconds(self, work: Callable[[], object]) -> tuple[float, int]:
         """Of the work, the median and of how many; twice it is done to warm up."""

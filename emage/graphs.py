@@ -10,7 +10,7 @@ Anywhere but on a GPU, and where a recording is busy, it always runs as it is wr
 
 import gc
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from cachetools import LRUCache
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
-Work = Callable[[Tensors], Iterator[Tensors]]
+Steps = Generator[Tensors, None, None]
+Work = Callable[[Tensors], Steps]
 
 KINDS = 64  # recorded kinds of work that are kept, those used last
 
@@ -35,15 +36,17 @@ class Graphs:
 
     def run(
         self, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False
-    ) -> Iterator[Tensors]:
+    ) -> Steps:
         """What `work(inputs)` yields, `num_yields` times; the tensors are the caller's own.
 
         `kind` tells work apart that differs in more than its inputs' values. `alike`: all yields but the first are the
         same work on the same memory, so that one graph serves them all.
         """
-        recording = self._recording(kind, work, tuple(inputs), num_yields, alike)
+        # Copies lie in memory as those of a recording do; what is compiled for the one serves the other.
+        inputs = own(inputs) if self._device.type == "cuda" else tuple(inputs)
+        recording = self._recording(kind, work, inputs, num_yields, alike)
         if recording is None:
-            yield from work(tuple(inputs))
+            yield from work(inputs)
             return
         try:
             yield from recording.play(inputs)
@@ -76,6 +79,8 @@ class Recording:
         self._inputs = own(inputs)
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._outputs: list[Tensors] = []
+        for _ in work(self._inputs):  # nothing may be compiled or chosen while recording
+            pass
         # Never played to its end: what it holds on to from one yield to the next is memory that the graphs use.
         self._work = work(self._inputs)
         stream = torch.cuda.Stream()
@@ -92,7 +97,7 @@ class Recording:
                 self._graphs.append(graph)
         torch.cuda.current_stream().wait_stream(stream)
 
-    def play(self, inputs: Sequence[Tensor]) -> Iterator[Tensors]:
+    def play(self, inputs: Sequence[Tensor]) -> Steps:
         torch._foreach_copy_(self._inputs, list(inputs))
         for i in range(self._num_yields):
             which = min(i, len(self._graphs) - 1)

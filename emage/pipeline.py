@@ -19,7 +19,7 @@ from emage import checkpoint, devices, hub, inpainting, model_card, ranking, she
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
 from emage.errors import InputError
 from emage.fusing import fused
-from emage.graphs import Graphs, Tensors, Work
+from emage.graphs import Graphs, Steps, Tensors, Work
 from emage.guidance import Guided
 from emage.inpainting import Canvas
 from emage.masking import MASK, PictureRng, Tape
@@ -80,7 +80,8 @@ class Emage:
     ):
         """`dtype`: how the network computes, whose weights become that."""
         self.network = network.eval().to(devices.weights_dtype(dtype))
-        self.tokenizer, self.config, self.facts, self.dtype = tokenizer, config, facts or {}, dtype
+        self.tokenizer, self.config, self.facts = tokenizer, config, facts or {}
+        self.dtype: Dtype = dtype
         # Whether a GPU's work is recorded when it comes for the second time (emage.graphs). It then reads the weights
         # where they lie now: a network whose modules are exchanged afterwards must not be recorded.
         self.records = True
@@ -291,7 +292,7 @@ class Emage:
         numbers = PictureRng(seeds, self.device).uniform(method.num_numbers(settings, y.shape[1]))
         empty = self._read([""] * len(prompts)) if settings.guidance else Context([])
 
-        def work(inputs: Tensors) -> Iterator[Step]:
+        def work(inputs: Tensors) -> Steps:
             y, numbers, *tensors = inputs
             decoder, layers = self.network.decoder, len(context.tensors)
             if settings.guidance:
@@ -313,7 +314,7 @@ class Emage:
     def pictures(self, y: Tensor) -> list[Image.Image]:
         """The pictures of tokens (B,N)."""
 
-        def work(inputs: Tensors) -> Iterator[Tensors]:
+        def work(inputs: Tensors) -> Steps:
             pixels = self._painter.paint(inputs[0].unflatten(1, self.config.grid))  # (B,3,H,W)
             yield ((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1),)
 
@@ -365,7 +366,7 @@ class Emage:
         different = list(dict.fromkeys(prompts))
         ids = self.network.text.tokenize(different)[0].to(self.device, non_blocking=True)
 
-        def work(inputs: Tensors) -> Iterator[Tensors]:
+        def work(inputs: Tensors) -> Steps:
             yield tuple(self.network.read(inputs[0]).tensors)
 
         kind = ("read", len(different))
