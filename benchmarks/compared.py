@@ -1,6 +1,7 @@
-"""What a benchmark found, beside what it found when its results were last written."""
+"""Results of a benchmark: kept whole, and compared with those that were there before."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,26 +9,29 @@ from typing import Any
 FALL = 0.15  # a ratio that is so much smaller than before is told
 
 
-def write(path: Path, record: dict[str, Any], ratios: Mapping[str, float]) -> list[str]:
-    """Writes the record with its `ratios`, larger being better; returns a warning for each that has fallen.
-
-    Ratios of another device do not compare.
-    """
-    before = _read(path)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**record, "ratios": dict(ratios)}, indent=1) + "\n")
-    if before.get("device") != record["device"]:
-        return []
-    old = {name: value for name, value in before.get("ratios", {}).items() if name in ratios}
-    return [
-        f"warning: {name} fell from {value:.2f} to {ratios[name]:.2f} (more than {FALL:.0%})"
-        for name, value in old.items()
-        if ratios[name] < (1 - FALL) * value
-    ]
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The results that were written last; empty where there are none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """All or nothing: a run may end at any time."""
+    path.parent.mkdir(exist_ok=True)
+    fresh = path.with_suffix(".part")
+    fresh.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(fresh, path)
+
+
+def fallen(before: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """A warning for each of the `ratios` (larger is better) that has fallen. Another device's do not compare."""
+    if before.get("device") != record["device"]:
+        return []
+    old, new = before.get("ratios", {}), record["ratios"]
+    return [
+        f"warning: {name} fell from {value:.2f} to {new[name]:.2f}, by more than {FALL:.0%}"
+        for name, value in old.items()
+        if name in new and new[name] < (1 - FALL) * value
+    ]

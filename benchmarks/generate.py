@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compared import write
-from generate_bench import OURS, STEPS, Bench, Figure, GenerateBenchmark
+from compared import fallen, read, write
+from generate_bench import OURS, PASS, STEP, STEPS, Bench, Figure, GenerateBenchmark
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -40,39 +40,50 @@ def main(argv: Sequence[str]) -> None:
 
 def run(settings: GenerateBenchmark) -> dict[str, Any]:
     bench = Bench(settings)
-    jobs, figures = list(bench.jobs()), list[Figure]()
+    path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
+    work, figures, record = [*bench.in_turns(), *([job] for job in bench.jobs())], list[Figure](), dict[str, Any]()
+    before = read(path)
     with Progress(disable=not Console().is_terminal) as progress:
-        for figure, prepare in progress.track(jobs, description="figures"):
-            bench.measure(figure, prepare)
-            figures.append(figure)
-            progress.console.print(f"{figure.dtype}, batch {figure.batch}: {line(figure)}", highlight=False)
-    compare(figures)
-    record = {
+        for jobs in progress.track(work, description="figures"):
+            bench.measure(jobs)
+            for figure, _ in jobs:
+                figures.append(figure)
+                where = f"{figure.dtype}, batch {figure.batch}"
+                progress.console.print(f"{where}: {line(figure)}", highlight=False, soft_wrap=True)
+            compare(figures)
+            record = described(bench, figures, complete=jobs is work[-1])
+            write(path, record)  # a run that is cut short leaves what it found
+    for dtype, batch in dict.fromkeys((figure.dtype, figure.batch) for figure in figures):
+        together = [figure for figure in figures if (figure.dtype, figure.batch) == (dtype, batch)]
+        show(f"{record['device']}, {dtype}, batch {batch}", together)
+    for warning in fallen(before, record):
+        print(warning, file=sys.stderr)
+    return record
+
+
+def described(bench: Bench, figures: Sequence[Figure], complete: bool) -> dict[str, Any]:
+    """The results file: where, by which code, what."""
+    return {
         **surroundings(bench.device),
         "emage": emage.__version__,
         "versions": bench.versions,
         "commit": provenance.commit(),
-        "settings": asdict(settings) | {"compile": bench.compiles},
+        "settings": asdict(bench.settings) | {"compile": bench.compiles},
+        "complete": complete,
         "matmul_tflop_per_s": {dtype: peak / 1e12 for dtype, peak in bench.peaks.items()},
         "gflop_a_picture": {name: flops / 1e9 for name, flops in bench.flops._asdict().items()},
         "figures": [asdict(figure) for figure in figures],
         "kernel_ms_a_picture": bench.profiles,
+        "ratios": ratios(figures),
     }
-    for dtype, batch in dict.fromkeys((figure.dtype, figure.batch) for figure in figures):
-        show(
-            f"{record['device']}, {dtype}, batch {batch}", [f for f in figures if (f.dtype, f.batch) == (dtype, batch)]
-        )
-    path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
-    for warning in write(path, record, ratios(figures)):
-        print(warning, file=sys.stderr)
-    return record
 
 
 def compare(figures: Sequence[Figure]) -> None:
     """Gives each figure its ratio to ours; passes compare with passes."""
     for figure in figures:
         pairs = [other for other in figures if (other.dtype, other.batch) == (figure.dtype, figure.batch)]
-        ours = [o for o in pairs if (o.scope == "one pass") == (figure.scope == "one pass") and is_ours(o)]
+        whole = figure.scope not in (PASS, STEP)
+        ours = [o for o in pairs if is_ours(o) and (o.scope not in (PASS, STEP) if whole else o.scope == figure.scope)]
         if ours and not figure.failed:
             figure.ratio = figure.ms_a_picture / ours[0].ms_a_picture
 
@@ -107,7 +118,7 @@ def show(title: str, figures: Sequence[Figure]) -> None:
         if f.failed:
             table.add_row(f.what, str(f.steps), f.scope, "failed", "", "", "", "")
             continue
-        per_second = "" if f.scope == "one pass" else f"{1e3 / f.ms_a_picture:,.3g}"
+        per_second = "" if f.scope in (PASS, STEP) else f"{1e3 / f.ms_a_picture:,.3g}"
         numbers = (f.ratio, "{:.2f}"), (f.share_of_matmul, "{:.0%}"), (f.peak_gib, "{:.1f}")
         rest = ["" if value is None else form.format(value) for value, form in numbers]
         table.add_row(f.what, str(f.steps), f.scope, f"{f.ms_a_picture:,.1f}", per_second, *rest)

@@ -3,11 +3,11 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import get_args
+from typing import Any, get_args
 
 import generate_ours as ours
 import generate_peers as peers
@@ -21,7 +21,10 @@ from emage.pipeline import Emage
 
 LONG_S = 5.0  # on a CPU, work that takes longer is timed once, and that is the first time
 OURS, STEPS = "iterative3", 16  # what all else is compared with
+PASS, STEP = "one pass", "one step of its loop"
 AMUSED, MUSE = "aMUSEd-256 (diffusers)", "muse-maskgit-pytorch"
+LARGER = f"{AMUSED} at 1024 tokens"
+ROUNDS = 4  # of works that take turns, after one to warm up
 PACKAGES = ("diffusers", "muse-maskgit-pytorch", "transformers")
 
 
@@ -107,6 +110,7 @@ class Bench:
     # --- What there is to measure ---
 
     def jobs(self) -> Iterator[Job]:
+        """Each on its own, but for what `in_turns` gives."""
         for dtype in self.dtypes:
             for batch in self.batches:
                 for steps in self.steps if batch < 64 or dtype == "bfloat16" else (STEPS,):
@@ -116,14 +120,33 @@ class Bench:
                 for batch in self.batches:
                     yield from self._peers(dtype, batch)
 
+    def in_turns(self) -> Iterator[list[Job]]:
+        """Ours as it is written beside the peer of its size: on a CPU what else the machine does falls on both."""
+        for dtype in self.dtypes:
+            ours_alone: list[Job] = [
+                (
+                    Figure("decoder, as written", dtype, 1, 1, PASS, self.flops.decoder_pass),
+                    lambda dtype=dtype: ours.decoder_pass(self._pipes(dtype, False)[OURS], 1),
+                ),
+                (
+                    Figure("decoder, as written", dtype, 1, 1, STEP),
+                    lambda dtype=dtype: ours.loop_step(self._pipes(dtype, False)[OURS]),
+                ),
+            ]
+            theirs: list[Job] = [
+                (Figure(MUSE, dtype, 1, 1, PASS), lambda dtype=dtype: self._peer(MUSE, dtype, 1).step),
+                (Figure(MUSE, dtype, 1, 1, STEP), lambda dtype=dtype: self._peer(MUSE, dtype, 1).loop_step),
+            ]
+            yield ours_alone + (theirs if self.settings.peers and dtype != "tf32" else [])
+
     def _picture(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
         passes = METHODS[method].num_passes(SamplingConfig(steps=steps), ours.N)
         flops = 0 if METHODS[method].CAUSAL else self.flops.picture(passes)
         figure = Figure(method, dtype, batch, passes, flops=flops)
-        return figure, lambda: ours.picture(self._pipes(dtype)[method], batch, steps)
+        return figure, lambda: ours.picture(self._pipes(dtype, self.compiles)[method], batch, steps)
 
     def _methods(self, dtype: Dtype) -> Iterator[Job]:
-        """The other methods at batch 1, and OURS without CUDA graphs and torch.compile."""
+        """The other methods, at batch 1."""
         steps = STEPS if self.on_gpu else min(self.steps)
         causal = "autoregressive" in self.settings.methods
         for method in self.settings.methods:
@@ -132,78 +155,93 @@ class Bench:
         if causal and not self.on_gpu:
             scope = f"{ours.TOKENS_TIMED} tokens, times {ours.N // ours.TOKENS_TIMED}"
             yield Figure("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
-        one_pass = Figure("decoder, as written", dtype, 1, 1, "one pass", self.flops.decoder_pass)
-        yield one_pass, lambda: ours.decoder_pass(self._pipes(dtype, False)[OURS], 1)
         if causal:
             scope = f"tokens at {', '.join(map(str, ours.LENGTHS))}, lines in between"
             uncached = Figure("autoregressive, uncached", dtype, 1, ours.N, scope)
             yield uncached, lambda: ours.uncached_s(self._pipes(dtype, False)["autoregressive"], self.median_s)
 
     def _some_tokens(self, dtype: Dtype) -> float:
-        work = ours.some_tokens(self._pipes(dtype)["autoregressive"])
+        work = ours.some_tokens(self._pipes(dtype, self.compiles)["autoregressive"])
         return self.median_s(work) * ours.N / ours.TOKENS_TIMED
 
     def _peers(self, dtype: Dtype, batch: int) -> Iterator[Job]:
-        one_pass = lambda name, what=None: (  # noqa: E731
-            Figure(what or name, dtype, batch, 1, "one pass"),
-            lambda: self._peer(what or name, dtype, batch).step,
-        )
-        picture = lambda name, steps, scope, compiled=False: (  # noqa: E731
-            Figure(f"{name}{', compiled' if compiled else ''}", dtype, batch, steps, scope),
-            lambda: self._peer(name, dtype, batch, compiled).draw,
-        )
-        yield one_pass(AMUSED)
-        yield picture(AMUSED, 12, "text to 256 tokens to pixels")
+        scope = "text to 256 tokens to pixels"
+        yield Figure(AMUSED, dtype, batch, 1, PASS), lambda: self._peer(AMUSED, dtype, batch).step
+        yield Figure(AMUSED, dtype, batch, 12, scope), lambda: self._peer(AMUSED, dtype, batch).draw
         if self.compiles and dtype == "bfloat16" and batch == 1:
-            yield picture(AMUSED, 12, "text to 256 tokens to pixels", compiled=True)
-        yield one_pass(f"{AMUSED} at 1024 tokens")
-        yield one_pass(MUSE)
+            figure = Figure(f"{AMUSED}, compiled", dtype, batch, 12, scope)
+            yield figure, lambda: self._peer(AMUSED, dtype, batch, compiled=True).draw
+        yield Figure(LARGER, dtype, batch, 1, PASS), lambda: self._peer(LARGER, dtype, batch).step
         if self.on_gpu:
-            yield picture(MUSE, 16, "text states to pixels")
+            yield Figure(MUSE, dtype, batch, 16, "text states to pixels"), lambda: self._peer(MUSE, dtype, batch).draw
 
-    def _make_pipes(self, dtype: Dtype, compiled: bool | None = None) -> dict[str, Emage]:
+    def _make_pipes(self, dtype: Dtype, compiled: bool) -> dict[str, Emage]:
         torch.compiler.reset()
         made = ours.pipes(self.settings.preset, self.device, dtype)
-        if self.compiles if compiled is None else compiled:
+        if compiled:
             for pipe in made.values():
                 pipe.compile()
         return made
 
     def _make_peer(self, name: str, dtype: Dtype, batch: int, compiled: bool = False) -> peers.Peer:
-        self._pipes.cache_clear()  # their memory is not the peer's
         kind = getattr(torch, dtype)
-        if name.startswith(AMUSED):
-            made = peers.amused(self.device, kind, batch, tokens=256 if name == AMUSED else 1024)
-        else:
+        if name == MUSE:
             made = peers.muse_maskgit(self.device, kind, batch)
+        else:
+            made = peers.amused(self.device, kind, batch, tokens=256 if name == AMUSED else 1024)
         for network in made.networks if compiled else ():
             network.compile(mode="reduce-overhead")  # with CUDA graphs: what aMUSEd's own documentation advises
         return made
 
     # --- The clock ---
 
-    def measure(self, figure: Figure, prepare: Prepare) -> None:
-        """Fills the figure in; where something of a peer fails, with what it said."""
-        if figure.dtype not in self.peaks:
-            self.peaks[figure.dtype] = matmul_rate(self.device, figure.dtype)  # type: ignore[arg-type]
-        self._forget()
-        try:
-            with arithmetic(figure.dtype, self.device):
-                work = prepare()
-                seconds, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
-        except Exception as error:  # whatever a peer stumbles over, the rest is measured
-            if figure.what.split(",")[0] not in (AMUSED, MUSE, f"{AMUSED} at 1024 tokens"):
-                raise
-            figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
-            return
-        figure.ms_a_picture = seconds * 1e3 / figure.batch
-        if figure.flops:
-            figure.share_of_matmul = figure.flops * figure.batch / seconds / self.peaks[figure.dtype]
+    def measure(self, jobs: Sequence[Job]) -> None:
+        """Fills the figures in, in turns where there are several; where a peer fails, with what it said."""
+        gc.collect()
         if self.on_gpu:
-            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
-            if (figure.what, figure.steps) == (OURS, STEPS) and not isinstance(work, float):
-                name = f"{figure.dtype}, batch {figure.batch}"
-                self.profiles[name] = {kind: ms / figure.batch for kind, ms in ours.kernel_ms(work).items()}
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        dtype = jobs[0][0].dtype
+        peak = matmul_rate(self.device, dtype)  # type: ignore[arg-type]
+        works: list[tuple[Figure, Callable[[], object] | float]] = []
+        with arithmetic(dtype, self.device):
+            for figure, prepare in jobs:
+                try:
+                    work = prepare()
+                    if len(jobs) == 1:
+                        work, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
+                        if self.on_gpu:
+                            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
+                        self._profile(figure, prepare)
+                    works.append((figure, work))
+                except Exception as error:  # whatever a peer stumbles over, the rest is measured
+                    if not figure.what.startswith((AMUSED, MUSE)):
+                        raise
+                    figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
+            seconds = self._in_turns([work for _, work in works])
+        peak = max(peak, matmul_rate(self.device, dtype))  # type: ignore[arg-type]
+        self.peaks[dtype] = max(peak, self.peaks.get(dtype, 0.0))
+        for (figure, _), taken in zip(works, seconds, strict=True):
+            figure.rounds = figure.rounds or ROUNDS
+            figure.ms_a_picture = taken * 1e3 / figure.batch
+            if figure.flops:
+                figure.share_of_matmul = figure.flops * figure.batch / taken / peak
+
+    def _in_turns(self, works: Sequence[Callable[[], object] | float]) -> list[float]:
+        """Median seconds of each; of those that are known, what is known."""
+        times: list[list[float]] = [[] for _ in works]
+        for _ in range(ROUNDS + 1):
+            for work, taken in zip(works, times, strict=True):
+                taken.append(work if isinstance(work, float) else self._once(work))
+        return [statistics.median(taken[1:]) for taken in times]
+
+    def _profile(self, figure: Figure, prepare: Prepare) -> None:
+        """What the GPU's kernels take of the picture that all is compared with."""
+        if self.on_gpu and (figure.what, figure.steps) == (OURS, STEPS):
+            work: Any = prepare()
+            kernels = ours.kernel_ms(work)
+            name = f"{figure.dtype}, batch {figure.batch}"
+            self.profiles[name] = {kind: value / figure.batch for kind, value in kernels.items()}
 
     def median_s(self, work: Callable[[], object]) -> float:
         return self.seconds(work)[0]
@@ -227,9 +265,3 @@ class Bench:
     def _wait(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
-
-    def _forget(self) -> None:
-        gc.collect()
-        if self.on_gpu:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
-from emage.masking import MASK
+from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
 from emage.model import Network
 from emage.pipeline import Emage
@@ -112,6 +112,15 @@ def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
     with torch.no_grad():
         context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:batch])[0].to(device))
     return torch.no_grad()(lambda: decoder(y, context))
+
+
+def loop_step(pipe: Emage) -> Callable[[], object]:
+    """The first of 16 steps on a CPU: a pass, tokens drawn, places chosen."""
+    method, settings = METHODS[pipe.config.method], pipe.settings()
+    y, rng = torch.full((1, N), MASK), PictureRng([0])
+    with torch.no_grad():
+        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0])
+    return lambda: next(method.generate(pipe.network.decoder, context, y, settings, rng))
 
 
 def some_tokens(pipe: Emage) -> Callable[[], object]:

@@ -60,6 +60,7 @@ AMUSED_MASK, AMUSED_GUIDANCE, AMUSED_SCORE = 8255, 10.0, 6  # its [MASK], and tw
 
 # Its README's tokenizer with three halvings in place of four, so that 256 x 256 pixels are 32 x 32 tokens.
 MUSE_VAE: dict[str, Any] = {"dim": 256, "layers": 3}
+MUSE_FF = 6  # its default is 4, of which it takes two thirds: with 6 it is as wide inside as ours
 
 
 class Peer(NamedTuple):
@@ -72,6 +73,7 @@ class Peer(NamedTuple):
     parameters: int  # of what runs in a step
     step: Callable[[], Tensor]  # one pass of its transformer over the pictures, as its sampler calls it: logits
     draw: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None where there is only a step
+    loop_step: Callable[[], Tensor] | None  # one step of its own loop: a pass, tokens drawn, places chosen
     scope: str  # what `draw` covers
     networks: tuple[nn.Module, ...]  # torch.compile may be applied to them in place: module.compile(...)
 
@@ -111,7 +113,7 @@ def amused(
     about = (f"diffusers {version('diffusers')}", tokens, steps, _count(transformer), step)
     name = f"aMUSEd-256{', guided' if guidance else ''} (diffusers)"
     if tokens != 256:
-        return Peer(name, *about, None, "a step alone", (transformer,))
+        return Peer(name, *about, None, None, "a step alone", (transformer,))
 
     text = make(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**AMUSED_TEXT)))
     vqvae = make(lambda: VQModel(**AMUSED_VQVAE))
@@ -130,7 +132,7 @@ def amused(
         scale = AMUSED_GUIDANCE if guidance else 1.0
         return pipe(**captions, num_inference_steps=steps, guidance_scale=scale, output_type="pt").images
 
-    return Peer(name, *about, draw, "text to pixels", (transformer, vqvae.decoder))
+    return Peer(name, *about, draw, None, "text to pixels", (transformer, vqvae.decoder))
 
 
 def muse_maskgit(
@@ -161,7 +163,7 @@ def muse_maskgit(
     make = partial(_placed, device=device, dtype=dtype)
     if flash is None:
         flash = torch.device(device).type == "cpu" and dtype == torch.float32
-    sizes = {"dim": width, "depth": depth, "heads": heads, "dim_head": 64, "ff_mult": 4, "flash": flash}
+    sizes = {"dim": width, "depth": depth, "heads": heads, "dim_head": 64, "ff_mult": MUSE_FF, "flash": flash}
     transformer = make(lambda: MaskGitTransformer(num_tokens=vocab_size, seq_len=tokens, t5_name="given", **sizes))
     with torch.inference_mode():
         states = torch.randn(batch, TEXT_LENGTH, TEXT_WIDTH, device=device, dtype=dtype)  # (B, S, D)
@@ -181,11 +183,21 @@ def muse_maskgit(
     def draw() -> Tensor:
         return maskgit.generate(texts=[""] * batch, timesteps=steps, cond_scale=1)
 
+    decode = maskgit.vae.decode_from_ids
+
+    @torch.inference_mode()
+    def loop_step() -> Tensor:
+        maskgit.vae.decode_from_ids = lambda ids: ids
+        try:
+            return maskgit.generate(texts=[""] * batch, timesteps=1, cond_scale=1)
+        finally:
+            maskgit.vae.decode_from_ids = decode
+
     about = (f"muse-maskgit-pytorch {version('muse-maskgit-pytorch')}", tokens, steps)
     used = _count(transformer) - _count(transformer.self_cond_to_init_embed)  # built always, used with self_cond alone
     name = f"Muse {width} x {depth} (lucidrains)"
-    draws = None if dtype == torch.float16 else draw
-    return Peer(name, *about, used, step, draws, "text states to pixels", (transformer.transformer_blocks,))
+    loop = (None, None) if dtype == torch.float16 else (draw, loop_step)
+    return Peer(name, *about, used, step, *loop, "text states to pixels", (transformer.transformer_blocks,))
 
 
 def _placed(build: Callable[[], nn.Module], device: torch.device | str, dtype: torch.dtype) -> Any:
