@@ -125,6 +125,8 @@ class RunConfig:
     cpus_per_worker: int = 4
     zero_stage: Literal[0, 1, 2] = 1
     precision: Precision = "float32"  # Sec. 4; tf32 and bfloat16 (autocast) need an A100 or newer
+    compile: bool = False  # fuses the decoder's passes with torch.compile: a minute at the start
+    recompute: bool = False  # blocks keep their inputs alone: far less memory, a third more arithmetic
     max_failures: int = 100  # worker or node losses survived
     max_skipped: int = 20  # steps without a usable loss; one more ends the run
     log_every: int = 50  # steps
@@ -277,6 +279,7 @@ class EvaluateConfig:
     num_actors: int = 1
     gpus_per_actor: float = 1.0
     dtype: Dtype = "float32"
+    compile: bool = False  # fuses the drawing with torch.compile: a minute at each actor's start
     sampling: dict[str, Any] = field(default_factory=dict)  # over the checkpoint's own settings: sampling.steps=8
     mlflow: MLflowConfig = field(default_factory=MLflowConfig)
 
@@ -310,6 +313,7 @@ class ServeConfig:
     port: int = 8000
     device: str = "auto"  # auto: cuda where there is one
     dtype: Dtype = "float32"
+    compile: bool = False  # fuses the drawing with torch.compile: minutes at a replica's start
     num_replicas: int = 1
     gpus_per_replica: float = 1.0
     max_batch_size: int = 8

@@ -1,13 +1,13 @@
-"""torch.compile where it is asked for: functions that run as they are written, and fused inside `with fused():`.
+"""torch.compile by choice: functions that run as they are written, and fused inside `with fused():`.
 
-Modules have nn.Module.compile for this; a function that many share has no owner who could decide.
+Who owns a model decides, not its modules: the same network is drawn from with it and saved without.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -17,12 +17,15 @@ _wanted: ContextVar[bool] = ContextVar("fused", default=False)
 
 
 def fusible(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled when it is first called inside `with fused():`."""
-    compiled = torch.compile(function)
+    """The function, or method; compiled when it is first called inside `with fused():`."""
+
+    @functools.cache
+    def compiled() -> Any:  # loading the compiler takes a second
+        return torch.compile(function)
 
     @functools.wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (compiled if _wanted.get() else function)(*args, **kwargs)
+        return (compiled() if _wanted.get() and not torch.compiler.is_compiling() else function)(*args, **kwargs)
 
     return either
 

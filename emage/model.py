@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from emage.config import ModelConfig
+from emage.fusing import fusible
 from emage.masking import MASK
 from emage.text import ENCODERS
 
@@ -166,6 +168,7 @@ class Transformer(nn.Module):
             raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
         self.config, self.vocab_size = config, vocab_size
         self.grid = (int(grid[0]), int(grid[1]))
+        self.recompute = False  # in training: blocks keep their inputs alone, and are computed again going backward
         self.tokens = nn.Embedding(vocab_size + 1, config.width)  # the last row is [MASK]; the head has none
         self.positions = Positions(config.positions, self.grid, config.width)
         self.blocks = nn.ModuleList(Block(config, text_width, causal) for _ in range(config.depth))
@@ -190,6 +193,7 @@ class Transformer(nn.Module):
         x = self._states(y, context.keys_values)
         return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
 
+    @fusible
     def _states(
         self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[Slot] | None = None
     ) -> Tensor:
@@ -198,12 +202,11 @@ class Transformer(nn.Module):
         vectors = self.positions()
         x = self.tokens(y) + (vectors.index_select(0, slots[0].place) if slots else vectors[: y.shape[1]])
         for i, block in enumerate(self.blocks):
-            x = block(x, keys_values[i], slots[i] if slots else None)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, keys_values[i], use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, keys_values[i], slots[i] if slots else None)
         return self.norm(x)
-
-    def fuse(self) -> None:
-        """From here on, what lies between the matrix products is fused (torch.compile)."""
-        self._states = torch.compile(self._states)
 
     def new_cache(self, batch: int, n: int) -> Cache:
         """An empty cache for `n` tokens of `batch` pictures."""

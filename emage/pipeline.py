@@ -332,8 +332,6 @@ class Emage:
         It takes effect, and a minute or so, with the first pictures: see `warm_up`. Needs a C++ compiler on a CPU and
         Triton on a GPU. Pictures stay the same but for rounding.
         """
-        self.network.decoder.fuse()
-        self._painter.decoder.compile()
         self._fused, self._graphs = True, Graphs(self.device)
         return self
 

@@ -182,7 +182,7 @@ def memory(config: TrainConfig, network: Network, micro_batch: int) -> Memory:
         buffers=FLOAT32 * REDUCE_BUCKET if stage >= 1 else 0,
         average=FLOAT32 * count.total if config.optim.ema else 0,
         text_states=CACHE_BYTES if network.text.frozen else 0,
-        activations=micro_batch * activation_bytes(network, config.run.precision),
+        activations=micro_batch * activation_bytes(network, config.run.precision, config.run.recompute),
         logits=micro_batch * _logits_bytes(network),
     )
 
@@ -193,14 +193,15 @@ def largest_micro_batch(config: TrainConfig, network: Network, memory_bytes: flo
     return max(0, int((memory_bytes - RESERVED - empty) // (one - empty)))
 
 
-def activation_bytes(network: Network, precision: Precision) -> int:
+def activation_bytes(network: Network, precision: Precision, recompute: bool = False) -> int:
     """What one picture leaves behind for the backward pass: an estimate from shapes.
 
     Numbers a block: the inputs of three norms (3ND, float32 under autocast as well), their outputs (3ND), queries,
     keys, values and result of the self-attention (4ND; no N x N weights, which the fused kernel computes anew), queries
     and result of the cross-attention (2ND) with its keys and values (2SD), and inside the MLP of width M 4NM for GEGLU
     (both halves, the gate's GELU, the product) or 2NM for GELU. Then the last norm and the log-probabilities, NV. A
-    trained text encoder leaves about 20SD a layer.
+    trained text encoder leaves about 20SD a layer. With `recompute` every block leaves its input and its text's keys
+    and values; one block at a time has all of the rest.
     """
     size = BFLOAT16 if precision == "bfloat16" else FLOAT32
     decoder, text = network.decoder, network.text
@@ -210,7 +211,9 @@ def activation_bytes(network: Network, precision: Precision) -> int:
     block = 3 * n * width * FLOAT32 + (n * (9 * width + inside) + 2 * s * width) * size
     last = n * width * (FLOAT32 + size) + n * decoder.vocab_size * FLOAT32
     read = 0 if text.frozen else 20 * s * text.width * TEXT_LAYERS[text.name] * size
-    return decoder.config.depth * block + last + read
+    kept = n * width * FLOAT32 + 2 * s * width * size
+    blocks = decoder.config.depth * kept + block if recompute else decoder.config.depth * block
+    return blocks + last + read
 
 
 def _logits_bytes(network: Network) -> int:
@@ -337,6 +340,8 @@ def _work_lines(config: TrainConfig, network: Network) -> dict[str, str]:
     if not config.run.use_gpu:
         return lines | {"time": "not estimated for CPUs: let a few steps run"}
     gpu = GPUS[config.run.precision]
+    if config.run.recompute:
+        run += optim.steps * optim.batch_size * _decoder_flops(network)
     days = run / (gpu.peak * UTILISATION * config.run.num_workers) / 86_400
     return lines | {
         "time": f"{days:.3g} days on {_counted(config.run.num_workers, gpu.name)} at {UTILISATION:.0%} (assumed) of "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from emage.config import ObjectiveConfig, OptimConfig, TrainConfig
+from emage.fusing import fused
 from emage.guard import Guard
 from emage.masking import MASK, PictureRng, random_mask
 from emage.methods import METHODS
@@ -32,16 +33,21 @@ class Objective(nn.Module):
     """Network and method as one module: an engine's forward pass is a method's loss."""
 
     def __init__(
-        self, network: Network, method: str, objective: ObjectiveConfig, autocast: AbstractContextManager | None = None
+        self,
+        network: Network,
+        method: str,
+        objective: ObjectiveConfig,
+        autocast: AbstractContextManager | None = None,
+        compile: bool = False,
     ) -> None:
-        """`autocast`: what a forward pass runs in (devices.set_precision)."""
+        """`autocast`: what a forward pass runs in (devices.set_precision). `compile`: fuses the decoder's passes."""
         super().__init__()
         self.network, self.method, self.objective = network, method, objective
-        self.autocast = autocast or nullcontext()
+        self.autocast, self.compile_passes = autocast or nullcontext(), compile
 
     def forward(self, ids: Tensor, y: Tensor, rng: PictureRng, warming: bool) -> Loss:
         """Caption ids (B,S) and tokens (B,N) -> the method's loss; iterative1's while warming up."""
-        with self.autocast:
+        with self.autocast, fused(self.compile_passes):
             return self.in_force(warming).loss(self.network.decoder, y, self.network.read(ids), self.objective, rng)
 
     def in_force(self, warming: bool) -> ModuleType:

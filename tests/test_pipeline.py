@@ -1,6 +1,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import emage
-from emage import checkpoint, manifest, ranking, tokenizers
+from emage import checkpoint, devices, manifest, ranking, tokenizers
 from emage.config import SamplingConfig
 from emage.errors import InputError
 from emage.guidance import Guided
@@ -192,6 +193,25 @@ def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
     assert same(again.generate("a cat", seed=3)[0], pipe.generate("a cat", seed=3)[0])
     assert "iterative3" in (tmp_path / "copy" / "README.md").read_text()
     assert not list((tmp_path / "copy").glob("*.pt")) and not list((tmp_path / "copy").glob("*.pkl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["iterative1", "autoregressive"])
+def test_compiled_it_draws_the_same_pictures_but_for_rounding(pipe, method: str):
+    config = replace(pipe.config, method=method)
+    causal = method == "autoregressive"
+    network = pipe.network if not causal else checkpoint.build(config)
+    plain = emage.Emage(network, pipe.tokenizer, config).generate(PROMPTS[:2], seed=[1, 2], steps=4)
+    fused = emage.Emage(network, pipe.tokenizer, config).compile().generate(PROMPTS[:2], seed=[1, 2], steps=4)
+    assert np.mean([np.asarray(a) != np.asarray(b) for a, b in zip(plain, fused, strict=True)]) < 0.1
+
+
+def test_a_cpu_says_what_it_cannot_do(tiny_model: Path, monkeypatch):
+    with pytest.raises(InputError, match="dtype=tf32: a CPU has no TF32; use dtype=float32"):
+        emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="tf32")
+    monkeypatch.setattr(devices, "has_bfloat16_units", lambda: False)
+    with pytest.warns(UserWarning, match="no bfloat16 units .* dtype=float32 is faster"):
+        emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="bfloat16")
 
 
 def test_bfloat16_draws_and_keeps_the_tokenizer_in_float32(tiny_model: Path):

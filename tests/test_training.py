@@ -24,13 +24,14 @@ from emage.training import (
 )
 
 
-def run(table: Path, **values) -> tuple[list[float], Objective]:
+def run(table: Path, compile: bool = False, recompute: bool = False, **values) -> tuple[list[float], Objective]:
     """A tiny training run with PyTorch alone; the losses and what was trained."""
     config = preset(TrainConfig, "tiny", data={"path": str(table)}, run={"output": "unused"}, **values)
     rows = TokenTable(str(table), seed=0)
     torch.manual_seed(0)
     parts = CheckpointConfig(config.method, rows.tokenizer.vocab_size, rows.tokenizer.grid, config.model)
-    objective = Objective(checkpoint.build(parts), config.method, config.objective)
+    objective = Objective(checkpoint.build(parts), config.method, config.objective, compile=compile)
+    objective.network.decoder.recompute = recompute
     losses: list[float] = []
     fit(BareEngine(objective, config.optim), rows, config, lambda step, metrics, batch: losses.append(metrics["loss"]))
     return losses, objective
@@ -44,6 +45,20 @@ def test_every_method_learns_something_in_twenty_steps(token_table: Path, method
 
 def test_the_same_seed_gives_the_same_losses(token_table: Path):
     assert run(token_table)[0] == run(token_table)[0]
+
+
+@pytest.mark.parametrize("method", ["iterative3", "autoregressive"])
+def test_blocks_that_are_computed_again_change_no_bit(token_table: Path, method: str):
+    kept, again = (run(token_table, recompute=recompute, method=method, optim={"steps": 6}) for recompute in (0, 1))
+    assert kept[0] == again[0]
+    weights = zip(kept[1].state_dict().values(), again[1].state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.slow
+def test_compiled_a_run_takes_the_same_steps(token_table: Path):
+    plain, fused = (run(token_table, compile=compile, optim={"steps": 4})[0] for compile in (False, True))
+    assert fused == pytest.approx(plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -100,6 +100,8 @@ class Drawer:
     @cached_property
     def pipe(self) -> Emage:
         pipe = Emage.from_pretrained(self.config.checkpoint, device=self.device, dtype=self.config.dtype)
+        if self.config.compile:
+            pipe.compile()
         if pipe.facts["files"] != self.networks.checkpoint:
             raise InputError(f"{socket.gethostname()} has another model at {self.config.checkpoint} than the driver")
         return pipe

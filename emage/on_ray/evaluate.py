@@ -163,6 +163,7 @@ def _made_by(
         "rank": config.rank if config.candidates > 1 else "none",
         "ranker": ranker,
         "dtype": config.dtype,
+        "compile": config.compile,
         "sampling": asdict(pipe.settings(**config.sampling)),
     }
     return {

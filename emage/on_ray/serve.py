@@ -278,7 +278,12 @@ def load_checkpoint(config: ServeConfig) -> Pipe:
 
     if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread
         torch.set_num_threads(cpu_threads(config))
-    return emage.Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+    pipe = emage.Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+    if config.compile:
+        pipe.compile()
+    if pipe.device.type == "cuda":  # every size of batch is recorded before the first request
+        pipe.warm_up(range(1, config.max_batch_size + 1))
+    return pipe
 
 
 def cpu_threads(config: ServeConfig) -> int:

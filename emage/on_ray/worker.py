@@ -123,7 +123,8 @@ def _build(job: Job, network: Network, last: str | None, ranks: Ranks) -> Built:
     if state:
         network.load_state_dict(state.weights)
     autocast = devices.set_precision(config.run.precision, _device(config))
-    objective = Objective(network, config.method, config.objective, autocast)
+    network.decoder.recompute = config.run.recompute
+    objective = Objective(network, config.method, config.objective, autocast, config.run.compile)
     engine = DeepSpeedEngine(objective, config, ranks.world_size)
     average = averaged(network, config.optim.ema) if config.optim.ema and ranks.rank == 0 else None
     if state is None:

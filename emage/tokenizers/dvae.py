@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emage.fusing import fusible
 from emage.tokenizers.checks import check_pixels, to_grid
 
 STRIDE = 8  # px per token: three of the four groups change the size
@@ -94,6 +95,7 @@ class Decoder(nn.Module):
         blocks["output"] = output(n, 6)
         self.blocks = nn.Sequential(blocks)
 
+    @fusible
     def forward(self, ids: Tensor) -> Tensor:  # (B, h, w)
         table = self.blocks[0]
         assert isinstance(table, Conv2d)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emage.fusing import fusible
 from emage.tokenizers.checks import check_pixels, to_grid
 
 
@@ -179,6 +180,7 @@ class Decoder(nn.Module):
         self.norm_out = norm(width, groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
+    @fusible
     def forward(self, z: Tensor) -> Tensor:  # (B, Z, h, w)
         x = self.mid(self.conv_in(z))  #        (B, C, h, w)
         for stage in reversed(self.up):
