@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import emage
-from emage import command_line, provenance
+from emage import command_line
 from emage.errors import InputError
 from emage.reproduce.latency import surroundings
 
@@ -67,7 +67,7 @@ def described(bench: Bench, figures: Sequence[Figure], complete: bool) -> dict[s
         **surroundings(bench.device),
         "emage": emage.__version__,
         "versions": bench.versions,
-        "commit": provenance.commit(),
+        "commit": bench.commit,
         "settings": asdict(bench.settings) | {"compile": bench.compiles},
         "complete": complete,
         "matmul_tflop_per_s": {dtype: peak / 1e12 for dtype, peak in bench.peaks.items()},

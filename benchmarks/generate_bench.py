@@ -13,6 +13,7 @@ import generate_ours as ours
 import generate_peers as peers
 import torch
 
+from emage import provenance
 from emage.config import Dtype, SamplingConfig
 from emage.devices import arithmetic, check_device, check_dtype, has_bfloat16_units, matmul_rate
 from emage.errors import InputError
@@ -96,6 +97,7 @@ class Bench:
             except PackageNotFoundError as error:
                 how = "make bench installs it, peers=false goes without it"
                 raise InputError(f"{error.name} is not installed: {how}") from None
+        self.commit = provenance.commit()  # of the code that runs; its results change the checkout
         self.flops = ours.flops(settings.preset)
         self.peaks: dict[Dtype, float] = {}  # FLOP/s of a large matrix product
         self.profiles: dict[str, dict[str, float]] = {}
