@@ -20,7 +20,7 @@ def read(path: Path) -> dict[str, Any]:
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """All or nothing: a run may end at any time."""
     path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".part")
+    fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(fresh, path)
 

@@ -41,8 +41,8 @@ def main(argv: Sequence[str]) -> None:
 def run(settings: GenerateBenchmark) -> dict[str, Any]:
     bench = Bench(settings)
     path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
+    part = path.with_suffix(".part.json")  # a run that is cut short leaves what it found
     work, figures, record = [*bench.in_turns(), *([job] for job in bench.jobs())], list[Figure](), dict[str, Any]()
-    before = read(path)
     with Progress(disable=not Console().is_terminal) as progress:
         for jobs in progress.track(work, description="figures"):
             bench.measure(jobs)
@@ -52,12 +52,13 @@ def run(settings: GenerateBenchmark) -> dict[str, Any]:
                 progress.console.print(f"{where}: {line(figure)}", highlight=False, soft_wrap=True)
             compare(figures)
             record = described(bench, figures, complete=jobs is work[-1])
-            write(path, record)  # a run that is cut short leaves what it found
+            write(part, record)
     for dtype, batch in dict.fromkeys((figure.dtype, figure.batch) for figure in figures):
         together = [figure for figure in figures if (figure.dtype, figure.batch) == (dtype, batch)]
         show(f"{record['device']}, {dtype}, batch {batch}", together)
-    for warning in fallen(before, record):
+    for warning in fallen(read(path), record):
         print(warning, file=sys.stderr)
+    part.replace(path)
     return record
 
 

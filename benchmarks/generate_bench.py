@@ -139,7 +139,8 @@ class Bench:
                 (Figure(MUSE, dtype, 1, 1, PASS), lambda dtype=dtype: self._peer(MUSE, dtype, 1).step),
                 (Figure(MUSE, dtype, 1, 1, STEP), lambda dtype=dtype: self._peer(MUSE, dtype, 1).loop_step),
             ]
-            yield ours_alone + (theirs if self.settings.peers and dtype != "tf32" else [])
+            # In float16 Muse's loop does not run.
+            yield ours_alone + (theirs if self.settings.peers and dtype in ("float32", "bfloat16") else [])
 
     def _picture(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
         passes = METHODS[method].num_passes(SamplingConfig(steps=steps), ours.N)
@@ -204,38 +205,49 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         dtype = jobs[0][0].dtype
-        peak = matmul_rate(self.device, dtype)  # type: ignore[arg-type]
-        works: list[tuple[Figure, Callable[[], object] | float]] = []
+        peak = matmul_rate(self.device, dtype)
         with arithmetic(dtype, self.device):
-            for figure, prepare in jobs:
-                try:
-                    work = prepare()
-                    if len(jobs) == 1:
-                        work, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
-                        if self.on_gpu:
-                            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
-                        self._profile(figure, prepare)
-                    works.append((figure, work))
-                except Exception as error:  # whatever a peer stumbles over, the rest is measured
-                    if not figure.what.startswith((AMUSED, MUSE)):
-                        raise
-                    figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
-            seconds = self._in_turns([work for _, work in works])
-        peak = max(peak, matmul_rate(self.device, dtype))  # type: ignore[arg-type]
+            if len(jobs) == 1:
+                ((figure, prepare),) = jobs
+                seconds = [self._unless_it_fails(figure, lambda: self._alone(figure, prepare))]
+            else:
+                seconds = self._in_turns(jobs)
+        peak = max(peak, matmul_rate(self.device, dtype))
         self.peaks[dtype] = max(peak, self.peaks.get(dtype, 0.0))
-        for (figure, _), taken in zip(works, seconds, strict=True):
-            figure.rounds = figure.rounds or ROUNDS
-            figure.ms_a_picture = taken * 1e3 / figure.batch
-            if figure.flops:
-                figure.share_of_matmul = figure.flops * figure.batch / taken / peak
+        for (figure, _), taken in zip(jobs, seconds, strict=True):
+            if taken is not None:
+                figure.ms_a_picture = taken * 1e3 / figure.batch
+                if figure.flops:
+                    figure.share_of_matmul = figure.flops * figure.batch / taken / peak
 
-    def _in_turns(self, works: Sequence[Callable[[], object] | float]) -> list[float]:
-        """Median seconds of each; of those that are known, what is known."""
-        times: list[list[float]] = [[] for _ in works]
+    def _alone(self, figure: Figure, prepare: Prepare) -> float:
+        work = prepare()
+        seconds, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
+        if self.on_gpu:
+            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self._profile(figure, prepare)
+        return seconds
+
+    def _in_turns(self, jobs: Sequence[Job]) -> list[float | None]:
+        """Median seconds of each after a round to warm up; None for one that failed."""
+        works: list[Any] = [self._unless_it_fails(*job) for job in jobs]
+        times: list[list[float]] = [[] for _ in jobs]
         for _ in range(ROUNDS + 1):
-            for work, taken in zip(works, times, strict=True):
-                taken.append(work if isinstance(work, float) else self._once(work))
-        return [statistics.median(taken[1:]) for taken in times]
+            for (figure, _), work, taken in zip(jobs, works, times, strict=True):
+                if not figure.failed:
+                    taken.append(self._unless_it_fails(figure, lambda work=work: self._once(work)))
+                    figure.rounds = ROUNDS
+        return [None if job[0].failed else statistics.median(taken[1:]) for job, taken in zip(jobs, times, strict=True)]
+
+    def _unless_it_fails(self, figure: Figure, work: Callable[[], Any]) -> Any:
+        """What the work gives. Whatever a peer stumbles over, the rest is measured."""
+        try:
+            return work()
+        except Exception as error:
+            if not figure.what.startswith((AMUSED, MUSE)):
+                raise
+            figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
+            return None
 
     def _profile(self, figure: Figure, prepare: Prepare) -> None:
         """What the GPU's kernels take of the picture that all is compared with."""

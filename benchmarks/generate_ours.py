@@ -115,11 +115,11 @@ def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
 
 
 def loop_step(pipe: Emage) -> Callable[[], object]:
-    """The first of 16 steps on a CPU: a pass, tokens drawn, places chosen."""
-    method, settings = METHODS[pipe.config.method], pipe.settings()
-    y, rng = torch.full((1, N), MASK), PictureRng([0])
+    """The first of 16 steps, as it is written: a pass, tokens drawn, places chosen."""
+    method, settings, device = METHODS[pipe.config.method], pipe.settings(), pipe.device
+    y, rng = torch.full((1, N), MASK, device=device), PictureRng([0], device)
     with torch.no_grad():
-        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0])
+        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
     return lambda: next(method.generate(pipe.network.decoder, context, y, settings, rng))
 
 

@@ -1,5 +1,6 @@
 """What a device can do: whether this build of PyTorch has kernels for it, in which precisions, and how fast."""
 
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -89,21 +90,51 @@ def weights_dtype(dtype: Dtype) -> torch.dtype:
 
 @contextmanager
 def arithmetic(dtype: Dtype, device: torch.device) -> Iterator[None]:
-    """In here a GPU multiplies and convolves float32 numbers in TF32 for dtype=tf32, and exactly for any other."""
+    """In here a GPU multiplies and convolves float32 numbers in TF32 for dtype=tf32, and exactly for any other.
+
+    The process has one such setting: threads may be in here together with the same dtype alone.
+    """
     if device.type != "cuda":
         yield
         return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # attention too wide for a fused kernel (the VQGAN's)
+    with _flags.lock:
+        if not _flags.users:
+            _flags.before = _Flags.now()
+        _flags.users += 1
+        _Flags.set("high" if dtype == "tf32" else "highest", dtype == "tf32", True)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
+        with _flags.lock:
+            _flags.users -= 1
+            if not _flags.users:
+                _Flags.set(*_flags.before)
+
+
+class _Flags:
+    """PyTorch's own, which are the process's: whoever comes first keeps what they were, who leaves last restores it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.before: tuple[str, bool, bool] = ("highest", True, False)
+
+    @staticmethod
+    def now() -> tuple[str, bool, bool]:
+        return (
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
+        )
+
+    @staticmethod
+    def set(products: str, tf32_convolutions: bool, half_sums: bool) -> None:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = tf32_convolutions
+        # In attention too wide for a fused kernel, the VQGAN's: its products stay in bfloat16.
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(half_sums)
+
+
+_flags = _Flags()
 
 
 def set_precision(precision: Precision, device: str | torch.device) -> AbstractContextManager:
@@ -125,7 +156,7 @@ ROUNDS = 5
 
 
 @torch.no_grad()
-def matmul_rate(device: str | torch.device, precision: Precision) -> float:
+def matmul_rate(device: str | torch.device, precision: Dtype) -> float:
     """FLOP/s of one large matrix product, the best of a few: the peak that a training step's rate is a share of (MFU).
 
     Measured, not read from a data sheet: clocks, power limits and a CPU's threads are in it.
@@ -133,8 +164,8 @@ def matmul_rate(device: str | torch.device, precision: Precision) -> float:
     device = torch.device(device)
     before = torch.get_float32_matmul_precision()
     size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
-    a, b = torch.randn(2, size, size, device=device).to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    set_precision(precision, device)
+    a, b = torch.randn(2, size, size, device=device).to(weights_dtype(precision))
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         seconds = [_seconds_of_product(a, b) for _ in range(ROUNDS + 1)]
     finally:

@@ -21,6 +21,8 @@ def fusible(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.cache
     def compiled() -> Any:  # loading the compiler takes a second
+        # Whole variants (batch 1 or more, with top_k, ...) of all models count; past the limit nothing is compiled.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         return torch.compile(function)
 
     @functools.wraps(function)

@@ -65,9 +65,9 @@ def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
             return math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n + 1e-9)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
-    """Positions newly known after step t of a picture that begins with u of `n` unknown: (T,n+1) int64, at [t-1,u].
+    """Positions newly known after step t of a picture that begins with u of `n` unknown: (T,n+1) int32, at [t-1,u].
 
     Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions. A
     table for all of them lets the device look its own up, and nothing has to wait for the answer.
@@ -75,17 +75,17 @@ def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> 
     return torch.from_numpy(_kept_by_unknown(n, steps, schedule)).to(device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def most_unknown(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
     """Before each step, as many of `n` positions as can be unknown, whatever a picture began with."""
     left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
     return (n, *left[:-1].tolist())
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
     rows = [(0,) * steps] + [_kept(steps, unknown, schedule) for unknown in range(1, n + 1)]
-    return np.array(rows, dtype=np.int64).T
+    return np.array(rows, dtype=np.int32).T
 
 
 # --- Randomness -------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def unknown_places(y: Tensor, count: int) -> Tensor:
     return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache
 def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
     """(N,) place of every position in a Halton sequence (bases 2, 3) over the grid: early tokens lie far apart.
 

@@ -94,8 +94,9 @@ class SelfAttention(nn.Module):
         assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
         slot.put(k, v)
         # Of a single query, plain products: the fused kernels go through the places one after another.
-        scores = q @ slot.keys.transpose(2, 3) / math.sqrt(q.shape[3])  # (B,H,1,N)
-        return self.proj(_join(scores.masked_fill(~slot.seen, -torch.inf).softmax(-1) @ slot.values))
+        scores = (q / math.sqrt(q.shape[3])) @ slot.keys.transpose(2, 3)  # (B,H,1,N)
+        p = scores.float().masked_fill(~slot.seen, -torch.inf).softmax(-1).to(v.dtype)
+        return self.proj(_join(p @ slot.values))
 
 
 class CrossAttention(nn.Module):

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from emage import checkpoint, devices, hub, inpainting, model_card, ranking, sheets
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
@@ -59,7 +61,8 @@ class Pass:
         """Of each picture, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
         rng = PictureRng(self._seeds, self._pipe.device)
         network, method = self._pipe.network, self._pipe.config.method
-        return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
+        with self._pipe.way():
+            return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
 
 
 class Emage:
@@ -76,18 +79,18 @@ class Emage:
         tokenizer: Any,
         config: CheckpointConfig,
         facts: dict[str, Any] | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
     ):
-        """`dtype`: how the network computes, whose weights become that."""
-        self.network = network.eval().to(devices.weights_dtype(dtype))
+        """`dtype`: how the network computes, whose weights become that; none: as they are."""
+        self.dtype: Dtype = dtype or str(network.decoder.head.weight.dtype).removeprefix("torch.")  # type: ignore
+        self.network = network.eval().to(devices.weights_dtype(self.dtype))
         self.tokenizer, self.config, self.facts = tokenizer, config, facts or {}
-        self.dtype: Dtype = dtype
         # Whether a GPU's work is recorded when it comes for the second time (emage.graphs). It then reads the weights
         # where they lie now: a network whose modules are exchanged afterwards must not be recorded.
         self.records = True
         self._fused = False
         self._graphs = Graphs(self.device)
-        self._painter = _painter(tokenizer, dtype, self.device)
+        self._painter = _painter(tokenizer, self.dtype, self.device)
 
     # --- Loading and sharing ---
 
@@ -135,7 +138,7 @@ class Emage:
         facts = {key: value for key, value in self.facts.items() if key not in ("emage", "tokenizer", "files")}
         facts["prompts"] = list(facts.get("prompts", ()) if prompts is None else prompts)
         config, facts = _without_folders(self.config, facts)
-        checkpoint.save(path, self.network, self.tokenizer, config, facts, getattr(torch, dtype))
+        checkpoint.save(path, self.network, self.tokenizer, config, facts, devices.weights_dtype(dtype))
         if facts["prompts"]:
             sheets.sheet(self.generate(facts["prompts"]), facts["prompts"]).save(Path(path) / model_card.SAMPLES)
         model_card.write(path, self)
@@ -285,20 +288,21 @@ class Emage:
         for i, canvas in enumerate(canvases):
             if canvas is not None:
                 if id(canvas) not in encoded:
-                    encoded[id(canvas)] = inpainting.tokens(self.tokenizer, canvas, self.device)
+                    with self.way():
+                        encoded[id(canvas)] = inpainting.tokens(self.tokenizer, canvas, self.device)
                 y[i] = encoded[id(canvas)]
         method = METHODS[self.config.method]
         num_steps = method.num_passes(settings, y.shape[1])
         numbers = PictureRng(seeds, self.device).uniform(method.num_numbers(settings, y.shape[1]))
         empty = self._read([""] * len(prompts)) if settings.guidance else Context([])
+        network, num_tensors = self.network, len(context.tensors)
 
-        def work(inputs: Tensors) -> Steps:
+        def work(inputs: Tensors) -> Steps:  # knows nothing of this object, which would else never be freed
             y, numbers, *tensors = inputs
-            decoder, layers = self.network.decoder, len(context.tensors)
+            decoder: Any = network.decoder
             if settings.guidance:
-                decoder = Guided(decoder, Context.from_tensors(tensors[layers:]), settings, num_steps)
-            own_context = Context.from_tensors(tensors[:layers])
-            return method.generate(decoder, own_context, y, settings, Tape(numbers))
+                decoder = Guided(decoder, Context.from_tensors(tensors[num_tensors:]), settings, num_steps)
+            yield from method.generate(decoder, Context.from_tensors(tensors[:num_tensors]), y, settings, Tape(numbers))
 
         inputs = (y, numbers, *context.tensors, *empty.tensors)
         kind = ("passes", len(prompts), settings)
@@ -313,16 +317,22 @@ class Emage:
     @torch.no_grad()
     def pictures(self, y: Tensor) -> list[Image.Image]:
         """The pictures of tokens (B,N)."""
+        painter, grid = self._painter, self.config.grid
 
         def work(inputs: Tensors) -> Steps:
-            pixels = self._painter.paint(inputs[0].unflatten(1, self.config.grid))  # (B,3,H,W)
-            yield ((pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1),)
+            ids = inputs[0]
+            pixels = painter.paint(ids.clamp(0, painter.vocab_size - 1).unflatten(1, grid))  # (B,3,H,W)
+            wrong = ((ids < 0) | (ids >= painter.vocab_size)).sum()
+            yield (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1), wrong
 
         # On a CPU one at a time: a batched convolution rounds otherwise, and a picture must not depend on its
         # neighbours. On a GPU it does already, by the last bits of the network's products.
         at_once = 1 if self.device.type == "cpu" else PAINTED_AT_ONCE
-        parts = [next(self._run(("pictures", len(part)), work, [part]))[0] for part in y.split(at_once)]
-        return [Image.fromarray(picture) for picture in torch.cat(parts).cpu().numpy()]
+        parts = [next(self._run(("pictures", len(part)), work, [part])) for part in y.split(at_once)]
+        pictures = torch.cat([part for part, _ in parts]).cpu().numpy()
+        if wrong := sum(int(count) for _, count in parts):
+            raise ValueError(f"{wrong} tokens are none of the tokenizer's {painter.vocab_size}")
+        return [Image.fromarray(picture) for picture in pictures]
 
     # --- Speed ---
 
@@ -330,8 +340,12 @@ class Emage:
         """Fuses what lies between the matrix products and convolutions (torch.compile); returns itself.
 
         It takes effect, and a minute or so, with the first pictures: see `warm_up`. Needs a C++ compiler on a CPU and
-        Triton on a GPU. Pictures stay the same but for rounding.
+        Triton on a GPU. Pictures stay the same but for rounding. Raises InputError where there is no compiler.
         """
+        if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "gcc", "clang"))):
+            raise InputError(
+                "there is no C++ compiler to compile with (g++, clang++): install one, or do without compile"
+            )
         self._fused, self._graphs = True, Graphs(self.device)
         return self
 
@@ -362,21 +376,31 @@ class Emage:
     def _read(self, prompts: Sequence[str]) -> Context:
         """What the decoder reads. Candidates of one prompt, whose text is read once, share it."""
         different = list(dict.fromkeys(prompts))
-        ids = self.network.text.tokenize(different)[0].to(self.device, non_blocking=True)
+        network = self.network
+        ids = network.text.tokenize(different)[0].to(self.device, non_blocking=True)
+        if network.text.frozen:  # it looks captions up, and waits for the device
+            with self.way():
+                context = network.read(ids)
+        else:
 
-        def work(inputs: Tensors) -> Steps:
-            yield tuple(self.network.read(inputs[0]).tensors)
+            def work(inputs: Tensors) -> Steps:
+                yield tuple(network.read(inputs[0]).tensors)
 
-        kind = ("read", len(different))
-        read = work((ids,)) if self.network.text.frozen else self._run(kind, work, (ids,))  # it keeps states by caption
-        return Context.from_tensors(next(read)).of([different.index(prompt) for prompt in prompts])
+            context = Context.from_tensors(next(self._run(("read", len(different)), work, (ids,))))
+        return context.of([different.index(prompt) for prompt in prompts])
+
+    @contextlib.contextmanager
+    def way(self) -> Iterator[None]:
+        """In here numbers are multiplied as this model does it, and fused where it is compiled."""
+        with devices.arithmetic(self.dtype, self.device), fused(self._fused):
+            yield
 
     def _run(self, kind: tuple, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False):
         """What `work` yields, in this model's way of computing."""
         steps = self._graphs.run(kind, work, inputs, num_yields, alike) if self.records else work(tuple(inputs))
         with contextlib.closing(steps):
             while True:
-                with devices.arithmetic(self.dtype, self.device), fused(self._fused):
+                with self.way():
                     step = next(steps, None)
                 if step is None:
                     return
@@ -400,7 +424,9 @@ def _painter(tokenizer: Any, dtype: Dtype, device: torch.device) -> Any:
     if device.type == "cpu":
         return tokenizer
     precision = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    return copy.deepcopy(tokenizer).to(dtype=precision, memory_format=torch.channels_last)
+    painter = copy.deepcopy(tokenizer)
+    painter.encoder = nn.Identity()
+    return painter.to(dtype=precision, memory_format=torch.channels_last)
 
 
 def _seeds(seed: Any, num_pictures: int) -> list[int]:

@@ -10,7 +10,7 @@ from fakes import ITERATIVE, TINY, B, N, Recorder, V, certain, network, rngs, to
 
 from emage.config import SamplingConfig
 from emage.guidance import Guided
-from emage.masking import MASK, PictureRng, num_kept
+from emage.masking import MASK, PictureRng, Tape, num_kept
 from emage.methods import METHODS, iterative1, iterative3
 from emage.methods.terms import Step
 
@@ -251,3 +251,23 @@ def test_the_text_is_read_once_a_picture_not_once_a_step(name: str):
     steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B))))
     assert len(steps) == METHODS[name].num_passes(settings, N)
     assert calls == ["text", *["keys and values"] * TINY.depth]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingConfig(steps=N),
+        SamplingConfig(steps=5, order="random", remask=0.3),
+        SamplingConfig(steps=3, order="halton", gumbel=0),
+        SamplingConfig(steps=1, temperature=0),
+    ],
+)
+def test_numbers_drawn_beforehand_are_enough_and_give_the_same_tokens(method: str, settings: SamplingConfig):
+    net = network(method).eval()
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    module = METHODS[method]
+    numbers = PictureRng(range(B)).uniform(module.num_numbers(settings, N))
+    *_, one = module.generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
+    *_, other = module.generate(net.decoder, context, unknown(B, N), settings, Tape(numbers))
+    assert torch.equal(one.y_obs, other.y_obs)

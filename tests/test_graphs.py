@@ -1,11 +1,14 @@
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from emage.config import CheckpointConfig, Method, ModelConfig
 from emage.graphs import Graphs, Tensors
+from emage.inpainting import Canvas
 from emage.methods import METHODS
 from emage.model import Network
 from emage.pipeline import Emage
@@ -45,7 +48,17 @@ def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
 
 @pytest.mark.gpu
 @gpu
-@pytest.mark.parametrize("sampling", [{}, {"guidance": 2.0}, {"order": "halton", "remask": 0.2}, {"temperature": 0}])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"guidance": 2.0},
+        {"guidance": 2.0, "guidance_schedule": "linear"},
+        {"order": "halton", "remask": 0.2},
+        {"order": "random", "top_k": 5, "top_p": 0.9},
+        {"temperature": 0},
+    ],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, sampling: dict):
     pipe = model(method, "cuda")
@@ -56,7 +69,51 @@ def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, samplin
         pipe.records = True
         assert len(played) == len(written)
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
-    assert len(pipe._graphs._recordings) >= 1
+    often = pipe._graphs._once if method == "fully_nar" else pipe._graphs._often
+    assert any(kind[0] == "passes" for kind in often.recordings)
+
+
+def holes(pipe: Emage, number: int) -> list[Canvas]:
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 8 * number))
+    return [pipe.canvas(picture, mask)]
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
+def test_recorded_passes_fill_holes_of_any_size(method: Method):
+    pipe = model(method, "cuda")
+    settings = pipe.settings(steps=6)
+    for number in (8, 2, 5):
+        played, written = (
+            [after._after.y_obs.cpu() for after in pipe.passes(PROMPTS[:1], [number], settings, canvases)]
+            for pipe.records, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_recording_outlives_what_many_other_kinds_push_out():
+    pipe = model("iterative1", "cuda")
+    before = [tokens(pipe, [seed])[-1] for seed in (1, 2, 3)]
+    for steps in range(7, 47):
+        for _ in range(2):
+            *_, last = pipe.passes(PROMPTS[:1], [0], pipe.settings(steps=steps))
+            last.pictures()
+    assert all(torch.equal(tokens(pipe, [seed])[-1], kept) for seed, kept in zip((1, 2, 3), before, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_recorded_model_is_freed_with_its_last_name():
+    pipe = model("iterative3", "cuda")
+    pipe.warm_up(steps=6)
+    weights = weakref.ref(pipe.network)
+    del pipe
+    assert weights() is None
 
 
 @pytest.mark.gpu

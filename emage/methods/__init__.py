@@ -10,7 +10,9 @@
     generate(model, context, y_obs, settings, rng) -> iterator of Step, one an iteration
 
 `model(tokens (B,N), context) -> logits (B,N,V)` is any callable, `y` (B,N) the picture's tokens, `y_obs` (B,N) what is
-known before generation begins (MASK elsewhere). A method never sees captions or pixels.
+known before generation begins (MASK elsewhere), `rng` a PictureRng, or in drawing a Tape. A method never sees captions
+or pixels. A model that has `at(tokens, context, places (B,M)) -> logits (B,M,V)` as well, like the network, is asked by
+that for the unknown places alone where no others matter.
 """
 
 from types import ModuleType

@@ -60,7 +60,8 @@ def num_numbers(settings: SamplingConfig, n: int) -> int:
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
-    kept = kept_table(n, steps, schedule, y_obs.device)[:, (~given).sum(1)]  # (T,B)
+    table = kept_table(n, steps, schedule, y_obs.device)
+    kept = table[:, (~given).sum(1)]  # (T,B)
     p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
     unknown = most_unknown(n, steps, schedule)
     fixed = fixed_scores(settings.order, n, rng)

@@ -64,7 +64,8 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
     given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
     start = y_obs
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
-    kept = kept_table(n, steps, schedule, y_obs.device)[:, (~given).sum(1)]  # (T,B)
+    table = kept_table(n, steps, schedule, y_obs.device)
+    kept = table[:, (~given).sum(1)]  # (T,B)
     fixed = fixed_scores(settings.order, n, rng)
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import emage
-from emage import manifest, model_card, provenance
+from emage import devices, manifest, model_card, provenance
 from emage.config import EvaluateConfig, nearest
 from emage.errors import InputError
 from emage.evaluation import caption_list, judging, report, shards
@@ -126,6 +126,8 @@ def _checked(config: EvaluateConfig) -> EvaluateConfig:
         raise InputError(f"metrics={sets[0]} compares with real pictures: judge.reference=FOLDER, or a .tar of them")
     if sets and config.judge.reference:
         picture_files.find(config.judge.reference)  # names alone; they are looked at later
+    if not config.gpus_per_actor:
+        devices.check_dtype(config.dtype, "cpu")
     launch.check_gpus(config.gpus_per_actor * config.num_actors, "gpus_per_actor")
     judge = replace(
         config.judge,
@@ -163,7 +165,7 @@ def _made_by(
         "rank": config.rank if config.candidates > 1 else "none",
         "ranker": ranker,
         "dtype": config.dtype,
-        "compile": config.compile,
+        **({"compile": True} if config.compile else {}),
         "sampling": asdict(pipe.settings(**config.sampling)),
     }
     return {
