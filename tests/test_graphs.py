@@ -1,11 +1,13 @@
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from emage import graphs
 from emage.config import CheckpointConfig, Method, ModelConfig
 from emage.graphs import Graphs, Tensors
 from emage.inpainting import Canvas
@@ -28,9 +30,9 @@ def doubled(inputs: Tensors) -> Iterator[Tensors]:
 
 
 def test_on_a_cpu_work_runs_as_it_is_written():
-    graphs = Graphs(torch.device("cpu"))
+    recorder = Graphs(torch.device("cpu"))
     for start in (1.0, 5.0, 7.0):
-        found = [(a.item(), b.item()) for a, b in graphs.run("doubled", doubled, [torch.tensor(start)], 3)]
+        found = [(a.item(), b.item()) for a, b in recorder.run("doubled", doubled, [torch.tensor(start)], 3)]
         assert found == [(start * 2**i, start * 2**i + 1) for i in (1, 2, 3)]
 
 
@@ -161,3 +163,80 @@ def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
         fused = tokens(pipe, [1, 2])
     assert (fused[0] == plain[0]).float().mean() > 0.9  # of the first pass: a token on the border may fall beside it
     assert fused[-1].min() >= 0
+
+
+class Played:
+    """Stands in for a recording where there is no GPU: it says that it was made, and plays by working."""
+
+    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, group: graphs.Group):
+        assert group.free.locked() and graphs._recording.locked()
+        if inputs[0].item() < 0:
+            raise torch.OutOfMemoryError("no")
+        self.work, self.played = work, 0
+        list(work(inputs))
+
+    def play(self, inputs) -> Iterator[Tensors]:
+        self.played += 1
+        yield from self.work(tuple(inputs))
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    monkeypatch.setattr(graphs, "Recording", Played)
+    for name in ("current_stream", "default_stream", "graph_pool_handle", "Stream", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: "the same")
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    return Graphs(torch.device("cuda"))
+
+
+def once(recorder: Graphs, start: float, kind: str = "doubled", **more) -> list[float]:
+    return [a.item() for a, _ in recorder.run(kind, doubled, [torch.tensor(start)], 3, **more)]
+
+
+def played(recorder: Graphs, kind: str = "doubled") -> int:
+    recording = recorder._often.recordings.get(kind)
+    return recording.played if recording else 0
+
+
+def test_work_is_written_once_then_recorded_then_played(recorder: Graphs):
+    counts = []
+    for start in (1.0, 3.0, 5.0):
+        assert once(recorder, start) == [2 * start, 4 * start, 8 * start]
+        counts.append(played(recorder))
+    assert counts == [0, 1, 2] and not recorder._often.free.locked()
+
+
+def test_what_begins_before_the_other_ends_is_not_played(recorder: Graphs):
+    for start in (1.0, 3.0):
+        once(recorder, start)
+    first = recorder.run("doubled", doubled, [torch.tensor(1.0)], 3)
+    next(first)
+    assert played(recorder) == 2 and once(recorder, 5.0) == [10.0, 20.0, 40.0]
+    assert played(recorder) == 2
+    first.close()  # as when nobody waits for a picture any more
+    assert once(recorder, 5.0) and played(recorder) == 3
+
+
+def test_what_does_not_fit_into_memory_is_written_for_good(recorder: Graphs, caplog):
+    for _ in range(3):
+        assert once(recorder, -1.0) == [-2.0, -4.0, -8.0]
+    assert played(recorder) == 0 and caplog.text.count("too little memory to record") == 1
+
+
+def test_long_work_is_recorded_where_its_passes_are_alike(recorder: Graphs, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(graphs, "LONGEST", 2)
+    for _ in range(3):
+        once(recorder, 1.0, "long")
+        once(recorder, 1.0, "alike", alike=True)
+    assert played(recorder, "long") == 0 and played(recorder, "alike") == 2
+
+
+def test_an_error_while_recording_leaves_the_next_one_free(recorder: Graphs):
+    def broken(inputs: Tensors) -> Iterator[Tensors]:
+        yield inputs
+        raise ValueError("a bug")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a bug"):
+            list(recorder.run("broken", broken, [torch.tensor(1.0)], 2))
+    assert not graphs._recording.locked() and not recorder._often.free.locked()
