@@ -3,6 +3,7 @@
 OUTPUT ?= runs/demo
 PORT ?= 8000
 CHECKPOINT ?= demo
+STORAGE ?=
 UV_VERSION := 0.13.8
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
 READY := .venv/.ready
@@ -10,7 +11,7 @@ PEERS := .venv/.peers
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format serve ui bench bench-all setup
+.PHONY: help demo test chaos lint format serve ui bench bench-all doctor setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -50,6 +51,9 @@ bench-all: bench ## that, and the other measurements behind this project's claim
 	$(RUN) benchmarks/ingest.py scale
 	$(RUN) benchmarks/loader.py
 	$(RUN) benchmarks/serve.py
+
+doctor: $(READY) ## what of this machine, its cluster and its services is not as it must be (STORAGE=folder)
+	$(RUN) -m emage.on_ray.preflight storage=$(STORAGE)
 
 setup: $(READY) ## set-up alone
 
