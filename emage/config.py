@@ -203,7 +203,8 @@ class DownloadConfig:
     max_image_pixels: int = 100_000_000
     max_bytes: int = 50_000_000
     threads: int = 64  # per shard
-    shards_in_flight: int = 0  # 0: one per two cluster CPUs
+    shards_in_flight: int = 0  # 0: one per two CPUs of the nodes that download
+    node_resource: str = ""  # only nodes with this custom resource download (cluster/aws.yaml); none: any node
     timeout_s: float = 10.0  # per picture, whole request
     retries: int = 1  # at once, inside a pass
     passes: int = 2  # over all shards; the later ones fetch again what failed for a cause that may pass

@@ -127,6 +127,7 @@ def test_parameters_are_those_of_the_built_network(model: str):
 def saved_bytes(config: TrainConfig, tokens: Tokens, batch: int) -> int:
     """What autograd keeps for the backward pass, weights aside, each piece of memory once."""
     objective, arguments = step(config, tokens, batch)
+    objective.network.decoder.recompute = config.run.recompute
     weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

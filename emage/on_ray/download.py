@@ -32,6 +32,7 @@ URLS = "_manifest.json"  # lists the shards of URLs
 SUMMED = ("rows", "written", "won_back")  # the counters of a shard's manifest
 SUMMED_BY_NAME = ("failed", "datasets")  # and those with one number for each cause or data set
 # The settings that decide which pictures come out and what they look like.
+A_LITTLE = 0.001  # of a node's custom resource: a task wants the node, not a share of it
 WHAT = ("image_size", "min_image_size", "max_image_pixels", "max_bytes", "allow_private_hosts")
 
 
@@ -164,8 +165,10 @@ def _pass(
     number: int, jobs: list[Job], left: list[tuple[Job, int]], folder: Path, blocked: ray.ObjectRef | None
 ) -> None:
     """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
-    at_once = jobs[0].config.shards_in_flight or max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    calls = (lambda job=job: _download.remote(job, number, blocked) for job, _ in left)
+    config = jobs[0].config
+    at_once = config.shards_in_flight or max(1, int(_cpus(config.node_resource)) // 2)
+    task = _download.options(resources={config.node_resource: A_LITTLE}) if config.node_resource else _download
+    calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)
     before = sum(job.rows for job in jobs) - rows if number == 1 else 0
     stage = "download" if number == 1 else f"download, pass {number}"
@@ -176,6 +179,15 @@ def _pass(
             speed = arrived / max(bar.format_dict["elapsed"], 1e-9)
             bar.set_postfix_str(f"{arrived / max(fetched, 1):.1%} arrived, {speed:.1f} pictures/s", refresh=False)
             bar.update(tried)
+
+
+def _cpus(node_resource: str) -> float:
+    """Of the nodes that download. Says so where there are none yet."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = sum(node.get("CPU", 0) for node in nodes if not node_resource or node_resource in node)
+    if not cpus:
+        print(f"no node with the resource {node_resource!r} is there yet: waiting for one", flush=True)
+    return cpus
 
 
 def _sums(folder: Path, num_shards: int) -> dict[str, Any]:
