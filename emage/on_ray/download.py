@@ -166,7 +166,8 @@ def _pass(
 ) -> None:
     """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
     config = jobs[0].config
-    at_once = config.shards_in_flight or max(1, int(_cpus(config.node_resource)) // 2)
+    cpus = _cpus(config.node_resource)
+    at_once = config.shards_in_flight or max(1, int(cpus) // 2)
     task = _download.options(resources={config.node_resource: A_LITTLE}) if config.node_resource else _download
     calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)
