@@ -302,6 +302,10 @@ def check(config: ServeConfig) -> ServeConfig:
             "its file as access.api_key_file"
         )
     _safety(config.access.safety)
+    if not config.gpus_per_replica and not config.device.startswith("cuda"):
+        from emage import devices  # loads PyTorch
+
+        devices.check_dtype(config.dtype, "cpu")
     folder = hub.local(config.checkpoint)
     if folder is None:
         if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):

@@ -187,6 +187,13 @@ def test_an_open_endpoint_without_a_key_is_refused(tmp_path: Path, monkeypatch: 
         serve.check(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.safety:nothing")))
 
 
+def test_a_precision_that_the_device_lacks_is_said() -> None:
+    from emage.on_ray import serve
+
+    with pytest.raises(InputError, match="a CPU has no TF32"):
+        serve.check(ServeConfig(checkpoint="demo", gpus_per_replica=0, dtype="tf32"))
+
+
 def test_a_port_in_use_and_a_missing_gpu_are_said(ray_cluster: None) -> None:
     from emage.on_ray import serve
 
