@@ -23,7 +23,6 @@ from rich.table import Table
 
 import emage
 from emage import command_line
-from emage.errors import InputError
 from emage.reproduce.latency import surroundings
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,11 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         run(command_line.parse(GenerateBenchmark, argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(settings: GenerateBenchmark) -> dict[str, Any]:

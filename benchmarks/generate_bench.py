@@ -15,7 +15,7 @@ import torch
 
 from emage import provenance
 from emage.config import Dtype, SamplingConfig
-from emage.devices import arithmetic, check_device, check_dtype, has_bfloat16_units, matmul_rate
+from emage.devices import arithmetic, check_dtype, choose, has_bfloat16_units, matmul_rate, wait_for
 from emage.errors import InputError
 from emage.methods import METHODS
 from emage.pipeline import Emage
@@ -72,9 +72,7 @@ class Bench:
 
     def __init__(self, settings: GenerateBenchmark):
         """Raises InputError for a setting that could not end well."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(automatic if settings.device == "auto" else settings.device)
-        check_device(self.device)
+        self.device = torch.device(choose(settings.device))
         self.settings, self.on_gpu = settings, self.device.type == "cuda"
         for name in ("batches", "steps"):
             if any(not 1 <= value <= ours.N for value in getattr(settings, name)):
@@ -270,12 +268,8 @@ class Bench:
         return statistics.median(self._once(work) for _ in range(rounds)), rounds
 
     def _once(self, work: Callable[[], object]) -> float:
-        self._wait()
+        wait_for(self.device)
         started = time.perf_counter()
         work()
-        self._wait()
+        wait_for(self.device)
         return time.perf_counter() - started
-
-    def _wait(self) -> None:
-        if self.on_gpu:
-            torch.cuda.synchronize(self.device)

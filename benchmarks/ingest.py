@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from emage import command_line, manifest, pictures, schema, shapes, tokenizers
 from emage import config as settings
-from emage import manifest, pictures, schema, shapes, tokenizers
 from emage.config import TokenizeConfig
 from emage.errors import InputError
 from emage.on_ray import batches, download, launch, tasks, tokenizing
@@ -63,15 +63,12 @@ class TokenizeBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         if argv and argv[0] == "scale":  # in processes of its own, to see each size's memory
             sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
         if not argv or argv[0] != "tokenize":
             raise InputError("the first word is one of: tokenize, scale")
         tokenize(settings.parse(TokenizeBenchmark, argv[1:]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 # --- tokenize ---------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import config, provenance, schema, shapes
+from emage import command_line, config, provenance, schema, shapes
 from emage.config import ModelConfig, ShuffleConfig
 from emage.errors import InputError
 from emage.text import ClipText
@@ -62,13 +62,10 @@ class LoaderBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         benchmark = config.parse(LoaderBenchmark, argv)
         check(benchmark)
         source, captions = read_captions(benchmark)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     with tempfile.TemporaryDirectory() as folder:
         with ProcessPoolExecutor(1, get_context("spawn")) as other:  # what writing leaves in memory is not reading's
             other.submit(write_table, Path(folder), benchmark, captions).result()

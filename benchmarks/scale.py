@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import captions, config, manifest, schema
+from emage import captions, command_line, config, manifest, schema
 from emage.config import SelectConfig, ShuffleConfig, SourceConfig
 from emage.errors import InputError
 from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing
@@ -83,13 +83,10 @@ class ScaleBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         benchmark = config.parse(ScaleBenchmark, argv)
         if min(benchmark.rows, default=0) < 1 or benchmark.tokens % 8 or benchmark.tokens < 8:
             raise InputError("rows are at least one each, tokens a multiple of 8")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     results = []
     for rows in benchmark.rows:
         values = [str(rows), str(benchmark.tokens), *([benchmark.folder] if benchmark.folder else [])]

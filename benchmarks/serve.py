@@ -47,14 +47,11 @@ from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         settings = command_line.parse(ServeBenchmark, argv)
         check(settings)
         with tempfile.TemporaryDirectory() as folder:
             run(settings, Path(folder))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def check(settings: ServeBenchmark) -> None:

@@ -34,7 +34,7 @@ import emage
 from emage import command_line, plan, provenance, schema, tokenizers
 from emage.checkpoint import describe
 from emage.config import MLflowConfig, Precision, TrainConfig, preset
-from emage.devices import check_device, check_precision, matmul_rate, set_precision
+from emage.devices import check_precision, choose, matmul_rate, set_precision, wait_for
 from emage.errors import InputError
 from emage.masking import PictureRng
 from emage.methods import METHODS
@@ -90,11 +90,8 @@ class Bench(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    try:
+    with command_line.one_line():
         run(command_line.parse(TrainBenchmark, argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(settings: TrainBenchmark) -> dict[str, Any]:
@@ -131,10 +128,7 @@ def check(settings: TrainBenchmark) -> torch.device:
         for value in getattr(settings, name):
             if value not in allowed:
                 raise InputError(f"{name}: {value!r} is none of {', '.join(allowed)}")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = automatic if settings.device == "auto" else settings.device
-    check_device(device)
-    return torch.device(device)
+    return torch.device(choose(settings.device))
 
 
 def training(settings: TrainBenchmark) -> TrainConfig:
@@ -252,11 +246,6 @@ def in_turns(works: Mapping[str, Callable[[], object]], bench: Bench) -> dict[st
             wait_for(bench.device)
             times[name].append((time.perf_counter() - started) / bench.settings.steps)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # --- Memory of a GPU --------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ no field of any config.
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -111,6 +112,16 @@ def _writable(program: type) -> Any:
         OmegaConf.set_readonly(node, False)
         nodes += [node._get_node(key) for key in node if OmegaConf.is_dict(node._get_node(key))]
     return config
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Bad input in here ends the program: with one line, and 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _override(key: str, text: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emage import config, manifest, steps
+from emage import command_line, config, manifest, steps
 from emage.errors import InputError
 from emage.sheets import printable
 
@@ -232,14 +232,11 @@ def _legend(figure: Any, runs: Sequence[Run], title: str | None) -> None:
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 on bad input."""
     runs = [word for word in argv if not word.startswith("-") and ("=" not in word or Path(word).is_dir())]
-    try:
+    with command_line.one_line():
         settings = config.parse(CurvesConfig, [_as_text(word) for word in argv if word not in runs])
         if not runs:
             raise InputError("no run: give the output folder of a training, or several")
         draw(runs, settings.output, settings.title)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{settings.output}: the curves of {', '.join(printable(str(run)) for run in runs)}")
 
 

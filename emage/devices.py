@@ -32,6 +32,14 @@ def check_device(device: str | torch.device) -> None:
         )
 
 
+def choose(device: str) -> str:
+    """The device itself; auto: cuda where there is one. Raises what `check_device` does."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return device
+
+
 def _runs_on(arch: str, major: int, minor: int) -> bool:
     """Whether code for `arch` runs on a GPU of this capability: sm_ within a major version, compute_ on all newer."""
     kind, _, number = arch.partition("_")
@@ -162,25 +170,22 @@ def matmul_rate(device: str | torch.device, precision: Dtype) -> float:
     Measured, not read from a data sheet: clocks, power limits and a CPU's threads are in it.
     """
     device = torch.device(device)
-    before = torch.get_float32_matmul_precision()
     size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
     a, b = torch.randn(2, size, size, device=device).to(weights_dtype(precision))
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
+    with arithmetic(precision, device):
         seconds = [_seconds_of_product(a, b) for _ in range(ROUNDS + 1)]
-    finally:
-        torch.set_float32_matmul_precision(before)
     return 2 * size**3 / min(seconds[1:])  # the first one warms up
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
-    _wait_for(a.device)
+    wait_for(a.device)
     started = time.perf_counter()
     torch.mm(a, b)
-    _wait_for(a.device)
+    wait_for(a.device)
     return time.perf_counter() - started
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -24,7 +24,7 @@ from omegaconf import MISSING
 from PIL import Image
 from tqdm import tqdm
 
-from emage import config, schema, sheets
+from emage import command_line, config, schema, sheets
 from emage.errors import InputError
 
 # torch and open_clip take seconds to import, and only some of this needs them: they are imported where they are used.
@@ -326,7 +326,7 @@ def main(argv: Sequence[str]) -> None:
     words = list(argv)
     if words and "=" not in words[0] and not words[0].startswith("-"):
         words[0] = f"path={words[0]}"
-    try:
+    with command_line.one_line():
         settings = config.parse(InspectionConfig, words)
         if settings.sheet and Path(settings.sheet).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise InputError(f"sheet={settings.sheet}: end it in .png, .jpg or .webp")
@@ -336,9 +336,6 @@ def main(argv: Sequence[str]) -> None:
                 settings.path, pictures=settings.pictures, weights=settings.weights, seed=settings.seed
             )
             _save(sheet, settings.sheet)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _save(sheet: Image.Image, file: str) -> None:

@@ -1,36 +1,28 @@
 """Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
 
-import contextlib
-import copy
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from emage import checkpoint, devices, hub, inpainting, model_card, ranking, sheets
 from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
+from emage.drawing import Drawing
 from emage.errors import InputError
-from emage.fusing import fused
-from emage.graphs import Graphs, Steps, Tensors, Work
-from emage.guidance import Guided
 from emage.inpainting import Canvas
-from emage.masking import MASK, PictureRng, Tape
+from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
 from emage.methods.terms import Step
 from emage.model import Context, Network
 from emage.sampling import check_sampling
-
-PAINTED_AT_ONCE = 8  # pictures that a GPU decodes together
 
 
 class Pass:
@@ -61,7 +53,7 @@ class Pass:
         """Of each picture, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
         rng = PictureRng(self._seeds, self._pipe.device)
         network, method = self._pipe.network, self._pipe.config.method
-        with self._pipe.way():
+        with self._pipe.drawing.way():
             return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
 
 
@@ -82,15 +74,10 @@ class Emage:
         dtype: Dtype | None = None,
     ):
         """`dtype`: how the network computes, whose weights become that; none: as they are."""
-        self.dtype: Dtype = dtype or str(network.decoder.head.weight.dtype).removeprefix("torch.")  # type: ignore
+        self.dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
         self.network = network.eval().to(devices.weights_dtype(self.dtype))
         self.tokenizer, self.config, self.facts = tokenizer, config, facts or {}
-        # Whether a GPU's work is recorded when it comes for the second time (emage.graphs). It then reads the weights
-        # where they lie now: a network whose modules are exchanged afterwards must not be recorded.
-        self.records = True
-        self._fused = False
-        self._graphs = Graphs(self.device)
-        self._painter = _painter(tokenizer, self.dtype, self.device)
+        self.drawing = Drawing(self.network, tokenizer, config, self.dtype)
 
     # --- Loading and sharing ---
 
@@ -113,9 +100,7 @@ class Emage:
         The rest is for the hub: a branch, tag or commit; a token for private models; where files are kept; whether to
         use only what is there. A model that is there is loaded without a network as well. Raises InputError.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        devices.check_device(device)
+        device = devices.choose(device)
         precision: Any = str(dtype).removeprefix("torch.")
         if precision not in get_args(Dtype):
             raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
@@ -282,57 +267,25 @@ class Emage:
 
         Picture i has a prompt, a seed and, where `canvases` has one, a picture of which a part is drawn anew.
         """
-        context = self._read(prompts)
+        context = self.drawing.read(prompts)
         y = self._unknown(len(prompts))
         encoded: dict[int, Tensor] = {}  # candidates of one edit: its picture is encoded once
         for i, canvas in enumerate(canvases):
             if canvas is not None:
                 if id(canvas) not in encoded:
-                    with self.way():
-                        encoded[id(canvas)] = inpainting.tokens(self.tokenizer, canvas, self.device)
+                    encoded[id(canvas)] = self.drawing.tokens(canvas)
                 y[i] = encoded[id(canvas)]
-        method = METHODS[self.config.method]
-        num_steps = method.num_passes(settings, y.shape[1])
-        numbers = PictureRng(seeds, self.device).uniform(method.num_numbers(settings, y.shape[1]))
-        empty = self._read([""] * len(prompts)) if settings.guidance else Context([])
-        network, num_tensors = self.network, len(context.tensors)
-
-        def work(inputs: Tensors) -> Steps:  # knows nothing of this object, which would else never be freed
-            y, numbers, *tensors = inputs
-            decoder: Any = network.decoder
-            if settings.guidance:
-                decoder = Guided(decoder, Context.from_tensors(tensors[num_tensors:]), settings, num_steps)
-            yield from method.generate(decoder, Context.from_tensors(tensors[:num_tensors]), y, settings, Tape(numbers))
-
-        inputs = (y, numbers, *context.tensors, *empty.tensors)
-        kind = ("passes", len(prompts), settings)
-        passes = self._run(kind, work, inputs, num_steps, alike=method.CAUSAL)
-        for t, after in enumerate(passes, start=1):
-            yield Pass(self, t, num_steps, Step(*after), context, seeds)
+        num_steps = METHODS[self.config.method].num_passes(settings, y.shape[1])
+        for t, after in enumerate(self.drawing.steps(context, y, seeds, settings), start=1):
+            yield Pass(self, t, num_steps, after, context, seeds)
 
     def canvas(self, image: Image.Image, mask: Image.Image) -> Canvas:
         """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
         return inpainting.canvas(image, mask, self.config.grid, self.tokenizer.stride)
 
-    @torch.no_grad()
     def pictures(self, y: Tensor) -> list[Image.Image]:
         """The pictures of tokens (B,N)."""
-        painter, grid = self._painter, self.config.grid
-
-        def work(inputs: Tensors) -> Steps:
-            ids = inputs[0]
-            pixels = painter.paint(ids.clamp(0, painter.vocab_size - 1).unflatten(1, grid))  # (B,3,H,W)
-            wrong = ((ids < 0) | (ids >= painter.vocab_size)).sum()
-            yield (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1), wrong
-
-        # On a CPU one at a time: a batched convolution rounds otherwise, and a picture must not depend on its
-        # neighbours. On a GPU it does already, by the last bits of the network's products.
-        at_once = 1 if self.device.type == "cpu" else PAINTED_AT_ONCE
-        parts = [next(self._run(("pictures", len(part)), work, [part])) for part in y.split(at_once)]
-        pictures = torch.cat([part for part, _ in parts]).cpu().numpy()
-        if wrong := sum(int(count) for _, count in parts):
-            raise ValueError(f"{wrong} tokens are none of the tokenizer's {painter.vocab_size}")
-        return [Image.fromarray(picture) for picture in pictures]
+        return self.drawing.paint(y)
 
     # --- Speed ---
 
@@ -342,11 +295,7 @@ class Emage:
         It takes effect, and a minute or so, with the first pictures: see `warm_up`. Needs a C++ compiler on a CPU and
         Triton on a GPU. Pictures stay the same but for rounding. Raises InputError where there is no compiler.
         """
-        if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "gcc", "clang"))):
-            raise InputError(
-                "there is no C++ compiler to compile with (g++, clang++): install one, or do without compile"
-            )
-        self._fused, self._graphs = True, Graphs(self.device)
+        self.drawing.compile()
         return self
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Any) -> None:
@@ -372,40 +321,6 @@ class Emage:
             scores = ranker.score(pictures, texts).tolist()
         return list(zip(pictures, scores, strict=True))
 
-    @torch.no_grad()
-    def _read(self, prompts: Sequence[str]) -> Context:
-        """What the decoder reads. Candidates of one prompt, whose text is read once, share it."""
-        different = list(dict.fromkeys(prompts))
-        network = self.network
-        ids = network.text.tokenize(different)[0].to(self.device, non_blocking=True)
-        if network.text.frozen:  # it looks captions up, and waits for the device
-            with self.way():
-                context = network.read(ids)
-        else:
-
-            def work(inputs: Tensors) -> Steps:
-                yield tuple(network.read(inputs[0]).tensors)
-
-            context = Context.from_tensors(next(self._run(("read", len(different)), work, (ids,))))
-        return context.of([different.index(prompt) for prompt in prompts])
-
-    @contextlib.contextmanager
-    def way(self) -> Iterator[None]:
-        """In here numbers are multiplied as this model does it, and fused where it is compiled."""
-        with devices.arithmetic(self.dtype, self.device), fused(self._fused):
-            yield
-
-    def _run(self, kind: tuple, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False):
-        """What `work` yields, in this model's way of computing."""
-        steps = self._graphs.run(kind, work, inputs, num_yields, alike) if self.records else work(tuple(inputs))
-        with contextlib.closing(steps):
-            while True:
-                with self.way():
-                    step = next(steps, None)
-                if step is None:
-                    return
-                yield step
-
     def _warn_of_cut(self, prompts: Sequence[str]) -> None:
         if cut := self.num_cut(prompts):
             warnings.warn(
@@ -417,16 +332,6 @@ class Emage:
     def _unknown(self, batch: int) -> Tensor:
         rows, columns = self.config.grid
         return torch.full((batch, rows * columns), MASK, device=self.device)
-
-
-def _painter(tokenizer: Any, dtype: Dtype, device: torch.device) -> Any:
-    """The tokenizer that makes pictures of tokens: on a GPU a copy, laid out for its convolutions."""
-    if device.type == "cpu":
-        return tokenizer
-    precision = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    painter = copy.deepcopy(tokenizer)
-    painter.encoder = nn.Identity()
-    return painter.to(dtype=precision, memory_format=torch.channels_last)
 
 
 def _seeds(seed: Any, num_pictures: int) -> list[int]:

@@ -66,12 +66,12 @@ def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, samplin
     pipe = model(method, "cuda")
     for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # written, recorded and played, played
         played = tokens(pipe, seeds, **sampling)
-        pipe.records = False
+        pipe.drawing.records = False
         written = tokens(pipe, seeds, **sampling)
-        pipe.records = True
+        pipe.drawing.records = True
         assert len(played) == len(written)
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
-    often = pipe._graphs._once if method == "fully_nar" else pipe._graphs._often
+    often = pipe.drawing.graphs._once if method == "fully_nar" else pipe.drawing.graphs._often
     assert any(kind[0] == "passes" for kind in often.recordings)
 
 
@@ -91,7 +91,7 @@ def test_recorded_passes_fill_holes_of_any_size(method: Method):
     for number in (8, 2, 5):
         played, written = (
             [after._after.y_obs.cpu() for after in pipe.passes(PROMPTS[:1], [number], settings, canvases)]
-            for pipe.records, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
+            for pipe.drawing.records, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
         )
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
 

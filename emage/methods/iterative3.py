@@ -34,8 +34,11 @@ from emage.masking import (
     position_scores,
     unsure,
 )
+from emage.methods.iterative1 import num_numbers, num_passes
 from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
 from emage.sampling import draw, token_knobs
+
+__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
 
 CAUSAL = False
 TWO_PASSES = True
@@ -49,14 +52,6 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng)
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 7
     logits = model(y_pred.masked_fill(masked, MASK), context)  # 8
     return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
-
-
-def num_passes(settings: SamplingConfig, n: int) -> int:
-    return settings.steps
-
-
-def num_numbers(settings: SamplingConfig, n: int) -> int:
-    return (2 * settings.steps + 1) * n  # tokens, position noise, a random order
 
 
 @torch.no_grad()

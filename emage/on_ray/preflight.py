@@ -205,9 +205,8 @@ def _read(paths: list[str], token: str) -> str:
 
 def services(config: PreflightConfig) -> Iterator[Check]:
     yield tracking_server(tracking.uri(config.mlflow))
-    cached = download.cache_folder() / f"{config.tokenizer}.safetensors"
     if config.tokenizer in tokenizers.TOKENIZERS:
-        yield weights(f"tokenizer {config.tokenizer}", cached, "tokenize.weights=FILE")
+        yield weights(f"tokenizer {config.tokenizer}", download.cached(config.tokenizer), "tokenize.weights=FILE")
     else:
         yield Check("tokenizer", "failed", config.tokenizer, f"one of {', '.join(tokenizers.TOKENIZERS)}")
     yield weights("Inception, for FID", INCEPTION.cached, "judge.inception=FILE")

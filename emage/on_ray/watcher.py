@@ -46,7 +46,7 @@ class Watcher:
             config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(self.device)
         )
         self.pipe = Emage(kept, tokenizer, parts)
-        self.pipe.records = False  # recordings would keep memory that training needs
+        self.pipe.drawing.records = False  # recordings would keep memory that training needs
         self.network = engine.objective.network.train()
         # What a GPU of this kind reaches in a product of large matrices; a step's share of it is its utilisation.
         self.peak = devices.matmul_rate(self.device, config.run.precision) * config.run.num_workers

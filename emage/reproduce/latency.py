@@ -109,5 +109,5 @@ class Uncached(nn.Module):
 def uncached(pipe: Emage) -> Emage:
     """The same model, to be used without a cache. It shares its weights, and so takes the given one's place."""
     pipe.network.decoder = Uncached(pipe.network.decoder)  # type: ignore[assignment]
-    pipe.records = False  # its tensors grow
+    pipe.drawing.records = False  # its tensors grow
     return pipe

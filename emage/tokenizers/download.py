@@ -29,6 +29,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EMAGE_CACHE") or Path.home() / ".cache" / "emage") / "tokenizers"
 
 
+def cached(name: str) -> Path:
+    """Where a published tokenizer lies once it was fetched."""
+    return cache_folder() / f"{name}.safetensors"
+
+
 def fetch(name: str, urls: dict[str, str]) -> Path:
     """The cached safetensors of a published tokenizer, downloaded and converted if it is not there.
 
@@ -36,7 +41,7 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
     """
     folder = cache_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
-    converted = cache_folder() / f"{name}.safetensors"
+    converted = cached(name)
     files = [folder / file for file in urls]
     with FileLock(f"{converted}.lock"):
         if not converted.exists():
