@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def cluster(name: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_the_head_works_for_no_job_and_only_what_can_be_lost_is_spot():
 
 def test_the_image_has_the_projects_pins_and_no_root():
     text = (ROOT / "cluster" / "Dockerfile").read_text()
-    assert "--constraint constraints.txt '.[pipelines]'" in text
+    assert "--constraint constraints.txt '.[pipelines,tracking]'" in text
     uv = re.search(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())
     assert uv and f"uv=={uv[1]} " in text
     python = re.search(r"FROM python:3\.(\d+)-", text)

@@ -1,0 +1,37 @@
+"""Makes the bucket that MLflow's files go into, where it is not there yet, and waits for the store to answer.
+
+    python cluster/mlflow/create_bucket.py
+
+Reads MLFLOW_ARTIFACTS_DESTINATION (s3://BUCKET), MLFLOW_S3_ENDPOINT_URL and the AWS_ variables, as the server does.
+"""
+
+import os
+import sys
+import time
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+WAIT_S = 120.0  # until the store has started
+
+
+def main() -> None:
+    bucket = urlsplit(os.environ["MLFLOW_ARTIFACTS_DESTINATION"]).netloc
+    store = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            if bucket not in (entry["Name"] for entry in store.list_buckets()["Buckets"]):
+                store.create_bucket(Bucket=bucket)
+            print(f"bucket {bucket} is there")
+            return
+        except (BotoCoreError, ClientError) as error:
+            if not isinstance(error, HTTPClientError) or time.monotonic() > deadline:
+                cause = " ".join(str(error).split())
+                sys.exit(f"error: {store.meta.endpoint_url}: {cause}: look at the store's address, keys and bucket")
+        time.sleep(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""cluster/kubernetes: published schemas accept every file, what files name is there, and what two say is the same."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from published_schemas import read
+from ray.scripts.scripts import start as ray_start
+from ray.serve.schema import ServeDeploySchema
+
+from emage.config import EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, parse
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cluster" / "kubernetes"
+FILES = sorted(FOLDER.glob("*.yaml"))
+RAY_FILES = ("cluster", "ingest", "train", "evaluate", "serve")
+KUBERNETES = ("1.31", "1.37")  # oldest and newest that the files are checked against
+PROGRAMS = {"ingest": IngestConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+Resource = dict[str, Any]
+
+
+def resources(file: Path) -> list[Resource]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def everything() -> list[Resource]:
+    return [resource for file in FILES for resource in resources(file)]
+
+
+def of_kind(kind: str) -> list[Resource]:
+    return [resource for resource in everything() if resource["kind"] == kind]
+
+
+def ray_cluster(name: str) -> Resource:
+    """The RayClusterSpec in a file."""
+    (resource,) = resources(FOLDER / f"{name}.yaml")
+    spec = resource["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+
+
+def groups(name: str) -> dict[str, Resource]:
+    """head and worker groups by their name."""
+    spec = ray_cluster(name)
+    return {"head": spec["headGroupSpec"]} | {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+
+
+def pods(resource: Resource) -> Iterator[Resource]:
+    """Every pod template in a resource, however deep."""
+    for key, value in resource.items():
+        if key == "template" and "containers" in value.get("spec", {}):
+            yield value
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                yield from pods(inner)
+
+
+def every_pod() -> list[Resource]:
+    return [pod for resource in everything() for pod in pods(resource)]
+
+
+def containers(pod: Resource) -> list[Resource]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def check(resource: Resource, kubernetes: str) -> None:
+    """Raises ValidationError where a resource, or a pod in it, is not as its schema says. Unknown fields are errors."""
+    schema = read("kuberay").get(f"{resource['apiVersion']} {resource['kind']}")
+    if schema is None:
+        kubernetes_validate.validate(resource, kubernetes, strict=True)
+    else:
+        jsonschema.Draft202012Validator(schema).validate(resource)
+    for pod in pods(resource):  # more exactly than KubeRay's schema does
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"} | pod.get("metadata", {})}
+        kubernetes_validate.validate(whole | {"spec": pod["spec"]}, kubernetes, strict=True)
+
+
+# --- Schemas ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_published_schemas_accept_the_file(file: Path, kubernetes: str):
+    for resource in resources(file):
+        check(resource, kubernetes)
+        assert resource["kind"] == "Namespace" or resource["metadata"]["namespace"] == "emage"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "field"),
+    [
+        ("cluster", ("spec",), "enableInTreeAutoscaler"),
+        ("cluster", ("spec", "workerGroupSpecs", 0), "minReplica"),
+        ("train", ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec"), "toleration"),
+        ("train", ("spec",), "backOffLimit"),
+        ("serve", ("spec",), "serveConfigV1"),
+        ("mlflow", ("spec",), "clusterIp"),
+        ("network", ("spec",), "podselector"),
+    ],
+)
+def test_a_field_that_the_schema_does_not_know_is_found(name: str, path: tuple[str | int, ...], field: str):
+    resource = copy.deepcopy(resources(FOLDER / f"{name}.yaml")[0])
+    place: Any = resource
+    for key in path:
+        place = place[key]
+    place[field] = 1
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError), match=field):
+        check(resource, KUBERNETES[1])
+
+
+def test_ray_knows_every_parameter_of_its_start():
+    options = {option for parameter in ray_start.params for option in parameter.opts}
+    for name in RAY_FILES:
+        for group in groups(name).values():
+            assert {f"--{key}" for key in group["rayStartParams"]} <= options
+            assert all(float(count) > 0 for count in group.get("resources", {}).values())
+
+
+def serve_config() -> dict[str, Any]:
+    (service,) = of_kind("RayService")
+    return yaml.safe_load(service["spec"]["serveConfigV2"])
+
+
+def names(value: Any, path: str = "") -> set[str]:
+    """Of every field, however deep: .applications.name."""
+    if isinstance(value, list):
+        return set().union(*(names(inner, path) for inner in value))
+    fields = value.items() if isinstance(value, dict) else ()
+    return {f"{path}.{key}" for key, _ in fields}.union(*(names(inner, f"{path}.{key}") for key, inner in fields))
+
+
+def test_serve_knows_every_field_of_its_config_and_it_is_that_of_serve_yaml():
+    committed = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
+    for config in (serve_config(), committed):
+        known = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
+        assert names(config) <= names(known)  # what the schema does not know it leaves out
+        (application,) = config["applications"]
+        parse(ServeConfig, [f"{key}={value}" for key, value in application["args"].items()])
+    committed["http_options"]["host"] = "0.0.0.0"
+    committed["applications"][0]["args"]["access.api_key_file"] = "/etc/emage/api_key"
+    assert serve_config() == committed
+
+
+# --- What is named is there -------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_named_and_none_is_in_the_files():
+    assert not of_kind("Secret")
+    commands = (FOLDER / "namespace.yaml").read_text().replace("\\\n#", "")
+    lines = re.findall(r"create secret generic (\S+) (.*)", commands)
+    made = {(name, key) for name, line in lines for key in re.findall(r"--from-literal=(\w+)=", line)}
+    wanted = {(ray_cluster(name)["authOptions"]["secretName"], "auth_token") for name in RAY_FILES}
+    for resource in everything():
+        wanted |= {(found["name"], found["key"]) for found in values(resource, "secretKeyRef")}
+        wanted |= {
+            (found["secretName"], item["key"]) for found in values(resource, "secret") for item in found["items"]
+        }
+    assert wanted == made
+
+
+def values(value: Any, key: str) -> Iterator[Any]:
+    """What stands under a key, however deep."""
+    if isinstance(value, dict):
+        if key in value:
+            yield value[key]
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        yield from values(inner, key)
+
+
+def test_volumes_and_addresses_lead_to_something():
+    claims = {claim["metadata"]["name"] for claim in of_kind("PersistentVolumeClaim")}
+    services = {(one["metadata"]["name"], port["port"]) for one in of_kind("Service") for port in one["spec"]["ports"]}
+    seen = set()
+    for resource in everything():
+        templates = {claim["metadata"]["name"] for claim in resource.get("spec", {}).get("volumeClaimTemplates", [])}
+        for pod in pods(resource):
+            volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])} | templates
+            for container in containers(pod):
+                assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes
+                for variable in container.get("env", []):
+                    url = urlsplit(variable.get("value", "").replace("$(POSTGRES_PASSWORD)", "secret"))
+                    if url.port:
+                        assert (url.hostname, url.port) in services, variable
+                        seen.add(url.hostname)
+        assert {claim["claimName"] for claim in values(resource, "persistentVolumeClaim")} <= claims
+    assert seen == {"mlflow", "postgres", "s3"}
+
+
+def test_policies_speak_of_pods_and_ports_that_are_there():
+    apps = {
+        pod["metadata"]["labels"]["app"] for resource in everything() for pod in pods(resource) if "metadata" in pod
+    }
+    ports = {
+        port["containerPort"]
+        for resource in everything()
+        for pod in pods(resource)
+        for container in containers(pod)
+        for port in container.get("ports", [])
+    }
+    policies = of_kind("NetworkPolicy")
+    assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}  # what is not allowed is refused
+    kinds = {resource["kind"] for resource in everything()}
+    for policy in policies:
+        for labels in values(policy, "matchLabels"):
+            assert labels.get("app", "mlflow") in apps
+            assert labels.get("ray.io/group", "gpu") in groups("cluster")
+            assert labels.get("ray.io/originated-from-crd", "RayJob") in kinds
+        for expression in values(policy, "matchExpressions"):
+            assert {app for rule in expression for app in rule["values"]} <= apps
+        for rule in policy["spec"].get("ingress", []):
+            assert {port["port"] for port in rule.get("ports", [])} <= ports
+    open_to_all = {
+        port["port"]
+        for policy in policies
+        for rule in policy["spec"].get("ingress", [])
+        if "from" not in rule
+        for port in rule["ports"]
+    }
+    assert open_to_all == {8000}  # the endpoint's, which asks for a key
+
+
+# --- Jobs, nodes, safety ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_job_runs_what_its_nodes_hold(name: str):
+    (job,) = resources(FOLDER / f"{name}.yaml")
+    python, program, *arguments = job["spec"]["entrypoint"].split()
+    assert (python, program) == ("python", f"/opt/emage/pipelines/{name}.py") and (ROOT / program[11:]).exists()
+    config: Any = parse(PROGRAMS[name], arguments)
+    assert job["spec"]["jobId"] == job["metadata"]["name"] == name  # applied twice it starts once
+    gpu = groups(name)["gpu"]
+    (container,) = gpu["template"]["spec"]["containers"]
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+    match config:
+        case TrainConfig():
+            assert config.run.num_workers == gpu["minReplicas"] * gpus
+            assert gpus * config.run.cpus_per_worker <= int(container["resources"]["requests"]["cpu"])
+        case EvaluateConfig():
+            assert config.num_actors * config.gpus_per_actor == gpu["minReplicas"] * gpus
+        case IngestConfig():
+            assert config.tokenize.num_actors * config.tokenize.gpus_per_actor == gpu["maxReplicas"] * gpus
+            download = groups(name)["download"]
+            assert config.download.node_resource in download["resources"]
+            (container,) = download["template"]["spec"]["containers"]
+            cpus = int(container["resources"]["limits"]["cpu"])
+            assert config.download.shards_in_flight == download["maxReplicas"] * cpus // 2
+
+
+def test_what_five_files_say_of_a_node_is_the_same():
+    for name in RAY_FILES[1:]:
+        assert ray_cluster(name)["rayVersion"] == ray_cluster("cluster")["rayVersion"]
+        assert ray_cluster(name)["authOptions"] == ray_cluster("cluster")["authOptions"]
+    for name in ("ingest", "train", "evaluate"):
+        for group, spec in groups(name).items():
+            ours, theirs = (copy.deepcopy(found["template"]["spec"]) for found in (spec, groups("cluster")[group]))
+            ours.pop("automountServiceAccountToken", None), theirs.pop("automountServiceAccountToken", None)
+            assert ours == theirs, (name, group)
+
+
+def test_only_a_head_that_scales_has_kubernetes_token():
+    for name in RAY_FILES:
+        scales = ray_cluster(name).get("enableInTreeAutoscaling", False)
+        for group, spec in groups(name).items():
+            may = spec["template"]["spec"].get("automountServiceAccountToken", True)
+            assert may == (group == "head" and scales), (name, group)
+
+
+def test_ray_and_the_image_are_the_pinned_ones():
+    pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert pinned and {ray_cluster(name)["rayVersion"] for name in RAY_FILES} == {pinned[1]}
+    for name in RAY_FILES:
+        images = {container["image"] for group in groups(name).values() for container in containers(group["template"])}
+        assert images == {"REGISTRY/emage:VERSION"}
+
+
+def test_every_pod_is_nobody_and_says_what_it_needs():
+    count = 0
+    for resource in everything():
+        for pod in pods(resource):
+            security = pod["spec"]["securityContext"]
+            assert security["runAsNonRoot"] and security["runAsUser"] and security["seccompProfile"]
+            for container in containers(pod):
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+                assert "memory" in container["resources"]["limits"]
+                count += 1
+    assert count == 17
+    for kind in ("Deployment", "StatefulSet"):  # Ray's nodes get their probes from KubeRay
+        for resource in of_kind(kind):
+            for pod in pods(resource):
+                assert all({"readinessProbe", "livenessProbe"} <= set(one) for one in pod["spec"]["containers"])
+
+
+# --- The same server by compose ---------------------------------------------------------------------------------------
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster" / "mlflow" / "compose.yaml").read_text())
+
+
+def test_the_compose_file_is_one():
+    validator = jsonschema.Draft7Validator(read("compose"))
+    validator.validate(compose())
+    wrong = compose()
+    wrong["services"]["mlflow"]["restarts"] = "always"
+    with pytest.raises(jsonschema.ValidationError, match="restarts"):
+        validator.validate(wrong)
+    variables = set(re.findall(r"\$\{(\w+)", json.dumps(compose())))
+    example = (ROOT / "cluster" / "mlflow" / "example.env").read_text()
+    assert variables == set(re.findall(r"^(?:# )?(\w+)=", example, re.M))
+
+
+def test_it_runs_what_kubernetes_runs():
+    services = compose()["services"]
+    (pod,) = (pod for resource in of_kind("Deployment") for pod in pods(resource))
+    (bucket,), (server,) = pod["spec"]["initContainers"], pod["spec"]["containers"]
+    stateful = {
+        found["metadata"]["name"]: next(pods(found))["spec"]["containers"][0] for found in of_kind("StatefulSet")
+    }
+    for name, container in {"bucket": bucket, "mlflow": server, **stateful}.items():
+        assert services[name]["image"] == container["image"]
+        assert services[name].get("command") == container.get("command")
+        theirs = {variable["name"]: variable.get("value") for variable in container["env"]}
+        for variable, value in services[name]["environment"].items():
+            if "${" not in value:
+                assert theirs[variable] == value
+            assert variable in theirs
+    assert services["postgres"]["networks"] == services["s3"]["networks"] == ["inside"]
+    assert compose()["networks"]["inside"] == {"internal": True}
+    assert services["mlflow"]["ports"] == ["${LISTEN:-127.0.0.1}:5000:5000"]

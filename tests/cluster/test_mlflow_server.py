@@ -1,0 +1,194 @@
+"""The tracking server as cluster/mlflow/compose.yaml and cluster/kubernetes/mlflow.yaml start it.
+
+Slow, run by `make chaos`: a real PostgreSQL, an S3 server, `mlflow server` with the files' own environment; only
+addresses and passwords are this machine's. A run is recorded, backed up by the files' own command and brought back.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from mlflow import MlflowClient
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from programs import ROOT, free_port
+
+from emage.config import MLflowConfig, TrainConfig, preset
+from emage.on_ray import tracking
+
+pytestmark = pytest.mark.slow
+PASSWORD, KEYS = "right", ("key", "secret")
+MLFLOW = str(Path(sys.executable).with_name("mlflow"))
+
+
+def postgres_programs() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL server here (apt-get install postgresql)")
+    return found[-1]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[int]:
+    """The port of a PostgreSQL with the user and the database of the files."""
+    programs, port = postgres_programs(), free_port()
+    other = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp())
+    if other:
+        shutil.chown(folder, "postgres")
+    (folder / "password").write_text(PASSWORD)
+    (folder / "password").chmod(0o644)
+
+    def run(name: str, *arguments: str) -> None:
+        command = [programs / name, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, **other)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    data, socket = str(folder / "data"), f"-k {folder} -h 127.0.0.1 -p {port}"
+    try:
+        run("initdb", "-D", data, "-U", "mlflow", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}")
+        run("pg_ctl", "-D", data, "-l", f"{folder}/log", "-w", "-o", socket, "start")
+        psql(port, "postgres", "create database mlflow")
+        yield port
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            run("pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
+        shutil.rmtree(folder)
+
+
+def connection(port: int) -> dict[str, str]:
+    return {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": PASSWORD}
+
+
+def psql(port: int, database: str, statement: str) -> str:
+    command = [postgres_programs() / "psql", "-tA", "-d", database, "-c", statement]
+    environment = os.environ | connection(port)
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def filled(text: str, variables: dict[str, str]) -> str:
+    """As compose does: ${NAME}, ${NAME:-default}."""
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: variables.get(found[1], found[2]), text)
+
+
+@pytest.fixture(scope="module")
+def environment(database: int) -> Iterator[dict[str, str]]:
+    """The files' environment of the server and of create_bucket.py, with this machine's addresses."""
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    port = free_port()
+    addresses = {
+        "postgres:5432": f"127.0.0.1:{database}",
+        "s3:7070": "{}:{}".format(*store.get_host_and_port()),
+        "0.0.0.0": "127.0.0.1",
+        "localhost:5000,127.0.0.1:5000": f"localhost:{port},127.0.0.1:{port}",
+    }
+    env_file = {"POSTGRES_PASSWORD": PASSWORD, "S3_ACCESS_KEY": KEYS[0], "S3_SECRET_KEY": KEYS[1]}
+    compose = yaml.safe_load((ROOT / "cluster" / "mlflow" / "compose.yaml").read_text())
+    found = compose["services"]["mlflow"]["environment"]
+    for theirs, ours in addresses.items():
+        found = {name: filled(value, env_file).replace(theirs, ours) for name, value in found.items()}
+    yield os.environ | found | {"MLFLOW_PORT": str(port)}
+    store.stop()
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address."""
+    make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
+    for _ in range(2):  # the second time it is there
+        done = subprocess.run(make, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout == "bucket mlflow is there\n", done.stderr
+    folder, url = tmp_path_factory.mktemp("server"), f"http://127.0.0.1:{environment['MLFLOW_PORT']}"
+    with (folder / "log").open("w") as log:
+        streams = {"stdout": log, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([MLFLOW, "server"], env=environment, cwd=folder, start_new_session=True, **streams)
+    try:
+        deadline = time.monotonic() + 180
+        while answer(f"{url}/health") != 200:
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
+            time.sleep(0.5)
+        yield url
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def answer(url: str, host: str | None = None) -> int:
+    """The status."""
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def recorded(server: str) -> Any:
+    """A run as a training records it."""
+    config = MLflowConfig(uri=server)
+    settings = preset(TrainConfig, "tiny", data={"path": "tokens"}, run={"output": "out"})
+    with tracking.start(config, stage="train", settings=settings) as run:
+        run.metrics({"loss": 2.5}, step=3)
+        run.picture("samples/step_000003.png", Image.new("RGB", (8, 8), "red"))
+    return run
+
+
+def test_a_run_lands_in_the_database_and_its_pictures_in_the_bucket(server, recorded, database, environment, tmp_path):
+    client = MlflowClient(server)
+    run = client.get_run(recorded.id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 2.5}
+    assert psql(database, "mlflow", "select value from metrics where key = 'loss'") == "2.5"
+    file = client.download_artifacts(recorded.id, "samples/step_000003.png", str(tmp_path))
+    assert Image.open(file).getpixel((0, 0)) == (255, 0, 0)
+    keys = dict(zip(("aws_access_key_id", "aws_secret_access_key"), KEYS, strict=True))
+    store = boto3.client("s3", endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"], region_name="us-east-1", **keys)
+    names = [entry["Key"] for entry in store.list_objects_v2(Bucket="mlflow")["Contents"]]
+    assert any(name.endswith(f"{recorded.id}/artifacts/samples/step_000003.png") for name in names)
+
+
+def test_it_is_asked_under_its_own_names_only(server: str):
+    runs = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    assert answer(runs) == answer(runs, server.replace("http://127.0.0.1", "localhost")) == 200
+    assert answer(runs, "evil.example:5000") == 403
+    assert answer(f"{server}/health", "10.1.2.3:5000") == 200  # a probe asks by address
+
+
+def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
+    text = (ROOT / "cluster" / "kubernetes" / "mlflow.yaml").read_text()
+    (job,) = (resource for resource in yaml.safe_load_all(text) if resource["kind"] == "CronJob")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    for day in range(10, 30):
+        (tmp_path / f"mlflow-2020-01-{day}.dump").write_text("old")
+    own = os.environ | connection(database) | {"BACKUP": str(tmp_path), "PGDATABASE": "mlflow"}
+    own["PATH"] = f"{postgres_programs()}:{own['PATH']}"
+    subprocess.run([*container["command"], *container["args"]], env=own, check=True)
+    *old, new = sorted(tmp_path.iterdir())
+    assert len(old) == 13 and old[0].name == "mlflow-2020-01-17.dump"
+    psql(database, "postgres", "create database again")
+    subprocess.run(["pg_restore", "--dbname=again", str(new)], env=own, check=True)
+    assert psql(database, "again", "select run_uuid from runs") == recorded.id
+
+
+def test_wrong_keys_of_the_store_are_one_line(environment: dict[str, str]):
+    make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
+    away = environment | {"MLFLOW_ARTIFACTS_DESTINATION": "s3://not_a_bucket!"}
+    done = subprocess.run(make, env=away, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: http://127.0.0.1") and done.stderr.count("\n") == 1
