@@ -156,8 +156,10 @@ def muse_maskgit(
     import muse_maskgit_pytorch.muse_maskgit_pytorch as muse
     from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE
     from muse_maskgit_pytorch.t5 import T5_CONFIGS
+    from PIL import ImageFile
     from transformers import T5Config
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # its import lets this whole process read broken pictures
     muse.tqdm = lambda iterable, **_: iterable  # no progress bar; it has no switch for that
     T5_CONFIGS["given"] = {"config": T5Config(d_model=TEXT_WIDTH)}  # the width is all it wants to know of its T5
     make = partial(_placed, device=device, dtype=dtype)

@@ -204,7 +204,7 @@ class DownloadConfig:
     max_bytes: int = 50_000_000
     threads: int = 64  # per shard
     shards_in_flight: int = 0  # 0: one per two CPUs of the nodes that download
-    node_resource: str = ""  # only nodes with this custom resource download (cluster/aws.yaml); none: any node
+    node_resource: str = ""  # only nodes with this custom resource download (cluster/README.md); none: any node
     timeout_s: float = 10.0  # per picture, whole request
     retries: int = 1  # at once, inside a pass
     passes: int = 2  # over all shards; the later ones fetch again what failed for a cause that may pass
@@ -222,6 +222,7 @@ class TokenizeConfig:
     batch_size: int = 32
     num_actors: int = 1
     gpus_per_actor: float = 1.0
+    node_resource: str = ""  # only nodes with this custom resource hold actors; none: any with room for one
     caption_rules: bool = True
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from emage import captions, pictures, schema
 from emage.config import TokenizeConfig
 from emage.errors import InputError
-from emage.on_ray import download
+from emage.on_ray import download, tasks
 
 if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have no use for it
     import torch
@@ -145,6 +145,7 @@ def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards
             batch_format="pyarrow",
             num_cpus=max(1, threads),
             num_gpus=config.gpus_per_actor,
+            resources=tasks.only_on(config.node_resource),
             # An actor that Ray itself started again, after its node was lost, could outlive its data set and keep the
             # CPU or the GPU that the next one waits for. These two also keep Ray from merging this stage with the one
             # before: an accelerator would wait for its own decoding.
@@ -158,16 +159,16 @@ def encoder_threads(config: TokenizeConfig) -> int:
 
     Raises InputError where this machine has no CPU left for decoding: Ray would wait for ever. A cluster may grow.
     """
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if config.num_actors >= sum(nodes) and not os.environ.get("RAY_ADDRESS"):
+    cpus, holders = ([int(node.get("CPU", 0)) for node in tasks.nodes(name)] for name in ("", config.node_resource))
+    if config.num_actors >= sum(cpus) and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
-            f"tokenize.num_actors={config.num_actors} leaves none of {sum(nodes)} CPUs for decoding: lower it"
+            f"tokenize.num_actors={config.num_actors} leaves none of {sum(cpus)} CPUs for decoding: lower it"
         )
     if config.gpus_per_actor:
         return 0
     # An actor fits one node; and on one small machine Ray counts more CPUs than there are cores (launch.start_ray).
-    largest = max(nodes) if len(nodes) > 1 else min(nodes[0], os.cpu_count() or 1)
-    return max(1, min(sum(nodes) // config.num_actors, largest) // 2)
+    largest = min(cpus[0], os.cpu_count() or 1) if len(cpus) == 1 else max(holders, default=1)
+    return max(1, min(sum(holders) // config.num_actors, largest) // 2)
 
 
 def _set_up_ray_data() -> None:

@@ -32,7 +32,6 @@ URLS = "_manifest.json"  # lists the shards of URLs
 SUMMED = ("rows", "written", "won_back")  # the counters of a shard's manifest
 SUMMED_BY_NAME = ("failed", "datasets")  # and those with one number for each cause or data set
 # The settings that decide which pictures come out and what they look like.
-A_LITTLE = 0.001  # of a node's custom resource: a task wants the node, not a share of it
 WHAT = ("image_size", "min_image_size", "max_image_pixels", "max_bytes", "allow_private_hosts")
 
 
@@ -168,7 +167,7 @@ def _pass(
     config = jobs[0].config
     cpus = _cpus(config.node_resource)
     at_once = config.shards_in_flight or max(1, int(cpus) // 2)
-    task = _download.options(resources={config.node_resource: A_LITTLE}) if config.node_resource else _download
+    task = _download.options(resources=tasks.only_on(config.node_resource))
     calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)
     before = sum(job.rows for job in jobs) - rows if number == 1 else 0
@@ -184,8 +183,7 @@ def _pass(
 
 def _cpus(node_resource: str) -> float:
     """Of the nodes that download. Says so where there are none yet."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = sum(node.get("CPU", 0) for node in nodes if not node_resource or node_resource in node)
+    cpus = sum(node.get("CPU", 0) for node in tasks.nodes(node_resource))
     if not cpus:
         print(f"no node with the resource {node_resource!r} is there yet: waiting for one", flush=True)
     return cpus

@@ -1,7 +1,6 @@
-"""The actors of an evaluation: each holds a model and the networks that judge, and does parts of the work.
+"""An actor of an evaluation: it holds a model and the networks that judge, and does parts of the work.
 
-A part is written when it is whole and may be begun again anywhere: Ray replaces actors that are lost, and their parts
-are repeated. A part makes the same bytes wherever it is done.
+A part is written when it is whole, and makes the same bytes wherever it is done, and however often.
 """
 
 import socket
@@ -10,10 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
 import torch
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
-from ray.util import ActorPool
 from torch import Tensor
 
 from emage import devices
@@ -27,9 +23,6 @@ from emage.metrics.picture_files import PictureFile
 from emage.on_ray import tasks
 from emage.pipeline import Emage
 from emage.ranking import ClipRanker
-
-LOST = 100  # actors that are replaced, of each
-REPEATED = 5  # times that a part is begun again; one that ends its actor every time is no accident
 
 
 class Networks(NamedTuple):
@@ -51,10 +44,13 @@ class Drawer:
         if self.device == "cpu":  # another number of threads rounds otherwise, and a part comes out the same anywhere
             torch.set_num_threads(1)
 
-    def do(self, number: int, method: str, arguments: Sequence[Any]) -> tuple[int, Any]:
-        """The part's number and what its method returns."""
+    def is_there(self) -> None:
+        """Answers as soon as the actor has started."""
+
+    def do(self, method: str, arguments: Sequence[Any]) -> Any:
+        """What the method of this name returns. Raises InputError where a GPU is too small for it."""
         try:
-            return number, getattr(self, method)(*arguments)
+            return getattr(self, method)(*arguments)
         except torch.OutOfMemoryError as error:
             why = str(error).splitlines()[0]
             raise InputError(
@@ -127,53 +123,3 @@ def ranker(config: EvaluateConfig, device: str) -> ClipRanker | None:
     if config.rank != "clip" or config.candidates == 1:
         return None
     return ClipRanker(config.rank_weights, config.rank_model, device)
-
-
-class Part(NamedTuple):
-    """One call of an actor."""
-
-    method: str
-    arguments: tuple[Any, ...]
-    size: int  # pictures, for the bar
-
-
-class Pool:
-    """The actors, started when there is work for them."""
-
-    def __init__(self, config: EvaluateConfig, networks: Networks):
-        self.config, self.networks = config, networks
-        self._actors = 0
-        self._pool = ActorPool([])
-
-    def run(self, stage: str, parts: Sequence[Part], done: int = 0) -> list[Any]:
-        """The parts' results in their order. `done` pictures were there before; the bar counts them."""
-        results: list[Any] = [None] * len(parts)
-        if not parts:
-            return results
-        self._grow(len(parts))
-        call: Any = lambda actor, job: actor.do.remote(job[0], job[1].method, job[1].arguments)  # noqa: E731
-        with tasks.bar(stage, done + sum(part.size for part in parts), "pictures", done) as bar:
-            try:
-                for number, result in self._pool.map_unordered(call, list(enumerate(parts))):
-                    results[number] = result
-                    bar.update(parts[number].size)
-            except (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise InputError(
-                    f"an actor died again and again ({reason}); look at the memory of its node (a smaller batch_size "
-                    "needs less) and give the same command again"
-                ) from None
-        return results
-
-    def _grow(self, parts: int) -> None:
-        """As many actors as there is work for, and no more than are wanted."""
-        gpus = self.config.gpus_per_actor
-        actor = ray.remote(num_gpus=gpus, num_cpus=1, max_restarts=LOST, max_task_retries=REPEATED)(Drawer)
-        wanted = min(self.config.num_actors, parts)
-        there = ray.cluster_resources().get("GPU", 0.0)
-        if wanted * gpus > there:
-            print(f"{wanted * gpus:g} GPUs are asked for, the cluster has {there:g}: waiting for the rest")
-        for _ in range(self._actors, wanted):
-            handle: Any = actor.remote(self.config, self.networks)
-            self._pool.push(handle)
-        self._actors = max(self._actors, wanted)

@@ -30,7 +30,8 @@ from emage.metrics import METRICS, picture_files, reference
 from emage.metrics.features import Extractor
 from emage.metrics.picture_files import Survey
 from emage.on_ray import drawer, launch, tracking
-from emage.on_ray.drawer import Networks, Part, Pool
+from emage.on_ray.drawer import Networks
+from emage.on_ray.pool import Part, Pool
 from emage.pipeline import Emage
 
 REFERENCE_PART = 512  # real pictures that an actor looks at in one call

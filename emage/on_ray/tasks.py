@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from emage.errors import InputError
 
+A_LITTLE = 0.001  # of a custom resource: it says where, not how many
 CANCEL_S = 30.0  # for the workers of cancelled tasks to die; more only where their node went away
 
 # What a person can mend, by the error's number. Everything else is a bug and keeps its stack trace.
@@ -75,6 +76,17 @@ def _kill(refs: list[ray.ObjectRef]) -> None:
         ray.cancel(ref, force=True)
     if refs:
         ray.wait(refs, num_returns=len(refs), timeout=CANCEL_S, fetch_local=False)
+
+
+def nodes(node_resource: str = "") -> list[dict[str, float]]:
+    """The resources of each node that is alive and has this custom resource; "": of every one."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [resources for resources in alive if not node_resource or node_resource in resources]
+
+
+def only_on(node_resource: str) -> dict[str, float]:
+    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node."""
+    return {node_resource: A_LITTLE} if node_resource else {}
 
 
 @contextmanager
