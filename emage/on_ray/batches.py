@@ -104,8 +104,9 @@ def tokenized(
                 tries += 1
                 if tries > RESTARTS:
                     raise InputError(f"{LOST} ({_first_line(error)}); look at the memory of its nodes") from None
-                bar.update(-sum(shard.num_rows for shard in waiting.values()))
-                _log.warning("%s (%s); %d shards are begun again", LOST, _first_line(error), len(left))
+                again = sum(shard.num_rows for shard in waiting.values())
+                bar.update(-again)
+                _log.warning("%s (%s); %d rows are tokenized again", LOST, _first_line(error), again)
             assert not left or tries, f"shards {sorted(left)} are incomplete"
 
 

@@ -165,28 +165,21 @@ def _pass(
 ) -> None:
     """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
     config = jobs[0].config
-    cpus = _cpus(config.node_resource)
-    at_once = config.shards_in_flight or max(1, int(cpus) // 2)
+    if not tasks.nodes(config.node_resource):
+        print(f"no node with the resource {config.node_resource!r} is there yet: waiting for one", flush=True)
     task = _download.options(resources=tasks.only_on(config.node_resource))
     calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)
     before = sum(job.rows for job in jobs) - rows if number == 1 else 0
     stage = "download" if number == 1 else f"download, pass {number}"
     fetched = arrived = 0
-    with tasks.bar(stage, before + rows, "rows", before) as bar, closing(tasks.run(calls, at_once, folder)) as results:
+    running = tasks.run(calls, folder, lambda: config.shards_in_flight or tasks.half_of_the_cpus(config.node_resource))
+    with tasks.bar(stage, before + rows, "rows", before) as bar, closing(running) as results:
         for tried, written in results:
             fetched, arrived = fetched + tried, arrived + written
             speed = arrived / max(bar.format_dict["elapsed"], 1e-9)
             bar.set_postfix_str(f"{arrived / max(fetched, 1):.1%} arrived, {speed:.1f} pictures/s", refresh=False)
             bar.update(tried)
-
-
-def _cpus(node_resource: str) -> float:
-    """Of the nodes that download. Says so where there are none yet."""
-    cpus = sum(node.get("CPU", 0) for node in tasks.nodes(node_resource))
-    if not cpus:
-        print(f"no node with the resource {node_resource!r} is there yet: waiting for one", flush=True)
-    return cpus
 
 
 def _sums(folder: Path, num_shards: int) -> dict[str, Any]:

@@ -79,12 +79,11 @@ def run(
     )
     plan.urls.mkdir(parents=True, exist_ok=True)
     parts = [(table, part) for table in tables for part in sources.parts(table)]
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     blocked = ray.put(filters.block_lists(config.block_urls, config.block_hosts, config.block_md5))
     read: dict[int, dict[str, Any]] = {}
     with tasks.bar("select: read", sum(map(sources.count, tables)), "rows") as bar:
         calls = (lambda n=n, p=p: _read_part.remote(plan, n, p[0], p[1], blocked) for n, p in enumerate(parts))
-        for counts in tasks.run(calls, at_once, folder.parent):
+        for counts in tasks.run(calls, folder.parent):
             read[counts["part"]] = counts
             bar.update(counts["rows"])
     plan = replace(
@@ -98,7 +97,7 @@ def run(
     step = max(1, TASK_ROWS // shard_rows)
     with tasks.bar("select: write", plan.num_rows, "rows") as bar:
         calls = (lambda n=n: _write_shards.remote(plan, n, step) for n in range(0, plan.num_shards, step))
-        for made in tasks.run(calls, at_once, folder.parent):
+        for made in tasks.run(calls, folder.parent):
             shards += made
             bar.update(sum(shard["rows"] + shard["duplicates"] for shard in made))
     values = _summary([read[number] for number in range(len(parts))], shards) | {"source": described}

@@ -117,8 +117,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _all(call: Any, numbers: range) -> Iterator[Any]:
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    return tasks.run((lambda n=n: call(n) for n in numbers), at_once)
+    return tasks.run(lambda n=n: call(n) for n in numbers)
 
 
 def _summed(files: list[dict[str, Any]]) -> dict[str, int]:

@@ -27,19 +27,38 @@ MENDABLE = {
 }
 
 
-def run(
-    calls: Iterable[Callable[[], ray.ObjectRef]], at_once: int, folder: Path | None = None
-) -> Generator[Any, None, None]:
-    """Starts each call's task and yields the results as they come, with at most `at_once` tasks under way.
+def nodes(node_resource: str = "") -> list[dict[str, float]]:
+    """The resources of each node that is alive and has this custom resource; "": of every one."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [resources for resources in alive if not node_resource or node_resource in resources]
 
-    `calls` is read only as far as there is room, so it may be as long as it likes. The first error stops everything:
-    when it is raised (or this generator closed), no task writes any more. What a person can mend, such as a full disk
-    or a worker without memory, is an InputError; `folder` is the place that it names where the error knows none.
+
+def only_on(node_resource: str) -> dict[str, float]:
+    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node."""
+    return {node_resource: A_LITTLE} if node_resource else {}
+
+
+def half_of_the_cpus(node_resource: str = "") -> int:
+    """Tasks that are under way at once by default: one for two CPUs of the nodes that are there now."""
+    return max(1, int(sum(node.get("CPU", 0) for node in nodes(node_resource))) // 2)
+
+
+def run(
+    calls: Iterable[Callable[[], ray.ObjectRef]],
+    folder: Path | None = None,
+    at_once: Callable[[], int] = half_of_the_cpus,
+) -> Generator[Any, None, None]:
+    """Starts each call's task and yields the results as they come, with at most `at_once()` tasks under way.
+
+    That is asked before each start, so that nodes which come get work too. `calls` is read only as far as there is
+    room, so it may be as long as it likes. The first error stops everything: when it is raised (or this generator
+    closed), no task writes any more. What a person can mend, such as a full disk or a worker without memory, is an
+    InputError; `folder` is the place that it names where the error knows none.
     """
     under_way: list[ray.ObjectRef] = []
     try:
         for call in calls:
-            if len(under_way) >= at_once:
+            while len(under_way) >= at_once():
                 yield _next(under_way, folder)
             under_way.append(call())
         while under_way:
@@ -76,17 +95,6 @@ def _kill(refs: list[ray.ObjectRef]) -> None:
         ray.cancel(ref, force=True)
     if refs:
         ray.wait(refs, num_returns=len(refs), timeout=CANCEL_S, fetch_local=False)
-
-
-def nodes(node_resource: str = "") -> list[dict[str, float]]:
-    """The resources of each node that is alive and has this custom resource; "": of every one."""
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return [resources for resources in alive if not node_resource or node_resource in resources]
-
-
-def only_on(node_resource: str) -> dict[str, float]:
-    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node."""
-    return {node_resource: A_LITTLE} if node_resource else {}
 
 
 @contextmanager

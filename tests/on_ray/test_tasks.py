@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_line(ray_cluster):
     with pytest.raises(
         InputError, match=r"^/data: the disk is full; free some space, and give the same command again$"
     ):
-        list(tasks.run([lambda: fill.remote("/dev/full")], at_once=1, folder=Path("/data")))
+        list(tasks.run([lambda: fill.remote("/dev/full")], at_once=lambda: 1, folder=Path("/data")))
 
 
 def test_a_folder_without_permission_is_one_line():
@@ -54,7 +54,7 @@ def test_a_folder_without_permission_is_one_line():
 
 def test_other_errors_keep_their_stack_trace(ray_cluster):
     with pytest.raises(FileNotFoundError) as error:
-        list(tasks.run([read_nothing.remote], at_once=1))
+        list(tasks.run([read_nothing.remote], at_once=lambda: 1))
     assert "read_nothing" in str(error.value)
 
 
@@ -62,7 +62,7 @@ def test_a_worker_that_dies_again_and_again_is_one_line(ray_cluster):
     with pytest.raises(
         InputError, match=r"^a worker died once more than Ray tries again \(WorkerCrashedError"
     ) as error:
-        list(tasks.run([die.remote], at_once=1))
+        list(tasks.run([die.remote], at_once=lambda: 1))
     assert "\n" not in str(error.value)
 
 
@@ -73,7 +73,7 @@ def test_nothing_works_on_behind_an_error(ray_cluster, tmp_path):
             time.sleep(0.05)
         yield die.remote
 
-    with pytest.raises(InputError), closing(tasks.run(calls(), at_once=2)) as results:
+    with pytest.raises(InputError), closing(tasks.run(calls(), at_once=lambda: 2)) as results:
         list(results)
     (worker,) = (int(file.name) for file in tmp_path.iterdir())
     assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE

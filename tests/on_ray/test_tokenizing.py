@@ -192,7 +192,7 @@ def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkey
     killer.join()
     assert len(killed) == 1
     (record,) = [record for record in caplog.records if batches.LOST in record.getMessage()]
-    assert "shards are begun again" in record.getMessage(), "it was to be killed before it had done its work"
+    assert "rows are tokenized again" in record.getMessage(), "it was to be killed before it had done its work"
     assert made == values and files(tmp_path / "tokenized") == files(folder / "tokenized")
 
 

@@ -1,12 +1,17 @@
-"""The files of cluster/: Ray's own schemas accept them, and the image's pins are the project's."""
+"""The files of cluster/ for Ray: its own schemas accept them, lines to submit are right, the image's pins are ours."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
+
+from emage import config
+from emage.config import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +46,42 @@ def test_the_head_works_for_no_job_and_only_what_can_be_lost_is_spot():
     assert spot == {"download", "gpu"}
     assert types["gpu"]["resources"]["GPU"] == 4 and types["download"]["resources"].get("GPU", 0) == 0
     assert all(kind["max_workers"] > 0 for name, kind in types.items() if name != "head")
+
+
+def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
+    """What cluster/README.md and serve.yaml say of aws.yaml's nodes."""
+    types = cluster("aws.yaml")["available_node_types"]
+    readme, serve = (ROOT / "cluster" / "README.md").read_text(), (ROOT / "cluster" / "serve.yaml").read_text()
+    for program, resource in re.findall(r"`(\w+)\.node_resource=(\w+)`", readme):
+        assert resource in types[{"download": "download", "tokenize": "gpu"}[program]]["resources"]
+    (kept,) = re.findall(r"# resources: \{ (\w+): 0.001 \}", serve)
+    assert [name for name, kind in types.items() if kept in kind["resources"]] == ["serve"]
+
+
+def job_lines() -> list[list[str]]:
+    """Every `python pipelines/...` of cluster/README.md, as a shell reads it."""
+    text = (ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"-- (python pipelines/.*)", text)]
+
+
+def test_every_line_to_submit_is_understood():
+    programs = {name.removesuffix("Config").lower(): getattr(config, name) for name in dir(config)}
+    lines = job_lines()
+    assert [line[1] for line in lines] == [
+        f"pipelines/{name}.py" for name in ("ingest", "train", "evaluate", "reproduce", "serve")
+    ]
+    for _, program, *arguments in lines:
+        assert (ROOT / program).exists()
+        parse(programs[Path(program).stem], arguments)
+
+
+def test_ray_accepts_the_runtime_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    values = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text())
+    RuntimeEnv(**values)  # looks at the values, and takes any name
+    assert set(values) <= RuntimeEnv.known_fields
+    for path in values["excludes"]:  # as in .gitignore: from the working folder on; .venv and runs may not be there
+        assert path.startswith("/") and ((ROOT / path[1:]).exists() or path in ("/.venv/", "/runs/"))
 
 
 def test_the_image_has_the_projects_pins_and_no_root():

@@ -1,0 +1,92 @@
+"""A node lost in the middle of each stage: how long until work is where it was, what is done twice, what is lost.
+
+    python benchmarks/nodes.py                                 # 10 minutes on two cores
+    python benchmarks/nodes.py stages=[download,serve]
+
+Each stage is the program that a person starts, on nodes simulated on this machine (processes, killed without
+notice). All of a stage's work, in training half of it, is on the node that goes; two new ones join at once. Beside it
+the same stage is run undisturbed, and what both made is compared byte by byte.
+- recovered: from the kill until the stage is further than it was. Ray notices a dead node at once here, where its
+  processes end; a machine that vanishes is noticed after 25 to 30 seconds more.
+- done twice: in the stage's own units. Of the shuffle and of an evaluation, at most: what was in hand.
+- new nodes at work: of the two. Of the endpoint, whose requests come from four clients: outcomes of all requests.
+Prints a table and writes results/nodes.json.
+"""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nodes_cluster import losing_a_node, undisturbed
+from nodes_serve import serve
+from nodes_stages import STAGES, Inputs, prepared
+from rich.console import Console
+from rich.table import Table
+
+from emage import command_line, provenance
+from emage.errors import InputError
+
+NAMES = (*STAGES, "serve")
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class NodesBenchmark:
+    """What losing a node costs each stage (benchmarks/nodes.py)."""
+
+    stages: tuple[str, ...] = NAMES
+    pictures: int = 2_000  # of the table that is ingested
+    results: str = str(RESULTS / "nodes.json")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exits with 2 and one line on bad input."""
+    with command_line.one_line():
+        settings = command_line.parse(NodesBenchmark, argv)
+        for name in settings.stages:
+            if name not in NAMES:
+                raise InputError(f"stages: {name!r} is none of {', '.join(NAMES)}")
+        if settings.pictures < 500:
+            raise InputError(f"pictures={settings.pictures}: fewer than 500 are done before a node can be lost")
+        with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), settings.pictures) as inputs:
+            machine = {"cores": os.cpu_count(), "python": platform.python_version(), "ray": version("ray")}
+            figures: dict[str, dict[str, Any]] = {}
+            for name in settings.stages:
+                figures[name] = measure(name, inputs)
+                text = json.dumps({"commit": provenance.commit(), "machine": machine, "stages": figures}, indent=2)
+                Path(settings.results).write_text(text + "\n")
+    show(figures)
+
+
+def measure(name: str, inputs: Inputs) -> dict[str, Any]:
+    """One stage's figures."""
+    Console().rule(f"[bold]{name}")
+    if name == "serve":
+        return serve(inputs.folder)
+    stage = STAGES[name](inputs)
+    seconds, whole = undisturbed(stage)
+    figures, broken = losing_a_node(stage)
+    return {"undisturbed_s": seconds, **figures, "same_bytes": broken == whole}
+
+
+def show(figures: dict[str, dict[str, Any]]) -> None:
+    columns = ("undisturbed s", "with a node lost s", "recovered s", "done twice", "new nodes at work", "nothing lost")
+    table = Table("stage", *columns)
+    for name, row in figures.items():
+        cells = [f"{row[key]:.0f}" if key in row else "" for key in ("undisturbed_s", "seconds")]
+        twice = f"{row['done_twice']} of {row['total']} {row['unit']}"
+        table.add_row(
+            name, *cells, f"{row['recovered_s']:.1f}", twice, f"{row['new_nodes_at_work']}", f"{row['same_bytes']}"
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

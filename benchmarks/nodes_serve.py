@@ -1,0 +1,74 @@
+"""Part of benchmarks/nodes.py: the endpoint while the node that holds its models and its HTTP processes goes."""
+
+import asyncio
+import itertools
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from nodes_cluster import Nodes, simulated, start, wait_for, watched
+from serve_client import Answer, ask, closed_loops
+
+LOAD_S, DEADLINE_S, CLIENTS = 80.0, 75.0, 4
+PROMPTS = 8  # pictures that are asked for, in turn
+
+
+def serve(folder: Path) -> dict[str, Any]:
+    """Its figures; see `benchmarks/nodes.py`."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    settings = f"checkpoint=demo port={port} num_replicas=2 num_frontends=2 mlflow.enabled=false"
+    with simulated() as nodes:
+        first = nodes.add(num_cpus=4)
+        program = start(["serve", "demo", *settings.split()], nodes.address)
+        try:
+            wait_for(lambda: "ready: " in program.printed, program)
+            return under_load(f"http://127.0.0.1:{port}", nodes, first)
+        finally:
+            program.process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                program.process.wait(60)
+            program.end()
+            (folder / "serve.log").write_text(program.printed)
+
+
+def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
+    async def ask_for(session: aiohttp.ClientSession, number: int) -> Answer:
+        return await ask(session, number, {"prompt": "a small red circle", "seed": number % PROMPTS})
+
+    limits = {"clients": CLIENTS, "seconds": LOAD_S, "deadline_s": DEADLINE_S}
+    with ThreadPoolExecutor(1) as thread:  # nodes come and go in the main one alone
+        load = thread.submit(lambda: asyncio.run(closed_loops(url, ask_for, itertools.count(), **limits)))
+        time.sleep(LOAD_S / 4)
+        nodes.lose(first)
+        lost = time.perf_counter()
+        added = [nodes.add(num_cpus=2) for _ in range(2)]
+        with watched(nodes, added) as seen:
+            answers = load.result()
+    at_work = sum(any("ServeReplica:emage:Model" in title for title in titles) for titles in seen)
+    return aftermath(answers, lost) | {"new_nodes_at_work": at_work}
+
+
+def aftermath(answers: list[Answer], lost: float) -> dict[str, Any]:
+    under_way = [answer for answer in answers if answer.started <= lost < answer.started + answer.seconds]
+    later = [answer.started + answer.seconds - lost for answer in answers if answer.started > lost and answer.png]
+    pictures = defaultdict(set)
+    for answer in answers:
+        pictures[answer.number % PROMPTS] |= {answer.png} if answer.png else set()
+    return {
+        "recovered_s": min(later),
+        "total": len(answers),
+        "unit": "requests",
+        "done_twice": sum(answer.png is not None for answer in under_way),
+        "outcomes": dict(Counter(answer.outcome for answer in answers)),
+        "slowest_s": max(answer.seconds for answer in answers),
+        "same_bytes": all(len(same) == 1 for same in pictures.values()),
+    }

@@ -1,0 +1,200 @@
+"""Parts of benchmarks/nodes.py: an ingest's stages, training and evaluating, their inputs and how to look at them."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from nodes_cluster import Stage, finish, simulated, start
+from PIL import Image
+
+from emage import manifest, shapes, steps
+
+SHARD_ROWS = 100
+STEPS, EVERY = 240, 40  # of training; a checkpoint each
+CAPTIONS = 1_024
+
+
+class Inputs(NamedTuple):
+    """What the stages start from."""
+
+    folder: Path
+    table: Path  # of URLs, pictures behind them on loopback
+    asked: Counter[str]  # how often each picture was
+    ingested: Path  # an ingest that is finished
+    num_rows: int
+
+
+@contextmanager
+def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
+    """Draws pictures, serves them over loopback while the block runs, and ingests them once."""
+    scenes, asked = shapes.train_scenes(num_rows, seed=5), Counter[str]()
+    (folder / "www").mkdir()
+    for number, pixels in enumerate(shapes.draw_many(scenes, seed=5)):
+        Image.fromarray(pixels).save(folder / "www" / f"{number}.png")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked[self.path] += 1
+            super().do_GET()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    handler = functools.partial(Handler, directory=str(folder / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls = [f"http://127.0.0.1:{server.server_port}/{number}.png" for number in range(num_rows)]
+        pq.write_table(pa.table({"url": urls, "caption": [scene.caption for scene in scenes]}), folder / "urls.parquet")
+        inputs = Inputs(folder, folder / "urls.parquet", asked, folder / "ingested", num_rows)
+        with simulated() as nodes:
+            nodes.add(num_cpus=4)
+            finish(start(ingest(inputs, "all")(inputs.ingested), nodes.address))
+        yield inputs
+        server.shutdown()
+
+
+def ingest(inputs: Inputs, stage: str) -> Callable[[Path], list[str]]:
+    settings = f"""
+        stage={stage} download.shard_rows={SHARD_ROWS} download.threads=4 download.shards_in_flight=2
+        tokenize.num_actors=2 shuffle.rows_per_file=4 shuffle.row_group_rows=4 mlflow.enabled=false
+    """
+    return lambda output: ["ingest", "tiny", f"source.table={inputs.table}", f"output={output}", *settings.split()]
+
+
+def outputs(inputs: Inputs, name: str, *parts: str) -> Callable[[str], Path]:
+    """Each a new folder with these parts of the finished ingest in it; none: one that the program makes."""
+
+    def make(which: str) -> Path:
+        output = inputs.folder / f"{name}-{which}"
+        for part in parts:
+            shutil.copytree(inputs.ingested / part, output / part)
+        if parts:
+            shutil.copy(inputs.ingested / "run.json", output)
+        inputs.asked.clear()
+        return output
+
+    return make
+
+
+def count(pattern: str) -> Callable[[Path], int]:
+    return lambda output: len(list(output.glob(pattern)))
+
+
+def digests(pattern: str) -> Callable[[Path], dict[str, str]]:
+    return lambda output: {str(path.relative_to(output)): manifest.sha256(path) for path in output.glob(pattern)}
+
+
+def download(inputs: Inputs) -> Stage:
+    return Stage(
+        name="download",
+        unit="rows",
+        total=inputs.num_rows,
+        worker="ray::_download",
+        command=ingest(inputs, "download"),
+        outputs=outputs(inputs, "download", "urls"),
+        done=count("shards/*/manifest.json"),
+        is_time=lambda done: done >= inputs.num_rows // SHARD_ROWS // 3,
+        twice=lambda *_: sum(times - 1 for times in inputs.asked.values()),
+        result=digests("shards/*/*.parquet"),
+    )
+
+
+def tokenize(inputs: Inputs) -> Stage:
+    def begun_again(_: Path, printed: str) -> int:
+        return sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
+
+    return Stage(
+        name="tokenize",
+        unit="rows",
+        total=inputs.num_rows,
+        worker="ray::MapBatches",
+        command=ingest(inputs, "tokenize"),
+        outputs=outputs(inputs, "tokenize", "urls", "shards"),
+        done=count("tokenized/*/manifest.json"),
+        is_time=lambda done: done >= inputs.num_rows // SHARD_ROWS // 3,
+        twice=begun_again,
+        result=digests("tokenized/*/*.parquet"),
+        node={"num_cpus": 4},
+    )
+
+
+def shuffle(inputs: Inputs) -> Stage:
+    return Stage(
+        name="shuffle",
+        unit="files",
+        total=inputs.num_rows // 4,
+        worker="ray::_write_file",
+        command=ingest(inputs, "shuffle"),
+        outputs=outputs(inputs, "shuffle", "urls", "shards", "tokenized"),
+        done=lambda output: sum(count(f"{folder}/*-of-*.parquet")(output) for folder in ("shuffle/*/*", "tokens")),
+        is_time=lambda done: done >= inputs.num_rows // 20,
+        twice=lambda *_: 1,  # at most: one is being written, for two CPUs
+        result=digests("tokens/*.parquet"),
+    )
+
+
+def train(inputs: Inputs) -> Stage:
+    settings = f"""
+        optim.steps={STEPS} optim.micro_batch_size=4 run.num_workers=2 run.cpus_per_worker=1 run.zero_stage=1
+        run.checkpoint_every={EVERY} run.sample_every={STEPS} model.width=32 model.depth=1 mlflow.enabled=false
+    """
+    places = f"data.path={inputs.ingested / 'tokens'}"
+
+    def repeated(_: Path, printed: str) -> int:
+        return lost_at[-1] - int(re.findall(r"going on from step (\d+)", printed)[-1])
+
+    lost_at: list[int] = []
+
+    def is_time(done: int) -> bool:
+        if done > EVERY and done % EVERY >= EVERY // 2:  # half way between two checkpoints
+            lost_at.append(done)
+            return True
+        return False
+
+    return Stage(
+        name="train",
+        unit="steps",
+        total=STEPS,
+        worker="RayTrainWorker",
+        command=lambda output: ["train", "tiny", places, f"run.output={output}", *settings.split()],
+        outputs=outputs(inputs, "train"),
+        done=lambda output: steps.last_step(output / "steps.jsonl"),
+        is_time=is_time,
+        twice=repeated,
+        result=lambda output: manifest.read_json(output / "model" / "manifest.json")["files"]["model.safetensors"],
+        node={"num_cpus": 1},
+        num_nodes=2,
+        added={"num_cpus": 1},
+    )
+
+
+def evaluate(inputs: Inputs) -> Stage:
+    captions = inputs.folder / "captions.txt"
+    captions.write_text("".join(f"{scene.caption}\n" for scene in shapes.held_out_scenes(CAPTIONS, 0)))
+    settings = f"""
+        candidates=2 limit={CAPTIONS} num_actors=2 batch_size=32 sampling.steps=4 metrics=[shapes] mlflow.enabled=false
+    """
+    places = ["checkpoint=demo", f"captions={captions}"]
+    return Stage(
+        name="evaluate",
+        unit="pictures",
+        total=2 * CAPTIONS,
+        worker="ray::Drawer",
+        command=lambda output: ["evaluate", "tiny", *places, f"output={output}", *settings.split()],
+        outputs=outputs(inputs, "evaluate"),
+        done=count("shards/*.json"),
+        is_time=lambda done: done >= 2,
+        twice=lambda *_: 2 * 256,
+        result=digests("pictures/*.tar"),
+    )
+
+
+STAGES = {stage.__name__: stage for stage in (download, tokenize, shuffle, train, evaluate)}

@@ -1,0 +1,75 @@
+"""Nodes simulated on this machine: each stage's work stays where it belongs, and outlives the node that did it.
+
+Slow, run by `make chaos`, by the parts of benchmarks/nodes.py. Training's nodes are in tests/on_ray/test_train_chaos.py.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+SCRIPT = "nodes.py"
+
+
+@pytest.fixture(scope="module")
+def script(script: Path) -> Iterator[Path]:
+    """The script finds its parts beside itself, as when it is started."""
+    sys.path.append(str(script.parent))
+    yield script
+    sys.path.remove(str(script.parent))
+
+
+@pytest.fixture(scope="module")
+def inputs(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with benchmark.prepared(tmp_path_factory.mktemp("nodes"), 1_200) as inputs:
+        yield inputs
+
+
+@pytest.mark.parametrize("name", ["download", "tokenize", "shuffle"])
+def test_an_ingest_makes_the_same_bytes_when_its_node_goes_and_two_come(benchmark, inputs, name: str):
+    stage = benchmark.STAGES[name](inputs)
+    figures, made = benchmark.losing_a_node(stage)
+    print(figures)
+    assert made == stage.result(inputs.ingested)
+    assert figures["new_nodes_at_work"] == 2
+    assert figures["done_twice"] < figures["total"] / 2
+
+
+def test_an_evaluation_draws_the_same_pictures_when_its_node_goes_and_two_come(benchmark, inputs):
+    stage = benchmark.STAGES["evaluate"](inputs)
+    figures, made = benchmark.losing_a_node(stage)
+    print(figures)
+    assert made == benchmark.undisturbed(stage)[1]
+    assert figures["new_nodes_at_work"] == 2
+
+
+def test_the_endpoint_goes_on_when_its_node_goes_and_two_come(benchmark, inputs, monkeypatch):
+    monkeypatch.setattr(sys.modules["nodes_serve"], "LOAD_S", 50.0)
+    figures = benchmark.serve(inputs.folder)
+    print(figures)
+    assert figures["same_bytes"] and figures["new_nodes_at_work"]
+    without = figures["total"] - figures["outcomes"]["200"]  # what was under way at an HTTP process that went
+    assert without <= sys.modules["nodes_serve"].CLIENTS, figures
+
+
+def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
+    """Custom resources stand for CPU nodes with a fast network and for GPU nodes."""
+    cluster = sys.modules["nodes_cluster"]
+    output = inputs.folder / "placed"
+    own = ["download.node_resource=download", "tokenize.node_resource=accelerator"]
+    with cluster.simulated() as nodes:
+        members = [nodes.add(num_cpus=2, resources={name: 1}) for name in ("download", "accelerator")]
+        with cluster.watched(nodes, members) as seen:
+            command = sys.modules["nodes_stages"].ingest(inputs, "all")(output)
+            cluster.finish(cluster.start([*command, "tokenize.num_actors=1", *own], nodes.address))
+    assert (output / "ingest_report.json").exists()
+
+    def where(work: str) -> list[bool]:
+        return [any(work in title for title in titles) for titles in seen]
+
+    assert where("ray::_download") == [True, False]
+    assert where("_Encoder") == [False, True]
