@@ -6,8 +6,8 @@
 Each stage is the program that a person starts, on nodes simulated on this machine (processes, killed without
 notice). All of a stage's work, in training half of it, is on the node that goes; two new ones join at once. Beside it
 the same stage is run undisturbed, and what both made is compared byte by byte.
-- recovered: from the kill until the stage is further than it was. Ray notices a dead node at once here, where its
-  processes end; a machine that vanishes is noticed after 25 to 30 seconds more.
+- recovered: from the kill until the stage is further than it was: Ray's noticing (heartbeats that are missed), workers
+  that start, the work itself.
 - done twice: in the stage's own units. Of the shuffle and of an evaluation, at most: what was in hand.
 - new nodes at work: of the two. Of the endpoint, whose requests come from four clients: outcomes of all requests.
 Prints a table and writes results/nodes.json.

@@ -118,8 +118,9 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
         started = time.monotonic()
         program = start(stage.command(output), nodes.address)
         wait_for(lambda: stage.is_time(stage.done(output)), program)
+        lost = time.monotonic()
         nodes.lose(members[0])
-        lost, before = time.monotonic(), stage.done(output)
+        before = stage.done(output)
         added = [nodes.add(**stage.added) for _ in range(2)]
         with watched(nodes, added) as seen:
             wait_for(lambda: program.poll() is not None or stage.done(output) > before, program)

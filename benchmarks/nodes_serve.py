@@ -48,8 +48,8 @@ def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as thread:  # nodes come and go in the main one alone
         load = thread.submit(lambda: asyncio.run(closed_loops(url, ask_for, itertools.count(), **limits)))
         time.sleep(LOAD_S / 4)
-        nodes.lose(first)
         lost = time.perf_counter()
+        nodes.lose(first)
         added = [nodes.add(num_cpus=2) for _ in range(2)]
         with watched(nodes, added) as seen:
             answers = load.result()

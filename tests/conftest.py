@@ -17,6 +17,13 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (make test): those that need Ray's cluster in one, which begins first; others by file."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     if not DATA.is_dir():

@@ -1,6 +1,6 @@
 """Nodes simulated on this machine: each stage's work stays where it belongs, and outlives the node that did it.
 
-Slow, run by `make chaos`, by the parts of benchmarks/nodes.py. Training's nodes are in tests/on_ray/test_train_chaos.py.
+Slow, run by `make chaos`, with the parts of benchmarks/nodes.py. For training see tests/on_ray/test_train_chaos.py.
 """
 
 import sys

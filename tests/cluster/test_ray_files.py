@@ -61,7 +61,7 @@ def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
 def job_lines() -> list[list[str]]:
     """Every `python pipelines/...` of cluster/README.md, as a shell reads it."""
     text = (ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"-- (python pipelines/.*)", text)]
+    return [shlex.split(line, comments=True) for line in re.findall(r"-- (python pipelines/.*)", text)]
 
 
 def test_every_line_to_submit_is_understood():

@@ -1,4 +1,4 @@
-"""Jobs on a cluster with a token, as people submit them: a table of URLs becomes a served model; a wrong token nothing."""
+"""Jobs on a cluster with a token, as people submit them: a table of URLs becomes a served model."""
 
 import base64
 import io
