@@ -19,8 +19,8 @@ help: ## this list
 demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the tests (10 to 15 minutes)
-	$(RUN) -m pytest -m "not slow and not gpu and not network"
+test: $(READY) ## the tests, on all cores (10 to 15 minutes on two)
+	$(RUN) -m pytest -m "not slow and not gpu and not network" --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 
 chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
 	$(RUN) -m pytest -m slow
@@ -51,6 +51,7 @@ bench-all: bench ## that, and the other measurements behind this project's claim
 	$(RUN) benchmarks/ingest.py scale
 	$(RUN) benchmarks/loader.py
 	$(RUN) benchmarks/serve.py
+	$(RUN) benchmarks/nodes.py
 
 doctor: $(READY) ## what of this machine, its cluster and its services is not as it must be (STORAGE=folder)
 	$(RUN) -m emage.on_ray.preflight storage=$(STORAGE)

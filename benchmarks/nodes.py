@@ -8,7 +8,7 @@ notice). All of a stage's work, in training half of it, is on the node that goes
 the same stage is run undisturbed, and what both made is compared byte by byte.
 - recovered: from the kill until the stage is further than it was: Ray's noticing (heartbeats that are missed), workers
   that start, the work itself.
-- done twice: in the stage's own units. Of the shuffle and of an evaluation, at most: what was in hand.
+- done twice: in the stage's own units. Known, not counted: what a shuffle or an evaluation has in hand at most.
 - new nodes at work: of the two. Of the endpoint, whose requests come from four clients: outcomes of all requests.
 Prints a table and writes results/nodes.json.
 """

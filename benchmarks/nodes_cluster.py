@@ -34,7 +34,7 @@ class Stage:
     outputs: Callable[[str], Path]  # a new output; what the stage starts from is in it
     done: Callable[[Path], int]  # units, or pieces of some, so far
     is_time: Callable[[int], bool]  # for the node to go, so much being done
-    twice: Callable[[Path, str], int]  # units, of an output and what the program printed
+    twice: Callable[[Path, str], str]  # units, of an output and what the program printed
     result: Callable[[Path], Any]  # what must be the same
     node: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # resources, of those at first
     added: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # and of the two that come
@@ -189,7 +189,7 @@ def wait_for(is_so: Callable[[], object], program: Program) -> None:
     """Raises InputError where the program ends before, or nothing comes of it."""
     deadline = time.monotonic() + LIMIT_S
     while not is_so():
-        if program.poll() or time.monotonic() > deadline:
+        if program.poll() is not None or time.monotonic() > deadline:
             program.end()
             raise InputError(f"it never came so far: {program.printed[-3000:]}")
         time.sleep(0.01)

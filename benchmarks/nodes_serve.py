@@ -67,7 +67,8 @@ def aftermath(answers: list[Answer], lost: float) -> dict[str, Any]:
         "recovered_s": min(later),
         "total": len(answers),
         "unit": "requests",
-        "done_twice": sum(answer.png is not None for answer in under_way),
+        "done_twice": f"{sum(answer.png is not None for answer in under_way)}",  # drawn by others than had them
+        "without_a_picture": sum(answer.png is None for answer in answers),
         "outcomes": dict(Counter(answer.outcome for answer in answers)),
         "slowest_s": max(answer.seconds for answer in answers),
         "same_bytes": all(len(same) == 1 for same in pictures.values()),

@@ -17,6 +17,7 @@ from nodes_cluster import Stage, finish, simulated, start
 from PIL import Image
 
 from emage import manifest, shapes, steps
+from emage.evaluation import shards
 
 SHARD_ROWS = 100
 STEPS, EVERY = 240, 40  # of training; a checkpoint each
@@ -102,14 +103,15 @@ def download(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "download", "urls"),
         done=count("shards/*/manifest.json"),
         is_time=lambda done: done >= inputs.num_rows // SHARD_ROWS // 3,
-        twice=lambda *_: sum(times - 1 for times in inputs.asked.values()),
+        twice=lambda *_: f"{sum(times - 1 for times in inputs.asked.values())}",
         result=digests("shards/*/*.parquet"),
     )
 
 
 def tokenize(inputs: Inputs) -> Stage:
-    def begun_again(_: Path, printed: str) -> int:
-        return sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
+    def begun_again(_: Path, printed: str) -> str:
+        rows = sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
+        return f"{rows} and what was in hand"
 
     return Stage(
         name="tokenize",
@@ -136,7 +138,7 @@ def shuffle(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "shuffle", "urls", "shards", "tokenized"),
         done=lambda output: sum(count(f"{folder}/*-of-*.parquet")(output) for folder in ("shuffle/*/*", "tokens")),
         is_time=lambda done: done >= inputs.num_rows // 20,
-        twice=lambda *_: 1,  # at most: one is being written, for two CPUs
+        twice=lambda *_: "1 at most",  # one is being written, for two CPUs
         result=digests("tokens/*.parquet"),
     )
 
@@ -148,8 +150,9 @@ def train(inputs: Inputs) -> Stage:
     """
     places = f"data.path={inputs.ingested / 'tokens'}"
 
-    def repeated(_: Path, printed: str) -> int:
-        return lost_at[-1] - int(re.findall(r"going on from step (\d+)", printed)[-1])
+    def repeated(_: Path, printed: str) -> str:
+        began = int(re.findall(r"going on from step (\d+)", printed)[-1])
+        return f"{lost_at[-1] - began}"
 
     lost_at: list[int] = []
 
@@ -192,7 +195,7 @@ def evaluate(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
-        twice=lambda *_: 2 * 256,
+        twice=lambda *_: f"{2 * shards.PICTURES} at most",  # a part each of two actors
         result=digests("pictures/*.tar"),
     )
 

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from emage.config import EvaluateConfig
 from emage.errors import InputError
 from emage.on_ray import tasks
 from emage.on_ray.drawer import Drawer, Networks
 
-LOST = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
-REPLACED = 100  # actors, in all
+LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 REPEATED = 5  # times that a part, or the start of an actor, is tried again; what fails every time is no accident
 
 
@@ -34,9 +33,9 @@ class Pool:
 
     def __init__(self, config: EvaluateConfig, networks: Networks):
         self.config, self.networks = config, networks
-        self._coming: dict[ray.ObjectRef, Any] = {}  # what answers when it is there -> actor
+        self._coming: dict[ray.ObjectRef, Any] = {}  # what answers when it is there -> a new actor
+        self._asked: dict[ray.ObjectRef, Any] = {}  # the same of one that was there before
         self._idle: list[Any] = []
-        self._lost = 0
 
     def run(self, stage: str, parts: Sequence[Part], done: int = 0) -> list[Any]:
         """The parts' results in their order. `done` pictures were there before; the bar counts them.
@@ -47,23 +46,25 @@ class Pool:
         waiting, tries = deque(range(len(parts))), Counter[int | None]()  # None: an actor's start
         busy: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self._say_what_is_missing(len(parts))
+        self._ask_the_idle()
         with tasks.bar(stage, done + sum(part.size for part in parts), "pictures", done) as bar:
             while len(results) < len(parts):
-                self._grow(len(busy), len(busy) + len(waiting))
+                self._grow(len(busy), len(busy) + len(waiting))  # one for each part that is left
                 while waiting and self._idle:
                     actor, number = self._idle.pop(), waiting.popleft()
                     busy[actor.do.remote(parts[number].method, parts[number].arguments)] = actor, number
-                (ref,), _ = ray.wait([*busy, *self._coming], num_returns=1)
-                actor, number = busy.pop(ref) if ref in busy else (self._coming.pop(ref), None)
+                (ref,), _ = ray.wait([*busy, *self._coming, *self._asked], num_returns=1)
+                was_there = self._asked.pop(ref, None)
+                actor, number = busy.pop(ref, None) or (was_there or self._coming.pop(ref), None)
                 try:
                     result = ray.get(ref)
                 except LOST as error:
-                    self._lost += 1
-                    tries[number] += 1
-                    if self._lost > REPLACED or tries[number] > REPEATED:
+                    tries[number] += was_there is None
+                    if tries[number] > REPEATED:
                         raise _again_and_again(error) from None
                     if number is not None:
                         waiting.appendleft(number)
+                        self._ask_the_idle()  # who went with the same node gets no part
                 else:
                     tries[number] = 0
                     self._idle.append(actor)
@@ -72,10 +73,16 @@ class Pool:
                         bar.update(parts[number].size)
         return [results[number] for number in range(len(parts))]
 
+    def _ask_the_idle(self) -> None:
+        """They get a part once they have answered."""
+        self._asked |= {actor.is_there.remote(): actor for actor in self._idle}
+        self._idle = []
+
     def _grow(self, busy: int, parts: int) -> None:
         """As many actors as there is work for, and no more than are wanted."""
         drawer = ray.remote(num_gpus=self.config.gpus_per_actor, num_cpus=1)(Drawer)
-        for _ in range(busy + len(self._idle) + len(self._coming), min(self.config.num_actors, parts)):
+        there = busy + len(self._idle) + len(self._asked) + len(self._coming)
+        for _ in range(there, min(self.config.num_actors, parts)):
             actor: Any = drawer.remote(self.config, self.networks)
             self._coming[actor.is_there.remote()] = actor
 

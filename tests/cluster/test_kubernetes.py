@@ -194,37 +194,74 @@ def test_volumes_and_addresses_lead_to_something():
     assert seen == {"mlflow", "postgres", "s3"}
 
 
+def pod_labels() -> list[tuple[dict[str, str], set[int]]]:
+    """Labels and ports of every pod that comes of the files; Ray's as KubeRay 1.7 labels them (pod.go, labelPod)."""
+    found = []
+    for resource in everything():
+        for pod in pods(resource):
+            ports = {port["containerPort"] for one in containers(pod) for port in one.get("ports", [])}
+            found.append((pod.get("metadata", {}).get("labels", {}), ports))
+    for name in RAY_FILES:
+        (resource,) = resources(FOLDER / f"{name}.yaml")
+        for group, spec in groups(name).items():
+            is_head, serves = group == "head", resource["kind"] == "RayService"
+            labels = {
+                "ray.io/is-ray-node": "yes",
+                "ray.io/node-type": "head" if is_head else "worker",
+                "ray.io/group": "headgroup" if is_head else group,
+                **({"ray.io/serve": "false" if is_head else "true"} if serves else {}),
+                **spec["template"].get("metadata", {}).get("labels", {}),
+            }
+            (container,) = containers(spec["template"])
+            # Not named in the files: Prometheus' port is KubeRay's, 52365 the agent's, which probes ask.
+            found.append((labels, {port["containerPort"] for port in container["ports"]} | {52365}))
+    return found
+
+
+def chosen(selector: dict[str, Any]) -> list[set[int]]:
+    """The ports of each pod that a policy's selector takes."""
+    rules = [(key, {value}) for key, value in selector.get("matchLabels", {}).items()]
+    rules += [(rule["key"], set(rule["values"])) for rule in selector.get("matchExpressions", [])]
+    return [ports for labels, ports in pod_labels() if all(labels.get(key) in wanted for key, wanted in rules)]
+
+
+ELSEWHERE = ("kuberay-operator", "kube-dns", "monitoring", "kube-system")  # pods and namespaces of others
+
+
 def test_policies_speak_of_pods_and_ports_that_are_there():
-    apps = {
-        pod["metadata"]["labels"]["app"] for resource in everything() for pod in pods(resource) if "metadata" in pod
-    }
-    ports = {
-        port["containerPort"]
-        for resource in everything()
-        for pod in pods(resource)
-        for container in containers(pod)
-        for port in container.get("ports", [])
-    }
     policies = of_kind("NetworkPolicy")
     assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}  # what is not allowed is refused
-    kinds = {resource["kind"] for resource in everything()}
     for policy in policies:
-        for labels in values(policy, "matchLabels"):
-            assert labels.get("app", "mlflow") in apps
-            assert labels.get("ray.io/group", "gpu") in groups("cluster")
-            assert labels.get("ray.io/originated-from-crd", "RayJob") in kinds
-        for expression in values(policy, "matchExpressions"):
-            assert {app for rule in expression for app in rule["values"]} <= apps
-        for rule in policy["spec"].get("ingress", []):
-            assert {port["port"] for port in rule.get("ports", [])} <= ports
-    open_to_all = {
-        port["port"]
+        name, spec = policy["metadata"]["name"], policy["spec"]
+        assert chosen(spec["podSelector"]), f"{name} is for no pod"
+        for rule in spec.get("ingress", []):
+            ports = {port["port"] for port in rule.get("ports", [])}
+            assert all(ports <= there for there in chosen(spec["podSelector"])), f"{name}: nobody listens there"
+            for peer in rule.get("from", []):
+                selectors = [peer[key] for key in ("podSelector", "namespaceSelector") if peer.get(key)]
+                theirs = [value for one in selectors for value in one.get("matchLabels", {}).values()]
+                assert set(theirs) & set(ELSEWHERE) or all(chosen(one) for one in selectors), f"{name}: from nobody"
+    open_to_all = [
+        (policy["spec"]["podSelector"], rule["ports"])
         for policy in policies
         for rule in policy["spec"].get("ingress", [])
         if "from" not in rule
-        for port in rule["ports"]
-    }
-    assert open_to_all == {8000}  # the endpoint's, which asks for a key
+    ]
+    assert open_to_all == [({"matchLabels": {"ray.io/serve": "true"}}, [{"protocol": "TCP", "port": 8000}])]
+
+
+def test_kuberay_makes_every_service_that_the_files_speak_of():
+    """common/service.go: ports of a head's services are its container's; two clusters of a name would share one."""
+    heads = [one["metadata"]["name"] for one in everything() if one["kind"] in ("RayCluster", "RayService")]
+    assert len(heads) == len(set(heads))
+    for name in RAY_FILES:
+        ((container),) = containers(groups(name)["head"]["template"])
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert {"gcs-server", "dashboard"} <= set(ports)
+        assert ("serve" in ports) == (name == "serve")
+    text = "".join(file.read_text() for file in FILES) + (ROOT / "cluster" / "README.md").read_text()
+    named = set(re.findall(r"service/([a-z0-9-]+)-(head|serve)-svc", text))
+    assert named == {("jobs", "head"), ("emage", "serve")} and {name for name, _ in named} == set(heads)
 
 
 # --- Jobs, nodes, safety ----------------------------------------------------------------------------------------------
@@ -244,6 +281,9 @@ def test_a_job_runs_what_its_nodes_hold(name: str):
         case TrainConfig():
             assert config.run.num_workers == gpu["minReplicas"] * gpus
             assert gpus * config.run.cpus_per_worker <= int(container["resources"]["requests"]["cpu"])
+            made = f"{config.run.output}/model"  # what is served, and evaluated
+            assert serve_config()["applications"][0]["args"]["checkpoint"] == made
+            assert f"checkpoint={made}" in (FOLDER / "evaluate.yaml").read_text()
         case EvaluateConfig():
             assert config.num_actors * config.gpus_per_actor == gpu["minReplicas"] * gpus
         case IngestConfig():
@@ -252,7 +292,7 @@ def test_a_job_runs_what_its_nodes_hold(name: str):
             assert config.download.node_resource in download["resources"]
             (container,) = download["template"]["spec"]["containers"]
             cpus = int(container["resources"]["limits"]["cpu"])
-            assert config.download.shards_in_flight == download["maxReplicas"] * cpus // 2
+            assert config.download.shards_in_flight == download["maxReplicas"] * cpus  # a task is one CPU
 
 
 def test_what_five_files_say_of_a_node_is_the_same():
@@ -262,7 +302,8 @@ def test_what_five_files_say_of_a_node_is_the_same():
     for name in ("ingest", "train", "evaluate"):
         for group, spec in groups(name).items():
             ours, theirs = (copy.deepcopy(found["template"]["spec"]) for found in (spec, groups("cluster")[group]))
-            ours.pop("automountServiceAccountToken", None), theirs.pop("automountServiceAccountToken", None)
+            for found in (ours, theirs):  # where there is no autoscaler, a head has none
+                found.pop("automountServiceAccountToken", None)
             assert ours == theirs, (name, group)
 
 
@@ -285,6 +326,8 @@ def test_ray_and_the_image_are_the_pinned_ones():
 def test_every_pod_is_nobody_and_says_what_it_needs():
     count = 0
     for resource in everything():
+        if resource["metadata"]["name"] == "shared-for-user-1000":
+            continue  # it gives a new file system to that user
         for pod in pods(resource):
             security = pod["spec"]["securityContext"]
             assert security["runAsNonRoot"] and security["runAsUser"] and security["seccompProfile"]

@@ -52,8 +52,10 @@ def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
     """What cluster/README.md and serve.yaml say of aws.yaml's nodes."""
     types = cluster("aws.yaml")["available_node_types"]
     readme, serve = (ROOT / "cluster" / "README.md").read_text(), (ROOT / "cluster" / "serve.yaml").read_text()
-    for program, resource in re.findall(r"`(\w+)\.node_resource=(\w+)`", readme):
-        assert resource in types[{"download": "download", "tokenize": "gpu"}[program]]["resources"]
+    kept_to = dict(re.findall(r"(\w+)\.node_resource=(\w+)", readme))
+    assert kept_to == {"download": "download", "tokenize": "accelerator"}
+    for program, name in (("download", "download"), ("tokenize", "gpu")):
+        assert kept_to[program] in types[name]["resources"]
     (kept,) = re.findall(r"# resources: \{ (\w+): 0.001 \}", serve)
     assert [name for name, kind in types.items() if kept in kind["resources"]] == ["serve"]
 

@@ -1,6 +1,7 @@
 """Parts of an evaluation on actors that die, or never come."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_a_part_that_ends_every_actor_ends_the_stage_in_one_line(ray_cluster, tm
     with pytest.raises(InputError, match="an actor died again and again") as ended:
         work(tmp_path, 1, monkeypatch).run("draw", [Part("number", (0, 100), 1)])
     assert "\n" not in str(ended.value) and begun(tmp_path) == [pool.REPEATED + 1]
+
+
+def test_actors_that_went_while_they_were_idle_cost_no_part_a_try(ray_cluster, tmp_path, monkeypatch):
+    actors = work(tmp_path, 4, monkeypatch)
+    before = actors.run("draw", [Part("who", (number, 0), 1) for number in range(24)])
+    for pid in set(before):
+        os.kill(pid, signal.SIGKILL)
+    monkeypatch.setattr(pool, "REPEATED", 0)
+    (after,) = actors.run("judge", [Part("who", (0, 0), 1)])
+    assert after not in before
 
 
 def test_an_actor_that_never_starts_ends_it_too(ray_cluster, tmp_path, monkeypatch):
