@@ -197,6 +197,7 @@ def evaluate(inputs: Inputs) -> Stage:
         is_time=lambda done: done >= 2,
         twice=lambda *_: f"{2 * shards.PICTURES} at most",  # a part each of two actors
         result=digests("pictures/*.tar"),
+        added={"num_cpus": 1},
     )
 
 

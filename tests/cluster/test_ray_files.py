@@ -12,6 +12,7 @@ from ray.runtime_env import RuntimeEnv
 
 from emage import config
 from emage.config import parse
+from emage.on_ray import preflight
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,12 +64,14 @@ def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
 def job_lines() -> list[list[str]]:
     """Every `python pipelines/...` of cluster/README.md, as a shell reads it."""
     text = (ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in re.findall(r"-- (python pipelines/.*)", text)]
+    return [shlex.split(line, comments=True) for line in re.findall(r"-- (python .*)", text)]
 
 
 def test_every_line_to_submit_is_understood():
     programs = {name.removesuffix("Config").lower(): getattr(config, name) for name in dir(config)}
-    lines = job_lines()
+    (look,), lines = ([line for line in job_lines() if ("-m" in line) is whether] for whether in (True, False))
+    assert look[2] == preflight.__name__
+    parse(preflight.PreflightConfig, look[3:])
     assert [line[1] for line in lines] == [
         f"pipelines/{name}.py" for name in ("ingest", "train", "evaluate", "reproduce", "serve")
     ]
