@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (make test): those that need Ray's cluster in one, which begins first; others by file."""
     for item in items:
