@@ -1,11 +1,10 @@
 """An ingest that is killed, cut off or out of disk goes on to the same bytes, and does little twice.
 
-Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by SIGKILL), a node of several dies, the
-disk is full.
+Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by SIGKILL), the disk is full. Nodes that go
+are in tests/benchmarks/test_nodes_benchmark.py.
 """
 
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ import web
 from PIL import Image
 from programs import finish, kill_when, pipeline, start
 
-from emage import config, manifest, shapes
-from emage.config import IngestConfig
+from emage import manifest, shapes
 
 pytestmark = pytest.mark.slow
 NUM_ROWS, SHARD_ROWS = 300, 25
@@ -128,43 +126,6 @@ def test_only_nodes_with_the_resource_download(site, tmp_path):
         cluster.shutdown()
     assert "no node with the resource 'download' is there yet: waiting for one" in printed
     assert len(list(output.glob("shards/*/manifest.json"))) == NUM_ROWS // SHARD_ROWS
-
-
-def test_a_node_is_lost_in_each_stage(site, whole, tmp_path):
-    """Three simulated nodes; the one that works is killed, in the download and in the tokenizing."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from emage.on_ray import ingest
-
-    assert not ray.is_initialized()
-    output = tmp_path / "out"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
-    lost: list[str] = []
-
-    def lose(pattern: str) -> None:
-        while len(list(output.glob(pattern))) < 2:
-            time.sleep(0.01)
-        cluster.remove_node(nodes.pop(), allow_graceful=False)
-        lost.append(pattern)
-
-    killers = [
-        threading.Thread(target=lose, args=(f"{name}/*/manifest.json",), daemon=True)
-        for name in ("shards", "tokenized")
-    ]
-    try:
-        ray.init(address=cluster.address, log_to_driver=False)
-        for killer in killers:
-            killer.start()
-        arguments = site.command(output)[3:]
-        report = ingest.ingest(config.parse(IngestConfig, arguments))
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert lost == ["shards/*/manifest.json", "tokenized/*/manifest.json"]
-    assert table(output) == whole
-    assert report["written"] == NUM_ROWS - 10
 
 
 def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):
