@@ -1,7 +1,7 @@
 """An ingest that is killed, cut off or out of disk goes on to the same bytes, and does little twice.
 
-Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by SIGKILL), the disk is full. Nodes that go
-are in tests/benchmarks/test_nodes_benchmark.py.
+Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by SIGKILL), the disk is full. Nodes go in
+tests/benchmarks/test_nodes_benchmark.py.
 """
 
 import random
