@@ -21,8 +21,8 @@ DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (make test): those that need Ray's cluster in one, which begins first; others by file."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        needs_ray = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
 
 
 @pytest.fixture(scope="session")
