@@ -9,6 +9,7 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v)))
 READY := .venv/.ready
 PEERS := .venv/.peers
 RUN := .venv/bin/python
+FAST := not slow and not gpu and not network
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos lint format serve ui bench bench-all doctor setup
@@ -20,7 +21,8 @@ demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP ans
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
 test: $(READY) ## the tests, on all cores (10 to 15 minutes on two)
-	$(RUN) -m pytest -m "not slow and not gpu and not network" --numprocesses=auto --maxprocesses=8 --dist=loadgroup
+	$(RUN) -m pytest -m "$(FAST) and not ray" --numprocesses=auto --maxprocesses=8 --dist=loadfile
+	$(RUN) -m pytest -m "$(FAST) and ray"
 
 chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
 	$(RUN) -m pytest -m slow

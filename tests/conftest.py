@@ -17,12 +17,12 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (make test): those that need Ray's cluster in one, which begins first; others by file."""
+    """Whatever uses the session's Ray cluster is marked so: make test runs these in one process, the others in several."""
     for item in items:
-        needs_ray = item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.name))
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session")
