@@ -19,7 +19,7 @@ DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the session's Ray cluster is marked so: make test runs these in one process, the others in several."""
+    """Whatever uses the session's Ray cluster is marked so: make test runs it in one process, the rest in several."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
