@@ -1,6 +1,6 @@
 """A node lost in the middle of each stage: how long until work is where it was, what is done twice, what is lost.
 
-    python benchmarks/nodes.py                                 # 10 minutes on two cores
+    python benchmarks/nodes.py                                 # 15 minutes on two cores
     python benchmarks/nodes.py stages=[download,serve]
 
 Each stage is the program that a person starts, on nodes simulated on this machine (processes, killed without

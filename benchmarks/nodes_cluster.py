@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 from ray.cluster_utils import Cluster
+from serve_program import ROOT
 
 from emage.errors import InputError
 from emage.on_ray import proxy
 
-ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300.0  # for anything that is waited for
 
 
@@ -26,7 +26,6 @@ LIMIT_S = 300.0  # for anything that is waited for
 class Stage:
     """A program and how to see what it does. Its output is a folder."""
 
-    name: str
     unit: str
     total: int  # units
     worker: str  # title of the processes that do the work
@@ -106,7 +105,7 @@ def undisturbed(stage: Stage) -> tuple[float, Any]:
         for _ in range(stage.num_nodes):
             nodes.add(**stage.node)
         started = time.monotonic()
-        finish(start(stage.command(output), nodes.address))
+        finish(Program(stage.command(output), nodes.address))
         return time.monotonic() - started, stage.result(output)
 
 
@@ -116,7 +115,7 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
     with simulated() as nodes:
         members = [nodes.add(**stage.node) for _ in range(stage.num_nodes)]
         started = time.monotonic()
-        program = start(stage.command(output), nodes.address)
+        program = Program(stage.command(output), nodes.address)
         wait_for(lambda: stage.is_time(stage.done(output)), program)
         lost = time.monotonic()
         nodes.lose(members[0])
@@ -141,20 +140,17 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
 
-def start(command: list[str], address: str) -> "Program":
-    return Program([sys.executable, "-u", str(ROOT / "pipelines" / f"{command[0]}.py"), *command[1:]], address)
-
-
 class Program:
-    """A program on a cluster; what it prints is kept."""
+    """A program of pipelines/, by its name and arguments, on a cluster; what it prints is kept."""
 
     def __init__(self, command: list[str], address: str):
+        command = [sys.executable, "-u", str(ROOT / "pipelines" / f"{command[0]}.py"), *command[1:]]
         environment = os.environ | {"RAY_ADDRESS": address}
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
         self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -167,9 +163,9 @@ class Program:
     def printed(self) -> str:
         return "".join(self.lines)
 
-    def end(self, number: int = signal.SIGKILL) -> None:
+    def end(self) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, number)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def finish(program: Program) -> str:
@@ -179,7 +175,7 @@ def finish(program: Program) -> str:
     except subprocess.TimeoutExpired:
         program.end()
         raise InputError(f"it did not end in {LIMIT_S:.0f} s: {program.printed[-3000:]}") from None
-    program._reader.join()
+    program.reader.join()
     if code:
         raise InputError(f"it ended with {code}: {program.printed[-3000:]}")
     return program.printed

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -13,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from nodes_cluster import Nodes, simulated, start, wait_for, watched
+from nodes_cluster import Nodes, Program, simulated, wait_for, watched
 from serve_client import Answer, ask, closed_loops
+from serve_faults import aftermath
+from serve_program import arguments
+
+from emage import config
+from emage.config import ServeConfig
 
 LOAD_S, DEADLINE_S, CLIENTS = 80.0, 75.0, 4
 PROMPTS = 8  # pictures that are asked for, in turn
@@ -22,13 +26,11 @@ PROMPTS = 8  # pictures that are asked for, in turn
 
 def serve(folder: Path) -> dict[str, Any]:
     """Its figures; see `benchmarks/nodes.py`."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    settings = f"checkpoint=demo port={port} num_replicas=2 num_frontends=2 mlflow.enabled=false"
+    command = arguments("demo", {"num_replicas": 2, "num_frontends": 2})
+    port = config.parse(ServeConfig, command).port
     with simulated() as nodes:
         first = nodes.add(num_cpus=4)
-        program = start(["serve", "demo", *settings.split()], nodes.address)
+        program = Program(["serve", *command], nodes.address)
         try:
             wait_for(lambda: "ready: " in program.printed, program)
             return under_load(f"http://127.0.0.1:{port}", nodes, first)
@@ -54,22 +56,20 @@ def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
         with watched(nodes, added) as seen:
             answers = load.result()
     at_work = sum(any("ServeReplica:emage:Model" in title for title in titles) for titles in seen)
-    return aftermath(answers, lost) | {"new_nodes_at_work": at_work}
+    return figures(answers, lost) | {"new_nodes_at_work": at_work}
 
 
-def aftermath(answers: list[Answer], lost: float) -> dict[str, Any]:
-    under_way = [answer for answer in answers if answer.started <= lost < answer.started + answer.seconds]
-    later = [answer.started + answer.seconds - lost for answer in answers if answer.started > lost and answer.png]
-    pictures = defaultdict(set)
+def figures(answers: list[Answer], lost: float) -> dict[str, Any]:
+    found, pictures = aftermath(answers, lost), defaultdict(set)
     for answer in answers:
         pictures[answer.number % PROMPTS] |= {answer.png} if answer.png else set()
     return {
-        "recovered_s": min(later),
-        "total": len(answers),
+        "recovered_s": found["first_picture_s"],
+        "total": found["answers"],
         "unit": "requests",
-        "done_twice": f"{sum(answer.png is not None for answer in under_way)}",  # drawn by others than had them
+        "done_twice": f"{found['under way'].get('200', 0)}",  # drawn by others than had them
         "without_a_picture": sum(answer.png is None for answer in answers),
         "outcomes": dict(Counter(answer.outcome for answer in answers)),
-        "slowest_s": max(answer.seconds for answer in answers),
+        "slowest_s": found["slowest_s"],
         "same_bytes": all(len(same) == 1 for same in pictures.values()),
     }

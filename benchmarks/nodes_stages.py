@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from nodes_cluster import Stage, finish, simulated, start
+from nodes_cluster import Program, Stage, finish, simulated
 from PIL import Image
 
 from emage import manifest, shapes, steps
@@ -57,7 +57,7 @@ def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
         inputs = Inputs(folder, folder / "urls.parquet", asked, folder / "ingested", num_rows)
         with simulated() as nodes:
             nodes.add(num_cpus=4)
-            finish(start(ingest(inputs, "all")(inputs.ingested), nodes.address))
+            finish(Program(ingest(inputs, "all")(inputs.ingested), nodes.address))
         yield inputs
         server.shutdown()
 
@@ -93,19 +93,25 @@ def digests(pattern: str) -> Callable[[Path], dict[str, str]]:
     return lambda output: {str(path.relative_to(output)): manifest.sha256(path) for path in output.glob(pattern)}
 
 
-def download(inputs: Inputs) -> Stage:
+def by_shards(inputs: Inputs, name: str, made: str, *parts: str, **rest: Any) -> Stage:
+    """A stage of an ingest that makes a folder of shards from these parts of one."""
     return Stage(
-        name="download",
         unit="rows",
         total=inputs.num_rows,
-        worker="ray::_download",
-        command=ingest(inputs, "download"),
-        outputs=outputs(inputs, "download", "urls"),
-        done=count("shards/*/manifest.json"),
+        command=ingest(inputs, name),
+        outputs=outputs(inputs, name, *parts),
+        done=count(f"{made}/*/manifest.json"),
         is_time=lambda done: done >= inputs.num_rows // SHARD_ROWS // 3,
-        twice=lambda *_: f"{sum(times - 1 for times in inputs.asked.values())}",
-        result=digests("shards/*/*.parquet"),
+        result=digests(f"{made}/*/*.parquet"),
+        **rest,
     )
+
+
+def download(inputs: Inputs) -> Stage:
+    def asked_again(*_: Any) -> str:
+        return f"{sum(times - 1 for times in inputs.asked.values())}"
+
+    return by_shards(inputs, "download", "shards", "urls", worker="ray::_download", twice=asked_again)
 
 
 def tokenize(inputs: Inputs) -> Stage:
@@ -113,24 +119,12 @@ def tokenize(inputs: Inputs) -> Stage:
         rows = sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
         return f"{rows} and what was in hand"
 
-    return Stage(
-        name="tokenize",
-        unit="rows",
-        total=inputs.num_rows,
-        worker="ray::MapBatches",
-        command=ingest(inputs, "tokenize"),
-        outputs=outputs(inputs, "tokenize", "urls", "shards"),
-        done=count("tokenized/*/manifest.json"),
-        is_time=lambda done: done >= inputs.num_rows // SHARD_ROWS // 3,
-        twice=begun_again,
-        result=digests("tokenized/*/*.parquet"),
-        node={"num_cpus": 4},
-    )
+    rest = {"worker": "ray::MapBatches", "twice": begun_again, "node": {"num_cpus": 4}}
+    return by_shards(inputs, "tokenize", "tokenized", "urls", "shards", **rest)
 
 
 def shuffle(inputs: Inputs) -> Stage:
     return Stage(
-        name="shuffle",
         unit="files",
         total=inputs.num_rows // 4,
         worker="ray::_write_file",
@@ -163,7 +157,6 @@ def train(inputs: Inputs) -> Stage:
         return False
 
     return Stage(
-        name="train",
         unit="steps",
         total=STEPS,
         worker="RayTrainWorker",
@@ -187,7 +180,6 @@ def evaluate(inputs: Inputs) -> Stage:
     """
     places = ["checkpoint=demo", f"captions={captions}"]
     return Stage(
-        name="evaluate",
         unit="pictures",
         total=2 * CAPTIONS,
         worker="ray::Drawer",

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,6 +24,22 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
+
+
+def status(url: str, **headers: str) -> int:
+    """Of a GET; 0 where nobody answers."""
+    try:
+        return httpx.get(url, headers=headers, timeout=20).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def wait_until(is_so: Callable[[], object], seconds: float, why: Callable[[], object] = lambda: "") -> None:
+    """Fails after so many seconds, and says why."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.1)
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:

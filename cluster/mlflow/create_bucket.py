@@ -17,7 +17,9 @@ WAIT_S = 120.0  # until the store has started
 
 
 def main() -> None:
-    bucket = urlsplit(os.environ["MLFLOW_ARTIFACTS_DESTINATION"]).netloc
+    bucket = urlsplit(os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", "")).netloc
+    if not bucket:
+        sys.exit("error: MLFLOW_ARTIFACTS_DESTINATION names no bucket: set it to s3://BUCKET")
     store = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
     deadline = time.monotonic() + WAIT_S
     while True:

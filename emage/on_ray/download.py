@@ -165,8 +165,6 @@ def _pass(
 ) -> None:
     """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
     config = jobs[0].config
-    if not tasks.nodes(config.node_resource):
-        print(f"no node with the resource {config.node_resource!r} is there yet: waiting for one", flush=True)
     task = _download.options(resources=tasks.only_on(config.node_resource))
     calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)

@@ -33,8 +33,7 @@ class Pool:
 
     def __init__(self, config: EvaluateConfig, networks: Networks):
         self.config, self.networks = config, networks
-        self._coming: dict[ray.ObjectRef, Any] = {}  # what answers when it is there -> a new actor
-        self._asked: dict[ray.ObjectRef, Any] = {}  # the same of one that was there before
+        self._asked: dict[ray.ObjectRef, tuple[Any, bool]] = {}  # whether it is there -> an actor, whether it is new
         self._idle: list[Any] = []
 
     def run(self, stage: str, parts: Sequence[Part], done: int = 0) -> list[Any]:
@@ -53,13 +52,15 @@ class Pool:
                 while waiting and self._idle:
                     actor, number = self._idle.pop(), waiting.popleft()
                     busy[actor.do.remote(parts[number].method, parts[number].arguments)] = actor, number
-                (ref,), _ = ray.wait([*busy, *self._coming, *self._asked], num_returns=1)
-                was_there = self._asked.pop(ref, None)
-                actor, number = busy.pop(ref, None) or (was_there or self._coming.pop(ref), None)
+                (ref,), _ = ray.wait([*busy, *self._asked], num_returns=1)
+                if ref in busy:
+                    (actor, number), is_a_try = busy.pop(ref), True
+                else:
+                    (actor, is_a_try), number = self._asked.pop(ref), None
                 try:
                     result = ray.get(ref)
                 except LOST as error:
-                    tries[number] += was_there is None
+                    tries[number] += is_a_try
                     if tries[number] > REPEATED:
                         raise _again_and_again(error) from None
                     if number is not None:
@@ -75,16 +76,15 @@ class Pool:
 
     def _ask_the_idle(self) -> None:
         """They get a part once they have answered."""
-        self._asked |= {actor.is_there.remote(): actor for actor in self._idle}
+        self._asked |= {actor.is_there.remote(): (actor, False) for actor in self._idle}
         self._idle = []
 
     def _grow(self, busy: int, parts: int) -> None:
         """As many actors as there is work for, and no more than are wanted."""
         drawer = ray.remote(num_gpus=self.config.gpus_per_actor, num_cpus=1)(Drawer)
-        there = busy + len(self._idle) + len(self._asked) + len(self._coming)
-        for _ in range(there, min(self.config.num_actors, parts)):
+        for _ in range(busy + len(self._idle) + len(self._asked), min(self.config.num_actors, parts)):
             actor: Any = drawer.remote(self.config, self.networks)
-            self._coming[actor.is_there.remote()] = actor
+            self._asked[actor.is_there.remote()] = actor, True
 
     def _say_what_is_missing(self, parts: int) -> None:
         wanted = min(self.config.num_actors, parts) * self.config.gpus_per_actor

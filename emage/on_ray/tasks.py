@@ -1,6 +1,7 @@
 """Many Ray tasks, few at a time; what ends them, in one line; and the bar that shows how far they are."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,17 @@ def nodes(node_resource: str = "") -> list[dict[str, float]]:
 
 
 def only_on(node_resource: str) -> dict[str, float]:
-    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node."""
-    return {node_resource: A_LITTLE} if node_resource else {}
+    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node.
+
+    Says so where there is no such node yet. Raises InputError on this machine alone, to which none will come.
+    """
+    if not node_resource:
+        return {}
+    if not nodes(node_resource):
+        if not os.environ.get("RAY_ADDRESS"):
+            raise InputError(f"node_resource={node_resource}: this machine has no such resource; leave it out here")
+        print(f"no node with the resource {node_resource!r} is there yet: waiting for one", flush=True)
+    return {node_resource: A_LITTLE}
 
 
 def half_of_the_cpus(node_resource: str = "") -> int:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +12,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def script(request: pytest.FixtureRequest) -> Path:
-    """The benchmark that the test's module names as SCRIPT."""
-    return FOLDER / request.module.SCRIPT
+def script(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The benchmark that the test's module names as SCRIPT. It finds its parts beside itself, as when it is started."""
+    sys.path.append(str(FOLDER))
+    yield FOLDER / request.module.SCRIPT
+    sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")

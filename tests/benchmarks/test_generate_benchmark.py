@@ -3,21 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 SCRIPT = "generate.py"
-
-
-@pytest.fixture(scope="module")
-def script(script: Path) -> Iterator[Path]:
-    """The script finds its parts beside itself, as when it is started."""
-    sys.path.append(str(script.parent))
-    yield script
-    sys.path.remove(str(script.parent))
 
 
 def figures(benchmark: ModuleType, *values: tuple) -> list:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
@@ -18,14 +17,6 @@ import pytest
 
 SCRIPT = "serve.py"
 PNG = b"a picture"
-
-
-@pytest.fixture(scope="module")
-def script(script: Path) -> Iterator[Path]:
-    """The script finds its client beside itself, as when it is started."""
-    sys.path.append(str(script.parent))
-    yield script
-    sys.path.remove(str(script.parent))
 
 
 class Moody(http.server.BaseHTTPRequestHandler):

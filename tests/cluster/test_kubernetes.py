@@ -1,6 +1,7 @@
 """cluster/kubernetes: published schemas accept every file, what files name is there, and what two say is the same."""
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ PROGRAMS = {"ingest": IngestConfig, "train": TrainConfig, "evaluate": EvaluateCo
 Resource = dict[str, Any]
 
 
+@functools.cache
 def resources(file: Path) -> list[Resource]:
     return list(yaml.safe_load_all(file.read_text()))
 

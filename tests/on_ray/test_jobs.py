@@ -18,7 +18,7 @@ import pytest
 import web
 from openai import OpenAI
 from PIL import Image
-from programs import ROOT, free_port
+from programs import ROOT, free_port, status, wait_until
 
 from emage import shapes
 
@@ -102,7 +102,8 @@ def test_a_job_ingests_and_its_log_is_found_later(head: Head, tokens: Path):
     assert pq.read_table(tokens).num_rows == PICTURES
     log = head.job("logs", "ingest-1")
     assert log.returncode == 0 and f"{PICTURES}" in log.stdout and "source:" in log.stdout
-    assert "SUCCEEDED" in head.job("status", "ingest-1").stdout.upper() + head.job("status", "ingest-1").stderr.upper()
+    told = head.job("status", "ingest-1")
+    assert "SUCCEEDED" in (told.stdout + told.stderr).upper()
 
 
 def test_a_job_serves_what_another_trained_until_it_is_stopped(head: Head, model: Path):
@@ -110,10 +111,8 @@ def test_a_job_serves_what_another_trained_until_it_is_stopped(head: Head, model
     places = (f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", "num_frontends=1")
     done = head.submit("serve-1", "pipelines/serve.py", "demo", *places, how=("--no-wait",))
     assert done.returncode == 0, done.stdout + done.stderr
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 150
-    while status(url) != 200:
-        assert time.monotonic() < deadline, head.job("logs", "serve-1").stdout[-3000:]
-        time.sleep(0.5)
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: status(f"{url}/health") == 200, 150, lambda: head.job("logs", "serve-1").stdout[-3000:])
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
     (picture,) = client.images.generate(prompt="a small red circle", extra_body={"seed": 7}).data or []
     assert Image.open(io.BytesIO(base64.b64decode(picture.b64_json or ""))).size == (64, 64)
@@ -123,17 +122,7 @@ def test_a_job_serves_what_another_trained_until_it_is_stopped(head: Head, model
         assert "success" in httpx.get(f"http://127.0.0.1:{head.agent}/{path}", timeout=10).text
     assert "success" in httpx.get(f"http://127.0.0.1:{head.dashboard}/api/gcs_healthz", timeout=10).text
     assert head.job("stop", "serve-1").returncode == 0
-    deadline = time.monotonic() + 60
-    while status(url) == 200:
-        assert time.monotonic() < deadline, "it still serves"
-        time.sleep(0.5)
-
-
-def status(url: str) -> int:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code
-    except httpx.TransportError:
-        return 0
+    wait_until(lambda: status(f"{url}/health") != 200, 60)
 
 
 def test_the_same_name_does_not_start_twice(head: Head, tmp_path: Path):

@@ -1,7 +1,6 @@
 """cluster/serve.yaml as `serve deploy` takes it, with real models: another checkpoint while requests come in."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from programs import free_port
+from programs import free_port, status, wait_until
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -40,13 +39,6 @@ def deploy(config: dict[str, Any]) -> None:
     serve_start(http_options=config["http_options"]).deploy_apps(schema, _blocking=False)
 
 
-def wait_for(condition: Any, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def model(url: str) -> dict[str, Any]:
     answer = httpx.get(f"{url}/v1/models", timeout=10)
     return answer.json()["data"][0] if answer.status_code == 200 else {}
@@ -60,13 +52,7 @@ def deployed(ray_cluster: None) -> Iterator[tuple[dict[str, Any], str]]:
     config, url = here(committed(), port), f"http://127.0.0.1:{port}"
     deploy(config)
 
-    def ready() -> bool:
-        try:
-            return httpx.get(f"{url}/health", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    wait_for(ready)
+    wait_until(lambda: status(f"{url}/health") == 200, 90)
     yield config, url
     serve.shutdown()
 
@@ -88,13 +74,13 @@ def test_another_checkpoint_takes_over_without_a_lost_request(deployed, tiny_mod
         assert model(url)["step"] == 12_000
         config["applications"][0]["deployments"][0]["user_config"] = {"checkpoint": str(tiny_model)}
         deploy(config)
-        wait_for(lambda: model(url).get("step") == 0)
+        wait_until(lambda: model(url).get("step") == 0, 90)
         before = len(statuses)
-        wait_for(lambda: len(statuses) > before + 5)
+        wait_until(lambda: len(statuses) > before + 5, 90)
 
         config["applications"][0]["deployments"][0]["user_config"] = {"checkpoint": "/absent"}
         deploy(config)
-        wait_for(lambda: "not_loaded" in model(url).get("reload", {}))
+        wait_until(lambda: "not_loaded" in model(url).get("reload", {}), 90)
         assert model(url)["step"] == 0 and "/absent" in model(url)["reload"]["reason"]
     finally:
         ended.set()

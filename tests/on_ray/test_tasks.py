@@ -52,6 +52,15 @@ def test_a_folder_without_permission_is_one_line():
         raise PermissionError(13, "Permission denied", "/data/x")
 
 
+def test_a_resource_that_this_machine_lacks_is_not_waited_for(ray_cluster, monkeypatch, capsys):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match="node_resource=download: this machine has no such resource"):
+        tasks.only_on("download")
+    monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may grow")
+    assert tasks.only_on("download") == {"download": tasks.A_LITTLE} and tasks.only_on("") == {}
+    assert capsys.readouterr().out == "no node with the resource 'download' is there yet: waiting for one\n"
+
+
 def test_other_errors_keep_their_stack_trace(ray_cluster):
     with pytest.raises(FileNotFoundError) as error:
         list(tasks.run([read_nothing.remote], at_once=lambda: 1))
