@@ -10,7 +10,6 @@ from emage.config import ObjectiveConfig
 from emage.errors import InputError
 from emage.masking import PictureRng
 from emage.methods import METHODS, iterative1
-from emage.metrics.clip_model import Clip
 from emage.model import Context, Network
 from emage.sampling import log_p_of
 
@@ -35,6 +34,8 @@ class ClipRanker:
 
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
         """`weights`, `model`: as of Clip. Raises InputError where they can't be had or do not fit each other."""
+        from emage.metrics.clip_model import Clip  # open_clip takes seconds, and most need no CLIP
+
         try:
             self._clip = Clip(weights, model, device, "rank_weights")
         except InputError as error:

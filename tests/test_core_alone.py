@@ -25,3 +25,14 @@ def test_every_core_module_imports_without_the_cluster():
 def test_importing_emage_alone_is_cheap():
     code = "import sys, emage; assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_programs_start_without_what_only_their_workers_need():
+    """open_clip takes five seconds to import, torch three: Ray Train's controller needs neither, drivers only torch."""
+    code = """
+import sys, emage.on_ray.train_job
+assert not {"torch", "ray", "open_clip"} & set(sys.modules)
+import emage.on_ray.evaluate, emage.on_ray.ingest, emage.on_ray.serve, emage.on_ray.train
+assert not {"open_clip", "transformers", "deepspeed", "mlflow", "img2dataset"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from emage.errors import InputError
-from emage.metrics.clip_model import Clip
 
 MODE = "100 max(cos, 0), mean over pairs; Hessel et al. 2021 without their factor of 2.5 and their prompt"
 
@@ -32,6 +31,8 @@ class ClipScore:
 
         Raises InputError where they cannot be had, or are the ranker's own.
         """
+        from emage.metrics.clip_model import Clip  # open_clip takes seconds, and most need no CLIP
+
         try:
             self._clip = Clip(weights, model, device, setting)
         except InputError as error:

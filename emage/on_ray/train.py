@@ -24,7 +24,7 @@ from emage import checkpoint, curves, manifest, plan, schema, steps, storage, to
 from emage.config import TrainConfig
 from emage.devices import check_device, check_precision
 from emage.errors import InputError
-from emage.on_ray import launch, tasks, tracking, worker
+from emage.on_ray import launch, tasks, tracking, train_job, worker
 from emage.sampling import check_sampling
 from emage.schema import TokenizerInfo
 from emage.text import load_published
@@ -95,8 +95,8 @@ def _train(config: TrainConfig, output: Path) -> None:
     """Trains on Ray's workers. Raises InputError for what a person must mend before it can go on."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
     trainer = TorchTrainer(
-        worker.work,
-        train_loop_config={"job": worker.Job(config, str(output))},
+        train_job.work,
+        train_loop_config={"job": train_job.Job(config, str(output))},
         scaling_config=ScalingConfig(
             num_workers=config.run.num_workers,
             use_gpu=config.run.use_gpu,

@@ -5,9 +5,8 @@ files under output/, the metrics, the pictures (watcher.py).
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import ray.train
 import torch
@@ -21,6 +20,7 @@ from emage.errors import InputError
 from emage.guard import Guard
 from emage.model import Network
 from emage.on_ray.engine import DeepSpeedEngine
+from emage.on_ray.train_job import Job
 from emage.on_ray.watcher import Watcher
 from emage.optim import averaged
 from emage.schema import TokenizerInfo
@@ -35,14 +35,6 @@ PREEMPTION_S = 2.0  # between two questions whether a node is about to be taken 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the driver hands to its workers."""
-
-    config: TrainConfig
-    output: str
-
-
 class Built(NamedTuple):
     """What a worker trains, and where it goes on."""
 
@@ -53,9 +45,8 @@ class Built(NamedTuple):
     updates: int  # those of them that were taken
 
 
-def work(settings: dict[str, Any]) -> str | None:
-    """One Ray Train worker. Returns what a person must mend before training can go on, None at its end."""
-    job: Job = settings["job"]
+def work(job: Job) -> str | None:
+    """One Ray Train worker, as train_job.work says."""
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     prepared, problem = _prepared(job)

@@ -8,9 +8,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.transformer import QuickGELU, TextTransformer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -24,14 +22,16 @@ from emage.tokenizers.published import UNPICKLING_ERRORS, reason
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}
 
-PUBLISHED = open_clip.get_pretrained_cfg("ViT-L-14", "openai")
-SHA256 = PUBLISHED["url"].split("/")[-2]  # of OpenAI's own file: its URL names it in full
+PUBLISHED = ("ViT-L-14", "openai")  # a model and a tag that open_clip knows
+SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"  # of OpenAI's own file
 
 
 class ClipText(nn.Module):
     """CLIP's causal text transformer without its projection: 123.1M parameters at ViT-L/14's size."""
 
     def __init__(self, config: ModelConfig):
+        from open_clip.transformer import QuickGELU, TextTransformer  # takes seconds, which a driver does not need
+
         super().__init__()
         self.name = config.text
         self.width, heads, layers = SIZES[config.text]
@@ -87,13 +87,18 @@ class ClipText(nn.Module):
 
 
 def clip_weights(
-    path: str | None, published: dict[str, Any] = PUBLISHED, setting: str = "model.text_weights"
+    path: str | None, published: dict[str, Any] | None = None, setting: str = "model.text_weights"
 ) -> tuple[dict[str, Tensor], str]:
     """The float32 state dict of a whole CLIP model, and the file it came from. Nothing here runs code from a file.
 
     Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path what
-    open_clip publishes as `published` is downloaded by name, once. `setting` is where the user names a file.
+    open_clip publishes as `published` (none: PUBLISHED) is downloaded by name, once. `setting` is where the user names
+    a file.
     """
+    import open_clip
+
+    if published is None:
+        published = open_clip.get_pretrained_cfg(*PUBLISHED)
     weights: Any  # open_clip says Tensor
     try:
         path = path or open_clip.download_pretrained(published)
@@ -134,5 +139,7 @@ def _torchscript(path: str) -> dict[str, Tensor]:
 
 def _openai_digests() -> set[str]:
     """Of the files that OpenAI published, one a model: their URLs name them in full."""
+    import open_clip
+
     models = open_clip.list_pretrained_models_by_tag("openai")
     return {open_clip.get_pretrained_cfg(model, "openai")["url"].split("/")[-2] for model in models}

@@ -7,8 +7,10 @@ misspellings.
 """
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import open_clip
+if TYPE_CHECKING:
+    from open_clip import SimpleTokenizer
 
 WORDS = 1 << 17  # remembered: about 30 MB; more words than a large dictionary has, the rarest of them dropped first
 
@@ -19,9 +21,11 @@ def encode(caption: str) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def vocabulary() -> open_clip.SimpleTokenizer:
+def vocabulary() -> "SimpleTokenizer":
     """CLIP's merges, word pattern and special ids: one for the process."""
-    return open_clip.SimpleTokenizer()
+    from open_clip import SimpleTokenizer  # takes seconds, which a driver does not need
+
+    return SimpleTokenizer()
 
 
 def _cleaned(caption: str) -> str:
