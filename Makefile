@@ -25,7 +25,8 @@ test: $(READY) ## the tests, on all cores (16 minutes on two)
 	$(RUN) -m pytest -m "$(FAST) and ray"
 
 chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "slow and not ray"
+	$(RUN) -m pytest -m "slow and ray"
 
 lint: $(READY) ## ruff and pyright
 	.venv/bin/ruff check .

@@ -4,6 +4,7 @@ Slow, run by `make chaos`, with the parts of benchmarks/nodes.py. For training s
 """
 
 import sys
+import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -49,15 +50,21 @@ def test_the_endpoint_goes_on_when_its_node_goes_and_two_come(benchmark, inputs,
 
 
 def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
-    """Custom resources stand for CPU nodes with a fast network and for GPU nodes."""
+    """Custom resources stand for CPU nodes with a fast network and for GPU nodes. The download waits for its own."""
     cluster = sys.modules["nodes_cluster"]
     output = inputs.folder / "placed"
     own = ["download.node_resource=download", "tokenize.node_resource=accelerator"]
     with cluster.simulated() as nodes:
-        members = [nodes.add(num_cpus=2, resources={name: 1}) for name in ("download", "accelerator")]
-        with cluster.watched(nodes, members) as seen:
-            command = sys.modules["nodes_stages"].ingest(inputs, "all")(output)
-            cluster.finish(cluster.Program([*command, "tokenize.num_actors=1", *own], nodes.address))
+        accelerator = nodes.add(num_cpus=2, resources={"accelerator": 1})
+        command = sys.modules["nodes_stages"].ingest(inputs, "all")(output)
+        program = cluster.Program([*command, "tokenize.num_actors=1", *own], nodes.address)
+        waiting = "no node with the resource 'download' is there yet: waiting for one"
+        cluster.wait_for(lambda: waiting in program.printed, program)
+        time.sleep(5)
+        assert not list(output.glob("shards/*/manifest.json"))
+        download = nodes.add(num_cpus=2, resources={"download": 1})
+        with cluster.watched(nodes, [download, accelerator]) as seen:
+            cluster.finish(program)
     assert (output / "ingest_report.json").exists()
 
     def where(work: str) -> list[bool]:

@@ -31,7 +31,7 @@ def command(model: Path, captions: Path, output: Path) -> list[str]:
     return [
         *pipeline("evaluate", "tiny", f"checkpoint={model}", f"captions={captions}", f"output={output}"),
         *(f"candidates={CANDIDATES}", f"limit={CAPTIONS}", "num_actors=2", "batch_size=16", "metrics=[shapes]"),
-        *("sampling.steps=16", "mlflow.enabled=false"),
+        *("sampling.steps=8", "mlflow.enabled=false"),
     ]
 
 

@@ -106,28 +106,6 @@ def test_killed_again_and_again(site, whole, tmp_path):
     assert site.asked.total() - (NUM_ROWS - 10) == again
 
 
-def test_only_nodes_with_the_resource_download(site, tmp_path):
-    """Two simulated nodes without it wait; a third one that has it joins, and does all of the download."""
-    from ray.cluster_utils import Cluster
-
-    output = tmp_path / "out"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    try:
-        cluster.add_node(num_cpus=2)
-        driver = start([*site.command(output), "download.node_resource=download"], RAY_ADDRESS=cluster.address)
-        while not (output / "shards").exists():
-            assert driver.poll() is None, driver.communicate()[0]
-            time.sleep(0.1)
-        time.sleep(8)
-        assert not list(output.glob("shards/*/manifest.json"))
-        cluster.add_node(num_cpus=2, resources={"download": 1})
-        printed = finish(driver)
-    finally:
-        cluster.shutdown()
-    assert "no node with the resource 'download' is there yet: waiting for one" in printed
-    assert len(list(output.glob("shards/*/manifest.json"))) == NUM_ROWS // SHARD_ROWS
-
-
 def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):
     output = small_disk(400) / "out"  # room for the URLs and some of the pictures
     printed = finish(start(site.command(output)), code=2)

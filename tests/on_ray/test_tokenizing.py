@@ -181,6 +181,7 @@ def test_actors_leave_cpus_for_decoding(ray_cluster):
         batches.encoder_threads(replace(CONFIG, num_actors=4))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch, caplog):
     folder, _, values = tokenized
