@@ -214,8 +214,14 @@ def services(config: PreflightConfig) -> Iterator[Check]:
 
 def tracking_server(uri: str) -> Check:
     shown = public(uri)
+    if uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        there = next(path for path in (file, *file.parents) if path.exists())
+        good = os.access(there, os.W_OK) and (there.is_dir() or there == file)
+        advice = "a place that you may write: MLFLOW_TRACKING_URI; runs go on without it, and lose their record"
+        return verdict("tracking", good, shown if good else f"{shown}: {there} can't be written", advice, "warning")
     if not uri.startswith("http"):
-        return Check("tracking", "ok" if uri.startswith("sqlite") else "skipped", shown)
+        return Check("tracking", "skipped", shown)
     advice = "start it (mlflow server), or set MLFLOW_TRACKING_URI; runs go on without it, and lose their record"
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_S) as answer:

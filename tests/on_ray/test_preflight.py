@@ -73,6 +73,14 @@ def test_a_tracking_server_answers_or_is_told():
     assert away.result == "warning" and "Connection refused" in away.found and "MLFLOW_TRACKING_URI" in away.advice
 
 
+def test_a_tracking_file_that_cannot_be_written_is_told(tmp_path: Path):
+    assert preflight.tracking_server(f"sqlite:///{tmp_path}/to/come/mlflow.db").result == "ok"
+    (tmp_path / "file").touch()
+    assert preflight.tracking_server(f"sqlite:///{tmp_path}/file").result == "ok"
+    below = preflight.tracking_server(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert below.result == "warning" and f"{tmp_path}/file can't be written" in below.found
+
+
 def test_weights_that_are_not_here_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))
     found = rows(preflight.services(PreflightConfig()))
