@@ -116,15 +116,18 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
         members = [nodes.add(**stage.node) for _ in range(stage.num_nodes)]
         started = time.monotonic()
         program = Program(stage.command(output), nodes.address)
-        wait_for(lambda: stage.is_time(stage.done(output)), program)
-        lost = time.monotonic()
-        nodes.lose(members[0])
-        before = stage.done(output)
-        added = [nodes.add(**stage.added) for _ in range(2)]
-        with watched(nodes, added) as seen:
-            wait_for(lambda: program.poll() is not None or stage.done(output) > before, program)
-            recovered = time.monotonic() - lost
-            printed = finish(program)
+        try:
+            wait_for(lambda: stage.is_time(stage.done(output)), program)
+            lost = time.monotonic()
+            nodes.lose(members[0])
+            before = stage.done(output)
+            added = [nodes.add(**stage.added) for _ in range(2)]
+            with watched(nodes, added) as seen:
+                wait_for(lambda: program.poll() is not None or stage.done(output) > before, program)
+                recovered = time.monotonic() - lost
+                printed = finish(program)
+        finally:
+            program.end()
         seconds = time.monotonic() - started
     at_work = sum(any(stage.worker in title for title in titles) for titles in seen)
     return {

@@ -11,7 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
 WAIT_S = 120.0  # until the store has started
 
@@ -29,7 +29,7 @@ def main() -> None:
             print(f"bucket {bucket} is there")
             return
         except (BotoCoreError, ClientError) as error:
-            if not isinstance(error, HTTPClientError) or time.monotonic() > deadline:
+            if not isinstance(error, (ConnectionError, HTTPClientError)) or time.monotonic() > deadline:
                 cause = " ".join(str(error).split())
                 sys.exit(f"error: {store.meta.endpoint_url}: {cause}: look at the store's address, keys and bucket")
         time.sleep(2)

@@ -33,6 +33,7 @@ class Pool:
 
     def __init__(self, config: EvaluateConfig, networks: Networks):
         self.config, self.networks = config, networks
+        self._drawer = ray.remote(num_gpus=config.gpus_per_actor, num_cpus=1)(Drawer)
         self._asked: dict[ray.ObjectRef, tuple[Any, bool]] = {}  # whether it is there -> an actor, whether it is new
         self._idle: list[Any] = []
 
@@ -61,7 +62,7 @@ class Pool:
                     result = ray.get(ref)
                 except LOST as error:
                     tries[number] += is_a_try
-                    if tries[number] > REPEATED:
+                    if tries[number] > REPEATED and not (number is None and busy):  # the others go on
                         raise _again_and_again(error) from None
                     if number is not None:
                         waiting.appendleft(number)
@@ -81,9 +82,8 @@ class Pool:
 
     def _grow(self, busy: int, parts: int) -> None:
         """As many actors as there is work for, and no more than are wanted."""
-        drawer = ray.remote(num_gpus=self.config.gpus_per_actor, num_cpus=1)(Drawer)
         for _ in range(busy + len(self._idle) + len(self._asked), min(self.config.num_actors, parts)):
-            actor: Any = drawer.remote(self.config, self.networks)
+            actor: Any = self._drawer.remote(self.config, self.networks)
             self._asked[actor.is_there.remote()] = actor, True
 
     def _say_what_is_missing(self, parts: int) -> None:
@@ -94,8 +94,10 @@ class Pool:
 
 
 def _again_and_again(error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    if getattr(error, "actor_init_failed", False):
+        return InputError(f"no actor could start ({lines[-1]}); mend that and give the same command again")
     return InputError(
-        f"an actor died again and again ({reason}); look at the memory of its node (a smaller batch_size needs less) "
+        f"an actor died again and again ({lines[0]}); look at the memory of its node (a smaller batch_size needs less) "
         "and give the same command again"
     )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from emage.errors import InputError
 
 A_LITTLE = 0.001  # of a custom resource: it says where, not how many
+BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")  # resources of every node, which say nothing of where
 CANCEL_S = 30.0  # for the workers of cancelled tasks to die; more only where their node went away
 
 # What a person can mend, by the error's number. Everything else is a bug and keeps its stack trace.
@@ -37,10 +38,13 @@ def nodes(node_resource: str = "") -> list[dict[str, float]]:
 def only_on(node_resource: str) -> dict[str, float]:
     """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node.
 
-    Says so where there is no such node yet. Raises InputError on this machine alone, to which none will come.
+    Says so where there is no such node yet. Raises InputError for a resource that every node has, and on this machine
+    alone, to which none will come.
     """
     if not node_resource:
         return {}
+    if node_resource in BUILT_IN:
+        raise InputError(f"node_resource={node_resource}: not one of Ray's own; give nodes one (ray start --resources)")
     if not nodes(node_resource):
         if not os.environ.get("RAY_ADDRESS"):
             raise InputError(f"node_resource={node_resource}: this machine has no such resource; leave it out here")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,6 @@ from emage import captions, manifest, schema
 from emage.config import TokenizeConfig
 from emage.errors import InputError
 from emage.on_ray import batches, download, tasks
-
-if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have no use for it
-    pass
 
 TOKENS, REJECTED = "tokens.parquet", "rejected.parquet"
 ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it

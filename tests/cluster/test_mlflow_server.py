@@ -176,7 +176,27 @@ def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
     assert psql(database, "mlflow", "select value from metrics where key = 'loss'") == "2.5"
 
 
-def test_wrong_keys_of_the_store_are_one_line(environment: dict[str, str]):
+def test_the_bucket_waits_for_a_store_that_starts_later():
+    port = free_port()
+    own = os.environ | {"MLFLOW_ARTIFACTS_DESTINATION": "s3://later", "AWS_DEFAULT_REGION": "us-east-1"}
+    own |= {
+        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }
+    make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
+    waiting = subprocess.Popen(make, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(6)
+    assert waiting.poll() is None, waiting.communicate()[0]
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    store.start()
+    try:
+        assert waiting.communicate(timeout=60)[0] == "bucket later is there\n"
+    finally:
+        store.stop()
+
+
+def test_a_bucket_that_cannot_be_is_one_line(environment: dict[str, str]):
     make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
     away = environment | {"MLFLOW_ARTIFACTS_DESTINATION": "s3://not_a_bucket!"}
     done = subprocess.run(make, env=away, capture_output=True, text=True)

@@ -29,7 +29,9 @@ def test_ray_up_accepts_the_file_and_the_dashboard_is_for_its_machine_alone(name
     config = cluster(name)
     (start,) = (line for line in config["head_start_ray_commands"] if "--head" in line)
     assert "--dashboard-host=127.0.0.1" in start
-    assert "/shared" in " ".join(config["docker"]["run_options"])
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start  # else it starts no other node
+    options = config["docker"]["run_options"]
+    assert "--env=NVIDIA_VISIBLE_DEVICES=all" in options and "/shared" in " ".join(options)
     assert any("auth_token" in path for path in config["file_mounts"])
 
 

@@ -1,10 +1,14 @@
 """What is not as it must be is a row that says what to do."""
 
 import http.server
+import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -71,6 +75,26 @@ def test_a_tracking_server_answers_or_is_told():
         server.shutdown()
     away = preflight.tracking_server(uri)
     assert away.result == "warning" and "Connection refused" in away.found and "MLFLOW_TRACKING_URI" in away.advice
+
+
+def test_what_is_no_tracking_server_is_a_row_too():
+    assert preflight.tracking_server("http://127.0.0.1:port").result == "warning"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].sendall(b"no HTTP\r\n"), daemon=True).start()
+        found = preflight.tracking_server(f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert found.result == "warning" and "\n" not in found.found
+
+
+def test_a_sum_that_hangs_ends_with_all_that_it_started(tmp_path: Path):
+    code = f"import subprocess; subprocess.run('echo $$ > {tmp_path}/pid; exec sleep 60', shell=True)"
+    assert not preflight.ends_well([sys.executable, "-c", code], 3)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid := int((tmp_path / "pid").read_text())) and time.monotonic() < deadline:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
+    assert preflight.ends_well([sys.executable, "-c", ""], 30)
 
 
 def test_a_tracking_file_that_cannot_be_written_is_told(tmp_path: Path):

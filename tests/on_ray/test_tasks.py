@@ -56,6 +56,8 @@ def test_a_resource_that_this_machine_lacks_is_not_waited_for(ray_cluster, monke
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match="node_resource=download: this machine has no such resource"):
         tasks.only_on("download")
+    with pytest.raises(InputError, match=r"node_resource=GPU: not one of Ray's own"):
+        tasks.only_on("GPU")
     monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may grow")
     assert tasks.only_on("download") == {"download": tasks.A_LITTLE} and tasks.only_on("") == {}
     assert capsys.readouterr().out == "no node with the resource 'download' is there yet: waiting for one\n"
