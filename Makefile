@@ -20,7 +20,7 @@ help: ## this list
 demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the tests, on all cores (16 minutes on two)
+test: $(READY) ## the tests, on all cores (14 minutes on two)
 	$(RUN) -m pytest -m "$(FAST) and not ray" --numprocesses=auto --maxprocesses=8 --dist=loadfile
 	$(RUN) -m pytest -m "$(FAST) and ray"
 
