@@ -105,7 +105,8 @@ def undisturbed(stage: Stage) -> tuple[float, Any]:
         for _ in range(stage.num_nodes):
             nodes.add(**stage.node)
         started = time.monotonic()
-        finish(Program(stage.command(output), nodes.address))
+        with Program(stage.command(output), nodes.address) as program:
+            finish(program)
         return time.monotonic() - started, stage.result(output)
 
 
@@ -115,8 +116,7 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
     with simulated() as nodes:
         members = [nodes.add(**stage.node) for _ in range(stage.num_nodes)]
         started = time.monotonic()
-        program = Program(stage.command(output), nodes.address)
-        try:
+        with Program(stage.command(output), nodes.address) as program:
             wait_for(lambda: stage.is_time(stage.done(output)), program)
             lost = time.monotonic()
             nodes.lose(members[0])
@@ -126,8 +126,6 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
                 wait_for(lambda: program.poll() is not None or stage.done(output) > before, program)
                 recovered = time.monotonic() - lost
                 printed = finish(program)
-        finally:
-            program.end()
         seconds = time.monotonic() - started
     at_work = sum(any(stage.worker in title for title in titles) for titles in seen)
     return {
@@ -144,7 +142,7 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
 
 
 class Program:
-    """A program of pipelines/, by its name and arguments, on a cluster; what it prints is kept."""
+    """A program of pipelines/, by its name and arguments, on a cluster, until the block ends. What it prints is kept."""
 
     def __init__(self, command: list[str], address: str):
         command = [sys.executable, "-u", str(ROOT / "pipelines" / f"{command[0]}.py"), *command[1:]]
@@ -166,7 +164,10 @@ class Program:
     def printed(self) -> str:
         return "".join(self.lines)
 
-    def end(self) -> None:
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -176,7 +177,6 @@ def finish(program: Program) -> str:
     try:
         code = program.process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
-        program.end()
         raise InputError(f"it did not end in {LIMIT_S:.0f} s: {program.printed[-3000:]}") from None
     program.reader.join()
     if code:
@@ -189,6 +189,5 @@ def wait_for(is_so: Callable[[], object], program: Program) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not is_so():
         if program.poll() is not None or time.monotonic() > deadline:
-            program.end()
             raise InputError(f"it never came so far: {program.printed[-3000:]}")
         time.sleep(0.01)

@@ -30,16 +30,15 @@ def serve(folder: Path) -> dict[str, Any]:
     port = config.parse(ServeConfig, command).port
     with simulated() as nodes:
         first = nodes.add(num_cpus=4)
-        program = Program(["serve", *command], nodes.address)
-        try:
-            wait_for(lambda: "ready: " in program.printed, program)
-            return under_load(f"http://127.0.0.1:{port}", nodes, first)
-        finally:
-            program.process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                program.process.wait(60)
-            program.end()
-            (folder / "serve.log").write_text(program.printed)
+        with Program(["serve", *command], nodes.address) as program:
+            try:
+                wait_for(lambda: "ready: " in program.printed, program)
+                return under_load(f"http://127.0.0.1:{port}", nodes, first)
+            finally:
+                program.process.send_signal(signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    program.process.wait(60)
+                (folder / "serve.log").write_text(program.printed)
 
 
 def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:

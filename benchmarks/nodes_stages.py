@@ -57,7 +57,8 @@ def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
         inputs = Inputs(folder, folder / "urls.parquet", asked, folder / "ingested", num_rows)
         with simulated() as nodes:
             nodes.add(num_cpus=4)
-            finish(Program(ingest(inputs, "all")(inputs.ingested), nodes.address))
+            with Program(ingest(inputs, "all")(inputs.ingested), nodes.address) as program:
+                finish(program)
         yield inputs
         server.shutdown()
 

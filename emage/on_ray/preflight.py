@@ -234,7 +234,7 @@ def tracking_server(uri: str) -> Check:
     shown = public(uri)
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
-        there = next(path for path in (file, *file.parents) if os.path.exists(path))
+        there = next(path for path in (file, *file.parents) if os.path.exists(path))  # Path.exists() may raise
         good = os.access(there, os.W_OK) and (there.is_dir() or there == file)
         advice = "a place that you may write: MLFLOW_TRACKING_URI; runs go on without it, and lose their record"
         return verdict("tracking", good, shown if good else f"{shown}: {there} can't be written", advice, "warning")

@@ -57,14 +57,14 @@ def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
     with cluster.simulated() as nodes:
         accelerator = nodes.add(num_cpus=2, resources={"accelerator": 1})
         command = sys.modules["nodes_stages"].ingest(inputs, "all")(output)
-        program = cluster.Program([*command, "tokenize.num_actors=1", *own], nodes.address)
-        waiting = "no node with the resource 'download' is there yet: waiting for one"
-        cluster.wait_for(lambda: waiting in program.printed, program)
-        time.sleep(5)
-        assert not list(output.glob("shards/*/manifest.json"))
-        download = nodes.add(num_cpus=2, resources={"download": 1})
-        with cluster.watched(nodes, [download, accelerator]) as seen:
-            cluster.finish(program)
+        with cluster.Program([*command, "tokenize.num_actors=1", *own], nodes.address) as program:
+            waiting = "no node with the resource 'download' is there yet: waiting for one"
+            cluster.wait_for(lambda: waiting in program.printed, program)
+            time.sleep(5)
+            assert not list(output.glob("shards/*/manifest.json"))
+            download = nodes.add(num_cpus=2, resources={"download": 1})
+            with cluster.watched(nodes, [download, accelerator]) as seen:
+                cluster.finish(program)
     assert (output / "ingest_report.json").exists()
 
     def where(work: str) -> list[bool]:

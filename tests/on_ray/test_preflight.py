@@ -4,13 +4,13 @@ import http.server
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from programs import wait_until
 
 from emage.config import MLflowConfig
 from emage.on_ray import preflight
@@ -88,12 +88,8 @@ def test_what_is_no_tracking_server_is_a_row_too():
 def test_a_sum_that_hangs_ends_with_all_that_it_started(tmp_path: Path):
     code = f"import subprocess; subprocess.run('echo $$ > {tmp_path}/pid; exec sleep 60', shell=True)"
     assert not preflight.ends_well([sys.executable, "-c", code], 3)
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid := int((tmp_path / "pid").read_text())) and time.monotonic() < deadline:
-        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.05)
-    assert not psutil.pid_exists(pid)
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
     assert preflight.ends_well([sys.executable, "-c", ""], 30)
 
 
