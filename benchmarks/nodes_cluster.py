@@ -142,7 +142,7 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
 
 
 class Program:
-    """A program of pipelines/, by its name and arguments, on a cluster, until the block ends. What it prints is kept."""
+    """A program of pipelines/, by its name and arguments on a cluster, until the block ends; keeps what it prints."""
 
     def __init__(self, command: list[str], address: str):
         command = [sys.executable, "-u", str(ROOT / "pipelines" / f"{command[0]}.py"), *command[1:]]
