@@ -57,7 +57,7 @@ bench-all: bench ## that, and the other measurements behind this project's claim
 	$(RUN) benchmarks/nodes.py
 
 doctor: $(READY) ## what of this machine, its cluster and its services is not as it must be (STORAGE=folder)
-	$(RUN) -m emage.on_ray.preflight storage=$(STORAGE)
+	$(RUN) -m emage doctor storage=$(STORAGE)
 
 setup: $(READY) ## set-up alone
 

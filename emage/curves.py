@@ -1,6 +1,6 @@
 """The learning curves of one training run, or of several in one picture (Figure 3: the loss of the methods).
 
-    python -m emage.curves RUN [RUN ...] [output=curves.png] [title=TEXT]
+    emage curves RUN [RUN ...] [output=curves.png] [title=TEXT]
 
 A RUN is the output folder of a training: its steps.jsonl has the numbers, its run.json the method. Curves are
 moving means; behind them, pale, stand the steps, or means over a few of them where there are more than a picture shows.
@@ -8,7 +8,6 @@ moving means; behind them, pale, stand the steps, or means over a few of them wh
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ _LONGEST = 44  # characters of a run's name
 
 @dataclass(frozen=True)
 class CurvesConfig:
-    """Training runs -> their learning curves: python -m emage.curves RUN [RUN ...] key=value ..."""
+    """Training runs -> their learning curves: emage curves RUN [RUN ...] key=value ..."""
 
     output: str = "curves.png"  # or .jpg, .webp, .pdf, .svg
     title: str | None = None
@@ -243,7 +242,3 @@ def main(argv: Sequence[str]) -> None:
 def _as_text(word: str) -> str:
     """A title is text as it stands: as YAML, "Figure 3: loss" would be a mapping."""
     return f"title={json.dumps(word.removeprefix('title='))}" if word.startswith("title=") else word
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

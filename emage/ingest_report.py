@@ -201,7 +201,7 @@ def _next_steps(report: Report) -> str:
         "rejected": "Read the rejected captions above: a rule that rejects good ones shows there. All of them are in "
         "`tokenized/*/rejected.parquet`.",
         "failed": "Every URL that failed is in its shard's file that `manifest.json` calls `failures`, with its cause.",
-        "written": "`python -m emage.inspection tokens sheet=sheet.png` says what the token table holds.",
+        "written": "`emage inspect tokens sheet=sheet.png` says what the token table holds.",
         "waiting": "Give the same command without `stage=` for the stages that have not run.",
     }
     return "\n".join(f"- {step}" for outcome, step in steps.items() if report[outcome])

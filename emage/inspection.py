@@ -1,6 +1,6 @@
 """What a token table holds: its layout, where its rows come from, its captions and codes, and pictures made of them.
 
-    python -m emage.inspection PATH [sheet=FILE.png] [pictures=32] [sample=50000] [weights=FILE] [seed=0]
+    emage inspect PATH [sheet=FILE.png] [pictures=32] [sample=50000] [weights=FILE] [seed=0]
 
 Memory stays flat at any size: the layout is read from the files' footers, rows per data set from that one column, and
 everything else from a random sample of row groups. `sheet` decodes pictures from their tokens, on the CPU, and needs
@@ -8,7 +8,6 @@ the tokenizer's weights; nothing else does.
 """
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ _BAR: dict[str, Any] = {"delay": 1, "leave": False, "disable": None}  # on a ter
 
 @dataclass(frozen=True)
 class InspectionConfig:
-    """Token table -> what it holds. PATH may stand alone in front: python -m emage.inspection PATH key=value ..."""
+    """Token table -> what it holds. PATH may stand alone in front: emage inspect PATH key=value ..."""
 
     path: str = MISSING
     sheet: str | None = None  # file for a contact sheet of decoded pictures with their captions
@@ -344,7 +343,3 @@ def _save(sheet: Image.Image, file: str) -> None:
     except OSError as error:
         raise InputError(f"sheet={file}: {error.strerror or error}") from None
     print(f"{file}: pictures decoded from their tokens")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -6,9 +6,9 @@
 About 13 minutes on two cores. Everything lands in runs/demo.
 """
 
-from emage.config import DemoConfig
-from emage.on_ray import launch
-from emage.on_ray.demo import demo
+import sys
+
+from emage import commands
 
 if __name__ == "__main__":
-    launch.main(DemoConfig, demo)
+    commands.run("demo", sys.argv[1:])

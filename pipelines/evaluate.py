@@ -7,9 +7,9 @@
 the line from `python` on.
 """
 
-from emage.config import EvaluateConfig
-from emage.on_ray import launch
-from emage.on_ray.evaluate import evaluate
+import sys
+
+from emage import commands
 
 if __name__ == "__main__":
-    launch.main(EvaluateConfig, evaluate)
+    commands.run("evaluate", sys.argv[1:])

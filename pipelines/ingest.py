@@ -7,9 +7,9 @@ On this machine, small: python pipelines/ingest.py demo source.table=urls.parque
 The same command goes on where it stopped; stage=download|tokenize|shuffle runs one stage alone.
 """
 
-from emage.config import IngestConfig
-from emage.on_ray import launch
-from emage.on_ray.ingest import ingest
+import sys
+
+from emage import commands
 
 if __name__ == "__main__":
-    launch.main(IngestConfig, ingest)
+    commands.run("ingest", sys.argv[1:])

@@ -8,9 +8,9 @@ dry_run=true prints what it needs and how long that takes. Tables share what the
 table's, started again or beside it goes on with what is not there; force=true makes it all again.
 """
 
-from emage.config import ReproduceConfig
-from emage.on_ray import launch
-from emage.on_ray.reproduce import reproduce
+import sys
+
+from emage import commands
 
 if __name__ == "__main__":
-    launch.main(ReproduceConfig, reproduce)
+    commands.run("reproduce", sys.argv[1:])

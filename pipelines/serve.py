@@ -11,16 +11,19 @@ checkpoint= may be a hub id as well. GET / is a page on which the picture forms;
 Other machines are let in with an API key: EMAGE_API_KEY. Ctrl-C or SIGTERM drains it and exits with 0.
 """
 
+import sys
 from typing import Any
 
+from emage import commands
 from emage.config import ServeConfig, parse
-from emage.on_ray import launch, serve
 
 
 def app(values: dict[str, str]) -> Any:
     """The application that `serve run` and `serve deploy` build, from key=value arguments."""
+    from emage.on_ray import serve
+
     return serve.application(serve.check(parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])))
 
 
 if __name__ == "__main__":
-    launch.main(ServeConfig, serve.run)
+    commands.run("serve", sys.argv[1:])

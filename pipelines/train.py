@@ -10,9 +10,9 @@ That is the paper's run: iterative3, 500k steps of 1024 pictures. On this machin
 The same command goes on from its last checkpoint.
 """
 
-from emage.config import TrainConfig
-from emage.on_ray import launch
-from emage.on_ray.train import train
+import sys
+
+from emage import commands
 
 if __name__ == "__main__":
-    launch.main(TrainConfig, train)
+    commands.run("train", sys.argv[1:])

@@ -4,8 +4,9 @@ import functools
 import http.server
 import logging
 import os
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,26 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no folder of real pictures at {DATA} (set EMAGE_DATA)")
     return DATA
+
+
+@pytest.fixture
+def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`emage WORDS` in this process: what a process would cost alone is importing PyTorch once more."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        from emage import commands
+
+        code: object = 0
+        capsys.readouterr()
+        try:
+            commands.main(words)
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(["emage", *words], code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

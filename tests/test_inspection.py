@@ -24,12 +24,6 @@ def write(file: Path, rows: list[dict], info: schema.TokenizerInfo = INFO, row_g
     pq.write_table(table, file, row_group_size=row_group_size)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "emage.inspection", *arguments], capture_output=True, text=True, timeout=120
-    )
-
-
 def test_figures_of_a_table_worked_out_by_hand(tmp_path: Path):
     folder = tmp_path / "tokens"
     write(
@@ -115,7 +109,7 @@ def test_the_sheet_shows_the_pictures_of_the_tokens(token_table: Path, tmp_path:
     assert inspection.contact_sheet(str(token_table), pictures=9).width == 8 * (128 + 16)
 
 
-def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_path: Path):
+def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_path: Path, run_command):
     _, info = schema.open_token_table(str(token_table))
     row = pq.read_table(token_table).slice(0, 1).to_pylist()
     other = schema.TokenizerInfo(info.name, "f" * 64, info.vocab_size, info.grid)
@@ -123,7 +117,7 @@ def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_pa
     with pytest.raises(InputError, match=r"made by weights of sha256 f{64}.*pass weights=FILE"):
         inspection.contact_sheet(str(tmp_path))
     write(tmp_path / "0.parquet", [{"uid": 1, "caption": "a dog"}])
-    done = run(str(tmp_path), f"sheet={tmp_path / 'sheet.png'}")
+    done = run_command("inspect", str(tmp_path), f"sheet={tmp_path / 'sheet.png'}")
     assert done.returncode == 2
     assert "a dog" in done.stdout and "hand-made" in done.stdout  # everything but the sheet
     assert done.stderr.startswith("error: no sheet without the weights of hand-made") and done.stderr.count("\n") == 1
@@ -131,8 +125,8 @@ def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_pa
     assert not (tmp_path / "sheet.png").exists()
 
 
-def test_the_command_writes_the_sheet(token_table: Path, tmp_path: Path):
-    done = run(str(token_table), f"sheet={tmp_path / 'sheet.png'}", "pictures=4", "sample=50")
+def test_the_command_writes_the_sheet(token_table: Path, tmp_path: Path, run_command):
+    done = run_command("inspect", str(token_table), f"sheet={tmp_path / 'sheet.png'}", "pictures=4", "sample=50")
     assert done.returncode == 0, done.stderr
     assert "a sample of 50 rows" in done.stdout
     with Image.open(tmp_path / "sheet.png") as sheet:

@@ -1,37 +1,17 @@
-"""How every pipeline starts and ends: the command line, the Ray cluster, one line and exit code 2 for bad input."""
+"""What every pipeline starts with: the Ray cluster, the lock on its output, GPUs that are there."""
 
 import logging
 import math
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
-from ray.exceptions import RayTaskError
 
-from emage import config
-from emage.addresses import public
 from emage.errors import InputError
 from emage.on_ray import proxy
-
-
-def main(program: type, run: Callable[[Any], object]) -> None:
-    """Parses the command line into `program`'s config, prints it and calls `run` with it. Exits 2 on bad input."""
-    try:
-        settings = config.parse(program, sys.argv[1:])
-        print(public(config.to_yaml(settings)), flush=True)
-        run(settings)
-    except InputError as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        print(f"error: {cause}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 def check_gpus(wanted: float, settings: str) -> None:

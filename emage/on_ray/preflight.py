@@ -1,7 +1,7 @@
 """Before the first job: what of this machine, its cluster and its services is not as it must be, and what to do.
 
     make doctor
-    python -m emage.on_ray.preflight storage=/shared mlflow.uri=http://mlflow:5000 gpus=8
+    emage doctor storage=/shared mlflow.uri=http://mlflow:5000 gpus=8
 
 "This machine" is where it runs: a job with `--entrypoint-num-gpus=2` runs on a node with GPUs.
 
@@ -269,7 +269,3 @@ def name_of(node: dict[str, Any]) -> str:
 
 def gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
-
-
-if __name__ == "__main__":
-    launch.main(PreflightConfig, run)

@@ -72,8 +72,8 @@ def job_lines() -> list[list[str]]:
 def test_every_line_to_submit_is_understood():
     programs = {name.removesuffix("Config").lower(): getattr(config, name) for name in dir(config)}
     (look,), lines = ([line for line in job_lines() if ("-m" in line) is whether] for whether in (True, False))
-    assert look[2] == preflight.__name__
-    parse(preflight.PreflightConfig, look[3:])
+    assert look[:4] == ["python", "-m", "emage", "doctor"]
+    parse(preflight.PreflightConfig, look[4:])
     assert [line[1] for line in lines] == [
         f"pipelines/{name}.py" for name in ("ingest", "train", "evaluate", "reproduce", "serve")
     ]

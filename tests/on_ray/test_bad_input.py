@@ -5,20 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from emage.config import EvaluateConfig, IngestConfig, ServeConfig, TrainConfig
-from emage.on_ray import launch
-from emage.on_ray.evaluate import evaluate
-from emage.on_ray.ingest import ingest
-from emage.on_ray.serve import check
-from emage.on_ray.train import train
-
-PROGRAMS = {
-    "ingest": (IngestConfig, ingest),
-    "train": (TrainConfig, train),
-    "evaluate": (EvaluateConfig, evaluate),
-    "serve": (ServeConfig, check),
-}
-
 
 @pytest.mark.parametrize(
     ("program", "line", "message"),
@@ -80,7 +66,7 @@ def test_one_line_exit_2_nothing_written(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_command,
 ):
     monkeypatch.chdir(tmp_path)
     Path("u.csv").write_text("link,text\nhttp://a/b.jpg,a cat\n")
@@ -91,11 +77,9 @@ def test_one_line_exit_2_nothing_written(
     Path("taken/file").write_text("somebody's work")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     arguments = line.replace("TABLE", str(token_table)).replace("MODEL", str(tiny_model)).split()
-    monkeypatch.setattr("sys.argv", [program, *arguments])
-    with pytest.raises(SystemExit) as stop:
-        launch.main(*PROGRAMS[program])
-    error = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2
+    done = run_command(program, *arguments)
+    error = done.stderr.strip().splitlines()
+    assert done.returncode == 2
     assert len(error) == 1 and error[0].startswith("error: ") and message in error[0], error
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     shutil.rmtree("taken")

@@ -1,0 +1,6 @@
+"""`python -m emage` is the command `emage`."""
+
+from emage.commands import main
+
+if __name__ == "__main__":
+    main()

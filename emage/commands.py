@@ -1,0 +1,117 @@
+"""The command `emage`: every program by name, with the settings that its page of --help lists.
+
+    emage train demo data.path=runs/demo/ingest/tokens run.output=runs/my_model
+    emage --help
+
+pipelines/*.py are the same programs as files, for `ray job submit`. A program's module is imported once its settings
+are known to be good: --help and a mistyped key need neither PyTorch nor Ray.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emage import __version__, config
+from emage.addresses import public
+from emage.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program: `function` is called with its settings, or with the words of the command line where it has none."""
+
+    summary: str
+    function: str  # module:function
+    settings: str | None = None  # module:dataclass
+
+
+COMMANDS = {
+    "ingest": Command("table of image URLs -> token table", "emage.on_ray.ingest:ingest", "emage.config:IngestConfig"),
+    "train": Command("token table -> checkpoint", "emage.on_ray.train:train", "emage.config:TrainConfig"),
+    "evaluate": Command(
+        "checkpoint + captions -> images, FID and others",
+        "emage.on_ray.evaluate:evaluate",
+        "emage.config:EvaluateConfig",
+    ),
+    "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serve:run", "emage.config:ServeConfig"),
+    "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig"),
+    "reproduce": Command(
+        "the paper's tables and figures", "emage.on_ray.reproduce:reproduce", "emage.config:ReproduceConfig"
+    ),
+    "doctor": Command(
+        "what of this machine or cluster is not as it must be",
+        "emage.on_ray.preflight:run",
+        "emage.on_ray.preflight:PreflightConfig",
+    ),
+    "inspect": Command("what a token table holds", "emage.inspection:main"),
+    "curves": Command("training runs -> their learning curves", "emage.curves:main"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`emage NAME ...`. Exits with 2 on bad input, after one line; with 130 where it was interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        print(usage(), file=sys.stderr)
+        sys.exit(2)
+    name, *rest = words
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif name in ("-V", "--version"):
+        print(f"emage {__version__}")
+    elif name in COMMANDS:
+        run(name, rest)
+    else:
+        print(f"error: unknown command {name!r}{config.nearest(name, list(COMMANDS))} (emage --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def usage() -> str:
+    """What `emage --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Text-to-image in parallel: from a table of image URLs to a served model.",
+            "",
+            "usage: emage COMMAND [PRESET] key=value ...",
+            "       emage COMMAND --help     its presets, and every key with its default",
+            "       emage --version",
+            "",
+            *lines,
+        ]
+    )
+
+
+def run(name: str, argv: Sequence[str]) -> None:
+    """Runs a command. Prints its settings first, without the secrets in their addresses."""
+    command = COMMANDS[name]
+    try:
+        if command.settings is None:
+            _load(name, command.function)(argv)
+            return
+        settings = config.parse(_load(name, command.settings), argv)
+        print(public(config.to_yaml(settings)), flush=True)
+        _load(name, command.function)(settings)
+    except InputError as error:
+        cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack
+        print(f"error: {cause}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+
+
+def _load(name: str, place: str) -> Callable[..., Any]:
+    """What stands at module:name. Raises InputError where a package of the extra `pipelines` is not installed."""
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        package = (error.name or "emage").partition(".")[0]
+        if package == "emage":
+            raise
+        line = f"emage {name} needs {package}, which is not installed: pip install 'emage[pipelines]'"
+        raise InputError(line) from None

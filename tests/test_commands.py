@@ -1,0 +1,88 @@
+"""The command `emage`: its programs by name, their help, one line and exit code 2 for what is wrong."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import emage
+from emage import commands, config
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+def test_help_lists_every_command(run_command):
+    done = run_command("--help")
+    assert done.returncode == 0
+    for name, command in commands.COMMANDS.items():
+        assert f"  {name} " in done.stdout and command.summary in done.stdout
+    asked_for_nothing = run_command()
+    assert (asked_for_nothing.returncode, asked_for_nothing.stderr) == (2, done.stdout)
+
+
+def test_the_version(run_command):
+    assert run_command("--version").stdout == f"emage {emage.__version__}\n"
+    assert importlib.metadata.version("emage") == emage.__version__
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_command_has_its_help(name: str, run_command):
+    done = run_command(name, "--help")
+    assert done.returncode == 0 and "key=value" in done.stdout
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_command_refuses_a_mistyped_key(name: str, run_command):
+    done = run_command(name, "outputt=x")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_mistyped_command(run_command):
+    done = run_command("trian")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown command 'trian'; did you mean train? (emage --help)\n"
+
+
+def test_a_package_that_is_not_installed_is_one_line(monkeypatch, run_command):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for module in [name for name in sys.modules if name.startswith("emage.on_ray")]:
+        monkeypatch.delitem(sys.modules, module)
+    done = run_command("train", "tiny", "data.path=x", "run.output=y")
+    assert done.returncode == 2
+    assert done.stderr == "error: emage train needs ray, which is not installed: pip install 'emage[pipelines]'\n"
+
+
+def test_an_interrupt_ends_with_130(monkeypatch, run_command):
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_load", lambda _, place: config.DemoConfig if "config" in place else interrupted)
+    done = run_command("demo")
+    assert (done.returncode, done.stderr) == (130, "stopped; the same command resumes\n")
+
+
+def test_every_pipeline_is_the_command_of_its_name():
+    """As text, since each runs its program."""
+    for file in PIPELINES.glob("*.py"):
+        calls = [ast.unparse(node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        assert f"commands.run('{file.stem}', sys.argv[1:])" in calls
+        assert file.stem in commands.COMMANDS
+
+
+def test_help_as_a_person_asks_for_it_imports_no_network():
+    """Neither `emage --help` nor a command's own waits for PyTorch, Ray or pandas."""
+    code = """
+import sys
+from emage import commands
+commands.main(["--help"])
+try:
+    commands.main(["train", "--help"])
+except SystemExit:
+    pass
+assert not {"torch", "ray", "pandas", "transformers"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "usage: PRESET key=value" in done.stdout, done.stderr
