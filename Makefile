@@ -1,18 +1,24 @@
 # Everything a person does with this project. Set-up happens by itself, once, in .venv.
 
 OUTPUT ?= runs/demo
+ARGS ?=
 PORT ?= 8000
 CHECKPOINT ?= demo
 STORAGE ?=
 UV_VERSION := 0.13.8
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell command -v python$(v))) python3)
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v))) python3)
 READY := .venv/.ready
 PEERS := .venv/.peers
 RUN := .venv/bin/python
-FAST := not slow and not gpu and not network
+# One process more than cores: those with the Ray cluster wait for Ray's own processes.
+PARALLEL = --numprocesses=$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) --dist=loadgroup --no-loadscope-reorder
+# Programs of their own, each with processes of its own: two at once, however many cores there are.
+IN_PAIRS := --numprocesses=2 --dist=loadgroup
+FAST := not faults and not chaos and not gpu and not network
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format serve ui bench bench-all doctor setup
+unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile the package each time
+.PHONY: help demo test faults chaos lint format serve ui bench bench-all doctor setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,13 +26,14 @@ help: ## this list
 demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the tests, on all cores (14 minutes on two)
-	$(RUN) -m pytest -m "$(FAST) and not ray" --numprocesses=auto --maxprocesses=8 --dist=loadfile
-	$(RUN) -m pytest -m "$(FAST) and ray"
+test: $(READY) ## the fast tests: MINUTES on two cores (ARGS="-k captions" goes to pytest)
+	$(RUN) -m pytest -m "$(FAST)" $(PARALLEL) $(ARGS)
 
-chaos: $(READY) ## the slower tests: what is killed goes on, scripts from start to end
-	$(RUN) -m pytest -m "slow and not ray"
-	$(RUN) -m pytest -m "slow and ray"
+faults: $(READY) ## every kind of fault once, and what takes longer than ten seconds; CI runs it too
+	$(RUN) -m pytest -m "faults" $(IN_PAIRS) $(ARGS)
+
+chaos: $(READY) ## before a release: those of `make faults` and every combination of faults, whole scripts, compiled code
+	$(RUN) -m pytest -m "faults or chaos" $(IN_PAIRS) $(ARGS)
 
 lint: $(READY) ## ruff and pyright
 	.venv/bin/ruff check .
@@ -62,8 +69,8 @@ doctor: $(READY) ## what of this machine, its cluster and its services is not as
 setup: $(READY) ## set-up alone
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else \
-	  "Emage needs Python 3.10, 3.11 or 3.12, not %d.%d: make PYTHON=/path/to/python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  "Emage needs Python 3.11, 3.12 or 3.13, not %d.%d: make PYTHON=/path/to/python3.11" % v)'
 	@echo "setting up .venv (once, a minute or two) ..."
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -20,6 +20,7 @@ from emage.errors import InputError
 from emage.on_ray import proxy
 
 LIMIT_S = 300.0  # for anything that is waited for
+RAY_SETTINGS: dict[str, Any] = {}  # Ray's own, of the clusters: none, so that a lost node is noticed as everywhere
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Nodes:
 
     def __init__(self) -> None:
         os.environ.setdefault(proxy.VARIABLE, proxy.PATH)  # as in cluster/Dockerfile
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": RAY_SETTINGS})
 
     @property
     def address(self) -> str:

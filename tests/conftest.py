@@ -1,6 +1,7 @@
 """What tests share: one Ray cluster a session, the folder of real data, a loopback HTTP server."""
 
 import functools
+import gc
 import http.server
 import logging
 import os
@@ -18,12 +19,25 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the session's Ray cluster is marked so: make test runs it in one process, the rest in several."""
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Which tests run in the same of several processes: all that use the Ray cluster, else those of one file.
+
+    They start with Ray's, which take longest.
+    """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
+        uses_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made is never garbage: without this, each full collection would walk through all of PyTorch."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

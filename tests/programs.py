@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTICED_SOON = {"health_check_period_ms": 500}  # of a simulated cluster: a lost node after 3 s instead of 15
 
 
 def pipeline(name: str, *arguments: str) -> list[str]:

@@ -195,7 +195,7 @@ def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
     assert not list((tmp_path / "copy").glob("*.pt")) and not list((tmp_path / "copy").glob("*.pkl"))
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize("method", ["iterative1", "autoregressive"])
 def test_compiled_it_draws_the_same_pictures_but_for_rounding(pipe, method: str):
     config = replace(pipe.config, method=method)

@@ -55,7 +55,7 @@ def test_blocks_that_are_computed_again_change_no_bit(token_table: Path, method:
     assert all(torch.equal(a, b) for a, b in weights)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_compiled_a_run_takes_the_same_steps(token_table: Path):
     plain, fused = (run(token_table, compile=compile, optim={"steps": 4})[0] for compile in (False, True))
     assert fused == pytest.approx(plain, rel=1e-3)

@@ -72,7 +72,7 @@ async def _page(session: aiohttp.ClientSession, node: dict) -> str:
     try:
         async with session.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
             return await answer.text()
-    except (aiohttp.ClientError, asyncio.TimeoutError):
+    except (TimeoutError, aiohttp.ClientError):
         return ""
 
 

@@ -96,8 +96,8 @@ def run(config: PreflightConfig) -> None:
 
 def machine(config: PreflightConfig) -> Iterator[Check]:
     python = platform.python_version()
-    good = (3, 10) <= sys.version_info[:2] < (3, 13)
-    yield verdict("Python", good, python, "install Python 3.10, 3.11 or 3.12 (img2dataset needs imghdr)")
+    good = (3, 11) <= sys.version_info[:2] < (3, 14)
+    yield verdict("Python", good, python, "install Python 3.11, 3.12 or 3.13")
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), "")
     yield verdict("C++ compiler", bool(compiler), compiler or "none", "install g++: DeepSpeed builds a kernel with it")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

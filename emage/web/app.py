@@ -171,7 +171,7 @@ async def _drawn(request: Request, body: wire.ImageRequest, order: Order, name: 
         return await _streamed(backend, order, name, timeout_s)
     try:
         pictures = await asyncio.wait_for(backend.draw(order), timeout_s)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise _late(timeout_s) from None
     return JSONResponse(wire.answer(pictures).model_dump())
 
@@ -205,7 +205,7 @@ async def _next(events: Any, ends: float, timeout_s: float) -> Preview | Picture
     """The next event, None after the last. Raises Refusal, also where the request's time is over."""
     try:
         return await asyncio.wait_for(anext(events, None), max(0.0, ends - time.monotonic()))
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise _late(timeout_s) from None
 
 
@@ -247,7 +247,7 @@ async def _model(request: Request) -> dict[str, Any]:
 async def _described(request: Request) -> dict[str, Any]:
     try:
         return await asyncio.wait_for(request.app.state.backend.describe(), READY_S)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise Refusal(503, "no model is ready yet; try again in a moment", code="not_ready", retry_s=5) from None
 
 

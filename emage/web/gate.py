@@ -99,7 +99,7 @@ class Gate:
                 return await receive()
             try:
                 message: Any = await asyncio.wait_for(receive(), max(0.0, ends - time.monotonic()))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise BodyError(408, f"the request was not whole within {options.body_timeout_s:g} s") from None
             read += len(message.get("body", b""))
             if read > options.max_body:

@@ -56,7 +56,7 @@ def test_bad_settings_are_one_line(benchmark: ModuleType, capsys, argument: str,
     assert ended.value.code == 2 and error.startswith(line) and error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_from_start_to_end_in_small(script: Path, tmp_path: Path):
     results = tmp_path / "generate.json"
     settings = ["preset=tiny", "steps=[1]", "peers=false", "seconds=0.01", f"results={results}", "device=cpu"]

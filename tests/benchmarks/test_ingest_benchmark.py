@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_the_script_itself(script, tmp_path):
     """As a person starts it, on few pictures: the figures are there and all pictures came through."""
     command = [sys.executable, str(script), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]

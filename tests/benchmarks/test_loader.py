@@ -72,7 +72,7 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
     assert message in said and said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_the_script_itself(script: Path, tmp_path: Path):
     """As a person starts it, on few rows; a copy, which writes its results beside itself."""
     copy = tmp_path / "benchmarks" / script.name

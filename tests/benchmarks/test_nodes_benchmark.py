@@ -1,6 +1,6 @@
 """Nodes simulated on this machine: each stage's work stays where it belongs, and outlives the node that did it.
 
-Slow, run by `make chaos`, with the parts of benchmarks/nodes.py. For training see tests/on_ray/test_train_chaos.py.
+Run by `make chaos`, with the parts of benchmarks/nodes.py. For training see tests/on_ray/test_train_chaos.py.
 """
 
 import sys
@@ -10,13 +10,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import NOTICED_SOON
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 SCRIPT = "nodes.py"
 
 
 @pytest.fixture(scope="module")
 def inputs(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    sys.modules["nodes_cluster"].RAY_SETTINGS |= NOTICED_SOON
     with benchmark.prepared(tmp_path_factory.mktemp("nodes"), 1_200) as inputs:
         yield inputs
 

@@ -1,6 +1,6 @@
 """The tracking server as cluster/mlflow/compose.yaml and cluster/kubernetes/mlflow.yaml start it.
 
-Slow, run by `make chaos`: a real PostgreSQL, an S3 server, `mlflow server` with the files' own environment; only
+Run by `make chaos`: a real PostgreSQL, an S3 server, `mlflow server` with the files' own environment; only
 addresses and passwords are this machine's. A run is recorded, backed up by the files' own command and brought back.
 """
 
@@ -27,7 +27,7 @@ from programs import ROOT, free_port, status
 from emage.config import MLflowConfig, TrainConfig, preset
 from emage.on_ray import tracking
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 PASSWORD, KEYS = "right", ("key", "secret")
 MLFLOW = str(Path(sys.executable).with_name("mlflow"))
 

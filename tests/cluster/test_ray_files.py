@@ -97,7 +97,7 @@ def test_the_image_has_the_projects_pins_and_no_root():
     uv = re.search(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())
     assert uv and f"uv=={uv[1]} " in text
     python = re.search(r"FROM python:3\.(\d+)-", text)
-    assert python and 10 <= int(python[1]) < 13  # pyproject: >=3.10,<3.13
+    assert python and 11 <= int(python[1]) < 14  # pyproject: >=3.11,<3.14
     assert text.rindex("USER emage") > text.rindex("RUN ")  # what runs is not root
     pins = dict(re.findall(r"^(torch|torchvision)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
     wanted = dict(re.findall(r'"(torch|torchvision)==([^"]+)"', (ROOT / "pyproject.toml").read_text()))

@@ -10,7 +10,7 @@ from emage.config import DemoConfig
 from emage.metrics import picture_files
 from emage.on_ray.demo import BROKEN, demo
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

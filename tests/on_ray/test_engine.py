@@ -19,6 +19,7 @@ from emage.guard import Guard
 from emage.token_table import Batch, TokenTable
 from emage.training import Objective, Ranks, fit
 
+pytestmark = pytest.mark.faults
 STAGES = (0, 1, 2)
 STEPS, BREAK = 6, 3
 BAD = 2  # its gradient is no number

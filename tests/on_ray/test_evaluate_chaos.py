@@ -1,6 +1,6 @@
 """An evaluation whose actor and whose driver are killed ends with the bytes of one that nobody disturbed.
 
-Slow, run by `make chaos`.
+Run by `make chaos`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from programs import finish, kill_when, pipeline, start
 
 from emage import shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 CAPTIONS, CANDIDATES, SHARDS = 640, 4, 10
 
 

@@ -65,6 +65,7 @@ def test_without_the_folders_of_single_shards_a_finished_run_is_still_finished(i
     assert ingest.ingest(settings) == ingested.report
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("is_within_a_pass", [False, True])
 def test_a_stop_between_the_stages_of_a_second_run_is_no_end(ingested, tmp_path, is_within_a_pass):
     """One more pass brings in what the server had failed to give; it is killed before that is tokenized."""

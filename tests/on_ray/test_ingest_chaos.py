@@ -1,6 +1,6 @@
 """An ingest that is killed, cut off or out of disk goes on to the same bytes, and does little twice.
 
-Slow tests, run by `make chaos`: the machine dies (driver, raylet and workers by SIGKILL), the disk is full. Nodes go in
+The machine dies (driver, raylet and workers by SIGKILL; `make faults`), the disk is full (`make chaos`). Nodes go in
 tests/benchmarks/test_nodes_benchmark.py.
 """
 
@@ -19,7 +19,6 @@ from programs import finish, kill_when, pipeline, start
 
 from emage import manifest, shapes
 
-pytestmark = pytest.mark.slow
 NUM_ROWS, SHARD_ROWS = 300, 25
 
 
@@ -74,6 +73,7 @@ def table(output: Path) -> dict[str, str]:
     return {file.name: manifest.sha256(file) for file in sorted((output / "tokens").glob("*.parquet"))}
 
 
+@pytest.mark.faults
 def test_killed_again_and_again(site, whole, tmp_path):
     """In the download, the tokenizing and the shuffle, each at a random moment; then the same command to the end."""
     output = tmp_path / "out"
@@ -106,6 +106,7 @@ def test_killed_again_and_again(site, whole, tmp_path):
     assert site.asked.total() - (NUM_ROWS - 10) == again
 
 
+@pytest.mark.chaos
 def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):
     output = small_disk(400) / "out"  # room for the URLs and some of the pictures
     printed = finish(start(site.command(output)), code=2)

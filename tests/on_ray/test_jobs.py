@@ -22,7 +22,7 @@ from programs import ROOT, free_port, status, wait_until
 
 from emage import shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 RAY = str(Path(sys.executable).with_name("ray"))
 PICTURES = 120
 Done = subprocess.CompletedProcess[str]

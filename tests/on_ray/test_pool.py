@@ -60,12 +60,14 @@ def test_what_a_lost_actor_had_in_hand_is_begun_again_and_nothing_else(ray_clust
     assert begun(tmp_path) == [1, 1, 1, 3, 1, 1, 1, 1]
 
 
+@pytest.mark.faults
 def test_a_part_that_ends_every_actor_ends_the_stage_in_one_line(ray_cluster, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="an actor died again and again") as ended:
         work(tmp_path, 1, monkeypatch).run("draw", [Part("number", (0, 100), 1)])
     assert "\n" not in str(ended.value) and begun(tmp_path) == [pool.REPEATED + 1]
 
 
+@pytest.mark.faults
 def test_actors_that_went_while_they_were_idle_cost_no_part_a_try(ray_cluster, tmp_path, monkeypatch):
     actors = work(tmp_path, 4, monkeypatch)
     before = actors.run("draw", [Part("who", (number, 0), 1) for number in range(24)])
@@ -76,12 +78,14 @@ def test_actors_that_went_while_they_were_idle_cost_no_part_a_try(ray_cluster, t
     assert after not in before
 
 
+@pytest.mark.faults
 def test_an_actor_that_never_starts_ends_it_too(ray_cluster, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no actor could start .*AssertionError"):
         work(tmp_path, 1, monkeypatch, networks="broken").run("draw", [Part("number", (0, 0), 1)])
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.faults
 def test_a_node_on_which_no_actor_starts_does_not_end_what_others_do(ray_cluster, tmp_path, monkeypatch):
     actors = work(tmp_path, 2, monkeypatch, networks="sound once")
     parts = [Part("slow", (number, 0), 1) for number in range(10)]

@@ -20,7 +20,7 @@ from emage.config import IngestConfig, TrainConfig
 from emage.on_ray import ingest, train
 from emage.pipeline import Emage
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
 
 NUM_COCO, NUM_CC12M = 159, 32
 

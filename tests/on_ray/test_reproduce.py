@@ -21,7 +21,7 @@ def config(output: Path, *arguments: str) -> ReproduceConfig:
     return parse(ReproduceConfig, [*arguments, "seeds=1", *SMALL, f"output={output}", "mlflow.enabled=false"])
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsys, monkeypatch):
     """One training, its strips; then rows of Table 6 that need no other training."""
     settings = config(tmp_path, "figure5", "steps=2")

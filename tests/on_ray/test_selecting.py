@@ -177,7 +177,7 @@ def select_elsewhere(table: Path, folder: Path, is_time: Callable[[], bool] = la
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_select_that_is_killed_goes_on_to_the_same_shards(tmp_path):
     """As when the machine goes down at the first run file; then the same call."""
     table, whole, killed = (tmp_path / name for name in ("urls.parquet", "whole", "killed"))

@@ -96,12 +96,13 @@ def test_overload_is_refused_in_the_apis_form(url: str) -> None:
 
 
 def test_a_deadline_holds_whatever_the_client_asks_of_serve(url: str) -> None:
-    for headers in ({}, {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}):
-        started = time.monotonic()
-        answer = post(url, headers, prompt="slow", steps=90)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
-        assert 4 < time.monotonic() - started < 15
-        assert httpx.get(f"{url}/health").status_code == 200
+    asked = ({}, {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"})
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda headers: post(url, headers, prompt="slow", steps=90), asked))
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(408, "timeout")] * 2
+    assert 4 < time.monotonic() - started < 15
+    assert httpx.get(f"{url}/health").status_code == 200
     assert right(post(url, prompt="a", seed=1), "a", 1)
 
 
@@ -114,6 +115,7 @@ def test_who_hangs_up_stops_the_drawing(url: str) -> None:
     assert time.monotonic() - started < 3  # 16 passes of 0.3 s were to come
 
 
+@pytest.mark.faults
 def test_a_model_that_broke_is_replaced_without_help(url: str) -> None:
     answer = post(url, prompt="breaks")  # breaks the next one too: an order is begun twice at most, or until its time
     assert answer.status_code in (408, 500, 503) and answer.json()["error"]["code"]

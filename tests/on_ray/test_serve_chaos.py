@@ -1,6 +1,7 @@
 """The endpoint under a little load while its processes are killed: every request gets a picture or an API-form error.
 
-Slow, run by `make chaos`. The programs are those that a person starts; nobody helps them afterwards.
+A killed model is in `make faults`, the rest in `make chaos`. The programs are those that a person starts;
+nobody helps them afterwards.
 """
 
 import base64
@@ -29,7 +30,7 @@ import emage
 from emage.config import ServeConfig
 from emage.on_ray.serve import cpu_threads, curl
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 REPLICA = "ray::ServeReplica:emage:"  # and the deployment's name, in the title of its process
 CLIENTS, PATIENCE_S = 8, 60.0  # no request may hang longer
 OTHER = "not in the API's form: "
@@ -158,7 +159,9 @@ def outcomes(answers: list[Answer]) -> dict[str, int]:
     return dict(Counter(answer.outcome for answer in answers))
 
 
-@pytest.mark.parametrize("deployment", ["Model", "Frontend"])
+@pytest.mark.parametrize(
+    "deployment", [pytest.param("Model", marks=pytest.mark.faults), pytest.param("Frontend", marks=pytest.mark.chaos)]
+)
 def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deployment: str) -> None:
     with Load(server.url, steps=16) as load:
         load.until(20)
@@ -179,6 +182,7 @@ def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deploy
         assert outcomes([ask(client, number) for number in range(10)]) == {"200": 10}
 
 
+@pytest.mark.chaos
 def test_the_printed_curl_line_draws_the_models_picture(server: Server, tiny_model: Path, tmp_path: Path) -> None:
     line = curl(server.url)
     subprocess.run(line, shell=True, cwd=tmp_path, check=True, timeout=60)
@@ -190,6 +194,7 @@ def test_the_printed_curl_line_draws_the_models_picture(server: Server, tiny_mod
     assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), np.asarray(expected))
 
 
+@pytest.mark.chaos
 def test_sigterm_lets_what_is_asked_for_finish(tiny_model: Path, tmp_path: Path) -> None:
     """No picture is lost: requests are answered until the port is closed, and then there is nobody to connect to."""
     with serving(tiny_model, tmp_path / "log") as server:

@@ -57,7 +57,7 @@ def deployed(ray_cluster: None) -> Iterator[tuple[dict[str, Any], str]]:
     serve.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_another_checkpoint_takes_over_without_a_lost_request(deployed, tiny_model: Path) -> None:
     config, url = deployed
     statuses: list[int] = []

@@ -123,6 +123,7 @@ def test_manifests_of_the_shards_add_up_to_that_of_the_stage(tokenized):
         assert pq.read_metadata(paths["rejected.parquet"]).num_rows == shard["rows"] - shard["written"]
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, monkeypatch):
     """In several Ray data sets, with other batches: the same bytes and the same sums."""
@@ -181,7 +182,7 @@ def test_actors_leave_cpus_for_decoding(ray_cluster):
         batches.encoder_threads(replace(CONFIG, num_actors=4))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.ray
 def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch, caplog):
     folder, _, values = tokenized

@@ -232,6 +232,7 @@ def rest(url: str, path: str) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.faults
 def test_a_run_is_read_back_over_rest(
     server: tuple[str, subprocess.Popen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_a_run_is_read_back_over_rest(
     assert list(tmp_path.iterdir()) == [record]
 
 
+@pytest.mark.faults
 def test_killing_the_server_costs_one_warning(
     server: tuple[str, subprocess.Popen], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

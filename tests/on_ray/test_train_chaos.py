@@ -1,7 +1,7 @@
 """Training that is killed, cut off or out of disk goes on to the same weights, step by step.
 
-Slow tests, run by `make chaos`. steps.jsonl is the witness: every step's loss with all its bits, and a fingerprint of
-the samples that it saw.
+In `make faults`, but for another number of workers (`make chaos`). steps.jsonl is the witness: every step's loss with
+all its bits, and a fingerprint of the samples that it saw.
 """
 
 import json
@@ -16,11 +16,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import finish, kill_when, pipeline, start
+from programs import NOTICED_SOON, finish, kill_when, pipeline, start
 
 from emage import manifest, steps
-
-pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 120, 20
 BITS = ("step", "loss", "grad_norm", "lr", "samples", "skipped")
@@ -94,6 +92,7 @@ def kill_a_worker(driver_pid: int, rank: int) -> int:
     return chosen.pid
 
 
+@pytest.mark.faults
 def test_killed_again_and_again(token_table: Path, whole: Path, tmp_path: Path):
     """A worker, then the driver with everything that it started, twice, at random steps: the same bits in the end."""
     output = tmp_path / "out"
@@ -117,6 +116,7 @@ def test_killed_again_and_again(token_table: Path, whole: Path, tmp_path: Path):
     assert logged(output) == logged(whole), "one MLflow run over all restarts, no step twice"
 
 
+@pytest.mark.faults
 def test_a_damaged_checkpoint_is_passed_over(token_table: Path, whole: Path, tmp_path: Path):
     output = tmp_path / "out"
     command = pipeline("train", *arguments(token_table, output, "run.keep=2", "run.keep_every=40"))
@@ -131,6 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over(token_table: Path, whole: Path, tmp
     assert saved(output) == [40, 80, 100, 120]  # the two newest, and every fortieth step's
 
 
+@pytest.mark.chaos
 def test_another_number_of_workers_sees_the_same_samples(token_table: Path, whole: Path, tmp_path: Path):
     """Three instead of two, without ZeRO instead of stage 1, from the middle: shares are uneven, losses within 1e-5."""
     output = shutil.copytree(whole, tmp_path / "out")
@@ -149,13 +150,14 @@ def test_another_number_of_workers_sees_the_same_samples(token_table: Path, whol
     assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding grows
 
 
+@pytest.mark.faults
 def test_a_node_goes_with_notice_and_another_without(token_table: Path, whole: Path, tmp_path: Path):
     """Two simulated nodes with a worker each: of the one that is drained a checkpoint is saved first; one just dies."""
     from ray.cluster_utils import Cluster
 
     output = tmp_path / "out"
     command = pipeline("train", *arguments(token_table, output, "run.checkpoint_every=50"))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": NOTICED_SOON})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         driver = start(command, RAY_ADDRESS=cluster.address)
@@ -199,6 +201,7 @@ def error(printed: str) -> str:
     return line
 
 
+@pytest.mark.faults
 def test_a_full_disk_costs_checkpoints_but_not_the_run(token_table: Path, whole: Path, tmp_path: Path, small_disk):
     """Room for two checkpoints and no third, nor for the model: training goes on, and stops clearly at its end."""
     one = sum(file.stat().st_size for file in next((whole / "checkpoints").iterdir()).iterdir()) // 1024
@@ -215,6 +218,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(token_table: Path, whole:
     assert record(output) == record(whole) and weights(output) == weights(whole)
 
 
+@pytest.mark.faults
 def test_a_run_that_diverges_stops_and_says_which_rows(token_table: Path, tmp_path: Path):
     output = tmp_path / "out"
     more = ("optim.lr=1e30", "optim.max_spike=3.0", "run.max_skipped=3")
