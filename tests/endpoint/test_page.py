@@ -8,6 +8,7 @@ from page_server import Scripted, Server, Write, completed, frame
 from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
 from PIL import Image
 from playwright.sync_api import Page, expect
+from programs import wait_until
 
 pytestmark = needs_chromium
 
@@ -25,9 +26,9 @@ def test_type_and_watch_the_picture_form(page: Page, server: Server) -> None:
     last = shown(page)
     page.locator("#strip input").first.check()
     expect(page.locator("#pass")).to_contain_text("Pass 1 of 16")
-    assert (shown(page) != last).any()
+    wait_until(lambda: (shown(page) != last).any(), 10)
     page.keyboard.press("ArrowLeft")  # round to the last one, as radio buttons do
-    assert (shown(page) == last).all()
+    wait_until(lambda: (shown(page) == last).all(), 10)
 
     with page.expect_download() as download:
         page.click("#download")
@@ -50,11 +51,11 @@ def test_every_frame_shows_before_the_next_is_sent(page: Page, script: Scripted)
     for step in range(1, 4):
         expect(page.locator("#strip label")).to_have_count(step)
         expect(page.locator("#pass")).to_have_text(f"Pass {step} of 4 · {25 * step} % of tokens known")
-        assert (shown(page) == 40 * step).all()
+        wait_until(lambda step=step: (shown(page) == 40 * step).all(), 10)
         expect(page.locator("#stop")).to_be_visible()
         seen.release()
     expect_done(page)
-    assert (shown(page) == 255).all()
+    wait_until(lambda: (shown(page) == 255).all(), 10)
     expect(page.locator("#strip label")).to_have_count(4)  # the finished picture is the last pass's
     assert script.asked == [{"prompt": PROMPT, "steps": 4, "stream": True}]
 
@@ -100,7 +101,7 @@ def test_one_of_several_is_picked(page: Page, server: Server) -> None:
     third = shown(page)
     page.keyboard.press("ArrowRight")
     expect(tiles.nth(3)).to_be_checked()
-    assert (shown(page) != third).any()
+    wait_until(lambda: (shown(page) != third).any(), 10)
     page.click("#all")
     expect(page.locator("#big")).to_be_hidden()
     expect(tiles.nth(3)).not_to_be_checked()
@@ -123,7 +124,7 @@ def test_a_kept_seed_draws_the_same_again_and_a_link_carries_it(page: Page, serv
     assert (page.input_value("#prompt"), page.input_value("#seed")) == (PROMPT, seed)
     page.click("#draw")
     expect_done(page)
-    assert (shown(page) == first).all()
+    wait_until(lambda: (shown(page) == first).all(), 10)
 
 
 def test_the_curl_command_draws_the_same_picture(page: Page, server: Server, tmp_path: Path) -> None:

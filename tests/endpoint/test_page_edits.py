@@ -10,6 +10,7 @@ from page_server import Server
 from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
 from PIL import Image
 from playwright.sync_api import Page, expect
+from programs import wait_until
 
 pytestmark = needs_chromium
 
@@ -72,7 +73,7 @@ def test_brushing_redraws_a_part(page: Page, server: Server, tmp_path: Path) -> 
         (tmp_path / f"emage-{name}.png").write_bytes(sent[name])
     assert same_by_shell(page, page.locator("#curl").text_content() or "", tmp_path)
     page.click("#back")
-    assert (shown(page) == before).all()
+    wait_until(lambda: (shown(page) == before).all(), 10)
 
 
 def test_all_by_keyboard(page: Page, server: Server) -> None:
