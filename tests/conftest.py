@@ -18,18 +18,25 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 # The real data lies beside a developer's checkout; a user's machine has none and those tests skip.
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
+# Two processes at most have a Ray cluster. One has it for these: from a table of URLs to a trained model.
+DATA_ON_RAY = {
+    f"test_{name}" for name in ("selecting", "download", "ingest", "ingest_again", "tokenizing", "shuffle", "train")
+}
+
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Which tests run in the same of several processes: all that use the Ray cluster, else those of one file.
+    """Which tests run in the same of several processes: those of one file, of many where they share a Ray cluster.
 
-    They start with Ray's, which take longest.
+    Ray's come first: they take longest.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-        uses_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else item.path.stem))
+        group = item.path.stem
+        if item.get_closest_marker("ray"):
+            group = "cluster for data" if group in DATA_ON_RAY else "cluster for models"
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     return (yield)
 
@@ -38,6 +45,10 @@ def pytest_collection_finish() -> None:
     """What the imports made is never garbage: without this, each full collection would walk through all of PyTorch."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def test_overfits_one_batch(name: str):
     net = network(name)
     y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])[0]
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
-    for step in range(150):
+    for step in range(100):
         rng = PictureRng([2 * step, 2 * step + 1])
         loss = METHODS[name].loss(net.decoder, y, net.read(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
         (loss.total / loss.count).backward()

@@ -169,11 +169,12 @@ def test_a_token_table_in_a_bucket_gives_the_rows_of_the_same_files_here(tokens_
         assert theirs.y.equal(ours.y)
 
 
-def test_objects_of_a_token_table_that_vanish_or_are_damaged(tokens_uri):
+def test_objects_of_a_token_table_that_vanish_or_are_damaged(tokens_uri, monkeypatch):
     filesystem, path = storage.find(tokens_uri)
     table = TokenTable(tokens_uri, seed=0, groups_in_memory=1)
     for info in filesystem.get_file_info(pyarrow.fs.FileSelector(path)):
         filesystem.delete_file(info.path)
+    monkeypatch.setattr("emage.token_table.PAUSES", (0.0, 0.0))
     with pytest.raises(InputError, match=r"^tables/tokens/0000\d\.parquet: cannot be read"):
         table.batch(0, 8)
     assert said_of(tokens_uri).startswith(f"{tokens_uri}: no token table (*.parquet) here")

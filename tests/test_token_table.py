@@ -17,7 +17,7 @@ import torch
 from emage.errors import InputError
 from emage.schema import TokenizerInfo
 from emage.schema import token_table as schema
-from emage.token_table import READERS, Group, TokenTable
+from emage.token_table import PAUSES, READERS, Group, TokenTable
 
 INFO = TokenizerInfo("drawn", "0" * 64, 512, (2, 2))
 
@@ -33,6 +33,12 @@ def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10,
     for i, start in enumerate(range(0, rows, per_file)):
         pq.write_table(table.slice(start, per_file), folder / f"{i:05d}.parquet", row_group_size=per_group)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group that cannot be read is tried again at once, and as often as ever."""
+    monkeypatch.setattr("emage.token_table.PAUSES", (0.0,) * len(PAUSES))
 
 
 def uids(table: TokenTable, steps: range, size: int, rank: int = 0, world_size: int = 1) -> list[int]:
@@ -192,7 +198,7 @@ def test_a_table_nobody_has_any_more_leaves_no_threads(tmp_path: Path):
     wait_for(lambda: gone() is None and readers() == 0)
 
 
-@pytest.mark.parametrize("closing", ["", "table.close()", "raise SystemExit(3)"])
+@pytest.mark.parametrize("closing", ["", "raise SystemExit(3)"])
 def test_a_process_ends_while_groups_are_read(tmp_path: Path, closing: str):
     source = f"""
 from emage.token_table import TokenTable

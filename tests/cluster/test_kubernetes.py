@@ -14,8 +14,6 @@ import kubernetes_validate
 import pytest
 import yaml
 from published_schemas import read
-from ray.scripts.scripts import start as ray_start
-from ray.serve.schema import ServeDeploySchema
 
 from emage.config import EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, parse
 
@@ -118,6 +116,8 @@ def test_a_field_that_the_schema_does_not_know_is_found(name: str, path: tuple[s
 
 
 def test_ray_knows_every_parameter_of_its_start():
+    from ray.scripts.scripts import start as ray_start  # a second to import, for every process of the tests
+
     options = {option for parameter in ray_start.params for option in parameter.opts}
     for name in RAY_FILES:
         for group in groups(name).values():
@@ -139,6 +139,8 @@ def names(value: Any, path: str = "") -> set[str]:
 
 
 def test_serve_knows_every_field_of_its_config_and_it_is_that_of_serve_yaml():
+    from ray.serve.schema import ServeDeploySchema
+
     committed = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
     for config in (serve_config(), committed):
         known = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)

@@ -16,11 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
-from mlflow import MlflowClient
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from programs import ROOT, free_port, status
 
@@ -85,6 +82,8 @@ def filled(text: str, variables: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def environment(database: int) -> Iterator[dict[str, str]]:
     """The files' environment of the server and of create_bucket.py, with this machine's addresses."""
+    from moto.server import ThreadedMotoServer
+
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     port = free_port()
@@ -138,6 +137,9 @@ def recorded(server: str) -> Any:
 
 
 def test_a_run_lands_in_the_database_and_its_pictures_in_the_bucket(server, recorded, database, environment, tmp_path):
+    import boto3
+    from mlflow import MlflowClient
+
     client = MlflowClient(server)
     run = client.get_run(recorded.id)
     assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 2.5}
@@ -177,6 +179,8 @@ def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
 
 
 def test_the_bucket_waits_for_a_store_that_starts_later():
+    from moto.server import ThreadedMotoServer
+
     port = free_port()
     own = os.environ | {"MLFLOW_ARTIFACTS_DESTINATION": "s3://later", "AWS_DEFAULT_REGION": "us-east-1"}
     own |= {

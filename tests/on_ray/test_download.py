@@ -304,6 +304,7 @@ def test_what_a_killed_pass_left_does_not_count(ray_cluster, site, tmp_path):
 # --- Kills and full disks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.parametrize("before", [0, 1], ids=["first pass", "second pass"])
 def test_a_killed_worker_costs_no_row_and_doubles_none(ray_cluster, site, tmp_path, before):
@@ -330,6 +331,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(ray_cluster, site, tmp_pa
     assert not list(shards.glob(".*"))
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ray_cluster, site, tmp_path):
     pages, address = site

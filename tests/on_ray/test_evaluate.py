@@ -124,6 +124,7 @@ def test_the_report_says_what_made_the_figures(settings: EvaluateConfig, figures
     assert all((output / name).exists() for name in ("grid.png", "best.png", "worst.png"))
 
 
+@pytest.mark.faults
 def test_what_is_there_is_not_made_again_and_the_list_can_be_given(settings: EvaluateConfig, figures, monkeypatch):
     monkeypatch.setattr(shards, "PICTURES", 9)
     output = Path(settings.output)

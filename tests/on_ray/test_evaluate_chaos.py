@@ -17,7 +17,7 @@ from programs import finish, kill_when, pipeline, start
 from emage import shapes
 
 pytestmark = pytest.mark.chaos
-CAPTIONS, CANDIDATES, SHARDS = 640, 4, 10
+CAPTIONS, CANDIDATES, SHARDS = 384, 4, 6
 
 
 @pytest.fixture

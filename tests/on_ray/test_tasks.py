@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from programs import wait_until
 
 from emage.errors import InputError
 from emage.on_ray import tasks
@@ -87,4 +88,8 @@ def test_nothing_works_on_behind_an_error(ray_cluster, tmp_path):
     with pytest.raises(InputError), closing(tasks.run(calls(), at_once=lambda: 2)) as results:
         list(results)
     (worker,) = (int(file.name) for file in tmp_path.iterdir())
-    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+
+    def is_gone() -> bool:  # the raylet kills it, in its own time
+        return not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+
+    wait_until(is_gone, 10)

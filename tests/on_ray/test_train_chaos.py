@@ -195,9 +195,13 @@ def wait_for(is_so: Callable[[], object], process: subprocess.Popen[str]) -> Non
 
 
 def error(printed: str) -> str:
-    """The one line that a program ends with; Ray may print what its workers had said after it."""
-    assert "Traceback" not in printed
-    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    """The one line that a program ends with; Ray may print what its workers had said after it.
+
+    Not counted: Ray Train's own cleaner, which on a busy machine complains that Ray itself has gone.
+    """
+    lines = [line for line in printed.splitlines() if "(PlacementGroupCleaner " not in line]
+    assert not [line for line in lines if "Traceback" in line]
+    (line,) = [line for line in lines if line.startswith("error: ")]
     return line
 
 
