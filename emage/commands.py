@@ -9,7 +9,7 @@ are known to be good: --help and a mistyped key need neither PyTorch nor Ray.
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def run(name: str, argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def _load(name: str, place: str) -> Callable[..., Any]:
+def _load(name: str, place: str) -> Any:
     """What stands at module:name. Raises InputError where a package of the extra `pipelines` is not installed."""
     module, _, attribute = place.partition(":")
     try:

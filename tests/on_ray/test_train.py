@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import emage
-from emage import steps, training_state
-from emage.config import TrainConfig, preset
+from emage import command_line, steps, training_state
+from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.errors import InputError
 from emage.hub import SHIPPED
 from emage.on_ray.train import train
@@ -147,7 +147,8 @@ def test_an_output_must_be_a_folder(token_table: Path, tmp_path: Path):
 def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table: Path, tmp_path: Path):
     """With a rate of nearly nothing, the weights stay those of the checkpoint: the shipped model."""
     values = {"optim": {"steps": 1, "lr": 1e-12}, "run": {"num_workers": 1}, "method": "iterative2"}
-    settings = config(token_table, tmp_path / "run", model=asdict(preset(TrainConfig, "demo").model), **values)
+    model = command_line.from_yaml(CheckpointConfig, (SHIPPED / "demo" / "config.yaml").read_text()).model
+    settings = config(token_table, tmp_path / "run", model=asdict(model), **values)
     train(replace(settings, init="demo"))
     before, after = (
         load_file(folder / "model.safetensors") for folder in (SHIPPED / "demo", tmp_path / "run" / "model")
