@@ -35,10 +35,11 @@ faults: $(READY) ## every kind of fault once, and what takes longer than ten sec
 chaos: $(READY) ## before a release: those of `make faults` and every combination of faults, whole scripts, compiled code
 	$(RUN) -m pytest -m "faults or chaos" $(IN_PAIRS) $(ARGS)
 
-lint: $(READY) ## ruff and pyright
+lint: $(READY) ## ruff, pyright, and which folder may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(RUN) -m pyright
+	.venv/bin/lint-imports --no-logo --no-cache
 
 format: $(READY) ## ruff's formatter and fixes
 	.venv/bin/ruff check --fix .

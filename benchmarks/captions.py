@@ -1,4 +1,4 @@
-"""Captions a second on one core, `emage.captions.keep` with its cleaning: the claim is 100,000.
+"""Captions a second on one core, `emage.data.ingest.caption_rules.keep` with its cleaning: the claim is 100,000.
 
     python benchmarks/captions.py [URL_TABLE.parquet] [column=TEXT]
 
@@ -12,7 +12,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from emage.captions import RULES, keep, normalise
+from emage.data.ingest.caption_rules import RULES, keep, normalise
 
 SYNTHETIC = [
     *["a small red circle above a large blue square", "Vintage 1964 Tires SIGN 50th Anniversary 23x14 Station Garage"]

@@ -1,4 +1,4 @@
-"""What keeps #2 and #3 from ignoring the picture they are given, and what it costs, on the small world of emage.shapes.
+"""What keeps #2 and #3 from ignoring the picture they are given, and what it costs, on the world of emage.data.shapes.
 
 python benchmarks/context.py                 # every variant, two seeds; 80 minutes of one core
 python benchmarks/context.py --steps 200 --seeds 1
@@ -27,13 +27,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from emage import checkpoint, shapes, tokenizers
+from emage import tokenizers
 from emage.config import CheckpointConfig, TrainConfig, preset
-from emage.metrics.shapes import measure
-from emage.pipeline import Emage
-from emage.reproduce.small_world import write_table
-from emage.token_table import TokenTable
-from emage.training import BareEngine, Objective, context_gain, fit
+from emage.data import shapes
+from emage.data.token_table import TokenTable
+from emage.evaluation.metrics.shapes_accuracy import measure
+from emage.inference.pipeline import Emage
+from emage.model import checkpoint
+from emage.reproduce.shapes_dataset import write_table
+from emage.training.loop import BareEngine, Objective, context_gain, fit
 
 PICTURES, SCORED, PROBE_EVERY = 4_000, 200, 100
 CURES: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import emage
-from emage import command_line
+from emage.config import cli
 from emage.reproduce.latency import surroundings
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,8 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
-        run(command_line.parse(GenerateBenchmark, argv))
+    with cli.one_line():
+        run(cli.parse(GenerateBenchmark, argv))
 
 
 def run(settings: GenerateBenchmark) -> dict[str, Any]:

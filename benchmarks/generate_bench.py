@@ -13,12 +13,12 @@ import generate_ours as ours
 import generate_peers as peers
 import torch
 
-from emage import provenance
 from emage.config import Dtype, SamplingConfig
-from emage.devices import arithmetic, check_dtype, choose, has_bfloat16_units, matmul_rate, wait_for
-from emage.errors import InputError
+from emage.inference.pipeline import Emage
 from emage.methods import METHODS
-from emage.pipeline import Emage
+from emage.model.device_support import arithmetic, check_dtype, choose, has_bfloat16_units, matmul_rate, wait_for
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 LONG_S = 5.0  # on a CPU, work that takes longer is timed once, and that is the first time
 OURS, STEPS = "iterative3", 16  # what all else is compared with

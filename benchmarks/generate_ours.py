@@ -12,11 +12,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
-from emage.masking import MASK, PictureRng
+from emage.data.shapes import held_out_scenes
+from emage.inference.pipeline import Emage
 from emage.methods import METHODS
-from emage.model import Network
-from emage.pipeline import Emage
-from emage.shapes import held_out_scenes
+from emage.methods.masking import MASK, PictureRng
+from emage.model.transformer import Network
 from emage.tokenizers import TOKENIZERS
 from emage.tokenizers.vqgan import VQGAN
 

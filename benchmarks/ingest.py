@@ -37,13 +37,17 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from emage import command_line, manifest, pictures, schema, shapes, tokenizers
 from emage import config as settings
-from emage.config import TokenizeConfig
-from emage.errors import InputError
-from emage.on_ray import batches, download, launch, tasks, tokenizing
+from emage import tokenizers
+from emage.config import TokenizeConfig, cli
+from emage.data import schema, shapes
+from emage.data.ingest import decode_image as pictures
+from emage.on_ray import launch, tasks
+from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN
+from emage.utils import manifest
+from emage.utils.errors import InputError
 
 SAME_BLOCK_S = 0.01  # rows of one block come at once
 DISTINCT = 64  # pictures that are drawn; more are repetitions
@@ -63,7 +67,7 @@ class TokenizeBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
+    with cli.one_line():
         if argv and argv[0] == "scale":  # in processes of its own, to see each size's memory
             sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
         if not argv or argv[0] != "tokenize":
@@ -87,8 +91,8 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     """Prints a line a round, then the medians."""
     config, size = prepare(benchmark, folder)
     launch.start_ray()
-    info = tokenizing.describe(config, size)
-    threads = batches.encoder_threads(config)
+    info = tokenize_shards.describe(config, size)
+    threads = tokenize_dataset.encoder_threads(config)
     torch.set_num_threads(threads or torch.get_num_threads())
     jpegs = draw(min(benchmark.pictures, DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)
@@ -213,7 +217,7 @@ def stage_rates(
     clock = Clock()
     started = time.perf_counter()
     with mock.patch.object(tasks, "bar", clock.shown):
-        made = tokenizing.run(config, info, image_size=size, shards=folder / "shards", folder=folder / "tokenized")
+        made = tokenize_shards.run(config, info, image_size=size, shards=folder / "shards", folder=folder / "tokenized")
     seconds = time.perf_counter() - started
     assert made["written"] == made["rows"]
     return made["written"] / seconds, clock.steady_rate(), clock.arrivals[0][0] - started

@@ -36,12 +36,14 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import command_line, config, provenance, schema, shapes
-from emage.config import ModelConfig, ShuffleConfig
-from emage.errors import InputError
-from emage.text import ClipText
-from emage.text.clip_words import word_ids
-from emage.token_table import TokenTable, _key
+from emage import config
+from emage.config import ModelConfig, ShuffleConfig, cli
+from emage.data import schema, shapes
+from emage.data.token_table import TokenTable, _key
+from emage.model.text import ClipText
+from emage.model.text.clip_tokenizer import word_ids
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 VOCABULARY = 8192
 FILE_ROWS = 16_384
@@ -62,7 +64,7 @@ class LoaderBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
+    with cli.one_line():
         benchmark = config.parse(LoaderBenchmark, argv)
         check(benchmark)
         source, captions = read_captions(benchmark)

@@ -30,8 +30,9 @@ from nodes_stages import STAGES, Inputs, prepared
 from rich.console import Console
 from rich.table import Table
 
-from emage import command_line, provenance
-from emage.errors import InputError
+from emage.config import cli
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 NAMES = (*STAGES, "serve")
 RESULTS = Path(__file__).parent / "results"
@@ -48,8 +49,8 @@ class NodesBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
-        settings = command_line.parse(NodesBenchmark, argv)
+    with cli.one_line():
+        settings = cli.parse(NodesBenchmark, argv)
         for name in settings.stages:
             if name not in NAMES:
                 raise InputError(f"stages: {name!r} is none of {', '.join(NAMES)}")

@@ -16,8 +16,8 @@ import psutil
 from ray.cluster_utils import Cluster
 from serve_program import ROOT
 
-from emage.errors import InputError
-from emage.on_ray import proxy
+from emage.on_ray import launch
+from emage.utils.errors import InputError
 
 LIMIT_S = 300.0  # for anything that is waited for
 RAY_SETTINGS: dict[str, Any] = {}  # Ray's own, of the clusters: none, so that a lost node is noticed as everywhere
@@ -45,7 +45,7 @@ class Nodes:
     """A head without CPUs, and nodes that come and go. The nodes are processes of this machine."""
 
     def __init__(self) -> None:
-        os.environ.setdefault(proxy.VARIABLE, proxy.PATH)  # as in cluster/Dockerfile
+        os.environ.setdefault(*launch.PROXY_HOOK)  # as in cluster/Dockerfile
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": RAY_SETTINGS})
 
     @property

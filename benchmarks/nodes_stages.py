@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from nodes_cluster import Program, Stage, finish, simulated
 from PIL import Image
 
-from emage import manifest, shapes, steps
-from emage.evaluation import shards
+from emage.data import shapes
+from emage.evaluation import image_shards
+from emage.training import step_log
+from emage.utils import manifest
 
 SHARD_ROWS = 100
 STEPS, EVERY = 240, 40  # of training; a checkpoint each
@@ -163,7 +165,7 @@ def train(inputs: Inputs) -> Stage:
         worker="RayTrainWorker",
         command=lambda output: ["train", "tiny", places, f"run.output={output}", *settings.split()],
         outputs=outputs(inputs, "train"),
-        done=lambda output: steps.last_step(output / "steps.jsonl"),
+        done=lambda output: step_log.last_step(output / "steps.jsonl"),
         is_time=is_time,
         twice=repeated,
         result=lambda output: manifest.read_json(output / "model" / "manifest.json")["files"]["model.safetensors"],
@@ -188,7 +190,7 @@ def evaluate(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
-        twice=lambda *_: f"{2 * shards.PICTURES} at most",  # a part each of two actors
+        twice=lambda *_: f"{2 * image_shards.PICTURES} at most",  # a part each of two actors
         result=digests("pictures/*.tar"),
         added={"num_cpus": 1},
     )

@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import provenance, shapes
 from emage.config import Dtype
-from emage.devices import arithmetic
-from emage.errors import InputError
-from emage.masking import MASK, PictureRng
+from emage.data import shapes
+from emage.evaluation.metrics.shapes_accuracy import measure
 from emage.methods import METHODS
-from emage.metrics.shapes import measure
+from emage.methods.masking import MASK, PictureRng
+from emage.model.device_support import arithmetic
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 PICTURES, BATCH = 200, 50
 DTYPES: tuple[Dtype, ...] = ("float32", "tf32", "bfloat16", "float16")

@@ -5,7 +5,7 @@
 
 Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
     select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
-    captions  every rule of emage.captions on the rows that are left
+    captions  every rule of emage.data.ingest.caption_rules on the rows that are left
     shuffle   tokenized shards (random tokens, 2 % of the pictures the same) -> the token table
 What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
 of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
@@ -37,10 +37,14 @@ from rich.console import Console
 from rich.table import Table
 
 import emage
-from emage import captions, command_line, config, manifest, schema
-from emage.config import SelectConfig, ShuffleConfig, SourceConfig
-from emage.errors import InputError
-from emage.on_ray import download, launch, selecting, shuffle, tasks, tokenizing
+from emage import config
+from emage.config import SelectConfig, ShuffleConfig, SourceConfig, cli
+from emage.data import schema
+from emage.data.ingest import caption_rules
+from emage.on_ray import launch, tasks
+from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
+from emage.utils import manifest
+from emage.utils.errors import InputError
 
 ONE = "one-size"  # the first word of the processes that the script starts
 STAGES = ("select", "captions", "shuffle")
@@ -83,7 +87,7 @@ class ScaleBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
+    with cli.one_line():
         benchmark = config.parse(ScaleBenchmark, argv)
         if min(benchmark.rows, default=0) < 1 or benchmark.tokens % 8 or benchmark.tokens < 8:
             raise InputError("rows are at least one each, tokens a multiple of 8")
@@ -139,7 +143,7 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
         source = SourceConfig(str(folder / "table.parquet"), "generated", where=("similarity>=0.1", "nsfw==UNLIKELY"))
         stages = {}
         with Watch() as stages["select"]:
-            made = selecting.run([source], SelectConfig(), SHARD_ROWS, work=folder / "work", folder=folder / "urls")
+            made = select_urls.run([source], SelectConfig(), SHARD_ROWS, work=folder / "work", folder=folder / "urls")
         files = [str(folder / "urls" / shard["name"]) for shard in made["shards"]]
         with Watch() as stages["captions"]:
             rejected = sum(each("captions", made, files, judge.remote))
@@ -197,12 +201,12 @@ def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> 
 @ray.remote(num_cpus=1)
 def judge(file: str) -> int:
     """Captions of a shard that a rule rejects."""
-    return sum(captions.keep(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
+    return sum(caption_rules.keep(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
 
 
 @ray.remote(num_cpus=1)
 def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
-    """A tokenized shard as emage.on_ray.tokenizing writes it, of random tokens; one picture in 50 is another's."""
+    """A tokenized shard as tokenize_shards.py writes it, of random tokens; one picture in 50 is another's."""
     number, rows = int(Path(file).stem), pq.read_table(file)
     rng = np.random.default_rng(number)
     digests = [rng.bytes(32).hex() for _ in range(len(rows))]
@@ -210,7 +214,7 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
     keys = [f"{number:05d}{place:05d}" for place in range(len(rows))]
     tokens = pa.array(rng.integers(0, info.vocab_size, len(rows) * info.num_tokens, dtype=np.uint16))
     columns = {name: rows[name] for name in rows.column_names} | {
-        "uid": pa.array([tokenizing.uid("generated", key) for key in keys]),
+        "uid": pa.array([tokenize_shards.uid("generated", key) for key in keys]),
         "key": pa.array(keys),
         "tokens": pa.FixedSizeListArray.from_arrays(tokens, info.num_tokens),
         "width": pa.array(np.full(len(rows), 512, np.int32)),
@@ -220,7 +224,7 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
     target = schema.token_table(info, emage.__version__)
     with manifest.new_folder(download.shard_folder(Path(folder), number)) as temporary:
         table = pa.table([columns[name] for name in target.names], schema=target)
-        pq.write_table(table, temporary / tokenizing.TOKENS, compression="zstd")
+        pq.write_table(table, temporary / tokenize_shards.TOKENS, compression="zstd")
     return len(rows)
 
 

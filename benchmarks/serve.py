@@ -38,17 +38,19 @@ from serve_bench import PARTS, Bench, ServeBenchmark
 from serve_program import arguments, serving
 
 import emage
-from emage import checkpoint, command_line, config, provenance, tokenizers
-from emage.config import CheckpointConfig, ServeConfig
-from emage.errors import InputError
-from emage.on_ray.serve import cpu_threads
+from emage import config, tokenizers
+from emage.config import CheckpointConfig, ServeConfig, cli
+from emage.model import checkpoint
+from emage.on_ray.serving.driver import cpu_threads
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
-        settings = command_line.parse(ServeBenchmark, argv)
+    with cli.one_line():
+        settings = cli.parse(ServeBenchmark, argv)
         check(settings)
         with tempfile.TemporaryDirectory() as folder:
             run(settings, Path(folder))

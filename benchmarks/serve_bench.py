@@ -15,7 +15,7 @@ from serve_client import Answer, ask
 
 import emage
 from emage.config import ModelConfig, ServeConfig
-from emage.shapes import held_out_scenes
+from emage.data.shapes import held_out_scenes
 
 RESULTS = Path(__file__).parent / "results"
 PROMPTS = [scene.caption for scene in held_out_scenes(256, seed=0)]

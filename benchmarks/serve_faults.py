@@ -16,7 +16,7 @@ from serve_bench import Bench, bar
 from serve_client import Answer, Ask, ask, closed_loops, stream
 from serve_program import megabytes, processes
 
-from emage.errors import InputError
+from emage.utils.errors import InputError
 
 VICTIMS = ("Model", "Frontend")  # deployments
 WARM_UP = 200  # requests of the memory part that do not count

@@ -16,7 +16,7 @@ import aiohttp
 import psutil
 from serve_client import open_session
 
-from emage.errors import InputError
+from emage.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"ray::ServeReplica:emage:": "", "ray::Proxy": "proxy", "ray::ServeController": "controller"}  # process titles

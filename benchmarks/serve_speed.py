@@ -17,7 +17,7 @@ from rich.table import Table
 from serve_bench import Bench, bar
 from serve_client import Answer, closed_loops, open_session, percentiles
 
-from emage.errors import InputError
+from emage.utils.errors import InputError
 
 PAUSE_S = 0.02  # threads that wait for work spin a while first: they shall not do so in the other's time
 SAMPLE = 16  # pictures compared at each level

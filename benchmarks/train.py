@@ -4,9 +4,9 @@ python benchmarks/train.py                                              # the de
 python benchmarks/train.py preset=emage_346m micro_batch_size=1 steps=1 rounds=2 pipeline=false   # on a CPU: minutes
 python benchmarks/train.py preset=emage_346m results=train.json         # on a GPU
 
-Methods take turns on the same rows, so that whatever else the machine does falls on all. FLOP are the plan's
-(emage.plan); their share is of a large matrix product's rate, measured in the same run. By its FLOP #3 should cost
-about 1.33 x #1: its first pass is one more forward, without gradient.
+Methods take turns on the same rows, so that whatever else the machine does falls on all. FLOP are those of
+emage.training.estimate; their share is of a large matrix product's rate, measured in the same run. By its FLOP
+#3 should cost about 1.33 x #1: its first pass is one more forward, without gradient.
 """
 
 import json
@@ -31,19 +31,22 @@ from rich.table import Table
 from torch import nn
 
 import emage
-from emage import command_line, plan, provenance, schema, tokenizers
-from emage.checkpoint import describe
-from emage.config import MLflowConfig, Precision, TrainConfig, preset
-from emage.devices import check_precision, choose, matmul_rate, set_precision, wait_for
-from emage.errors import InputError
-from emage.masking import PictureRng
+from emage import tokenizers
+from emage.config import MLflowConfig, Precision, TrainConfig, cli, preset
+from emage.data import schema
+from emage.data.shapes import train_scenes
+from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
-from emage.model import Network
-from emage.optim import adamw
-from emage.shapes import train_scenes
-from emage.steps import columns as steps_of
-from emage.token_table import Batch, TokenTable
-from emage.training import BareEngine, Objective, fit
+from emage.methods.masking import PictureRng
+from emage.model.checkpoint import describe
+from emage.model.device_support import check_precision, choose, matmul_rate, set_precision, wait_for
+from emage.model.transformer import Network
+from emage.training import estimate
+from emage.training.loop import BareEngine, Objective, fit
+from emage.training.optimizer import adamw
+from emage.training.step_log import columns as steps_of
+from emage.utils import provenance
+from emage.utils.errors import InputError
 
 
 class Tokens(NamedTuple):
@@ -90,8 +93,8 @@ class Bench(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with command_line.one_line():
-        run(command_line.parse(TrainBenchmark, argv))
+    with cli.one_line():
+        run(cli.parse(TrainBenchmark, argv))
 
 
 def run(settings: TrainBenchmark) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def check(settings: TrainBenchmark) -> torch.device:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise InputError(f"{name}={value}: there must be at least one")
-    choices = {"methods": tuple(METHODS), "precision": tuple(plan.GPUS)}
+    choices = {"methods": tuple(METHODS), "precision": tuple(estimate.GPUS)}
     for name, allowed in choices.items():
         for value in getattr(settings, name):
             if value not in allowed:
@@ -179,7 +182,7 @@ def speed(variant: Variant, forward: AbstractContextManager, bench: Bench, peak:
     found: dict[str, dict[str, Any]] = {}
     for method, seconds in times.items():
         network, _ = networks[METHODS[method].CAUSAL]
-        flops = plan.flops_per_sample(network, method) * len(batch.uid) / seconds  # type: ignore[arg-type]
+        flops = estimate.flops_per_sample(network, method) * len(batch.uid) / seconds  # type: ignore[arg-type]
         found[method] = {
             "ms": seconds * 1e3,
             "tokens_per_s": batch.y.numel() / seconds,
@@ -262,7 +265,7 @@ def memory_of(method: str, forward: AbstractContextManager, bench: Bench) -> dic
     return {
         "peak_bytes": large,
         "bytes_a_picture": (large - small) / half,
-        "planned_activation_bytes": plan.activation_bytes(network, precision),
+        "planned_activation_bytes": estimate.activation_bytes(network, precision),
         "largest_micro_batch": largest(lambda size: fits(step, rows(size, bench.tokens)), start=2 * half),
     }
 
@@ -301,7 +304,7 @@ def beside_the_pipeline(bench: Bench) -> dict[str, float]:
 
     Once before Ray is there, and once afterwards beside its idle processes, which take their share of a few cores.
     """
-    from emage.on_ray.train import train  # takes seconds, and only this part needs it
+    from emage.on_ray.training.driver import train  # takes seconds, and only this part needs it
 
     steps = bench.settings.steps * (bench.settings.rounds + 1)
     with tempfile.TemporaryDirectory() as folder:

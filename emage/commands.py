@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from emage import __version__, config
-from emage.addresses import public
-from emage.errors import InputError
+from emage.utils.errors import InputError
+from emage.utils.redact import public
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,27 @@ class Command:
 
 
 COMMANDS = {
-    "ingest": Command("table of image URLs -> token table", "emage.on_ray.ingest:ingest", "emage.config:IngestConfig"),
-    "train": Command("token table -> checkpoint", "emage.on_ray.train:train", "emage.config:TrainConfig"),
+    "ingest": Command(
+        "table of image URLs -> token table", "emage.on_ray.ingest.driver:ingest", "emage.config:IngestConfig"
+    ),
+    "train": Command("token table -> checkpoint", "emage.on_ray.training.driver:train", "emage.config:TrainConfig"),
     "evaluate": Command(
         "checkpoint + captions -> images, FID and others",
-        "emage.on_ray.evaluate:evaluate",
+        "emage.on_ray.evaluation.driver:evaluate",
         "emage.config:EvaluateConfig",
     ),
-    "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serve:run", "emage.config:ServeConfig"),
+    "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serving.driver:run", "emage.config:ServeConfig"),
     "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig"),
     "reproduce": Command(
         "the paper's tables and figures", "emage.on_ray.reproduce:reproduce", "emage.config:ReproduceConfig"
     ),
     "doctor": Command(
         "what of this machine or cluster is not as it must be",
-        "emage.on_ray.preflight:run",
-        "emage.on_ray.preflight:PreflightConfig",
+        "emage.on_ray.doctor:run",
+        "emage.on_ray.doctor:PreflightConfig",
     ),
-    "inspect": Command("what a token table holds", "emage.inspection:main"),
-    "curves": Command("training runs -> their learning curves", "emage.curves:main"),
+    "inspect": Command("what a token table holds", "emage.data.inspect_tokens:main"),
+    "curves": Command("training runs -> their learning curves", "emage.training.plot_curves:main"),
 }
 
 

@@ -20,7 +20,7 @@ from emage.config import ServeConfig, parse
 
 def app(values: dict[str, str]) -> Any:
     """The application that `serve run` and `serve deploy` build, from key=value arguments."""
-    from emage.on_ray import serve
+    from emage.on_ray.serving import driver as serve
 
     return serve.application(serve.check(parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])))
 

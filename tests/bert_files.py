@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForPreTraining
 
-from emage.text.bert import SIZES, SPECIAL
+from emage.model.text.bert import SIZES, SPECIAL
 
 # Five special tokens, then: a 5, red 6, circle 7, ##s 8, ...
 WORDS = [*SPECIAL, "a", "red", "circle", "##s", "cafe", "the", "!", "##é", "é", "e", "##e", "猫", "[", "]", "sep"]

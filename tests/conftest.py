@@ -20,7 +20,8 @@ DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "
 
 # Two processes at most have a Ray cluster. One has it for these: from a table of URLs to a trained model.
 DATA_ON_RAY = {
-    f"test_{name}" for name in ("selecting", "download", "ingest", "ingest_again", "tokenizing", "shuffle", "train")
+    f"test_{name}"
+    for name in ("select_urls", "download", "ingest", "ingest_again", "tokenize_shards", "shuffle", "train")
 }
 
 
@@ -82,10 +83,10 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.
 def ray_cluster() -> Iterator[None]:
     import ray
 
-    from emage.on_ray import proxy
+    from emage.on_ray import launch
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    os.environ[proxy.VARIABLE] = proxy.PATH
+    os.environ.update([launch.PROXY_HOOK])
     ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level=logging.WARNING)
     yield
     ray.shutdown()
@@ -114,8 +115,8 @@ def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 @pytest.fixture(scope="session")
 def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token table of 200 drawn pictures in two files, as ingest writes it."""
-    from emage import shapes
-    from emage.reproduce.small_world import write_table
+    from emage.data import shapes
+    from emage.reproduce.shapes_dataset import write_table
 
     folder = tmp_path_factory.mktemp("tokens")
     write_table(folder, shapes.train_scenes(200, seed=0), seed=0, files=2, row_group=30)
@@ -125,8 +126,9 @@ def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of an untrained network with the demo's tokenizer."""
-    from emage import checkpoint, tokenizers
+    from emage import tokenizers
     from emage.config import CheckpointConfig, ModelConfig, SamplingConfig
+    from emage.model import checkpoint
 
     torch.manual_seed(0)
     model = ModelConfig(width=64, depth=2, num_heads=2, text="clip_tiny", text_length=24)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from emage.config import SamplingConfig
-from emage.errors import InputError
+from emage.utils.errors import InputError
 
 HEIGHT, WIDTH, TOKENS = 16, 24, 96
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ModelConfig
-from emage.masking import MASK, PictureRng
 from emage.methods import METHODS
-from emage.model import Network
+from emage.methods.masking import MASK, PictureRng
+from emage.model.transformer import Network
 
 V, N, B = 11, 16, 3
 ITERATIVE = ["iterative1", "iterative2", "iterative3"]

@@ -10,8 +10,9 @@ import web
 from PIL import Image
 from web import encode
 
-from emage import manifest, shapes
 from emage.config import IngestConfig
+from emage.data import shapes
+from emage.utils import manifest
 
 NUM_GOOD = 260
 NUM_WRITTEN = NUM_GOOD + 1 + 3 + 1  # turned, odd, again

@@ -30,9 +30,10 @@ def test_importing_emage_alone_is_cheap():
 def test_programs_start_without_what_only_their_workers_need():
     """open_clip takes five seconds to import, torch three: Ray Train's controller needs neither, drivers only torch."""
     code = """
-import sys, emage.on_ray.train_job
+import sys, emage.on_ray.training.job
 assert not {"torch", "ray", "open_clip"} & set(sys.modules)
-import emage.on_ray.evaluate, emage.on_ray.ingest, emage.on_ray.serve, emage.on_ray.train
+import emage.on_ray.evaluation.driver, emage.on_ray.ingest.driver
+import emage.on_ray.serving.driver, emage.on_ray.training.driver
 assert not {"open_clip", "transformers", "deepspeed", "mlflow", "img2dataset"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -13,8 +13,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from emage import manifest
-from emage.errors import InputError
+from emage.utils import manifest
+from emage.utils.errors import InputError
 
 NAME = "captions.parquet"
 

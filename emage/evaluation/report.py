@@ -13,12 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from emage import manifest, sheets
-from emage.evaluation import shards
+from emage.evaluation import image_shards
 from emage.evaluation.caption_list import Task
-from emage.evaluation.judging import CLIP, ON_SETS
-from emage.evaluation.shards import BEST, Shard
-from emage.metrics import frechet
+from emage.evaluation.image_shards import BEST, Shard
+from emage.evaluation.metrics import frechet
+from emage.evaluation.scoring import CLIP, ON_SETS
+from emage.utils import image_grid, manifest
 
 SHOWN, COLUMNS = 24, 6  # pictures of a grid
 
@@ -61,11 +61,11 @@ def grids(output: Path, parts: Sequence[Shard], scores: Sequence[float] | None) 
         order = sorted(range(len(tasks)), key=lambda i: -scores[i])
         chosen |= {"best.png": order[:SHOWN], "worst.png": order[::-1][:SHOWN]}
     wanted = {i for places in chosen.values() for i in places}
-    images = dict(zip(sorted(wanted), shards.pictures(output, BEST, parts, wanted), strict=True))
+    images = dict(zip(sorted(wanted), image_shards.pictures(output, BEST, parts, wanted), strict=True))
     made: dict[str, Image.Image] = {}
     for name, places in chosen.items():
         captions = [_caption(tasks[i], None if name == "grid.png" or scores is None else scores[i]) for i in places]
-        made[name] = sheets.sheet([images[i] for i in places], captions, COLUMNS)
+        made[name] = image_grid.sheet([images[i] for i in places], captions, COLUMNS)
         made[name].save(output / name)
     return made
 
@@ -98,7 +98,7 @@ _SHAPES = ("objects_right", "relation_right", "all_right")
 def _of(name: str, report: Report) -> str:
     """What a figure is of, in one cell: networks, numbers of pictures, reference."""
     if name in _SHAPES:
-        return "share of captions, read off the pixels by the checker of emage.shapes; higher is better"
+        return "share of captions, read off the pixels by the checker of emage.data.shapes; higher is better"
     pictures = "first candidates" if name.endswith("_first") else "pictures"
     if name.startswith(CLIP):
         clip = report.made_by["judges"][CLIP]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import MASK, PictureRng
-from emage.methods.terms import Loss, Step, cross_entropy
-from emage.sampling import draw, token_knobs
+from emage.methods.base import Loss, Step, cross_entropy
+from emage.methods.masking import MASK, PictureRng
+from emage.methods.sampling import draw, token_knobs
 
 CAUSAL = True
 TWO_PASSES = False

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import (
+from emage.methods.base import Loss, Step, cross_entropy, logits_at
+from emage.methods.masking import (
     MASK,
     PictureRng,
     draw_mask,
@@ -33,8 +34,7 @@ from emage.masking import (
     unknown_places,
     unsure,
 )
-from emage.methods.terms import Loss, Step, cross_entropy, logits_at
-from emage.sampling import draw, token_knobs
+from emage.methods.sampling import draw, token_knobs
 
 CAUSAL = False
 TWO_PASSES = False

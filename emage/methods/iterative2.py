@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig
-from emage.masking import MASK, PictureRng, draw_mask
+from emage.methods.base import Loss, cross_entropy, first_pass, some_truth
 from emage.methods.iterative1 import generate, num_numbers, num_passes
-from emage.methods.terms import Loss, cross_entropy, first_pass, some_truth
+from emage.methods.masking import MASK, PictureRng, draw_mask
 
 __all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
 

@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.masking import (
+from emage.methods.base import Loss, Step, cross_entropy, first_pass, some_truth
+from emage.methods.iterative1 import num_numbers, num_passes
+from emage.methods.masking import (
     MASK,
     PictureRng,
     draw_mask,
@@ -34,9 +36,7 @@ from emage.masking import (
     position_scores,
     unsure,
 )
-from emage.methods.iterative1 import num_numbers, num_passes
-from emage.methods.terms import Loss, Step, cross_entropy, first_pass, some_truth
-from emage.sampling import draw, token_knobs
+from emage.methods.sampling import draw, token_knobs
 
 __all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
 
@@ -67,7 +67,7 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Pictu
         known = y_obs != MASK
         drawn = draw(model(y_obs, context), rng.uniform(n), *token_knobs(settings))  # 3
         tokens, p_obs = drawn.tokens, drawn.log_p
-        if settings.revise == "argmax":  # a finished token is not drawn anew: that would re-noise it in the last step
+        if settings.revise == "argmax":  # a finished token is not regenerated: that would re-noise it in the last step
             tokens, p_obs = torch.where(known, drawn.best, tokens), torch.where(known, drawn.best_log_p, p_obs)
         tokens = torch.where(given, start, tokens)
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)

@@ -1,6 +1,6 @@
 """The whole job on one machine, nothing bypassed: draw, serve over HTTP, ingest by URL, train, evaluate, serve.
 
-Pictures and captions come from emage.shapes; everything else is what a cluster runs, with the `demo` preset.
+Pictures and captions come from emage.data.shapes; everything else is what a cluster runs, with the `demo` preset.
 """
 
 import functools
@@ -25,14 +25,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from emage import manifest, shapes, sheets
 from emage.config import DemoConfig, EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, preset
-from emage.errors import InputError
-from emage.on_ray import launch, serve
-from emage.on_ray.evaluate import evaluate
-from emage.on_ray.ingest import ingest
-from emage.on_ray.train import train
-from emage.pipeline import Emage
+from emage.data import shapes
+from emage.inference.pipeline import Emage
+from emage.on_ray import launch
+from emage.on_ray.evaluation.driver import evaluate
+from emage.on_ray.ingest.driver import ingest
+from emage.on_ray.serving import driver as serve
+from emage.on_ray.training.driver import train
+from emage.utils import image_grid, manifest
+from emage.utils.errors import InputError
 
 BROKEN = 10  # rows of each kind of trouble
 REPORT = "demo_report.json"
@@ -144,7 +146,7 @@ def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
 
 def _strip(model: Path, output: Path) -> None:
     pipe = Emage.from_pretrained(str(model), device="cpu")
-    sheets.strip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
+    image_grid.strip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
 
 
 def _one_request(config: DemoConfig, output: Path, model: Path) -> float:

@@ -10,8 +10,10 @@ from pathlib import Path
 import ray
 from filelock import FileLock, Timeout
 
-from emage.errors import InputError
-from emage.on_ray import proxy
+from emage.utils.errors import InputError
+
+# What Ray Serve puts around its HTTP proxy, by an environment variable of the nodes.
+PROXY_HOOK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.serving.http_proxy:middlewares")
 
 
 def check_gpus(wanted: float, settings: str) -> None:
@@ -61,7 +63,7 @@ def start_ray(least_cpus: float = 0) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    os.environ.setdefault(proxy.VARIABLE, proxy.PATH)
+    os.environ.setdefault(*PROXY_HOOK)
     # Serve gives user code and its router an event loop each, in threads of their own. The endpoint's code never blocks
     # one, and every change of thread costs a request milliseconds (benchmarks/serve.py).
     for loop in ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"):

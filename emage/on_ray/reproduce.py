@@ -1,6 +1,6 @@
 """The paper's tables and figures: runs the cells that are not there, on Ray, and writes what all of them found.
 
-output/models, evaluations, latency, ...   one folder a cell (emage.reproduce.cells); no cell is made twice
+output/models, evaluations, latency, ...   one folder a cell (emage.reproduce.experiments); no cell is made twice
 output/table3.md, .json, .png              one of each a study; findings.md of `all`
 """
 
@@ -11,24 +11,25 @@ from typing import Any
 
 import ray
 
-from emage import manifest
 from emage.config import EvaluateConfig, ReproduceConfig, Table2Config, TrainConfig
-from emage.devices import check_device
-from emage.errors import InputError
+from emage.model.device_support import check_device
 from emage.on_ray import launch
-from emage.on_ray.evaluate import evaluate
-from emage.on_ray.train import train
-from emage.reproduce import cells, latency, needs, report, small_world, studies, tokenizers
+from emage.on_ray.evaluation.driver import evaluate
+from emage.on_ray.training.driver import train
+from emage.reproduce import experiments, latency, requirements, shapes_dataset, studies, tokenizer_comparison
 from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.recipes import Strips
-from emage.reproduce.small_world import SmallWorld
+from emage.reproduce.report import write as report
+from emage.reproduce.shapes_dataset import SmallWorld
+from emage.utils import manifest
+from emage.utils.errors import InputError
 
 PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
-    SmallWorld: small_world.make,
+    SmallWorld: shapes_dataset.make,
     TrainConfig: lambda config: {"model": train(config).name},
     EvaluateConfig: evaluate,
     LatencyConfig: latency.of_checkpoint,
-    Table2Config: tokenizers.run,
+    Table2Config: tokenizer_comparison.run,
     Strips: report.draw_strips,
 }
 
@@ -40,19 +41,19 @@ def reproduce(config: ReproduceConfig) -> None:
     config = replace(config, output=str(output))
     wanted = studies.of(config)
     todo = studies.cells(wanted)
-    lacking = needs.missing(config, todo)
-    print(needs.describe(config, todo, output), flush=True)
+    lacking = requirements.missing(config, todo)
+    print(requirements.describe(config, todo, output), flush=True)
     if config.dry_run:
         print(*(f"missing     {what}" for what in lacking), sep="\n")
         return
     if lacking:
         raise InputError(f"scale={config.scale} needs {'; '.join(lacking)}")
-    needs.load_weights(cells.waiting(todo, output))
+    requirements.load_weights(experiments.waiting(todo, output))
     manifest.claim(output, "reproduce", {"scale": config.scale})
     if config.force:
-        cells.forget(todo, output)
+        experiments.forget(todo, output)
     on_gpu = config.scale == "paper" and config.device != "cpu"
-    cells.work_through(todo, output, lambda one: _made(one, on_gpu))
+    experiments.work_through(todo, output, lambda one: _made(one, on_gpu))
     for path in report.write(config, wanted, output):
         print(f"report: {path}")
 

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfDiskError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from tqdm import tqdm
 
-from emage.errors import InputError
+from emage.utils.errors import InputError
 
 A_LITTLE = 0.001  # of a custom resource: it says where, not how many
 BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")  # resources of every node, which say nothing of where

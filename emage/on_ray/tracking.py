@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from emage import manifest
-from emage.addresses import public
 from emage.config import MLflowConfig, to_yaml
+from emage.utils import manifest
+from emage.utils.redact import public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from emage.config import Dtype
-from emage.model import Context
-from emage.pipeline import Emage
+from emage.inference.pipeline import Emage
+from emage.model.transformer import Context
 
 
 @dataclass(frozen=True)

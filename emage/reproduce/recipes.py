@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from emage import shapes, tokenizers
+from emage import tokenizers
 from emage.config import EvaluateConfig, Method, ReproduceConfig, Schedule, TrainConfig, preset
+from emage.data import shapes
 from emage.methods import METHODS
-from emage.reproduce import small_world
-from emage.reproduce.cells import WORK, Cell
+from emage.reproduce import shapes_dataset
+from emage.reproduce.experiments import WORK, Cell
 from emage.reproduce.latency import LatencyConfig
-from emage.reproduce.published import FIGURE5_PROMPTS
-from emage.reproduce.small_world import SmallWorld
+from emage.reproduce.paper_numbers import FIGURE5_PROMPTS
+from emage.reproduce.shapes_dataset import SmallWorld
 
 Text = Literal["clip", "bert"]
 Program = TypeVar("Program", TrainConfig, EvaluateConfig)
@@ -74,7 +75,7 @@ def _small_training(
     return replace(
         base,
         method=method,
-        data=replace(base.data, path=f"{world(config).config.output}/{small_world.TOKENS}"),
+        data=replace(base.data, path=f"{world(config).config.output}/{shapes_dataset.TOKENS}"),
         model=encoder,
         objective=replace(
             base.objective, mask_schedule=mask, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0
@@ -131,10 +132,10 @@ def _small_evaluation(config: ReproduceConfig) -> EvaluateConfig:
     base, here = _preset(EvaluateConfig, "demo"), world(config).config.output
     return replace(
         base,
-        captions=f"{here}/{small_world.CAPTIONS}",
+        captions=f"{here}/{shapes_dataset.CAPTIONS}",
         limit=config.small.captions,
         metrics=("shapes", "frechet"),
-        judge=replace(base.judge, reference=f"{here}/{small_world.REFERENCE}"),
+        judge=replace(base.judge, reference=f"{here}/{shapes_dataset.REFERENCE}"),
     )
 
 
@@ -179,7 +180,7 @@ def tokenizer_figures(config: ReproduceConfig) -> Cell:
         settings = replace(settings, tokenizers=settings.tokenizers or (tokenizers.DEMO,))
         if settings.pictures is None:
             needs = (world(config),)
-            settings = replace(settings, pictures=f"{needs[0].config.output}/{small_world.REFERENCE}")
+            settings = replace(settings, pictures=f"{needs[0].config.output}/{shapes_dataset.REFERENCE}")
     return Cell("tokenizers", settings, needs)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from emage.config import Method, ReproduceConfig
-from emage.reproduce import published
-from emage.reproduce.cells import Cell, in_order
-from emage.reproduce.published import UNKNOWN, Known, Other
+from emage.reproduce import paper_numbers
+from emage.reproduce.experiments import Cell, in_order
+from emage.reproduce.paper_numbers import UNKNOWN, Known, Other
 from emage.reproduce.recipes import (
     WARM_START,
     evaluation,
@@ -90,20 +90,22 @@ def _table2(config: ReproduceConfig) -> Study:
 
 
 def _table3(config: ReproduceConfig) -> Study:
-    rows = [_method_row(config, method, known) for method, known in published.TABLE3.items()]
+    rows = [_method_row(config, method, known) for method, known in paper_numbers.TABLE3.items()]
     slow = uncached(config, training(config, "autoregressive", 0))
     rows.append(Row("autoregressive/uncached", "Autoregressive, without its cache", Known(None, 48.0), (), slow))
     return Study("table3", "Table 3: the five methods", tuple(rows), notes=(_CACHE_NOTE,))
 
 
 def _table4(config: ReproduceConfig) -> Study:
-    rows = [_method_row(config, method, known, long=True) for method, known in published.TABLE4.items()]
-    return Study("table4", "Table 4: main results", tuple(rows), others=published.TABLE4_OTHERS, notes=(_CACHE_NOTE,))
+    rows = [_method_row(config, method, known, long=True) for method, known in paper_numbers.TABLE4.items()]
+    return Study(
+        "table4", "Table 4: main results", tuple(rows), others=paper_numbers.TABLE4_OTHERS, notes=(_CACHE_NOTE,)
+    )
 
 
 def _table5(config: ReproduceConfig) -> Study:
     rows = []
-    for (method, text), fid in published.TABLE5.items():
+    for (method, text), fid in paper_numbers.TABLE5.items():
         models = [training(config, method, seed, text=text) for seed in _few_seeds(config)]
         rated = tuple(evaluation(config, model) for model in models)
         rows.append(Row(f"{method}/{text}", f"{NAMES[method]}, {text.upper()}", Known(fid), rated))
@@ -117,7 +119,7 @@ def _table5(config: ReproduceConfig) -> Study:
 def _table6(config: ReproduceConfig) -> Study:
     rows = []
     models = [training(config, "iterative3", seed, long=True) for seed in _seeds(config)]
-    for steps, known in published.TABLE6.items():
+    for steps, known in paper_numbers.TABLE6.items():
         rated = tuple(evaluation(config, model, steps=steps) for model in models)
         timed = latency(config, models[0], steps=steps)
         rows.append(Row(f"iterative3/steps={steps}", f"{steps} iterations", known, rated, timed))

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from emage.config import nearest
-from emage.tokenizers import download, published
-from emage.tokenizers import weights as files
+from emage.tokenizers import download, published_formats
+from emage.tokenizers import weight_files as files
 from emage.tokenizers.dvae import DVAEConfig
 from emage.tokenizers.vqgan import VQGANConfig
-from emage.tokenizers.weights import Config, Tokenizer, load_file, save
+from emage.tokenizers.weight_files import Config, Tokenizer, load_file, save
 
 __all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "save"]
 
@@ -33,7 +33,7 @@ class Published:
             raise ValueError(f"{path} is a folder: pass the file in it that holds {name} (.ckpt, .zip or .safetensors)")
         elif Path(path).suffix != ".safetensors":
             path = download.convert(path)
-        return files.build(name, self.config, published.read(path), device)
+        return files.build(name, self.config, published_formats.read(path), device)
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Shipped:
         return load_file(self.file, device)
 
 
-DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.shapes
+DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.data.shapes
 
 # Name -> anything with load(name, path, device): path is the user's file or folder, None for our own copy.
 TOKENIZERS = {
-    DEMO: Shipped(Path(__file__).parents[1] / "pretrained" / "demo" / "tokenizer.safetensors"),
+    DEMO: Shipped(Path(__file__).parents[1] / "model" / "pretrained" / "demo" / "tokenizer.safetensors"),
     "dvae": Published(
         DVAEConfig(),
         {

@@ -18,9 +18,9 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from emage import manifest
-from emage.tokenizers.published import read
-from emage.tokenizers.weights import write
+from emage.tokenizers.published_formats import read
+from emage.tokenizers.weight_files import write
+from emage.utils import manifest
 
 BLOCK = 1 << 20  # bytes
 

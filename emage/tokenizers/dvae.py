@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emage.fusing import fusible
-from emage.tokenizers.checks import check_pixels, to_grid
+from emage.tokenizers.input_checks import check_pixels, to_grid
+from emage.utils.torch_compile import fusible
 
 STRIDE = 8  # px per token: three of the four groups change the size
 MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is tame

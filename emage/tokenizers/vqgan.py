@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emage.fusing import fusible
-from emage.tokenizers.checks import check_pixels, to_grid
+from emage.tokenizers.input_checks import check_pixels, to_grid
+from emage.utils.torch_compile import fusible
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from emage import manifest, pictures, schema, tokenizers
-from emage.on_ray import download
+from emage import tokenizers
+from emage.data import schema
+from emage.data.ingest import decode_image
+from emage.on_ray.ingest import download
+from emage.utils import manifest
 
 SCRIPT = "ingest.py"
 
@@ -35,7 +38,7 @@ def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
     assert all(table.schema.equals(schema.PICTURE) for table in tables)
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert [jpegs.index(image) for image in images] == [0, 1, 2, 3, 4, 0, 1]
-    assert pictures.pixels(images[0]).shape == (32, 32, 3)
+    assert decode_image.pixels(images[0]).shape == (32, 32, 3)
     assert len({key for table in tables for key in table["key"].to_pylist()}) == 7
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emage.token_table import TokenTable
+from emage.data.token_table import TokenTable
 
 SCRIPT = "loader.py"
 

@@ -1,6 +1,6 @@
 """Nodes simulated on this machine: each stage's work stays where it belongs, and outlives the node that did it.
 
-Run by `make chaos`, with the parts of benchmarks/nodes.py. For training see tests/on_ray/test_train_chaos.py.
+Run by `make chaos`, with the parts of benchmarks/nodes.py. For training see on_ray/training/test_train_chaos.py.
 """
 
 import sys

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emage.errors import InputError
 from emage.evaluation import caption_list
 from emage.evaluation.caption_list import Task, read
+from emage.utils.errors import InputError
 
 
 def test_captions_come_from_every_format(tmp_path: Path):

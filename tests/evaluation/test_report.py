@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from emage.evaluation import report, shards
+from emage.data.shapes import draw_many, train_scenes
+from emage.evaluation import image_shards, report
 from emage.evaluation.caption_list import Task
+from emage.evaluation.image_shards import Drawn
+from emage.evaluation.metrics import METRICS
 from emage.evaluation.report import Report
-from emage.evaluation.shards import Drawn
-from emage.metrics import METRICS
-from emage.shapes import draw_many, train_scenes
 
 MAKER = {"commit": "c0ffee", "device": "cpu"}
 SHA = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -24,23 +24,23 @@ FIGURES = {"fid": 19.74, "precision": 0.6, "fid_first": 23.0, "clip_score": 28.1
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> list[shards.Shard]:
+def drawn(tmp_path: Path) -> list[image_shards.Shard]:
     """30 pictures in two shards."""
     scenes = train_scenes(30, seed=0)
     images = [Image.fromarray(pixels) for pixels in draw_many(scenes, seed=0)]
     tasks = [Task(i, scene.caption) for i, scene in enumerate(scenes)]
-    parts = [shards.Shard(0, tuple(tasks[:20])), shards.Shard(1, tuple(tasks[20:]))]
+    parts = [image_shards.Shard(0, tuple(tasks[:20])), image_shards.Shard(1, tuple(tasks[20:]))]
     for part in parts:
         made = [Drawn(task, [images[task.id]], [0.0]) for task in part.tasks]
-        shards.write(tmp_path, part.index, made, candidates=1, made_by=MAKER)
+        image_shards.write(tmp_path, part.index, made, candidates=1, made_by=MAKER)
     return parts
 
 
 def test_the_shapes_metric_reads_the_pictures_of_all_shards(tmp_path: Path, drawn):
     captions = [task.caption for part in drawn for task in part.tasks]
-    right = dict(METRICS["shapes"].measure(shards.pictures(tmp_path, shards.BEST, drawn), captions))
+    right = dict(METRICS["shapes"].measure(image_shards.pictures(tmp_path, image_shards.BEST, drawn), captions))
     moved = captions[1:] + captions[:1]
-    wrong = dict(METRICS["shapes"].measure(shards.pictures(tmp_path, shards.BEST, drawn), moved))
+    wrong = dict(METRICS["shapes"].measure(image_shards.pictures(tmp_path, image_shards.BEST, drawn), moved))
     assert right == {"objects_right": 1.0, "relation_right": 1.0, "all_right": 1.0} and wrong["all_right"] == 0
 
 
@@ -83,7 +83,8 @@ def test_the_best_and_the_worst_are_shown(tmp_path: Path, drawn):
     assert list(made) == ["grid.png", "best.png", "worst.png"]
     assert all(Image.open(tmp_path / name).size[0] > 500 for name in made)
     images = [
-        image.resize((128, 128), Image.Resampling.NEAREST) for image in shards.pictures(tmp_path, "pictures", drawn)
+        image.resize((128, 128), Image.Resampling.NEAREST)
+        for image in image_shards.pictures(tmp_path, "pictures", drawn)
     ]
     corner = (8, 8, 136, 136)
     assert made["best.png"].crop(corner).tobytes() == images[29].tobytes()

@@ -14,7 +14,7 @@ import web
 
 from emage import config
 from emage.config import IngestConfig
-from emage.on_ray import ingest
+from emage.on_ray.ingest import driver as ingest
 
 
 @pytest.fixture(scope="session")

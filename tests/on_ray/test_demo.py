@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from emage.config import DemoConfig
-from emage.metrics import picture_files
+from emage.evaluation.metrics import image_files
 from emage.on_ray.demo import BROKEN, demo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
@@ -34,7 +34,7 @@ def test_pictures_are_there_to_look_at(finished: Path):
     assert Image.open(finished / "evaluate" / "grid.png").width > 500
     assert Image.open(finished / "strip.png").width > 1000
     (shard,) = (finished / "evaluate" / "pictures").iterdir()
-    assert len(picture_files.find(str(shard))) == 8
+    assert len(image_files.find(str(shard))) == 8
 
 
 def test_the_figures_are_in_the_report(finished: Path):

@@ -20,7 +20,7 @@ from openai import OpenAI
 from PIL import Image
 from programs import ROOT, free_port, status, wait_until
 
-from emage import shapes
+from emage.data import shapes
 
 pytestmark = pytest.mark.chaos
 RAY = str(Path(sys.executable).with_name("ray"))

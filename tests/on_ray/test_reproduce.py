@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from emage.config import ReproduceConfig, parse
-from emage.errors import InputError
 from emage.on_ray.reproduce import reproduce
 from emage.reproduce import studies
+from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +30,7 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     with Image.open(tmp_path / "figure5.png") as picture:
         assert picture.width == 8 * (128 + 16)
     assert "Figure 5" in (tmp_path / "figure5.md").read_text()
-    monkeypatch.setattr(studies.published, "TABLE6", {4: studies.published.TABLE6[4]})
+    monkeypatch.setattr(studies.paper_numbers, "TABLE6", {4: studies.paper_numbers.TABLE6[4]})
     table = replace(settings, what="table6")
     reproduce(table)
     assert "trainings   none" in capsys.readouterr().out

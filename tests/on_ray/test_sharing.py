@@ -5,10 +5,14 @@ from pathlib import Path
 import torch
 
 import emage
-from emage import checkpoint, config, schema, training
-from emage.on_ray import evaluate, worker
-from emage.on_ray.watcher import Watcher
-from emage.token_table import TokenTable
+from emage import config
+from emage.data import schema
+from emage.data.token_table import TokenTable
+from emage.model import checkpoint
+from emage.on_ray.evaluation import driver as evaluate
+from emage.on_ray.training import worker
+from emage.on_ray.training.recorder import Watcher
+from emage.training import loop as training
 
 
 def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_path: Path):

@@ -10,8 +10,8 @@ import pytest
 import ray
 from programs import wait_until
 
-from emage.errors import InputError
 from emage.on_ray import tasks
+from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
 

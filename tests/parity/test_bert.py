@@ -8,8 +8,8 @@ from bert_files import write_bert
 from transformers import BertModel, BertTokenizer
 
 from emage.config import ModelConfig
-from emage.text import load_published
-from emage.text.bert import BertText
+from emage.model.text import load_published
+from emage.model.text.bert import BertText
 
 CAPTIONS = [
     "A red circle",

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from emage.config import ModelConfig
-from emage.text.clip import SIZES, ClipText
+from emage.model.text.clip import SIZES, ClipText
 
 CAPTIONS = ["a red bus on a street", "", "an orange cat, asleep!", "word " * 100]
 

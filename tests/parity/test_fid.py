@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emage import shapes
-from emage.metrics import picture_files, reference, sets
-from emage.metrics.inception import MODES, Inception
+from emage.data import shapes
+from emage.evaluation.metrics import image_files, reference_features, set_metrics
+from emage.evaluation.metrics.inception import MODES, Inception
 
 COUNT, SIDE, WIDTH = 20, 96, 64
 AGREE = 1e-3  # relative
@@ -57,16 +57,16 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(given):
     """By mode: the features of both folders, each (COUNT, WIDTH)."""
-    surveys = [reference.find(folder) for folder in given.folders]
+    surveys = [reference_features.find(folder) for folder in given.folders]
     extractors = {mode: Inception(given.weights, mode=mode, width=WIDTH) for mode in MODES}
     return {
-        mode: [reference.features(survey.files, extractor, SIDE, batch_size=16) for survey in surveys]
+        mode: [reference_features.features(survey.files, extractor, SIDE, batch_size=16) for survey in surveys]
         for mode, extractor in extractors.items()
     }
 
 
 def distance(features: list[torch.Tensor]) -> float:
-    return sets.fid(*features)["fid"]
+    return set_metrics.fid(*features)["fid"]
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_torch_fidelity_says_the_same(given, ours):
     )
     features = ours["torch-fidelity"]
     assert distance(features) == pytest.approx(theirs["frechet_inception_distance"], rel=AGREE)
-    assert sets.kid(*features)["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=AGREE)
-    found = sets.precision_recall(*features)
+    assert set_metrics.kid(*features)["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=AGREE)
+    found = set_metrics.precision_recall(*features)
     assert found == {"precision": theirs["precision"], "recall": theirs["recall"]}
 
 
@@ -117,7 +117,7 @@ def test_precision_and_recall_between_none_and_all_are_torch_fidelitys(ours):
 
     drawings, colours = ours["torch-fidelity"]
     mixed = torch.cat([drawings[: COUNT // 2], colours[: COUNT // 2]])
-    found = sets.precision_recall(mixed, drawings)
+    found = set_metrics.precision_recall(mixed, drawings)
     theirs = prc_features_to_metric(mixed, drawings, verbose=False)
     assert found == {"precision": theirs["precision"], "recall": theirs["recall"]}
     assert 0 < found["precision"] < 1
@@ -156,8 +156,8 @@ def test_the_features_of_the_fid_are_theirs(given, pytorch_fid, monkeypatch):
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    files = [picture_files.find(folder)[0] for folder in given.folders]
-    (pixels,) = picture_files.batches(files, SIDE, 2, cut=picture_files.exact)
+    files = [image_files.find(folder)[0] for folder in given.folders]
+    (pixels,) = image_files.batches(files, SIDE, 2, cut=image_files.exact)
     found = {mode: Inception(given.weights, mode=mode)(pixels) for mode in MODES}
 
     wrapped = torch.nn.Module()

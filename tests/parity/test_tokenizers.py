@@ -9,7 +9,7 @@ import torch
 from formula import SIZE, TINY, picture, thinned, tiny
 
 from emage import tokenizers
-from emage.tokenizers import Published, weights
+from emage.tokenizers import Published, weight_files
 
 DATA = Path(__file__).with_name("data")
 
@@ -33,4 +33,4 @@ def test_openais_own_pickles_load(form, tmp_path, monkeypatch):
     monkeypatch.setitem(tokenizers.TOKENIZERS, "dvae", Published(TINY["dvae"], {}))
     shutil.unpack_archive(DATA / f"dvae-{form}.tar.xz", tmp_path / form)
     loaded = tokenizers.load("dvae", weights=tmp_path / form)
-    assert loaded.sha256 == weights.fingerprint(tiny("dvae").state_dict())
+    assert loaded.sha256 == weight_files.fingerprint(tiny("dvae").state_dict())

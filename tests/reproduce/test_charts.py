@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emage.curves import COLOURS
-from emage.reproduce import charts
 from emage.reproduce.latency import spread
-from emage.reproduce.published import TABLE3, Other
-from emage.reproduce.results import Found, Results
+from emage.reproduce.paper_numbers import TABLE3, Other
+from emage.reproduce.report import charts
+from emage.reproduce.report.results import Found, Results
+from emage.training.plot_curves import COLOURS
 
 
 def has_colour(picture: Image.Image, colour: str) -> bool:

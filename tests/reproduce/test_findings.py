@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from emage.reproduce import findings, tables
 from emage.reproduce.latency import spread
-from emage.reproduce.published import TABLE3, TABLE6, Known, Other
-from emage.reproduce.results import MEASURES, Found, Results
+from emage.reproduce.paper_numbers import TABLE3, TABLE6, Known, Other
+from emage.reproduce.report import findings, tables
+from emage.reproduce.report.results import MEASURES, Found, Results
 
 DISTANCE = next(measure for measure in MEASURES if measure.name == "frechet_tokenizer")
 RIGHT = next(measure for measure in MEASURES if measure.name == "objects_right")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from emage import Emage, checkpoint, tokenizers
+from emage import Emage, tokenizers
 from emage.config import CheckpointConfig, ModelConfig
+from emage.model import checkpoint
 from emage.reproduce import latency
 from emage.reproduce.latency import LatencyConfig
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from emage.config import EvaluateConfig, ReproduceConfig, TrainConfig, parse
-from emage.reproduce import cells, needs, studies
-from emage.reproduce.cells import WORK
+from emage.reproduce import experiments, requirements, studies
+from emage.reproduce.experiments import WORK
 
 STUDIES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5")
 
@@ -67,7 +67,7 @@ def test_studies_share_what_they_need(tmp_path: Path):
 def test_equal_cells_of_different_commands_have_one_fingerprint(tmp_path: Path):
     def prints(*arguments: str) -> dict[str, str]:
         found = studies.cells(studies.of(config(tmp_path, *arguments)))
-        return {cell.name: cells.fingerprint(cell, tmp_path) for cell in found}
+        return {cell.name: experiments.fingerprint(cell, tmp_path) for cell in found}
 
     table, everything, changed = prints("table3", "small.cpus=1"), prints("all"), prints("table3", "steps=9")
     assert all(everything[name] == value for name, value in table.items())
@@ -93,17 +93,17 @@ def test_the_paper_at_its_own_scale(tmp_path: Path):
 def test_what_is_missing_is_told_at_once(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     wanted = config(tmp_path, "all", "scale=paper", "paper.bert_weights=nowhere")
-    lacking = " ".join(needs.missing(wanted, studies.cells(studies.of(wanted))))
+    lacking = " ".join(requirements.missing(wanted, studies.cells(studies.of(wanted))))
     for word in ("data=", "captions=", "reference=", "inception=", "bert_weights=nowhere (no such file)"):
         assert f"paper.{word}" in lacking
     assert "table2.pictures=" in lacking and "table2.weights.NAME=" in lacking
     small = config(tmp_path, "all")
-    assert needs.missing(small, studies.cells(studies.of(small))) == []
+    assert requirements.missing(small, studies.cells(studies.of(small))) == []
 
 
 def test_the_papers_plan(tmp_path: Path):
     wanted = config(tmp_path, "table3", "scale=paper")
-    told = needs.describe(wanted, studies.cells(studies.of(wanted)), tmp_path)
+    told = requirements.describe(wanted, studies.cells(studies.of(wanted)), tmp_path)
     assert "16: 0 done, 16 to do (5 models, 5 evaluations, 6 latency)" in told
     assert "5 x 250,000 steps of 1,024 pictures" in told and "2,400,000 drawn by models" in told
     assert "days for one process (trainings on 64 V100s" in told
@@ -114,22 +114,22 @@ def test_the_small_plan_goes_by_finished_trainings(tmp_path: Path):
     order = studies.cells(studies.of(wanted))
     rate = 1e9
     first = next(cell for cell in order if cell.name.startswith("models/iterative1"))
-    network = needs._network(first.config.method, first.config.model, needs._tokens(wanted))
-    seconds = needs.START_S + needs.plan.run_flops(first.config, network) / rate
-    record = {"fingerprint": cells.fingerprint(first, tmp_path), "figures": {}, "seconds": seconds}
+    network = requirements._network(first.config.method, first.config.model, requirements._tokens(wanted))
+    seconds = requirements.START_S + requirements.estimate.run_flops(first.config, network) / rate
+    record = {"fingerprint": experiments.fingerprint(first, tmp_path), "figures": {}, "seconds": seconds}
     (tmp_path / first.name).mkdir(parents=True)
-    needs.cells.manifest.write_json(tmp_path / first.name / cells.RESULT, record)
-    told = needs.describe(wanted, order, tmp_path)
+    requirements.experiments.manifest.write_json(tmp_path / first.name / experiments.RESULT, record)
+    told = requirements.describe(wanted, order, tmp_path)
     assert "17: 1 done, 16 to do (1 world, 4 models, 5 evaluations, 6 latency)" in told
     assert "by 1 finished trainings" in told and "4 x 10 steps of 32 pictures" in told
-    assert needs._past_rate(first, tmp_path, needs._tokens(wanted)) == pytest.approx(rate)
+    assert requirements._past_rate(first, tmp_path, requirements._tokens(wanted)) == pytest.approx(rate)
 
 
 def test_a_rate_is_measured_where_nothing_is_finished(tmp_path: Path):
     wanted = config(tmp_path, "figure3", "seeds=1", "small.batch_size=2")
     order = studies.cells(studies.of(wanted))
-    assert "by a few steps taken now" in needs.describe(wanted, order, tmp_path)
+    assert "by a few steps taken now" in requirements.describe(wanted, order, tmp_path)
 
 
 def test_durations():
-    assert [needs.duration(s) for s in (30, 3599, 7200, 3 * 86_400)] == ["1 min", "60 min", "2.0 h", "3.0 days"]
+    assert [requirements.duration(s) for s in (30, 3599, 7200, 3 * 86_400)] == ["1 min", "60 min", "2.0 h", "3.0 days"]

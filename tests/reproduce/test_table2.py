@@ -10,13 +10,13 @@ from PIL import Image
 
 from emage import tokenizers
 from emage.config import Table2Config
-from emage.errors import InputError
-from emage.metrics import picture_files
-from emage.metrics.reconstruction import Judges
-from emage.reproduce import tokenizers as table2
-from emage.reproduce.published import TABLE2
+from emage.evaluation.metrics import image_files
+from emage.evaluation.metrics.reconstruction import Judges
+from emage.reproduce import tokenizer_comparison as table2
+from emage.reproduce.paper_numbers import TABLE2
 from emage.tokenizers import DEMO, Published, download
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+from emage.utils.errors import InputError
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class Brightness:
 
 def test_figures(greys):
     judges = Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
-    files = picture_files.find(str(greys))
+    files = image_files.find(str(greys))
     figures, shown = table2.measure(Steps(), files, judges, batch_size=3, device="cpu")
     copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
     assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
@@ -73,7 +73,7 @@ def test_figures(greys):
 
 
 def test_without_judges_their_figures_are_missing(greys):
-    files = picture_files.find(str(greys))
+    files = image_files.find(str(greys))
     figures, _ = table2.measure(Steps(), files, Judges(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 

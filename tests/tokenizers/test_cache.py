@@ -9,7 +9,7 @@ import torch
 from published_files import lightning, openai, zipped
 
 from emage import tokenizers
-from emage.tokenizers import Published, weights
+from emage.tokenizers import Published, weight_files
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def site(server, model, monkeypatch):
 def test_downloads_once_and_converts(name, file, site, model, pixels, cache):
     first, second = tokenizers.load(name), tokenizers.load(name)
     assert len(site.asked) == 1
-    assert first.sha256 == second.sha256 == weights.fingerprint(model.state_dict())
+    assert first.sha256 == second.sha256 == weight_files.fingerprint(model.state_dict())
     assert torch.equal(first.encode(pixels), model.encode(pixels))
     left = sorted(path.name for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file())
     assert left == [f"{file}.sha256", f"{name}.safetensors", f"{name}.safetensors.sha256"]
@@ -71,7 +71,7 @@ def test_a_dvae_is_two_files(server, dvae, pixels, cache, monkeypatch):
         tokenizers.load("tiny-dvae")
     server.files["/decoder.pkl"] = lost
     loaded = tokenizers.load("tiny-dvae")
-    assert loaded.sha256 == weights.fingerprint(dvae.state_dict())
+    assert loaded.sha256 == weight_files.fingerprint(dvae.state_dict())
     assert torch.equal(loaded.encode(pixels), dvae.encode(pixels))
     assert [path for path, _ in server.asked] == ["/encoder.pkl", "/decoder.pkl", "/decoder.pkl"]
     assert not list((cache / "tiny-dvae").glob("*.pkl"))
@@ -134,7 +134,7 @@ def test_a_page_instead_of_a_checkpoint_spoils_no_later_try(site, model, cache):
     )
     assert not [path for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file()]
     site.files["/1"] = good
-    assert tokenizers.load("tiny").sha256 == weights.fingerprint(model.state_dict())
+    assert tokenizers.load("tiny").sha256 == weight_files.fingerprint(model.state_dict())
 
 
 def test_a_page_after_a_checkpoint_spoils_no_later_try(site, cache):
@@ -159,4 +159,4 @@ def test_a_page_instead_of_half_a_dvae(server, dvae, monkeypatch):
     with pytest.raises(ConnectionError, match=r"decoder.pkl: 34 bytes, which begin with b'<html.*pass weights=FOLDER"):
         tokenizers.load("tiny-dvae")
     server.files["/decoder.pkl"] = good
-    assert tokenizers.load("tiny-dvae").sha256 == weights.fingerprint(dvae.state_dict())
+    assert tokenizers.load("tiny-dvae").sha256 == weight_files.fingerprint(dvae.state_dict())

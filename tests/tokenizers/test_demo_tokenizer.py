@@ -4,9 +4,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from emage import shapes, tokenizers
-from emage.tokenizers import DEMO, TOKENIZERS, weights
-from emage.tokenizers.train_vqgan import CONFIG, readable, to_pixels
+from emage import tokenizers
+from emage.data import shapes
+from emage.tokenizers import DEMO, TOKENIZERS, weight_files
+from emage.training.train_vqgan import CONFIG, readable, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def demo():
 
 def test_what_it_is(demo):
     assert (demo.name, demo.config, demo.vocab_size, demo.grid) == (DEMO, CONFIG, 512, (8, 8))
-    assert demo.sha256 == weights.fingerprint(safetensors.torch.load_file(TOKENIZERS[DEMO].file))
+    assert demo.sha256 == weight_files.fingerprint(safetensors.torch.load_file(TOKENIZERS[DEMO].file))
     assert TOKENIZERS[DEMO].file.stat().st_size <= 3e6
 
 

@@ -18,7 +18,7 @@ import torch
 from published_files import lightning, zipped
 
 from emage import tokenizers
-from emage.tokenizers.published import Inert
+from emage.tokenizers.published_formats import Inert
 
 
 def text(value: str) -> bytes:

@@ -13,7 +13,8 @@ import torch
 from published_files import lightning, openai, zipped
 
 from emage import tokenizers
-from emage.tokenizers import Published, published, weights
+from emage.tokenizers import Published, published_formats
+from emage.tokenizers import weight_files as weights
 
 
 def test_save_and_load(model, dvae, pixels, tmp_path):
@@ -72,7 +73,7 @@ def test_lightning_checkpoint_with_callback_classes(model, tmp_path, monkeypatch
         for i in range(1, 4):
             patch.setitem(sys.modules, ".".join(module.__name__.split(".")[:i]), module)
         (tmp_path / "last.ckpt").write_bytes(lightning(model, callbacks=callbacks))
-    assert published.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
+    assert published_formats.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
 
 
 def test_the_zips_checkpoint_may_lie_in_a_folder(model, pixels, tmp_path):
@@ -220,7 +221,7 @@ def test_a_published_file_is_converted_once(model, tmp_path, cache, monkeypatch)
     path.write_bytes(lightning(model))
     first = tokenizers.load("tiny", weights=path)
     (converted,) = cache.glob("*.safetensors")
-    monkeypatch.setattr(published, "read_lightning", None)  # reading it again would fail
+    monkeypatch.setattr(published_formats, "read_lightning", None)  # reading it again would fail
     (tmp_path / "moved.ckpt").write_bytes(path.read_bytes())
     assert tokenizers.load("tiny", weights=tmp_path / "moved.ckpt").sha256 == first.sha256
     assert list(cache.glob("*.safetensors")) == [converted]

@@ -1,6 +1,6 @@
 import torch
 
-from emage.tokenizers import train_vqgan
+from emage.training import train_vqgan
 
 
 def unit(*rows) -> torch.Tensor:

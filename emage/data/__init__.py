@@ -1,0 +1,1 @@
+"""The files that pass between stages, the token table, the made-up data set of shapes."""

@@ -1,0 +1,181 @@
+"""Which rows of a URL table are never asked for: conditions on their metadata, and block-lists.
+
+    where=["similarity>=0.3", "NSFW==UNLIKELY"]     a row goes on where every condition holds; a missing value fails
+    block_urls, block_hosts, block_md5              lists of what must not be fetched, one entry a line
+
+A list of URLs or of md5 sums is kept as sorted 64-bit hashes, 8 bytes an entry: at ten million entries one row in
+2 * 10^12 is blocked for another one. A URL's host is found as the fetch finds it: no spelling of it gets past a list.
+No network and no pictures here.
+"""
+
+import gzip
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from pandas.util import hash_array
+
+from emage.data.ingest import fetch
+from emage.utils.errors import InputError
+
+pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
+CONDITION = re.compile(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
+OPERATIONS = {
+    ">=": pc.greater_equal,
+    "<=": pc.less_equal,
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    ">": pc.greater,
+    "<": pc.less,
+}
+NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+# A URL as far as its host can reach. urlsplit drops tabs and line breaks, so they may stand between the slashes.
+AUTHORITY = r"^(?P<authority>[^/]*/[\t\r\n]*/[^/?#]*)"
+MD5 = re.compile(r"[0-9a-fA-F]{32}")
+
+
+# --- Conditions on metadata ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`text`, as it was written, is also the name under which the rows that fail it are counted."""
+
+    text: str
+    column: str
+    operation: str
+    value: float | str
+
+    def holds(self, values: pa.Array) -> pa.Array:
+        """Booleans, False for a missing value (or, against a number, for what is none)."""
+        values = numbers(values) if isinstance(self.value, float) else values.cast(pa.string())
+        return pc.fill_null(OPERATIONS[self.operation](values, pa.scalar(self.value, values.type)), False)
+
+
+def condition(text: str) -> Condition:
+    """ "similarity>=0.3" -> a condition on that column. Raises InputError where it is none."""
+    parts = CONDITION.fullmatch(text)
+    if parts is None:
+        raise InputError(f"source.where: {text!r} is no condition; write it like similarity>=0.3 or NSFW==UNLIKELY")
+    column, operation, value = parts.groups()
+    try:
+        return Condition(text, column, operation, float(value))
+    except ValueError:
+        if operation in ("==", "!="):
+            return Condition(text, column, operation, value)
+        raise InputError(f"source.where: in {text!r}, {value!r} is no number") from None
+
+
+def lacks_numbers(values: pa.Array) -> bool:
+    """Whether there are values and none is a number. An empty text, as csv has it, is a missing value."""
+    is_value = pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), "")
+    return bool(pc.any(is_value).as_py()) and numbers(values).null_count == len(values)
+
+
+def numbers(values: pa.Array) -> pa.Array:
+    """Any column as float64; what is no number is missing."""
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return values.cast(pa.float64(), safe=False)
+    trimmed = pc.utf8_trim_whitespace(values)
+    is_number = pc.match_substring_regex(trimmed, NUMBER)
+    return pc.if_else(is_number, trimmed, pa.scalar(None, trimmed.type)).cast(pa.float64())
+
+
+# --- Block-lists -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BlockLists:
+    """Sorted uint64 hashes of URLs, host names, sorted first halves of md5 sums."""
+
+    urls: np.ndarray
+    hosts: frozenset[str]
+    md5: np.ndarray
+
+    def blocks(self, urls: pa.Array, md5: pa.Array | None) -> Iterator[tuple[str, np.ndarray]]:
+        """(cause, booleans) for each list that there is."""
+        if len(self.urls):
+            yield "blocked_url", contains(self.urls, hashes(pc.utf8_trim_whitespace(urls)))
+        if self.hosts:
+            yield "blocked_host", self._blocked_hosts(urls)
+        if len(self.md5) and md5 is not None:
+            yield "blocked_md5", contains(self.md5, md5_keys(md5.to_pylist()))
+
+    def _blocked_hosts(self, urls: pa.Array) -> np.ndarray:
+        starts = pc.struct_field(pc.extract_regex(urls, AUTHORITY), "authority").dictionary_encode()
+        blocked = np.array([self._is_blocked(start) for start in starts.dictionary.to_pylist()] + [False])
+        return blocked[pc.fill_null(starts.indices, len(blocked) - 1).to_numpy(zero_copy_only=False)]
+
+    def _is_blocked(self, url: str) -> bool:
+        """A list's example.com stands for img.example.com as well. What is never fetched need not be blocked."""
+        try:
+            labels = _host(url).split(".")
+        except (ValueError, fetch.FetchError):
+            return False
+        return any(".".join(labels[i:]) in self.hosts for i in range(len(labels)))
+
+
+def block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[str]) -> BlockLists:
+    """Reads the files (text, one entry a line, # for comments; .gz). Raises InputError where one cannot be read."""
+    sums = list(_entries(md5, "select.block_md5"))
+    if wrong := next((entry for entry in sums if not MD5.fullmatch(entry)), None):
+        raise InputError(f"select.block_md5: {wrong[:80]!r} is no md5 sum of 32 hexadecimal digits")
+    return BlockLists(
+        np.sort(hashes(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
+        frozenset(_listed_host(entry) for entry in _entries(hosts, "select.block_hosts")),
+        np.sort(md5_keys(sums)),  # no key is 0, which stands for no sum
+    )
+
+
+def _entries(files: Sequence[str], key: str) -> Iterator[str]:
+    for file in files:
+        try:
+            opener = gzip.open if file.endswith(".gz") else open
+            with opener(file, "rt", encoding="utf-8-sig") as lines:
+                entries = (line.strip() for line in lines)
+                yield from (entry for entry in entries if entry and not entry.startswith("#"))
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise InputError(f"{file}: not a readable list ({key}): {error}") from None
+
+
+def _listed_host(entry: str) -> str:
+    """ "*.wild.net", ".wild.net" and "wild.net." are wild.net. Raises InputError where the entry is no host alone."""
+    name = entry.removeprefix("*.").strip(".")
+    try:
+        if ":" in name:  # of an IPv6 address, in brackets or not; of nothing else
+            return str(ipaddress.IPv6Address(name.strip("[]")))
+        if not re.search(r"[/?#@]", name):
+            return _host(f"http://{name}")
+    except (ValueError, fetch.FetchError):
+        pass
+    raise InputError(
+        f"select.block_hosts: {entry[:80]!r} is no host; write it like example.com, without https:// or port"
+    )
+
+
+def _host(url: str) -> str:
+    """The host that the fetch would ask, in one spelling. Raises ValueError or fetch.FetchError where there is none."""
+    host = fetch.host(url)
+    return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
+
+
+def hashes(texts: pa.Array) -> np.ndarray:
+    """(n,) uint64, the same on every machine; missing texts count as empty."""
+    hash_texts: Any = hash_array  # its stub knows fewer arguments
+    return hash_texts(pc.fill_null(texts, "").to_numpy(zero_copy_only=False), categorize=False)
+
+
+def md5_keys(sums: Sequence[str | None]) -> np.ndarray:
+    """(n,) uint64: the first 8 bytes of each md5 sum (at least 1), 0 for what is none."""
+    return np.array([max(1, int(text[:16], 16)) if text and MD5.fullmatch(text) else 0 for text in sums], np.uint64)
+
+
+def contains(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which of `values` are among the sorted `known`."""
+    places = np.searchsorted(known, values)
+    return known[np.minimum(places, len(known) - 1)] == values

@@ -1,0 +1,124 @@
+"""The features of the FID: the Inception network of 2015, with torch-fidelity's code and published weights.
+
+Families of the distance differ in how a picture reaches the network, and so in their figures; MODES has what to say
+beside each that is reported. `mode` picks the family.
+
+Letters: B batch, H W picture, D features.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from emage.evaluation.metrics import network_weights
+from emage.evaluation.metrics.network_weights import Published, needs, read
+from emage.utils.errors import InputError
+
+Mode = Literal["torch-fidelity", "pytorch-fid", "clean"]
+SIDE = 299  # px that the network reads
+MODES: dict[Mode, str] = {
+    "torch-fidelity": "torch-fidelity InceptionV3, TensorFlow 1 bilinear to 299 px, (x - 128) / 128",
+    "pytorch-fid": "torch-fidelity InceptionV3, prepared as by pytorch-fid: bilinear to 299 px without antialias, "
+    "align_corners=False, 2 x / 255 - 1",
+    "clean": "torch-fidelity InceptionV3, prepared as by clean-fid's mode clean: PIL bicubic with antialias to 299 px, "
+    "each channel in float and clipped to [0, 255], (x - 128) / 128",
+}
+WEIGHTS = Published(
+    "inception",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+)
+# D -> the layer whose mean over places these features are. The FID's are 2048; the peers offer 64 as well, for sets of
+# so few pictures that a covariance of 2048 would be singular.
+LAYERS = {64: "MaxPool_1", 2048: "Mixed_7c"}
+
+
+class Inception:
+    """An Extractor (evaluation.metrics.features). Called "inception" only where its figures may be called FID."""
+
+    def __init__(
+        self, path: str | Path, device: str | torch.device = "cpu", mode: Mode = "torch-fidelity", width: int = 2048
+    ):
+        """`width`: D, one of LAYERS. Raises InputError where the file does not hold this network, or its package is
+        missing.
+        """
+        whole = _load(path)
+        layers = dict(whole.named_children())  # in the order of its forward pass, which takes uint8 alone
+        names = list(layers)
+        behind = names.index(LAYERS[width]) + 1
+        used = [layers[name] for name in names[:behind]]
+        self._network = nn.Sequential(*used, nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(device)
+        self._prepare, self._device, self.width = PREPARE[mode], device, width
+        about = network_weights.facts(WEIGHTS, Path(path))
+        self.name = "inception" if about["published"] else "inception_unpublished"
+        if width != 2048:
+            self.name += f"_{width}"
+        self.facts: dict[str, Any] = {
+            "network": "InceptionV3 of 2015-12-05, by torch-fidelity",
+            "mode": mode,
+            "preprocessing": MODES[mode],
+            "weights_sha256": about["sha256"],
+            "published": about["published"],
+            "width": width,
+        }
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) of any size -> (B, D) float32 on the CPU."""
+        return self._network(self._prepare(pixels.to(self._device))).cpu()
+
+
+def _load(path: str | Path) -> nn.Module:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # 3 s
+    except ImportError as error:
+        raise needs("torch-fidelity", error) from None
+
+    safe = io.BytesIO()  # it would unpickle a file with torch's unsafe loader
+    torch.save(read(path), safe)
+    safe.seek(0)
+    try:
+        return FeatureExtractorInceptionV3("inception", ["2048"], safe)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:300]  # one line, of the names of 500 tensors
+        raise InputError(f"{path} is no Inception of {WEIGHTS.url}: {why}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What reaches the network: uint8 (B, 3, H, W) -> float32 (B, 3, 299, 299)
+
+
+def _tensorflow(pixels: Tensor) -> Tensor:
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resize
+
+    return (resize(pixels.float(), size=(SIDE, SIDE), align_corners=False) - 128) / 128
+
+
+def _pytorch(pixels: Tensor) -> Tensor:
+    x = F.interpolate(pixels.float() / 255, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    return 2 * x - 1
+
+
+def _clean(pixels: Tensor) -> Tensor:
+    channels = [_bicubic(channel) for channel in pixels.cpu().flatten(0, 1).numpy()]  #  3 B x (299, 299)
+    x = torch.from_numpy(np.stack(channels)).unflatten(0, (-1, 3)).to(pixels.device)
+    return (x - 128) / 128
+
+
+def _bicubic(channel: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(channel.astype(np.float32))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).clip(0, 255)
+
+
+PREPARE: dict[Mode, Callable[[Tensor], Tensor]] = {
+    "torch-fidelity": _tensorflow,
+    "pytorch-fid": _pytorch,
+    "clean": _clean,
+}

@@ -1,0 +1,1 @@
+"""Prompt in, image out: the pipeline people use, and what makes it fast."""

@@ -1,0 +1,137 @@
+"""How well pictures fit captions, by any CLIP that open_clip knows. Ranking and CLIP score share it.
+
+Letters: B pairs of a picture and its caption.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from PIL import Image
+from torch import Tensor
+
+from emage.config import nearest
+from emage.model.text import clip_weights
+from emage.tokenizers.weight_files import fingerprint
+from emage.utils.errors import InputError
+
+
+class Clip:
+    """`facts`: model, weights (a tag or a file's name), weights_sha256 (of the tensors, whatever file they came in)."""
+
+    def __init__(self, weights: str | None, model: str, device: str, setting: str):
+        """`model`: a name that open_clip knows, or a .json in the form of its model configs, whose weights are a file.
+
+        `weights`: a file, or a tag that open_clip publishes for the model, fetched once by name; none: its default, the
+        tag "openai" or else the first. Pictures are prepared as the tag wants them; for a file as the .json says (its
+        "preprocess_cfg"), or as the default tag wants them. `setting` is where the user says `weights`.
+        Raises InputError where model or weights cannot be had or do not fit each other.
+        """
+        tag, published = _published(model, weights, setting)
+        state, path = clip_weights(None if tag else weights, published, setting)
+        # A tag's weights know how they were trained. A file's do not, and the model's name says it.
+        network, self._transform, self._tokenize = _build(model, published, bool(tag and published.get("quick_gelu")))
+        _fill(network, state, path, Path(model).name)
+        self._network, self._device = network.to(device).eval(), device
+        self.facts = {
+            "model": Path(model).name,
+            "weights": tag or Path(path).name,
+            "weights_sha256": fingerprint(network.state_dict()),
+        }
+
+    @torch.no_grad()
+    def similarity(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """Cosine of picture i and caption i, (B,) in [-1, 1]."""
+        pixels = torch.stack([self._transform(image) for image in images]).to(self._device)
+        pictures = self._network.encode_image(pixels, normalize=True)
+        texts = self._network.encode_text(self._tokenize(list(captions)).to(self._device), normalize=True)
+        return (pictures * texts).sum(-1)
+
+
+def _published(model: str, weights: str | None, setting: str) -> tuple[str | None, dict[str, Any]]:
+    """The tag that `weights` names, None for a file; what open_clip says of that tag, or of the model's default."""
+    if not model.endswith(".json") and model not in (known := open_clip.list_models()):
+        raise InputError(f"unknown CLIP model {model!r}{nearest(model, known)} (open_clip's names, or a config .json)")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    default = "openai" if "openai" in tags else next(iter(tags), "")
+    wanted = weights or default
+    if not wanted:
+        raise InputError(f"{model} has no published weights: pass {setting}=FILE")
+    if open_clip.is_pretrained_cfg(model, wanted):
+        return wanted, open_clip.get_pretrained_cfg(model, wanted)
+    file = Path(wanted)
+    if not file.exists() and file.name == wanted and not file.suffix:
+        raise InputError(
+            f"{setting}={wanted}: no such file, and {model} has no weights of that name{nearest(wanted, tags)} "
+            f"(published: {', '.join(tags) or 'none'})"
+        )
+    return None, open_clip.get_pretrained_cfg(model, default)
+
+
+def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any, Any, Any]:
+    """The network with random weights, what prepares a picture for it, and what prepares captions."""
+    try:
+        with _quiet(), _known(model) as name:
+            network, _, transform = open_clip.create_model_and_transforms(
+                name,
+                pretrained=None,
+                pretrained_text=False,
+                force_quick_gelu=quick_gelu,
+                image_mean=published.get("mean"),
+                image_std=published.get("std"),
+                image_interpolation=published.get("interpolation"),
+                image_resize_mode=published.get("resize_mode"),
+            )
+            return network, transform, open_clip.get_tokenizer(name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, ImportError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{model}: open_clip cannot build this model ({type(error).__name__}: {why})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warning that the weights are random: they are not for long."""
+    root = logging.getLogger()
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return record.pathname != open_clip.factory.__file__
+
+    root.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        root.removeFilter(from_elsewhere)
+
+
+@contextmanager
+def _known(model: str) -> Iterator[str]:
+    """A name for open_clip; a .json, whole or with its "model_cfg" alone, becomes the kind of folder that it reads."""
+    if not model.endswith(".json"):
+        yield model
+        return
+    config = json.loads(Path(model).read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        whole = config if "model_cfg" in config else {"model_cfg": config}
+        Path(folder, "open_clip_config.json").write_text(json.dumps(whole))
+        yield f"local-dir:{folder}"
+
+
+def _fill(network: Any, state: dict[str, Tensor], path: str, model: str) -> None:
+    """Loads weights in the forms that open_clip itself takes. Raises InputError where they are another model's."""
+    state = convert_state_dict(network, state)
+    if not hasattr(network, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    try:
+        missing = network.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise InputError(f"{path} is no {model}: {' '.join(str(error).split())[:300]}") from None
+    if missing:
+        raise InputError(f"{path} is no {model}: it has no {missing[0]}")

@@ -1,0 +1,270 @@
+"""Which image tokens are known: kept-count schedules, random masks, position noise, choice by rank. No model here.
+
+Letters: B pictures, N image tokens, T steps, t the step (1..T). `MASK` stands for [MASK] wherever tokens are passed.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emage.config import Order, Schedule
+from emage.utils.torch_compile import fusible
+
+MASK = -1  # input-only: the network has a row for it, its head has none
+CPU = torch.device("cpu")
+
+
+# --- Schedules --------------------------------------------------------------------------------------------------------
+
+
+def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
+    """Positions known after step `t` of `steps`, of `n` (Algorithm 1, line 4): floor(tau(t/T) * n).
+
+    tau is the share kept, 1 - gamma for MaskGIT's mask functions gamma. With x = t/T:
+
+    | schedule | tau(x)           | the share still masked, gamma = 1 - tau                        |
+    | cosine   | 1 - cos(pi/2 x)  | concave: few tokens at first, many at the end (Sec. 3.2)       |
+    | square   | x^2              | concave, close to the cosine                                   |
+    | cubic    | x^3              | concave, still fewer at first                                  |
+    | linear   | x                | the same number every step                                     |
+    | sqrt     | sqrt(x)          | convex: many tokens at first, when little is known             |
+
+    Every step keeps at least one new position while there are any, and the last keeps all n, which the floor alone does
+    not promise: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+    """
+    if not 1 <= t <= steps:
+        raise ValueError(f"step {t} is outside 1..{steps}")
+    return _kept(steps, n, schedule)[t - 1]
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept(steps: int, n: int, schedule: Schedule) -> tuple[int, ...]:
+    kept: list[int] = []
+    for t in range(1, steps + 1):
+        kept.append(min(n, max(_floor_tau(t, steps, n, schedule), (kept[-1] if kept else 0) + 1)))
+    kept[-1] = n
+    return tuple(kept)
+
+
+def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
+    """floor(tau(t/T) * n), in integers where tau allows: floats lose a position (29/100 * 100 is 28.999...)."""
+    match schedule:
+        case "linear":
+            return t * n // steps
+        case "square":
+            return t**2 * n // steps**2
+        case "cubic":
+            return t**3 * n // steps**3
+        case "sqrt":
+            return math.isqrt(t * n**2 // steps)
+        case "cosine":  # whole only at t/T = 2/3 (a half) and at the end; what is added there is lost nowhere else
+            return math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n + 1e-9)
+
+
+@functools.lru_cache(maxsize=8)
+def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
+    """Positions newly known after step t of a picture that begins with u of `n` unknown: (T,n+1) int32, at [t-1,u].
+
+    Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions. A
+    table for all of them lets the device look its own up, and nothing has to wait for the answer.
+    """
+    return torch.from_numpy(_kept_by_unknown(n, steps, schedule)).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def most_unknown(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
+    """Before each step, as many of `n` positions as can be unknown, whatever a picture began with."""
+    left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
+    return (n, *left[:-1].tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
+    rows = [(0,) * steps] + [_kept(steps, unknown, schedule) for unknown in range(1, n + 1)]
+    return np.array(rows, dtype=np.int32).T
+
+
+# --- Randomness -------------------------------------------------------------------------------------------------------
+
+
+class PictureRng:
+    """Uniform numbers for a batch in which every picture has a generator of its own.
+
+    A picture draws the same numbers whatever else is in the batch, on any device: the generators run on the CPU.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def uniform(self, n: int) -> Tensor:
+        """(B,n) float32 in (0, 1), both ends excluded: their logarithms are taken."""
+        rows = torch.stack([torch.rand(n, generator=generator) for generator in self._generators])
+        return rows.clamp_(2**-25, 1 - 2**-24).to(self.device, non_blocking=True)
+
+
+class Tape:
+    """A PictureRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
+
+    def __init__(self, numbers: Tensor):
+        """`numbers` (B,M), where they will be wanted (PictureRng.uniform)."""
+        self.device, self._numbers, self._used = numbers.device, numbers, 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def uniform(self, n: int) -> Tensor:
+        """(B,n) float32, the next ones."""
+        start, self._used = self._used, self._used + n
+        assert self._used <= self._numbers.shape[1], "a method draws more numbers than it said"
+        return self._numbers[:, start : self._used].contiguous()
+
+
+def gumbel(u: Tensor) -> Tensor:
+    """Standard Gumbel noise from uniform numbers in (0, 1), same shape."""
+    return -torch.log(-torch.log(u))
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+
+def num_masked(r: Tensor, n: int, schedule: Schedule) -> Tensor:
+    """How many of `n` positions to mask in training: (B,) int64, from r uniform on (0, 1]. Never 0 (Sec. 3.2: (0, n]).
+
+    The share masked is gamma(1 - r), gamma being that of `num_kept` (Sec. 4.7, Figure 4). Its mean says what a schedule
+    trains: linear 1/2, cosine 2/pi, square 2/3, cubic 3/4, sqrt 1/3.
+    """
+    return (_share_masked(r, schedule) * n).floor().long().clamp(1, n)
+
+
+def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
+    match schedule:
+        case "linear":
+            return r
+        case "square":
+            return 1 - (1 - r) ** 2
+        case "cubic":
+            return 1 - (1 - r) ** 3
+        case "sqrt":
+            return 1 - (1 - r).sqrt()
+        case "cosine":
+            return torch.cos(math.pi / 2 * (1 - r))
+
+
+def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
+    """(B,N) bool with exactly `count` (B,) random positions True in each row."""
+    return highest(rng.uniform(n), count)
+
+
+def draw_mask(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
+    """(B,N) bool, True where a training picture is masked: a random count (Algorithm 2, line 3), random positions."""
+    return random_mask(draw_count(n, schedule, rng), n, rng)
+
+
+def draw_count(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
+    """(B,) how many of `n` positions to mask in training (Algorithm 2, lines 3 and 4)."""
+    return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
+
+
+def highest(scores: Tensor, count: Tensor) -> Tensor:
+    """(B,N) bool, True at the `count` (B,) highest scores of each row. Equal scores: the earlier position first.
+
+    Choosing by place gives exact counts where a threshold on the score would miscount ties.
+    """
+    if torch.compiler.is_compiling():  # fused, N x N comparisons are never written down, and faster than a sort
+        earlier = torch.ones(scores.shape[1:] * 2, dtype=torch.bool, device=scores.device).tril(-1)  # [i,j]: j before i
+        mine, other = scores[:, :, None], scores[:, None, :]
+        return ((other > mine) | ((other == mine) & earlier)).sum(-1) < count[:, None]
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    first = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
+    return torch.zeros_like(first).scatter(1, order, first)
+
+
+# --- Which unknown positions come next --------------------------------------------------------------------------------
+
+
+def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
+    """(T,) how strong the position noise is at each step: annealed in a line from `first` to 0 at the last."""
+    return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
+
+
+def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: PictureRng) -> Tensor:
+    """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
+
+    confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` () (Sec. 4); other orders: `fixed`.
+    """
+    return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
+
+
+@fusible
+def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
+    return log_p + noise * gumbel(u)
+
+
+@fusible
+def keep(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
+    """The tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
+
+    Known ones (B,N) stay whatever their scores, but for those that are masked `again` (B,N).
+    """
+    scores = scores.masked_fill(known, torch.inf).masked_fill(again, -torch.inf)
+    return tokens.masked_fill(~highest(scores, count), MASK)
+
+
+def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
+    """(B,N) bool: the floor(share x known) least probable of the `known` (B,N) positions of a row (beyond the paper).
+
+    They are masked again for a step and regenerated. No more than `room` (B,): the places that stay masked anyway.
+    """
+    if not share:  # the default: spare every step a sort
+        return torch.zeros_like(known)
+    count = (known.sum(1) * share).floor().long().minimum(room)
+    return highest(-log_p.masked_fill(~known, torch.inf), count)
+
+
+def fixed_scores(order: Order, n: int, rng: PictureRng) -> Tensor:
+    """(B,N) scores of the orders that don't look at the model, drawn once a picture. Zeros for `confidence`."""
+    if order == "random":
+        return rng.uniform(n)
+    ranks = halton_rank(n, rng.device).float() if order == "halton" else torch.zeros(n, device=rng.device)
+    return -ranks.expand(len(rng), n)
+
+
+def unknown_places(y: Tensor, count: int) -> Tensor:
+    """(B,count) int64 places of the MASK in `y` (B,N), of known tokens where a row has fewer. In order either way."""
+    return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
+
+
+@functools.cache
+def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
+    """(N,) place of every position in a Halton sequence (bases 2, 3) over the grid: early tokens lie far apart.
+
+    The grid is the h x w = n nearest to a square.
+    """
+    height = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    width = n // height
+    order: dict[int, None] = {}
+    i = 1
+    while len(order) < n:
+        order.setdefault(int(_radical_inverse(i, 2) * height) * width + int(_radical_inverse(i, 3) * width))
+        i += 1
+    ranks = torch.empty(n, dtype=torch.int64)
+    ranks[torch.tensor(list(order))] = torch.arange(n)
+    return ranks.to(device)
+
+
+def _radical_inverse(i: int, base: int) -> float:
+    """The digits of `i` in `base`, mirrored behind the point."""
+    value, scale = 0.0, 1.0 / base
+    while i:
+        value += scale * (i % base)
+        i //= base
+        scale /= base
+    return value

@@ -1,0 +1,153 @@
+"""A checkpoint for use: a folder that holds all it takes to draw. No pickle.
+
+model.safetensors      text encoder and decoder
+tokenizer.safetensors  the picture tokenizer
+config.yaml            CheckpointConfig
+manifest.json          sha256 of the files, the tokenizer's identity, step and where the weights come from; written last
+"""
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from emage import tokenizers
+from emage.config import CheckpointConfig, from_yaml, to_yaml
+from emage.data.schema import TokenizerInfo
+from emage.methods import METHODS
+from emage.model.transformer import Network
+from emage.tokenizers import weight_files
+from emage.utils import manifest
+from emage.utils.errors import InputError
+from emage.version import __version__
+
+MODEL, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.safetensors", "config.yaml"
+
+# What networks and files raise of sizes and words that contradict each other.
+MISFITS = (SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
+
+
+def describe(tokenizer: Any) -> TokenizerInfo:
+    """A loaded tokenizer's identity, as token tables and checkpoints record it."""
+    return TokenizerInfo(tokenizer.name, tokenizer.sha256, tokenizer.vocab_size, tuple(tokenizer.grid))
+
+
+def build(config: CheckpointConfig) -> Network:
+    """The network a config describes, with fresh weights."""
+    return Network(config.model, config.vocab_size, config.grid, causal=METHODS[config.method].CAUSAL)
+
+
+def save(
+    folder: str | Path,
+    network: Network,
+    tokenizer: Any,
+    config: CheckpointConfig,
+    facts: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
+
+    `facts` go into the manifest: step, git commit, data, scores. `dtype`: of the numbers in the file, which loading
+    makes float32 again. Raises InputError where something else is in the way, and for a network that is not float32.
+    """
+    _refuse_rounded(network)
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.NAME).exists())):
+        raise InputError(f"{folder} already exists and is no checkpoint: choose another folder")
+    with manifest.new_folder(folder) as fresh:
+        weight_files.write({key: value.to(dtype) for key, value in network.state_dict().items()}, fresh / MODEL)
+        tokenizers.save(tokenizer, fresh / TOKENIZER)
+        (fresh / CONFIG).write_text(to_yaml(config))
+        files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
+        record = {"emage": __version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **facts}
+        manifest.write_json(fresh / manifest.NAME, record)
+
+
+def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
+    """Config and manifest of a checkpoint folder, every file compared with its sha256.
+
+    Raises InputError where the folder is none, is damaged, or holds another tokenizer than the one it was trained with.
+    """
+    folder = Path(folder)
+    record = _record(folder)
+    for name, digest in record["files"].items():
+        if not (folder / name).is_file():
+            raise damaged(folder, f"{name} is missing")
+        if manifest.sha256(folder / name) != digest:
+            what = "not the one this model was trained with" if name == TOKENIZER else f"not what {manifest.NAME} says"
+            raise damaged(folder, f"{name} is {what}")
+    try:
+        return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
+    except MISFITS as error:
+        raise damaged(folder, f"{CONFIG} is {one_line(error)}") from error
+
+
+def load(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[Network, Any, CheckpointConfig, dict[str, Any]]:
+    """Network (eval mode, float32), tokenizer, config and manifest of a checkpoint folder. Raises what `check` does."""
+    config, record = check(folder)
+    try:
+        network = build(config)
+        network.load_state_dict(load_file(Path(folder) / MODEL))
+    except MISFITS as error:
+        raise damaged(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
+    tokenizer = _tokenizer(Path(folder), record["tokenizer"], device)
+    return network.to(device).eval(), tokenizer, config, record
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_rounded(network: Network) -> None:
+    """What is saved is the model itself, not what another precision left of it."""
+    rounded = {str(p.dtype).removeprefix("torch.") for p in network.parameters() if p.dtype != torch.float32}
+    if rounded:
+        raise InputError(f"the model was loaded as {rounded.pop()}: load it with dtype=float32 to save it")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The manifest, which must name all that makes a model: what it leaves out would be read unchecked."""
+    try:
+        record = manifest.read_json(folder / manifest.NAME)
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
+        wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
+        raise InputError(f"{folder} is no checkpoint folder (it needs {wanted})")
+    for name in (CONFIG, MODEL, TOKENIZER):
+        if not isinstance(record["files"], dict) or name not in record["files"]:
+            raise damaged(folder, f"{manifest.NAME} does not list {name} under files")
+    tokenizer = record.get("tokenizer")
+    if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
+        raise damaged(folder, f"{manifest.NAME} does not say which tokenizer it was trained with")
+    return record
+
+
+def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.device) -> Any:
+    """The folder's tokenizer, if its weights are those that the manifest names."""
+    try:
+        tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
+    except ValueError as error:
+        raise damaged(folder, str(error)) from error
+    if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):
+        raise damaged(
+            folder,
+            f"its tokenizer is {tokenizer.name} ({tokenizer.sha256[:12]}), but "
+            f"{manifest.NAME} says {recorded['name']} ({recorded['sha256'][:12]})",
+        )
+    return tokenizer
+
+
+def damaged(folder: str | Path, what: str) -> InputError:
+    """The error of a checkpoint whose files contradict each other."""
+    return InputError(f"{folder} is a damaged checkpoint: {what}: copy the whole folder again")
+
+
+def one_line(error: Exception) -> str:
+    """As much of it as tells: a network that does not fit names all of its tensors."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

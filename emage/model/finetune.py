@@ -1,0 +1,89 @@
+"""Training that starts from a checkpoint's weights: what must be equal, and what may differ."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from emage.config import CheckpointConfig, ModelConfig
+from emage.data.schema import TokenizerInfo
+from emage.methods import METHODS
+from emage.model import hub
+from emage.model.checkpoint import CONFIG, MISFITS, MODEL, TOKENIZER, check, damaged, one_line
+from emage.model.transformer import Network
+from emage.utils.errors import InputError
+
+TEXT_POSITIONS = "text.tower.positional_embedding"  # CLIP's, one row a position; BERT has 512 whatever the length
+
+
+def start_from(
+    network: Network, path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
+) -> dict[str, Any]:
+    """Gives a network just built from `config` the weights of a checkpoint; returns the checkpoint's manifest.
+
+    Raises what `starting_point` does, which says what must be equal. The text encoder's weights come along, so that
+    published ones need not be loaded first.
+    """
+    folder, record = starting_point(path_or_hub_id, config, tokenizer)
+    try:
+        tensors = load_file(folder / MODEL)
+        if TEXT_POSITIONS in tensors:
+            tensors[TEXT_POSITIONS] = tensors[TEXT_POSITIONS][: config.model.text_length]
+        network.load_state_dict(tensors)
+    except MISFITS as error:
+        raise damaged(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
+    return record
+
+
+def starting_point(
+    path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
+) -> tuple[Path, dict[str, Any]]:
+    """The folder, fetched where it is a hub id, and the manifest of a checkpoint that `config` can start from.
+
+    `tokenizer` made the tokens to train on. It and the model's settings must be the checkpoint's own, but for:
+    - method: any but the autoregressive one, whose network looks back only, goes on from any other;
+    - text_length: may be smaller, the encoder's first positions are kept. More have never been trained;
+    - text_frozen: says what is trained from now on;
+    - text_weights: where the encoder once started; its weights are the checkpoint's.
+    Raises InputError for the first that differs, and what `check` and `hub.find` do.
+    """
+    folder = hub.find(path_or_hub_id)
+    saved, record = check(folder)
+    if differs := next(_differences(saved, record["tokenizer"], config, tokenizer, folder), None):
+        raise InputError(f"init={path_or_hub_id}: {differs}")
+    return folder, record
+
+
+def _differences(
+    saved: CheckpointConfig, recorded: dict[str, Any], config: CheckpointConfig, tokenizer: TokenizerInfo, folder: Path
+) -> Iterator[str]:
+    """What keeps training by `config` from starting with the weights of `saved`, and what to do about it."""
+    if METHODS[saved.method].CAUSAL != METHODS[config.method].CAUSAL:
+        yield (
+            f"method={saved.method} in the checkpoint and {config.method} here: an autoregressive network looks back "
+            f"only, the others all around; set method={saved.method} or start from another checkpoint"
+        )
+    if (recorded["name"], recorded["sha256"]) != (tokenizer.name, tokenizer.sha256):
+        yield (
+            f"tokenizer {recorded['name']} ({recorded['sha256'][:12]}) in the checkpoint and {tokenizer.name} "
+            f"({tokenizer.sha256[:12]}) made the token table: ingest with tokenize.tokenizer={recorded['name']} "
+            f"tokenize.weights={folder / TOKENIZER}"
+        )
+    if saved.vocab_size != config.vocab_size:
+        yield f"{saved.vocab_size} codes in the checkpoint and {config.vocab_size} here: ingest with its tokenizer"
+    if tuple(saved.grid) != tuple(config.grid):
+        theirs, ours = ("x".join(map(str, grid)) for grid in (saved.grid, config.grid))
+        yield (
+            f"grid {theirs} in the checkpoint and {ours} in the token table: ingest pictures of the size it was "
+            "trained on (download.image_size)"
+        )
+    for item in fields(ModelConfig):
+        theirs, ours = getattr(saved.model, item.name), getattr(config.model, item.name)
+        may_differ = item.name in ("text_frozen", "text_weights") or (item.name == "text_length" and ours <= theirs)
+        if theirs != ours and not may_differ:
+            most = " or less" if item.name == "text_length" else ""
+            yield (
+                f"model.{item.name}={theirs} in the checkpoint and {ours} here: set model.{item.name}={theirs}{most}"
+            )

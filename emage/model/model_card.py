@@ -1,0 +1,219 @@
+"""The model card: README.md of a checkpoint folder, told from its manifest and the model itself.
+
+The front matter is what the model hub indexes; below it stand how to use the model, what it is, how it was trained,
+its scores with the settings that made them, and what it cannot do. Nothing in it is typed in by hand.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+from torch import nn
+
+from emage.config import CheckpointConfig
+from emage.model.transformer import Network
+from emage.utils import manifest
+
+NAME, SAMPLES = "README.md", "samples.png"
+PROMPT = "a red bus on a street"  # in the example of a model that was saved without prompts
+
+SENTENCES = {
+    "fully_nar": "fully non-autoregressive (Sec. 3.1): all image tokens in one pass, none of which sees another",
+    "iterative1": "iterative model #1 (Sec. 3.2, Algorithm 1): in a few passes the surest of the missing tokens are "
+    "kept and the rest predicted anew; trained on true pictures with random holes",
+    "iterative2": "iterative model #2 (Sec. 3.3): draws as #1; trained on pictures that hold its own predictions "
+    "beside the truth, as they do while it draws",
+    "iterative3": "iterative model #3 (Sec. 3.4, Algorithms 2 and 3): every pass predicts the missing tokens and "
+    "revises those already there; trained on its own, partly wrong, predictions",
+    "autoregressive": "the autoregressive baseline (Sec. 4.3): one token a pass, from the first to the last",
+}
+CITATION = """\
+```bibtex
+@article{feng2023emage,
+  title   = {Emage: Non-Autoregressive Text-to-Image Generation},
+  author  = {Feng, Zhangyin and Hu, Runyi and Liu, Liangxin and Zhang, Fan and Tang, Duyu and Dai, Yong and
+             Feng, Xiaocheng and Li, Jiwei and Qin, Bing and Shi, Shuming},
+  journal = {arXiv preprint arXiv:2312.14988},
+  year    = {2023}
+}
+```"""
+
+
+class Described(Protocol):
+    """What a card tells of; an emage.Emage has it all."""
+
+    config: CheckpointConfig
+    network: Network
+    tokenizer: Any
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+
+def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
+    """Writes the card of the checkpoint in `folder`, which holds `pipe`. `name`: what the example loads."""
+    from huggingface_hub import ModelCard
+
+    facts = manifest.read_json(Path(folder) / manifest.NAME)
+    shown = f"![what it draws]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
+    sections = [
+        f"# Emage, {pipe.config.method}",
+        f"Text to image after [the Emage paper](https://arxiv.org/abs/2312.14988): {SENTENCES[pipe.config.method]}.",
+        shown,
+        _use(facts, name),
+        _model(pipe, facts),
+        _training(facts),
+        _scores(facts),
+        _limits(pipe, facts),
+        f"## Citation\n{CITATION}",
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    ModelCard(f"---\n{_front_matter(pipe, facts)}\n---\n{body}\n").save(Path(folder) / NAME)
+
+
+def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> None:
+    """Records an evaluation in the manifest and the card of the checkpoint in `folder`, which holds `pipe`.
+
+    `record`: `figures`, `captions` (how many), `file` (their file's name) and `settings` (all the figures depend on).
+    Equal settings are one record: new figures join it, or replace those of the same name. The manifest's `files`, by
+    which a checkpoint is checked and told from others, stay as they are.
+    """
+    path = Path(folder) / manifest.NAME
+    with FileLock(Path(folder) / ".scores.lock"):  # of two evaluations at once, none is forgotten
+        facts = manifest.read_json(path)
+        scores = facts.setdefault("scores", {})
+        key = manifest.fingerprint(record["settings"])
+        known = scores.get(key, {"figures": {}})["figures"]
+        scores[key] = record | {"figures": known | record["figures"]}
+        manifest.write_json(path, facts)
+        write(folder, pipe)
+
+
+# --- Front matter -----------------------------------------------------------------------------------------------------
+
+
+def _front_matter(pipe: Described, facts: dict[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type="captions",
+            dataset_name=record["file"],
+            metric_type=name,
+            metric_value=value,
+            metric_args=record["settings"],
+        )
+        for record in facts.get("scores", {}).values()
+        for name, value in record["figures"].items()
+    ]
+    data = ModelCardData(
+        language="en",
+        license=facts.get("license", "apache-2.0"),
+        library_name="emage",
+        pipeline_tag="text-to-image",
+        tags=["emage", pipe.config.method],
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=f"emage-{pipe.config.method}",
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+# --- Sections ---------------------------------------------------------------------------------------------------------
+
+
+def _use(facts: dict[str, Any], name: str) -> str:
+    prompt = json.dumps((facts.get("prompts") or [PROMPT])[0], ensure_ascii=False)
+    where = "this folder" if name == "." else "fetched once, then from the cache"
+    return f"""\
+## Use
+```python
+import emage
+
+pipe = emage.Emage.from_pretrained({json.dumps(name)})  # {where}
+image = pipe.generate([{prompt}], seed=7)[0]  # a PIL image
+image.save("picture.png")
+```"""
+
+
+def _model(pipe: Described, facts: dict[str, Any]) -> str:
+    config, model, tokenizer = pipe.config, pipe.config.model, facts["tokenizer"]
+    decoder = (
+        f"{model.depth} layers, width {model.width}, {model.num_heads} heads, {model.mlp}, {model.positions} positions"
+    )
+    parts = {
+        f"text encoder (`{model.text}`, {model.text_length} positions)": pipe.network.text,
+        f"decoder ({decoder})": pipe.network.decoder,
+        f"picture tokenizer (`{tokenizer['name']}`)": pipe.tokenizer,
+    }
+    rows = [(what, f"{_parameters(part):,}") for what, part in parts.items()]
+    rows.append(("all", f"{sum(map(_parameters, parts.values())):,}"))
+    height, width = pipe.size
+    return (
+        f"## Model\nA picture is {width} x {height} pixels: {config.grid[0]} x {config.grid[1]} tokens of "
+        f"{config.vocab_size} codes.\n\n{_table(('part', 'parameters'), rows)}\n\n"
+        f"The tokenizer's weights have sha256 `{tokenizer['sha256']}`; the model works with no other."
+    )
+
+
+def _training(facts: dict[str, Any]) -> str:
+    rows = [(name, str(value)) for name, value in _training_facts(facts) if value is not None]
+    settings = facts.get("settings")
+    shown = f"\n\nSettings:\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else ""
+    return f"## Training\n{_table(('what', 'value'), rows)}{shown}"
+
+
+def _training_facts(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    data = facts.get("data", {})
+    yield "data", data.get("path")
+    yield "caption-picture pairs", data.get("rows")
+    yield "fingerprint of the data", data.get("fingerprint")
+    yield "steps", facts.get("step")
+    yield "seconds", facts.get("seconds")
+    for name, value in facts.get("metrics", {}).items():
+        if name not in ("samples", "time"):  # a fingerprint, and when it was
+            yield f"{name} at the end", f"{value:.4g}"
+    yield "git commit", facts.get("git")
+    yield "emage", facts["emage"]
+
+
+def _scores(facts: dict[str, Any]) -> str:
+    if not facts.get("scores"):
+        return "## Scores\nNot measured."
+    parts = ["## Scores"]
+    for record in facts["scores"].values():
+        rows = [(name, f"{value:.4f}") for name, value in record["figures"].items()]
+        settings = json.dumps(record["settings"], indent=2)
+        parts.append(
+            f"{record['captions']} captions of `{record['file']}`, one run:\n\n{_table(('figure', 'value'), rows)}\n\n"
+            f"with\n\n```json\n{settings}\n```"
+        )
+    return "\n\n".join(parts)
+
+
+def _limits(pipe: Described, facts: dict[str, Any]) -> str:
+    height, width = pipe.size
+    limits = [
+        "It draws what its training captions speak of, in English and in their style; of anything else expect nothing.",
+        f"Every picture is {width} x {height} pixels. What the tokenizer cannot hold at that size, such as small faces "
+        "and lettering, the model cannot draw.",
+        f"It reads {pipe.config.model.text_length} tokens of a caption, begin and end among them, and no more.",
+        "Counts, and which object stands where, are often wrong; scores above that measure it say how often.",
+        "Data from the web carry the web's prejudices and its unequal shares of people, places and languages, and a "
+        "model trained on them repeats both. There is no filter on prompts or pictures: whoever offers this model to "
+        "others adds one.",
+    ]
+    if pipe.config.method == "fully_nar":
+        limits.insert(0, "The paper found that this method hardly converges (Sec. 4.2): expect blur.")
+    return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in [head, ("---", "---"), *rows])
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

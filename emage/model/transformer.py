@@ -1,0 +1,281 @@
+"""The network of Figures 1 and 2: text context (B,S,D_text) and image tokens (B,N) in, logits (B,N,V) out.
+
+Letters: B pictures, N image tokens, S text positions, D width, H heads, K width of a head, V codes.
+It knows nothing of masks, schedules or pixels; [MASK] is one more row of its input embedding.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from emage.config import ModelConfig
+from emage.methods.masking import MASK
+from emage.model.text import ENCODERS
+from emage.utils.torch_compile import fusible
+
+# --- Blocks -----------------------------------------------------------------------------------------------------------
+
+
+class Context(NamedTuple):
+    """The text as the decoder reads it: keys and values of every layer, computed once a picture, not once a step."""
+
+    keys_values: list[tuple[Tensor, Tensor]]  # per layer, (B,H,S,K) each
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [tensor for pair in self.keys_values for tensor in pair]
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor]) -> "Context":
+        return cls(list(zip(tensors[::2], tensors[1::2], strict=True)))
+
+    def of(self, rows: Sequence[int]) -> "Context":
+        """Of these captions, in this order; one may stand there many times."""
+        keys, _ = self.keys_values[0]
+        if list(rows) == list(range(len(keys))):
+            return self
+        places = torch.tensor(rows, device=keys.device)
+        return Context([(keys[places], values[places]) for keys, values in self.keys_values])
+
+
+class Slot(NamedTuple):
+    """A layer's part of the cache, and where the next token goes."""
+
+    keys: Tensor  # (B,H,N,K)
+    values: Tensor
+    place: Tensor  # (1,) int64
+    seen: Tensor  # (1,N) bool, where that token looks: at itself and those before
+
+    def put(self, keys: Tensor, values: Tensor) -> None:
+        """Writes the token's own, (B,H,1,K) each."""
+        self.keys.index_copy_(2, self.place, keys)
+        self.values.index_copy_(2, self.place, values)
+
+
+class Cache:
+    """Keys and values of the image tokens passed so far, for causal generation: 2 L B N D numbers.
+
+    Of fixed size and overwritten, the place of the next token on the device: every token is the same work.
+    """
+
+    def __init__(self, shape: Sequence[int], like: Tensor):
+        """An empty one of the shape (L,B,H,N,K), where and of the precision that `like` is."""
+        self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
+        self._places = torch.arange(shape[3], device=like.device)[None]
+        self._place = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._seen = self._places <= self._place
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every layer's."""
+        return [Slot(*pair, self._place, self._seen) for pair in zip(self._keys, self._values, strict=True)]
+
+    def advance(self) -> None:
+        self._place += 1
+        torch.le(self._places, self._place, out=self._seen)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, num_heads: int, causal: bool):
+        super().__init__()
+        self.num_heads, self.causal = num_heads, causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, slot: Slot | None = None) -> Tensor:
+        q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B,H,N,K)
+        if slot is None:
+            return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
+        assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
+        slot.put(k, v)
+        # Of a single query, plain products: the fused kernels go through the places one after another.
+        scores = (q / math.sqrt(q.shape[3])) @ slot.keys.transpose(2, 3)  # (B,H,1,N)
+        p = scores.float().masked_fill(~slot.seen, -torch.inf).softmax(-1).to(v.dtype)
+        return self.proj(_join(p @ slot.values))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, text_width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(text_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.kv(text).chunk(2, dim=-1)
+        return _split(k, self.num_heads), _split(v, self.num_heads)  # (B,H,S,K)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        q = _split(self.q(x), self.num_heads)
+        return self.proj(_join(F.scaled_dot_product_attention(q, *keys_values)))
+
+
+class MLP(nn.Module):
+    """GEGLU or GELU, `ratio` times as wide inside."""
+
+    def __init__(self, width: int, ratio: float, kind: str):
+        super().__init__()
+        hidden = int(width * ratio)
+        self.gated = kind == "geglu"
+        self.up = nn.Linear(width, 2 * hidden if self.gated else hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.gated:
+            x, gate = x.chunk(2, dim=-1)
+            return self.down(x * F.gelu(gate))
+        return self.down(F.gelu(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, text_width: int, causal: bool):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attention = SelfAttention(config.width, config.num_heads, causal)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.cross = CrossAttention(config.width, text_width, config.num_heads)
+        self.norm3 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config.width, config.mlp_ratio, config.mlp)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], slot: Slot | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), slot)
+        x = x + self.cross(self.norm2(x), keys_values)
+        return x + self.mlp(self.norm3(x))
+
+
+# --- The network -----------------------------------------------------------------------------------------------------
+
+
+class Transformer(nn.Module):
+    """Image tokens and text to logits. Bidirectional, or `causal` for the autoregressive baseline."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int = 8192,
+        grid: Sequence[int] = (32, 32),
+        text_width: int = 768,
+        causal: bool = False,
+    ):
+        super().__init__()
+        if config.width % config.num_heads:
+            raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
+        self.config, self.vocab_size = config, vocab_size
+        self.grid = (int(grid[0]), int(grid[1]))
+        self.recompute = False  # in training: blocks keep their inputs alone, and are computed again going backward
+        self.tokens = nn.Embedding(vocab_size + 1, config.width)  # the last row is [MASK]; the head has none
+        self.positions = Positions(config.positions, self.grid, config.width)
+        self.blocks = nn.ModuleList(Block(config, text_width, causal) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, vocab_size)
+        init_weights(self)
+
+    def read(self, text: Tensor) -> Context:
+        """Text states (B,S,D_text) -> what `forward` takes as its context."""
+        return Context([block.cross.keys_values(text) for block in self.blocks])  # type: ignore[operator]
+
+    def forward(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
+        """Tokens (B,N) int64, MASK where unknown -> logits (B,N,V). With a cache: the next token alone, N = 1."""
+        slots = cache.slots if cache else None
+        states = self._states(y, context.keys_values, slots)
+        if cache:
+            cache.advance()
+        return self.head(states)
+
+    def at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
+        """The logits (B,M,V) of the places (B,M) int64 alone."""
+        x = self._states(y, context.keys_values)
+        return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
+
+    @fusible
+    def _states(
+        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[Slot] | None = None
+    ) -> Tensor:
+        """What the head reads, (B,N,D): all of a pass but its logits."""
+        y = torch.where(y == MASK, self.vocab_size, y)
+        vectors = self.positions()
+        x = self.tokens(y) + (vectors.index_select(0, slots[0].place) if slots else vectors[: y.shape[1]])
+        for i, block in enumerate(self.blocks):
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, keys_values[i], use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, keys_values[i], slots[i] if slots else None)
+        return self.norm(x)
+
+    def new_cache(self, batch: int, n: int) -> Cache:
+        """An empty cache for `n` tokens of `batch` pictures."""
+        config = self.config
+        head_width = config.width // config.num_heads
+        return Cache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
+
+
+class Positions(nn.Module):
+    """A vector for every place of the grid: row + column (axial), or one of its own (learned)."""
+
+    def __init__(self, kind: str, grid: tuple[int, int], width: int):
+        super().__init__()
+        self.axial = kind == "axial"
+        if self.axial:
+            self.rows = nn.Parameter(torch.empty(grid[0], 1, width))
+            self.columns = nn.Parameter(torch.empty(1, grid[1], width))
+        else:
+            self.places = nn.Parameter(torch.empty(grid[0] * grid[1], width))
+
+    def forward(self) -> Tensor:
+        return (self.rows + self.columns).flatten(0, 1) if self.axial else self.places  # (N,D)
+
+
+class Network(nn.Module):
+    """All that is trained: the text encoder and the decoder."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, grid: Sequence[int], causal: bool):
+        super().__init__()
+        self.text = ENCODERS[config.text](config)
+        self.decoder = Transformer(config, vocab_size, grid, self.text.width, causal)
+
+    def read(self, ids: Tensor) -> Context:
+        """Caption ids (B,S) -> the decoder's context."""
+        return self.decoder.read(self.text(ids))
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+
+def init_weights(model: Transformer) -> None:
+    """Everything the decoder starts from.
+
+    | what                                   | how                                                   |
+    | embeddings, positions                  | normal, std s = 0.02 x sqrt(768 / width)              |
+    | linear weights                         | normal, std s                                         |
+    | linear weights into the residual path  | normal, std s / sqrt(3 x depth): three adds a block   |
+    | biases                                 | 0                                                     |
+    | LayerNorm                              | 1 and 0 (PyTorch's own)                               |
+
+    s is the customary 0.02 at the paper's width; narrower layers need more, or they start out nearly linear and slow.
+    """
+    std = 0.02 * math.sqrt(768 / model.config.width)
+    residual = std / math.sqrt(3 * model.config.depth)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            into_residual = name.endswith(("attention.proj", "cross.proj", "mlp.down"))
+            nn.init.normal_(module.weight, std=residual if into_residual else std)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+    for parameter in model.positions.parameters():
+        nn.init.normal_(parameter, std=std)
+
+
+def _split(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B,N,D) -> (B,H,N,K)
+
+
+def _join(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B,H,N,K) -> (B,N,D)

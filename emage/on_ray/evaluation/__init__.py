@@ -1,0 +1,1 @@
+"""Checkpoint and captions -> images and a report, on a cluster."""

@@ -1,0 +1,1 @@
+"""URL table -> token table, on a cluster."""

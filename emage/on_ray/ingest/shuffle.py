@@ -1,0 +1,223 @@
+"""Tokenized shards -> the token table: all rows in one seeded random order, in files of equal size.
+
+    1. Which pictures are the same: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first
+       uid of each are counted and, with `drop_same_content`, dropped.
+    2. A row's place in the order is a hash of (seed, uid): no list of all rows is ever needed. Each run (some shards,
+       RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
+    3. Added up over the runs, those numbers say which ranges hold a given file's rows. Each file reads them from every
+       run, cuts out its own and writes them.
+
+All of it is Ray tasks of pure pyarrow; each needs the memory of one run, or of a file and two ranges.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from emage.config import ShuffleConfig
+from emage.data import schema
+from emage.data.ingest import url_filter
+from emage.on_ray import tasks
+from emage.on_ray.ingest import download, sorted_runs, tokenize_shards
+from emage.utils import manifest
+from emage.version import __version__
+
+RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one run
+SAME_ROWS = 4_000_000  # whose sha256 one task compares
+RANGES_PER_FILE = 4  # more: less is read twice, in smaller pieces
+MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with _
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: ShuffleConfig
+    tokenizer: schema.TokenizerInfo
+    folder: str  # runs, and the files until all are there
+    num_rows: int
+    num_runs: int
+
+    @property
+    def num_files(self) -> int:
+        return max(1, -(-self.num_rows // self.config.rows_per_file))
+
+    @property
+    def num_ranges(self) -> int:
+        return self.num_files * RANGES_PER_FILE
+
+    @property
+    def table(self) -> Path:
+        return Path(self.folder) / "table"
+
+    @property
+    def dropped(self) -> Path:
+        return Path(self.folder) / "same.npy"  # uids, sorted
+
+    def run(self, number: int) -> Path:
+        return Path(self.folder) / f"run-{number:05d}"
+
+    def digests(self, number: int) -> Path:
+        return Path(self.folder) / f"sha256-{number:05d}"
+
+    def file(self, number: int) -> Path:
+        return self.table / f"{number:05d}-of-{self.num_files:05d}.parquet"
+
+
+def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> dict[str, Any]:
+    """Writes the token table into `folder`. Returns its manifest, which is the same for the same rows and settings."""
+    made = manifest.read_json(tokenized / manifest.NAME)
+    info = schema.TokenizerInfo(**{**made["tokenizer"], "grid": tuple(made["tokenizer"]["grid"])})
+    inputs = list(_inputs(tokenized, made["shards"]))
+    plan = Plan(config, info, str(work / made_from(made)[:16]), made["written"], len(inputs))
+    plan.table.mkdir(parents=True, exist_ok=True)
+    same = _find_same(plan, inputs)
+    if config.drop_same_content:
+        plan = replace(plan, num_rows=plan.num_rows - same)
+    files = []
+    with tasks.bar("shuffle", 2 * plan.num_rows, "rows") as bar:
+        starts = np.zeros(plan.num_ranges + 1, np.int64)
+        for in_front in _all(lambda n: _write_run.remote(plan, n, inputs[n]), range(plan.num_runs)):
+            starts += in_front
+            bar.update(int(in_front[-1]))
+        for file in _all(lambda n: _write_file.remote(plan, n, starts), range(plan.num_files)):
+            files.append(file)
+            bar.update(file["rows"])
+    values = {
+        "rows": made["written"],
+        "written": sum(file["rows"] for file in files),
+        "same_content": same,
+        "filtered": {"same_content": same} if config.drop_same_content and same else {},
+        "datasets": _summed(files),
+        "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
+        "input": made_from(made),
+        "tokenizer": made["tokenizer"],
+    }
+    manifest.remove_leftovers(plan.table)
+    manifest.write_json(plan.table / MANIFEST, values)
+    if folder.exists():  # made from other tokenized shards
+        shutil.rmtree(folder)
+    os.replace(plan.table, folder)
+    shutil.rmtree(work)
+    return values
+
+
+def made_from(tokenized: dict[str, Any]) -> str:
+    """Fingerprint of all tokenized shards, by their stage's manifest."""
+    return manifest.fingerprint([tokenized[name] for name in ("input", "settings", "written")])
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The token table's manifest where the table is there, else None."""
+    values = manifest.read_json(folder / MANIFEST)
+    return values if values and all((folder / file["name"]).exists() for file in values["files"]) else None
+
+
+def _all(call: Any, numbers: range) -> Iterator[Any]:
+    return tasks.run(lambda n=n: call(n) for n in numbers)
+
+
+def _summed(files: list[dict[str, Any]]) -> dict[str, int]:
+    names = sorted({name for file in files for name in file["datasets"]})
+    return {name: sum(file["datasets"].get(name, 0) for file in files) for name in names}
+
+
+def _inputs(tokenized: Path, count: int) -> Iterator[list[str]]:
+    """The shards' files in groups of about RUN_BYTES."""
+    group, size = [], 0
+    for number in range(count):
+        file = download.shard_folder(tokenized, number) / tokenize_shards.TOKENS
+        group.append(str(file))
+        size += file.stat().st_size
+        if size >= RUN_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+# --- Step 1: pictures that are there twice ---------------------------------------------------------------------------
+
+
+def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
+    """How many rows' pictures are those of another row before them; their uids are in `plan.dropped`."""
+    if not plan.dropped.exists():
+        num_ranges = max(1, -(-plan.num_rows // SAME_ROWS))
+        with tasks.bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
+            for rows in _all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
+                bar.update(rows)
+            found = [np.empty(0, np.int64)]
+            for rows, uids in _all(lambda n: _same.remote(plan, n, num_ranges), range(num_ranges)):
+                found.append(uids)
+                bar.update(rows)
+        with manifest.new_file(plan.dropped) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.sort(np.concatenate(found)))
+    return len(np.load(plan.dropped, mmap_mode="r"))
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _write_digests(plan: Plan, number: int, files: list[str]) -> int:
+    """A run of (uid, second 8 bytes of sha256), in the order of the first 8. Returns the number of rows."""
+    path = plan.digests(number)
+    if not sorted_runs.exists(path):
+        rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
+        digests = np.frombuffer(bytes.fromhex("".join(rows["sha256"].to_pylist())), ">u8").reshape(len(rows), 4)
+        table = pa.table({"uid": rows["uid"], "rest": digests[:, 1].astype(np.uint64)})
+        sorted_runs.write(path, table, digests[:, 0].astype(np.uint64), "uid")
+    return sorted_runs.num_rows(path)
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _same(plan: Plan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
+    """Rows of one range, and the uids of those that are not the first with their picture."""
+    paths = [plan.digests(n) for n in range(plan.num_runs)]
+    table, first = sorted_runs.read(paths, number, number + 1, num_ranges, "uid")
+    uid, rest = table["uid"].to_numpy(), table["rest"].to_numpy()
+    order = np.lexsort((uid, rest, first))
+    is_same = (np.diff(first[order]) == 0) & (np.diff(rest[order]) == 0)
+    return len(uid), uid[order][1:][is_same]
+
+
+# --- Steps 2 and 3 ---------------------------------------------------------------------------------------------------
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _write_run(plan: Plan, number: int, files: list[str]) -> np.ndarray:
+    """Step 2. Returns the number of rows in front of each range (num_ranges + 1,)."""
+    path = plan.run(number)
+    if not sorted_runs.exists(path):
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+        same = np.load(plan.dropped, mmap_mode="r")
+        if plan.config.drop_same_content and len(same):
+            table = table.filter(pa.array(~url_filter.contains(same, table["uid"].to_numpy())))
+        sorted_runs.write(path, table, sorted_runs.mixed(table["uid"].to_numpy(), plan.config.seed), "uid")
+    return sorted_runs.starts(path, plan.num_ranges)
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _write_file(plan: Plan, number: int, starts: np.ndarray) -> dict[str, Any]:
+    """Step 3. `starts` (num_ranges + 1,): rows of the whole table in front of each range."""
+    path = plan.file(number)
+    first, last = (plan.num_rows * n // plan.num_files for n in (number, number + 1))
+    if not path.exists():
+        low = min(int(np.searchsorted(starts, first, side="right")), plan.num_ranges) - 1  # an empty table has all 0
+        high = max(low + 1, int(np.searchsorted(starts, last, side="left")))
+        paths = [plan.run(n) for n in range(plan.num_runs)]
+        table, _ = sorted_runs.read(paths, low, high, plan.num_ranges, "uid")
+        table = table.slice(first - int(starts[low]), last - first)
+        table = table.cast(schema.token_table(plan.tokenizer, __version__))
+        with manifest.new_file(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
+    names = pq.read_table(path, columns=["dataset"])["dataset"].value_counts().to_pylist()
+    return {
+        "name": path.name,
+        "rows": last - first,
+        "sha256": manifest.sha256(path),
+        "datasets": {count["values"]: count["counts"] for count in names},
+    }

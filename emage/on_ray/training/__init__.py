@@ -1,0 +1,1 @@
+"""Token table -> checkpoint, on a cluster."""

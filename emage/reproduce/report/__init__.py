@@ -1,0 +1,1 @@
+"""What the experiments found, as tables, charts and findings."""

@@ -1,0 +1,103 @@
+"""Our own weight files of tokenizers: safetensors that know their name and config. And what identifies weights."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from emage.config import from_yaml
+from emage.tokenizers.dvae import DVAE, DVAEConfig
+from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+from emage.utils import manifest
+
+Tokenizer = VQGAN | DVAE
+Config = VQGANConfig | DVAEConfig
+
+METADATA_KEY = "emage"  # one key only: safetensors writes several in random order, and equal weights must hash equal
+KINDS: dict[str, type[Config]] = {"vqgan": VQGANConfig, "dvae": DVAEConfig}
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """sha256 over every tensor's key, dtype, shape and bytes, in the keys' order: whatever file they came in."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(tokenizer: Tokenizer, path: str | Path) -> str:
+    """Writes the weights with name and config, so that `load_file(path)` rebuilds the tokenizer.
+
+    Returns their fingerprint, which a tokenizer loaded from the file has as `sha256`.
+    """
+    kind = next(kind for kind, config in KINDS.items() if isinstance(tokenizer.config, config))
+    description = json.dumps({"name": tokenizer.name, kind: asdict(tokenizer.config)}, sort_keys=True)
+    write(tokenizer.state_dict(), path, {METADATA_KEY: description})
+    return fingerprint(tokenizer.state_dict())
+
+
+def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, whole or not at all."""
+    content = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, metadata)
+    # safetensors' own save_file makes files that only their owner can read
+    with manifest.new_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # before the manifest that says it is there
+
+
+def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
+    """The tokenizer that `save` wrote."""
+    described = describe(path)
+    if described is None:
+        raise ValueError(f"{path} does not say which tokenizer it holds: use load(name, weights=path)")
+    name, config = described
+    return build(name, config, safetensors.torch.load_file(path), device)
+
+
+def describe(path: str | Path) -> tuple[str, Config] | None:
+    """Name and config inside a safetensors file; None if `save` did not write it."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, not a safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if text is None:
+        return None
+    described = _json(text)
+    kind = next((kind for kind in KINDS if isinstance(described, dict) and kind in described), None)
+    if kind is None or not isinstance(described.get("name"), str):
+        raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(KINDS)})")
+    try:
+        return described["name"], from_yaml(KINDS[kind], json.dumps(described[kind]))  # which checks names and types
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{path} holds a tokenizer that this version of emage cannot build: {error}") from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | torch.device = "cpu") -> Tokenizer:
+    """A tokenizer in eval mode, in float32, without gradients."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
+            tokenizer = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
+        tokenizer.load_state_dict(tensors, strict=True)
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has
+        raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error
+    tokenizer.sha256 = fingerprint(tokenizer.state_dict())
+    return tokenizer.eval().requires_grad_(False).to(device)

@@ -1,0 +1,245 @@
+"""Trains the demo's tokenizer on drawn shapes.
+
+    python -m emage.training.train_vqgan --out vqgan-demo-f8-512.safetensors --grid reconstructions.png
+
+Cost: about 5 minutes of one core. Expected: more than 99 % of the reconstructions are read as their captions say, with
+training scenes and with unseen objects, and the background is a single code.
+
+It learns from training scenes only. No discriminator and no perceptual loss: the pictures are few flat colours, and the
+pixels alone make them sharp. What matters here is the code table:
+    1. The encoder sees patches alone, so a data set of pictures is a short list of distinct patches. Every step encodes
+       that whole list, each patch once: the table does not drown in background.
+    2. Latents and codes have unit length. The nearest code is then the same with or without normalizing the latent,
+       and the saved quantizer is the plain one.
+    3. A code follows the mean of its patches (EMA); codes without a patch move to the patches with the largest error.
+    4. Latents of distinct patches push each other away. Without it about one patch in eight shared a code in the end.
+    5. At `freeze` of the steps encoder and table stand still, and the decoder alone learns on.
+    6. Half of each batch are mosaics, random patches in random places. Without them the decoder guesses a patch by
+       its neighbours: 100 % of the training scenes were readable, but 84 % of the unseen objects.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm import trange
+
+from emage.data import shapes
+from emage.tokenizers import save
+from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+
+NAME = "vqgan-demo-f8-512"
+CONFIG = VQGANConfig(
+    vocab_size=512,
+    code_dim=16,
+    z_channels=16,
+    channels=16,
+    channel_mult=(1, 1, 2, 4),
+    num_res_blocks=1,
+    num_groups=8,
+    resolution=64,
+    attention_resolutions=(),
+    quantizer="nearest",
+    patchwise=True,
+)
+STRIDE = CONFIG.stride
+EMA = 0.9  # of the code table
+COMMITMENT = 0.25
+CROWDED = 0.5  # cosine between two latents from which they push each other away
+SHAPE_WEIGHT = 4.0  # of pixels on or near a shape, against 1 for the background
+
+
+def train(steps: int, batch: int, lr: float, freeze: float, num_pictures: int, seed: int) -> VQGAN:
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+    pictures = to_pixels(shapes.draw_many(shapes.train_scenes(num_pictures, seed), seed))
+    patches, places = distinct_patches(pictures)  # (P, 3, s, s), (n, N)
+    model = VQGAN(CONFIG, NAME)
+    codes = model.quantize.codes.requires_grad_(False)
+    codes.copy_(F.normalize(torch.randn(codes.shape, generator=rng), dim=1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
+    frozen_at = round(freeze * steps)
+    for step in (bar := trange(steps, desc=f"{len(patches)} patches")):
+        layout = places[torch.randint(len(places), (batch,), generator=rng)]  # (B, N)
+        layout[::2] = torch.randint(len(patches), layout[::2].shape, generator=rng)
+        if step < frozen_at:
+            latents = unit_latents(model, patches)  # (P, E)
+            ids = assign(latents, codes)  #           (P,)
+            if step % 20 == 0:
+                revive(codes, latents.detach(), ids)
+                ids = assign(latents, codes)
+            follow(codes, latents.detach(), ids, EMA)
+        elif step == frozen_at:
+            ids = settle(codes, unit_latents(model, patches).detach(), rng)
+            latents = codes[ids]
+        quantized = latents + (codes[ids] - latents).detach()  # gradients pass straight through
+        grid = quantized[layout].unflatten(1, model.grid).permute(0, 3, 1, 2)  # (B, E, h, w)
+        loss = pixel_loss(model.pixels(grid), assemble(patches[layout], model.grid))
+        loss = loss + COMMITMENT * (latents - codes[ids]).square().sum(1).mean() + crowding(latents)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", codes=len(ids.unique()))
+    return model.eval()
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def distinct_patches(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3, H, W) -> the distinct patches (P, 3, s, s) and which one lies where (n, N)."""
+    patches = F.unfold(pictures, STRIDE, stride=STRIDE).transpose(1, 2)  # (n, N, 3*s*s)
+    keys = (patches * 255).round().to(torch.uint8).flatten(0, 1).numpy()
+    _, first, inverse = np.unique(
+        np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").ravel(), return_index=True, return_inverse=True
+    )
+    distinct = patches.flatten(0, 1)[torch.from_numpy(first)].view(-1, 3, STRIDE, STRIDE)
+    return distinct, torch.from_numpy(inverse).view(patches.shape[:2])
+
+
+def assemble(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, N, 3, s, s) -> (B, 3, H, W)."""
+    return patches.unflatten(1, grid).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Share of the peak: 5 % warm-up, then cosine to 0."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def pixel_loss(drawn: Tensor, true: Tensor) -> Tensor:
+    """L1 + L2, heavier within 3 px of a shape: most of a picture is background."""
+    near = F.max_pool2d((true < 1).any(1, keepdim=True).float(), 7, stride=1, padding=3)
+    weight = 1 + (SHAPE_WEIGHT - 1) * near
+    error = drawn - true
+    return ((error.abs() + error.square()) * weight).sum() / (3 * weight.sum())
+
+
+def unit_latents(model: VQGAN, patches: Tensor) -> Tensor:
+    """patches (P, 3, s, s) -> (P, E)."""
+    return F.normalize(model.latents(patches).flatten(1), dim=1)
+
+
+def crowding(latents: Tensor) -> Tensor:
+    """How much the latents (P, E) of distinct patches crowd, summed over each one's neighbours."""
+    cosine = latents @ latents.T - 2 * torch.eye(len(latents))  # no one crowds itself
+    return F.relu(cosine - CROWDED).square().sum(1).mean()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The code table: latents (P, E), codes (V, E), both of unit length; ids (P,)
+
+
+@torch.no_grad()
+def assign(latents: Tensor, codes: Tensor) -> Tensor:
+    return (latents @ codes.T).argmax(1)
+
+
+@torch.no_grad()
+def follow(codes: Tensor, latents: Tensor, ids: Tensor, inertia: float) -> None:
+    """Moves every used code towards the mean of its latents; inertia: 0 moves it there at once."""
+    used, inverse = ids.unique(return_inverse=True)
+    mean = torch.zeros(len(used), latents.shape[1]).index_add_(0, inverse, latents)
+    codes[used] = F.normalize(inertia * codes[used] + (1 - inertia) * F.normalize(mean, dim=1), dim=1)
+
+
+@torch.no_grad()
+def revive(codes: Tensor, latents: Tensor, ids: Tensor) -> None:
+    """Moves unused codes onto the latents that are farthest from their own code."""
+    unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
+    error = (latents - codes[ids]).square().sum(1)
+    worst = error.argsort(descending=True)[: len(unused)]
+    codes[unused[: len(worst)]] = latents[worst]
+
+
+@torch.no_grad()
+def settle(codes: Tensor, latents: Tensor, rng: torch.Generator) -> Tensor:
+    """Ends the table's learning: used codes right on their latents, the others far from those, so that rounding on
+    another machine picks the same codes. Returns the ids."""
+    ids = assign(latents, codes)
+    follow(codes, latents, ids, inertia=0.0)
+    unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
+    candidates = F.normalize(torch.randn(20 * len(codes), codes.shape[1], generator=rng), dim=1)
+    closeness = (candidates @ codes[ids.unique()].T).amax(1)
+    codes[unused] = candidates[closeness.argsort()[: len(unused)]]
+    return ids
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Report
+
+
+def readable(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> float:
+    """Share of reconstructions in which the checker reads what the caption says."""
+    drawn = reconstruct(model, shapes.draw_many(scenes, seed))
+    return float(
+        np.mean([shapes.check(Image.fromarray(a), s.caption).right for a, s in zip(drawn, scenes, strict=True)])
+    )
+
+
+def reconstruct(model: VQGAN, images: np.ndarray) -> np.ndarray:
+    """(n, H, W, 3) uint8 -> the same through encode and decode."""
+    pixels = torch.cat([model.decode(model.encode(part)) for part in to_pixels(images).split(50)])
+    return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def margin(model: VQGAN, images: np.ndarray) -> float:
+    """Smallest lead of the nearest code over the next, in cosine of the latent."""
+    patches, _ = distinct_patches(to_pixels(images))
+    best = (unit_latents(model, patches) @ model.quantize.codes.T).topk(2, dim=1).values
+    return float((best[:, 0] - best[:, 1]).min())
+
+
+def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Image:
+    """Rows of drawings, each above its reconstructions, three times their size."""
+    images = shapes.draw_many(scenes, seed)
+    cells = np.stack([images, reconstruct(model, images)])
+    cells = np.pad(cells, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
+    rows = cells.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
+    sheet = Image.fromarray(rows.transpose(1, 0, 3, 2, 4, 5).reshape(-1, 8 * 65, 3))
+    return sheet.resize((3 * sheet.width, 3 * sheet.height), Image.Resampling.NEAREST)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(f"{NAME}.safetensors"))
+    parser.add_argument("--grid", type=Path, help="PNG: drawings above their reconstructions")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--freeze", type=float, default=0.15, help="share of the steps after which only the decoder learns"
+    )
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = train(args.steps, args.batch, args.lr, args.freeze, args.pictures, args.seed)
+    print(f"{args.out}  sha256 {save(model, args.out)}")
+    with torch.no_grad():
+        fresh = args.seed + 1000
+        for kind, sample in (("train", shapes.train_scenes), ("unseen", shapes.unseen_kind_scenes)):
+            print(f"readable, {kind} scenes: {readable(model, sample(1000, fresh), fresh):.1%} of 1000")
+        print(f"smallest lead of a code: {margin(model, shapes.draw_many(shapes.scenes(4000, fresh), fresh)):.3f}")
+        if args.grid:
+            half = shapes.train_scenes(24, fresh) + shapes.unseen_kind_scenes(16, fresh)
+            comparison(model, half, fresh).save(args.grid)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What knows nothing of images or models: files, errors, storage, memory, torch.compile."""

@@ -1,0 +1,133 @@
+"""A unit of finished work is a folder or file whose manifest exists: written elsewhere, renamed last."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from emage.utils.errors import InputError
+
+NAME = "manifest.json"
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Hex digest of any JSON-able value; equal values give equal digests."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    with new_file(path) as temporary, open(temporary, "w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON value in a file, or None where there is no such file."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`: what is written there takes its name when the block ends well, and else goes."""
+    temporary = _beside(Path(path))
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
+    """A temporary folder beside `folder`: it takes its name when the block ends well, and is removed when it does not.
+
+    Where `folder` already exists it is replaced or, without `replace`, stays as it is: somebody was first. The caller
+    writes the manifest, last, inside the block.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if replace and folder.exists():  # out of sight at once: half of a folder must not look like one
+            old = _beside(folder)
+            os.replace(folder, old)
+            shutil.rmtree(old)
+        with suppress(OSError) if folder.exists() else nullcontext():  # a folder that is not empty is not replaced
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Deletes what killed runs left unfinished under temporary names. Only while nobody else writes there."""
+    for leftover in Path(folder).glob(".*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name of one's own: two nodes may have processes of one number."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
+    """Makes `folder` the output of this run, or confirms that it is: the same command resumes.
+
+    `identity` is what the result depends on (nested dicts of settings). Raises InputError where the folder holds
+    another run, naming a setting that differs, or files that belong to no run. Nothing is written in that case.
+    """
+    if "://" in str(folder):
+        raise InputError(f"{folder}: an output is a folder that every node sees, not a URL")
+    folder = Path(folder)
+    known = read_json(folder / "run.json") if folder.is_dir() else None
+    if known is None:
+        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
+            raise InputError(f"{folder} already exists and is no {program} output; choose another output=")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "run.json", {"program": program, "settings": identity})
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another output=") from None
+        return
+    if known["program"] != program:
+        raise InputError(f"{folder} holds the output of {known['program']}, not of {program}; choose another output=")
+    before, now = _flat(known["settings"]), _flat(json.loads(json.dumps(identity)))
+    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        key = changed[0]
+        raise InputError(
+            f"{folder} already holds a run with {key}={before.get(key)} (now {now.get(key)}); "
+            "choose another output= or delete the folder"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,96 @@
+import pytest
+
+from emage.config import (
+    PRESETS,
+    CheckpointConfig,
+    EvaluateConfig,
+    IngestConfig,
+    TrainConfig,
+    from_yaml,
+    nearest,
+    parse,
+    to_yaml,
+)
+from emage.utils.errors import InputError
+
+NEEDED = ["data.path=tokens", "run.output=out"]
+
+
+def test_the_defaults_are_the_papers_run():
+    config = parse(TrainConfig, ["paper", *NEEDED])
+    optim, model = config.optim, config.model
+    assert (optim.lr, optim.batch_size, optim.clip_norm, optim.beta1, optim.beta2) == (4.5e-4, 1024, 4.0, 0.9, 0.96)
+    assert (optim.weight_decay, optim.warmup, optim.steps) == (4.5e-2, 0.02, 500_000)
+    assert (model.depth, model.width, model.text) == (12, 768, "clip_l14")
+    assert (config.sampling.steps, config.sampling.schedule, config.sampling.order) == (16, "cosine", "confidence")
+    assert config.objective.mask_schedule == "linear" and config.objective.warm_start == 0
+    assert config == parse(TrainConfig, NEEDED)
+    assert parse(TrainConfig, ["paper_250k", *NEEDED]).optim.steps == 250_000
+    table_5 = parse(TrainConfig, ["paper_bert", *NEEDED])
+    assert (table_5.model.text, table_5.method, table_5.optim.steps) == ("bert_base", "iterative1", 250_000)
+
+
+def test_values_win_over_the_preset_and_are_typed():
+    config = parse(
+        TrainConfig, ["tiny", *NEEDED, "optim.lr=1e-4", "run.prompts=[a cat, a dog]", "model.text_frozen=true"]
+    )
+    assert config.optim.lr == 1e-4 and config.run.prompts == ("a cat", "a dog") and config.model.text_frozen is True
+    assert config.optim.steps == PRESETS["tiny"]["TrainConfig"]["optim"]["steps"]
+    assert parse(EvaluateConfig, ["tiny", "checkpoint=a", "captions=b", "output=c", "sampling.steps=8"]).sampling == {
+        "steps": 8
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["dmo"], "unknown preset 'dmo'; did you mean demo?"),
+        (["laion400m"], "unknown preset 'laion400m'"),  # an ingest preset
+        (["tiny", "optim.lrr=1"], "unknown key 'optim.lrr'; did you mean optim.lr?"),
+        (["tiny", "optim.lr=fast"], "optim.lr: "),
+        (["method=iterative4"], "method: Invalid value 'iterative4', expected one of"),
+        (["tiny"], "data.path is required"),
+        (["tiny", "run.prompts=[a"], "run.prompts=[a is no YAML value"),
+        (["tiny", "extra", "a=b"], "'extra' is not key=value"),
+    ],
+)
+def test_bad_command_lines_are_one_clear_line(argv: list[str], message: str):
+    with pytest.raises(InputError) as error:
+        parse(TrainConfig, argv)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("select.block_hosts=hosts.txt", "select.block_hosts: this is a list; write it as [hosts.txt]"),
+        ("source.where=similarity>=0.3", "source.where: this is a list; write it as [similarity>=0.3]"),
+        ("select.block_hosts=", "select.block_hosts: "),
+    ],
+)
+def test_a_list_without_its_brackets(argument: str, message: str):
+    with pytest.raises(InputError) as error:
+        parse(IngestConfig, ["source.table=t", "output=o", argument])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_the_nearest_name_whatever_its_case():
+    assert nearest("URL", ["caption", "url"]) == "; did you mean url?"
+    assert nearest("similarity", ["Simlarity", "NSFW"]) == "; did you mean Simlarity?"
+    assert nearest("md5", ["url", "caption"]) == ""
+
+
+def test_help_names_every_preset_and_key(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse(IngestConfig, ["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for word in ("laion400m", "cc12m", "cc3m", "yfcc100m", "allow_private_hosts: false", "rows_per_file: 65536"):
+        assert word in text
+
+
+def test_yaml_round_trip():
+    config = parse(TrainConfig, ["demo", *NEEDED])
+    assert from_yaml(TrainConfig, to_yaml(config)) == config
+    with pytest.raises(InputError, match="not a CheckpointConfig"):
+        from_yaml(CheckpointConfig, "colour: red")

@@ -1,0 +1,221 @@
+"""Every rule by a caption that only it rejects and a near miss that stays; then the real rows they were read on."""
+
+# ruff: noqa: SIM905 (lists are for reading)
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from emage.data.ingest.caption_rules import RULES, keep, normalise
+
+DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
+
+# rule: (what it alone rejects, a near miss that is kept)
+EXAMPLES = {
+    "empty": ("<p>&nbsp;</p>", "<p>lake&nbsp;</p>"),
+    "too_short": ("ox", "cat"),
+    "too_long": (
+        " ".join(f"{i} word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(120)),
+        "a long green field under a grey sky",
+    ),
+    "no_letters": ("1,299.00", "1,299 swans"),
+    "url": ("www.example.com/holiday", "the logo of example.com on a wall"),
+    "file_name": ("red-bus-in-london", "black-and-white"),
+    "markup": ("Martin Freeman <a track='caption' href=/galleries/search?phrase", "a heart drawn as <3 on a mirror"),
+    "boilerplate": ("Box of glass ornaments - click to enlarge", "a finger about to click on one of the ornaments"),
+    "placeholder": ("company logo", "the logo of a bakery"),
+    "repeated_characters": ("Pleeeeenty of fruit", "Pleeenty of fruit"),
+    "repeated_words": ("cream living room living rooms living room living rooms", "a living room beside a dining room"),
+    "mostly_symbols": ("Series 8.35-11.27 / 12.05-14.50 (19)", "Series 8.35, sedan"),
+    "wrong_script": ("Кроссовки Nike Dunk Retro", "Nike Dunk Retro Кр"),
+    "foreign_language": ("Segelboot am See mit Seattle skyline", "Oscar de la Renta printed silk dress"),
+    "product_code": ("SKU NP-RV515 A02", "SKU NP-RV515 laptop"),
+    "hash_code": ("reputable site fa589 a2efe iPod touch cases", "a butter churn, cast iron, c1880"),
+    "hashtags": ("teapot garden #bird #feeder #saucer", "teapot garden with a bird feeder #bird #saucer"),
+    "keyword_list": (
+        "girl, portrait, look, hair, face, movies, film, star, actress, towns",
+        "a girl, a dog, a cat and a hen",
+    ),
+}
+
+
+def test_every_rule_has_an_example():
+    assert list(EXAMPLES) == list(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule(name):
+    rejected, kept = EXAMPLES[name]
+    assert [rule for rule, fires in RULES.items() if fires(normalise(rejected))] == [name]
+    assert keep(rejected) == name
+    assert keep(kept) is None
+
+
+MORE_REJECTED = {
+    "house-in-beverly-hills (9)": "file_name",  # a second file of that name
+    "Princess+Damask+Birthday+Pack": "file_name",
+    "rodosreport.gr": "url",
+    "Google Image Result for http://www.example.ws/john.jpg": "url",
+    "iron flanges supplier iron flanges supplier": "repeated_words",  # exactly half is new
+    "Mesh Chair | Medium Chair | Office Chair | Netting Chair | NT-07": "repeated_words",  # one word is a quarter
+    "Sloop (albireo2006) Tags: uk england sailing ship britain navy mast rigging": "keyword_list",
+    "947a0d69900a Joan of Arctic Boot": "hash_code",
+    "Physiotherapeut mit Patient": "foreign_language",
+    "bague coque iphone 6": "foreign_language",  # no function word
+    "královna, král, úsměv": "foreign_language",  # no word that a list has
+}
+MORE_KEPT = [
+    "MIT campus dome",  # with a small letter it is German
+    "Lake Como villa",
+    "Donna Karan dress",
+    "São Paulo skyline",
+    "James Van Der Beek on a bench",
+    "Women Pajamas Sets Fashion O-Neck Long Sleeve Microfiber Homewear Sleepwear Panda Mujer Bathrobe",  # one of many
+    "yin yang",
+    "New York New York",  # half is new, but four words are no stuffing
+    "Delta Hotels by Marriott Bessborough(三角洲贝斯伯勒酒店)",  # a phrase stands beside the translation
+    "Load image into Gallery viewer, Embroidered Polo Shirt",
+    "Image result for red bus",
+    "Mr.Bean",
+]
+
+
+@pytest.mark.parametrize("text", MORE_REJECTED)
+def test_more_rejected(text):
+    assert keep(text) == MORE_REJECTED[text]
+
+
+@pytest.mark.parametrize("text", MORE_KEPT)
+def test_more_kept(text):
+    assert keep(text) is None
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), 7, b"a red bus", "", " \n", "<br>"])
+def test_what_is_no_caption_is_empty(missing):
+    assert keep(missing) == "empty"
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("place", ["above", "below", "left of", "right of", "inside"])
+def test_captions_of_drawn_shapes_stay(size, place):
+    assert keep(f"a {size} red circle {place} a large blue square") is None
+    assert keep(f"a {size} green triangle") is None
+
+
+CLEANED = {
+    "  two\n\twhite\u00a0swans ": "two white swans",
+    "Soap &amp;amp; <b>Gl</b>ory<br/>balm": "Soap & Glory balm",
+    "&lt;i&gt;Muntiacus&lt;/i&gt; skull": "Muntiacus skull",
+    '"Folding 42"" umbrella"': 'Folding 42" umbrella',
+    "cafÃ© terrace at night": "café terrace at night",
+    "Flex™ fridge, 149 m²": "Flex fridge, 149 m2",
+    "\u201cfull\u201d \uff37idth": '"full" Width',
+    "<PERSON> on a bench": "person on a bench",
+    "i <3 this lake": "i <3 this lake",
+    "<script>var a = '<b>';</script>lake<!-- id 7 -->": "lake",
+    "lake<!-- cut in the mid": "lake",
+    "Washington´s monument": "Washington's monument",
+    "a\0b\x07 lake\ud800": "ab lake",
+    "Load image into Gallery viewer, Polo Shirt": "Polo Shirt",
+    "Image result for red bus": "red bus",
+    "&" + "amp;" * 15 + " co": "& co",
+    "&" + "amp;" * 50 + " co": "",  # nobody escapes a text 50 times
+}
+
+
+@pytest.mark.parametrize("text", CLEANED)
+def test_normalise(text):
+    assert normalise(text) == CLEANED[text]
+
+
+NESTED = [
+    "&amp;" * 3 + "amp;amp;lt;b&gt;x",
+    '"""""a"" b"""',
+    "&#60;br&#62;&#38;lt;",
+    "<<b>b>x</b>",
+    "\ufb01 ﷺ ℌ Ã\x83Â©",
+]
+
+
+@pytest.mark.parametrize("text", [*CLEANED, *NESTED])
+def test_normalise_is_idempotent(text):
+    once = normalise(text)
+    assert normalise(once) == once
+
+
+MILLION = 10**6
+HOSTILE = {  # what takes a careless reader time in the square of its length, or makes it raise
+    "one letter": "a" * MILLION,
+    "tags": "<b" * MILLION,
+    "nested tags": "<b" * MILLION + ">" * MILLION,
+    "comments": "-->" + "<!--" * MILLION,
+    "scripts": "</script>" + "<script>" * MILLION,
+    "escapes": "&" + "amp;" * MILLION,
+    "number": "&#" + "9" * MILLION + ";",  # int() refuses more than 4,300 digits
+    "numbers that grow": "&#" + "\u2473" * 4_000 + ";",  # NFKC makes two digits of each
+    "growing": "\ufdfa" * MILLION,  # NFKC makes 18 letters of each
+    "marks": "\u0301\u0316" * MILLION,  # NFKC sorts them
+    "mojibake": "\u00c3\u00a9" * MILLION,
+    "quotes": '"' * MILLION,
+    "half characters": "\ud800" * MILLION,
+    "zeros": "\0" * MILLION,
+    "camera": "IMG " + "1" * 990 + "x",  # these are short enough for every rule to read
+    "placeholder": "photo " * 160 + "!x",
+    "address": "a." * 480 + "x",
+    "mail": "a" * 450 + "@" + "a" * 450,
+    "hash tags": "#1" * 480,
+    "slug": "a-" * 480,
+    "unclosed": "<a " + "b" * 990,
+    "click": "click " * 160,
+    "hex": "a0" * 480,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_neither_stalls_nor_raises(name):
+    """Without a limit on what is read, these take minutes to years."""
+    text = HOSTILE[name]
+    assert keep(text) is None or keep(text) in RULES
+    assert normalise(normalise(text)) == normalise(text)
+
+
+PIECES = r"""<b> </b < > & &amp; amp; lt; &lt; &#60; #38; " "" <!-- --> <script> </script> a Image 1 - _ .jpg www.
+    http:// @ %20 {{ [url href=" SKU #x &#x80; &nbsp; &Atilde; &copy; \0 \x85 \xa0 \xa8 \xa9 \xb4 \xbd \xc3
+    \xe2\u20ac\u2122 \u0301 \u0316 \u0345 \u03a9 \u1100 \u1161 \u1e9b\u0323 \u200b \u2028 \u2033 \u2122 \u2460 \u4e2d
+    \uac00 \ud800 \ufb01 \ufdfa \ufeff \uff02 \uff06 \uff1c \U0001f600""".split()
+PIECES = [" ", *(piece.encode("ascii").decode("unicode_escape") for piece in PIECES)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_text_is_cleaned_once_and_for_all(seed):
+    rng = random.Random(seed)
+    for _ in range(300):
+        text = "".join(rng.choice([*PIECES, chr(rng.randrange(0x110000))]) for _ in range(rng.choice([2, 8, 40])))
+        once = normalise(text)
+        assert normalise(once) == once
+        once.encode()  # no lone surrogate is left
+        assert keep(text) is None or keep(text) in RULES
+
+
+def real(name: str) -> Path:
+    if not (DATA / name).exists():
+        pytest.skip(f"{name} is not under {DATA}; set EMAGE_DATA to the folder that has it")
+    return DATA / name
+
+
+def test_real_web_rows():
+    """4.1 % of 10,000 were rejected when the rules were tuned; read by eye, about one in thirty of them wrongly."""
+    captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
+    for caption in captions:
+        assert normalise(normalise(caption)) == normalise(caption)
+    assert 0.036 < sum(keep(caption) is not None for caption in captions) / len(captions) < 0.046
+
+
+def test_captions_that_people_wrote_stay():
+    """One of 25,014, "A picture of a person holding a phone displaying a picture of a person holding a phone twice"."""
+    annotations = json.loads(real("coco_captions_val2017.json").read_text())["annotations"]
+    assert sum(keep(annotation["caption"]) is not None for annotation in annotations) <= 1

@@ -1,0 +1,145 @@
+"""Bytes to square pictures: a quadrant of colours must end where it belongs, and bad bytes under their cause."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from web import encode
+
+from emage.data.ingest import decode_image
+from emage.data.ingest.decode_image import PictureError
+
+RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (255, 255, 255)
+
+
+def quadrants(width: int = 96, height: int = 96) -> Image.Image:
+    """Red, green over blue, white."""
+    image = Image.new("RGB", (width, height), WHITE)
+    image.paste(RED, (0, 0, width // 2, height // 2))
+    image.paste(GREEN, (width // 2, 0, width, height // 2))
+    image.paste(BLUE, (0, height // 2, width // 2, height))
+    return image
+
+
+def square(data: bytes, size: int = 64, min_size: int = 16, max_pixels: int = 1_000_000) -> np.ndarray:
+    """(size, size, 3) int"""
+    picture = decode_image.square(data, size, min_size=min_size, max_pixels=max_pixels)
+    return decode_image.pixels(picture.jpeg).astype(int)
+
+
+def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
+    quarter = pixels.shape[0] // 4
+    return [tuple(pixels[y, x]) for y in (quarter, -quarter) for x in (quarter, -quarter)]
+
+
+def is_near(found: list[tuple[int, ...]], expected: list[tuple[int, int, int]]) -> bool:
+    return bool(np.abs(np.subtract(found, expected)).max() < 20)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats(kind):
+    assert is_near(corners(square(encode(quadrants(), kind))), [RED, GREEN, BLUE, WHITE])
+
+
+@pytest.mark.parametrize("size", [(96, 96), (300, 100), (100, 300), (64, 64), (1000, 700), (20, 30)])
+def test_always_square_and_the_middle_is_kept(size):
+    pixels = square(encode(quadrants(*size)))
+    assert pixels.shape == (64, 64, 3)
+    assert is_near(corners(pixels), [RED, GREEN, BLUE, WHITE])
+
+
+def test_size_as_downloaded():
+    picture = decode_image.square(encode(quadrants(300, 100)), 64, min_size=16, max_pixels=10**6)
+    assert (picture.width, picture.height) == (300, 100)
+
+
+def test_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    data = encode(quadrants(128, 96), "JPEG", exif=exif, quality=95, subsampling=0)
+    assert is_near(corners(square(data)), [BLUE, RED, WHITE, GREEN])
+    picture = decode_image.square(data, 64, min_size=16, max_pixels=10**6)
+    assert (picture.width, picture.height) == (96, 128)
+
+
+def test_broken_exif_costs_nothing():
+    data = encode(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01garbage")
+    assert is_near(corners(square(data)), [RED, GREEN, BLUE, WHITE])
+
+
+def test_grey_cmyk_palette_and_transparency():
+    grey = round(0.299 * 220 + 0.587 * 20 + 0.114 * 20)
+    assert is_near(corners(square(encode(quadrants().convert("L"))))[:1], [(grey,) * 3])
+    assert is_near(corners(square(encode(quadrants().convert("CMYK"), "JPEG"))), [RED, GREEN, BLUE, WHITE])
+    assert is_near(corners(square(encode(quadrants().quantize(8)))), [RED, GREEN, BLUE, WHITE])
+    see_through = quadrants().convert("RGBA")
+    see_through.paste((0, 0, 0, 0), (0, 0, 48, 48))
+    assert is_near(corners(square(encode(see_through))), [WHITE, GREEN, BLUE, WHITE])
+
+
+def test_sixteen_bit_grey_is_scaled():
+    image = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
+    assert is_near(corners(square(encode(image)))[:1], [(128, 128, 128)])
+
+
+def test_downscaling_is_antialiased():
+    stripes = np.zeros((512, 512), np.uint8)
+    stripes[:, ::2] = 255  # one pixel wide: without antialiasing all black or all white
+    pixels = square(encode(Image.fromarray(stripes)))
+    assert np.abs(pixels - 128).max() < 20
+
+
+def test_animations_and_stereo_pairs_are_their_first_picture():
+    other = Image.new("RGB", (96, 96), "black")
+    for kind in ("GIF", "WEBP", "PNG", "MPO"):
+        data = encode(quadrants(), kind, save_all=True, append_images=[other])
+        assert is_near(corners(square(data)), [RED, GREEN, BLUE, WHITE])
+
+
+def test_transparency_that_is_cut_and_resized_has_no_dark_seam():
+    image = Image.new("RGBA", (256, 128), (0, 0, 0, 0))
+    image.paste((255, 255, 255, 255), (0, 0, 128, 128))  # white on nothing is white on white
+    assert square(encode(image), size=32).min() > 250
+
+
+def bomb(scans: int) -> bytes:
+    """A small file that makes a decoder go over all its pixels `scans` times."""
+    data = encode(Image.new("L", (512, 512)), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"<html>not found</html>", "not_an_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not_an_image"),
+        (b"\xff\xd8\xff\xe0", "not_an_image"),
+        (encode(quadrants(400, 400), "JPEG")[:3000], "truncated"),
+        (encode(quadrants(15, 200)), "too_small"),
+        (encode(Image.new("1", (2000, 2000))), "too_many_pixels"),
+        (bomb(200), "too_many_scans"),
+    ],
+)
+def test_bad_bytes(data, cause):
+    with pytest.raises(PictureError) as error:
+        square(data)
+    assert error.value.cause == cause
+
+
+def test_damaged_png_is_a_named_cause():
+    data = bytearray(encode(Image.effect_noise((200, 200), 80)))
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    with pytest.raises(PictureError) as error:
+        square(bytes(data))
+    assert error.value.cause in ("decode_error", "truncated")
+
+
+def test_random_damage_never_raises_anything_else():
+    rng = np.random.default_rng(0)
+    whole = encode(quadrants(), "JPEG"), encode(quadrants()), encode(quadrants(), "GIF"), encode(quadrants(), "TIFF")
+    for data in whole * 25:
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[rng.integers(len(data), size=8)] = rng.integers(256, size=8)
+        try:
+            assert square(damaged.tobytes()).shape == (64, 64, 3)
+        except PictureError as error:
+            assert error.cause

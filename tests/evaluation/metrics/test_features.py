@@ -1,0 +1,129 @@
+"""What pictures are compared by: the tokenizer's quadrants by hand, Inception from a server, or not to be had."""
+
+import dataclasses
+import os
+from types import SimpleNamespace
+
+import inception_file
+import pytest
+import torch
+
+from emage import tokenizers
+from emage.evaluation.metrics import features, inception
+from emage.tokenizers.dvae import DVAE, DVAEConfig
+from emage.utils import manifest
+from emage.utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizers.load(tokenizers.DEMO)
+
+
+def noise(side: int = 64) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_tokenizers_features_are_the_means_of_its_quadrants(tokenizer):
+    extractor = features.load("tokenizer", tokenizer=tokenizer)
+    pixels = noise()
+    found = extractor(pixels)
+    z = tokenizer.latents(pixels / 255)  #                  (2, C, 8, 8)
+    assert found.shape == (2, extractor.width) == (2, 4 * z.shape[1]) and found.dtype == torch.float32
+    found = found.unflatten(1, (-1, 2, 2))
+    torch.testing.assert_close(found[:, :, 0, 1], z[:, :, :4, 4:].mean((2, 3)))
+    torch.testing.assert_close(found[:, :, 1, 0], z[:, :, 4:, :4].mean((2, 3)))
+
+
+def test_layout_counts(tokenizer):
+    extractor = features.load("tokenizer", tokenizer=tokenizer)
+    corner = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    corner[:, :, :16, :16] = 255
+    assert (extractor(corner) - extractor(corner.flip(3))).abs().max() > 0.1
+
+
+def test_pictures_of_another_size_are_resized_with_antialias(tokenizer):
+    extractor = features.load("tokenizer", tokenizer=tokenizer)
+    lines = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    lines[:, :, ::2] = 255  # of which every second line alone would be white or black
+    black, grey, white = (extractor(torch.full((1, 3, 64, 64), value, dtype=torch.uint8)) for value in (0, 127, 255))
+    found = extractor(lines)
+    assert 2 * torch.dist(found, grey) < min(torch.dist(found, black), torch.dist(found, white))
+
+
+def test_the_dvaes_features_are_its_mean_codes():
+    torch.manual_seed(0)
+    dvae = DVAE(DVAEConfig(n_hid=8, vocab_size=32, n_init=6, resolution=32)).eval()
+    extractor = features.load("tokenizer", tokenizer=dvae)
+    found = extractor(noise(32)).unflatten(1, (-1, 2, 2))
+    shares = dvae.encoder(0.8 * noise(32) / 255 + 0.1).softmax(1)  #  (2, V, 4, 4)
+    codes = dvae.decoder.blocks[0].w[:, :, 0, 0]  #                   (6, V)
+    expected = torch.einsum("bvhw,ev->behw", shares, codes)
+    assert found.shape == (2, 6, 2, 2) and extractor.width == 24
+    torch.testing.assert_close(found[:, :, 1, 1], expected[:, :, 2:, 2:].mean((2, 3)))
+
+
+def test_facts_name_the_network_and_its_weights(tokenizer):
+    facts = features.load("tokenizer", tokenizer=tokenizer).facts
+    assert facts["weights_sha256"] == tokenizer.sha256 and facts["width"] == 64 and facts["published"] is False
+    assert tokenizers.DEMO in facts["network"] and "64 px" in facts["preprocessing"]
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """An Inception of random weights."""
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    inception_file.write(path)
+    return path
+
+
+def test_the_published_inception_is_fetched_once_and_may_say_fid(
+    weights_file, serve_folder, tokenizer, tmp_path, monkeypatch
+):
+    folder, url = serve_folder
+    os.link(weights_file, folder / "inception.pth")
+    published = dataclasses.replace(
+        inception.WEIGHTS, url=f"{url}/inception.pth", digits=manifest.sha256(weights_file)[:8]
+    )
+    monkeypatch.setattr(inception, "WEIGHTS", published)
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    extractor = features.load("inception", mode="clean", tokenizer=tokenizer)
+    assert published.cached.exists() and extractor.name == "inception" and extractor.width == 2048
+    assert extractor.facts["mode"] == "clean" and "PIL bicubic" in extractor.facts["preprocessing"]
+    assert extractor.facts["published"] is True and len(extractor.facts["weights_sha256"]) == 64
+    assert features.figure_name("fid", extractor) == "fid" and features.figure_name("kid", extractor) == "kid"
+
+
+def test_other_weights_may_not(weights_file, tokenizer):
+    extractor = features.load("inception", inception_file=str(weights_file), tokenizer=tokenizer)
+    assert extractor.name == "inception_unpublished" and extractor.facts["published"] is False
+    assert features.figure_name("fid", extractor) == "frechet_inception_unpublished"
+
+
+def test_without_a_network_the_tokenizer_stands_in(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))
+    nowhere = dataclasses.replace(inception.WEIGHTS, url="http://127.0.0.1:1/inception.pth")
+    monkeypatch.setattr(inception, "WEIGHTS", nowhere)
+    with pytest.warns(
+        UserWarning, match=r"no Inception weights .*is no FID; fetch http.* and pass inception=FILE"
+    ) as said:
+        extractor = features.load("inception", tokenizer=tokenizer)
+    assert extractor.name == "tokenizer" and "\n" not in str(said[0].message)
+
+
+def test_a_named_file_that_is_missing_is_no_reason_to_take_another(tokenizer):
+    with pytest.raises(InputError, match=r"inception=nowhere.pth: no such file"):
+        features.load("inception", inception_file="nowhere.pth", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("fid", "frechet_tokenizer"),
+        ("kid", "kid_tokenizer"),
+        ("kid_std", "kid_std_tokenizer"),
+        ("recall", "recall_tokenizer"),
+    ],
+)
+def test_figures_of_other_features_say_so(metric, name):
+    assert features.figure_name(metric, SimpleNamespace(name="tokenizer")) == name

@@ -1,0 +1,115 @@
+"""Where the judges' weights come from: the file that was named, the cache, and the network only when asked."""
+
+import hashlib
+import http.server
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import pytest
+import torch
+
+from emage.evaluation.metrics.inception import Inception
+from emage.evaluation.metrics.network_weights import Published, find, read
+from emage.evaluation.metrics.psnr_lpips import Lpips
+from emage.utils.errors import InputError
+
+CONTENT = b"weights"
+DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
+
+
+@pytest.fixture
+def published(serve_folder, tmp_path, monkeypatch):
+    folder, url = serve_folder
+    (folder / "judge.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    return Published("judge", f"{url}/judge.pth", DIGITS)
+
+
+def test_nothing_is_fetched_unasked(published):
+    assert find(published, None, fetch=False) is None
+    assert not published.cached.parent.exists()
+
+
+def test_fetched_once(published, serve_folder):
+    path = find(published, None, fetch=True)
+    assert path == published.cached and path.read_bytes() == CONTENT
+    (serve_folder[0] / "judge.pth").unlink()
+    assert find(published, None, fetch=True) == find(published, None, fetch=False) == path
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """Sends CONTENT in two halves, so that a second download would begin between them; notes when it was asked."""
+
+    asked: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        self.asked.append(self.headers.get("Range"))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        for half in (CONTENT[:4], CONTENT[4:]):
+            self.wfile.write(half)
+            self.wfile.flush()
+            time.sleep(0.3)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_of_several_at_once_one_fetches(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    Slow.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        judge = Published("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", DIGITS)
+        found = list(pool.map(lambda _: find(judge, None, True), range(3)))
+        server.shutdown()
+    assert found == [judge.cached] * 3 and judge.cached.read_bytes() == CONTENT
+    assert Slow.asked == [None]
+
+
+@pytest.mark.parametrize(("judge", "package"), [(Inception, "torch_fidelity"), (Lpips, "lpips")])
+def test_a_missing_package_is_one_line(judge, package, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    with pytest.raises(InputError, match=r'cannot be imported .*: pip install "emage\[pipelines\]"$') as error:
+        judge(tmp_path / "weights.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_publication_is_refused(published, serve_folder):
+    (serve_folder[0] / "judge.pth").write_bytes(b"others")
+    for fetch in (True, False):
+        with pytest.raises(InputError, match="not what was published"):
+            find(published, None, fetch)
+
+
+def test_the_named_file_wins_and_may_be_another(published, tmp_path):
+    published.cached.parent.mkdir(parents=True)
+    published.cached.write_bytes(CONTENT)
+    (tmp_path / "mine.pth").write_bytes(b"mine")
+    assert find(published, str(tmp_path / "mine.pth"), fetch=False) == tmp_path / "mine.pth"
+    assert not published.is_genuine(tmp_path / "mine.pth") and published.is_genuine(published.cached)
+
+
+def test_a_named_file_that_is_missing(published):
+    with pytest.raises(InputError, match=r"judge=nowhere.pth: no such file; fetch http.*judge.pth and pass judge=FILE"):
+        find(published, "nowhere.pth", fetch=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a zip"])
+def test_a_damaged_file(content, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be loaded safely") as error:
+        read(tmp_path / "weights.pth")
+    assert "weights_only" not in str(error.value)
+
+
+def test_a_file_without_names(tmp_path):
+    torch.save(torch.zeros(1), tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="holds no weights by name"):
+        read(tmp_path / "weights.pth")

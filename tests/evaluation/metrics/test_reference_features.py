@@ -1,0 +1,121 @@
+"""Real pictures as the metrics want them, and their features kept by content."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from web import encode
+
+from emage.data.ingest import decode_image
+from emage.data.ingest.decode_image import PictureError
+from emage.evaluation.metrics import image_files, reference_features
+from emage.utils.errors import InputError
+
+
+class MeanColour:
+    """An extractor whose answers can be read off the picture."""
+
+    name, width = "colour", 3
+    facts = {"network": "mean", "width": 3}  # noqa: RUF012
+
+    def __call__(self, pixels):
+        return pixels.float().mean((2, 3))
+
+
+def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Five pictures, one smaller than ingest takes, and a page."""
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(noise(96, 96, seed=i)).save(folder / f"{i}.png")
+    Image.fromarray(noise(32, 32)).save(folder / "small.png")
+    (folder / "page.jpg").write_bytes(b"<html>")
+    return folder
+
+
+def test_a_picture_of_the_right_size_comes_through_unchanged(place):
+    files = reference_features.find(str(place)).files
+    (batch,) = image_files.batches(files[:4], 96, 8, cut=image_files.exact)
+    for i in range(4):
+        assert np.array_equal(batch[i].permute(1, 2, 0).numpy(), noise(96, 96, seed=i))
+
+
+def test_the_longer_side_is_cropped_at_its_centre():
+    wide = noise(200, 100)
+    assert np.array_equal(image_files.exact(encode(Image.fromarray(wide), "PNG"), 100), wide[:, 50:150])
+
+
+def test_a_large_jpeg_is_decoded_in_full():
+    image = Image.fromarray(noise(512, 512)).resize((1024, 1024))
+    data = encode(image, "JPEG")
+    whole = Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(image_files.exact(data, 64), np.asarray(whole))
+    assert not np.array_equal(image_files.ingested(data, 64), np.asarray(whole))  # at a quarter, and a JPEG again
+
+
+def test_what_cannot_be_decoded_safely_is_refused_as_ever():
+    with pytest.raises(PictureError, match="too_many_pixels"):
+        decode_image.crop(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
+    with pytest.raises(PictureError, match="not_an_image"):
+        decode_image.crop(b"<html>", 64, min_size=1, max_pixels=10**8)
+
+
+def test_features_come_in_the_files_order(place):
+    survey = reference_features.find(str(place))
+    found = reference_features.features(survey.files, MeanColour(), side=96, batch_size=2)
+    assert found.shape == (5, 3) and [file.name for file in survey.files][-1] == "small.png"
+    for i in range(4):
+        assert found[i].numpy() == pytest.approx(noise(96, 96, seed=i).mean((0, 1)), abs=1e-3)
+
+
+def test_facts(place):
+    survey = reference_features.find(str(place))
+    facts = reference_features.facts(f"{place}/", survey, 96)
+    assert facts.items() >= {"place": "real", "count": 5, "refused": {"not_an_image": 1}}.items()
+    assert facts["sha256"] == survey.sha256 and "96 px" in facts["preprocessing"]
+
+
+def test_no_pictures_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="no pictures in it"):
+        reference_features.find(str(tmp_path))
+
+
+def test_features_are_kept_by_content(place):
+    key = reference_features.key(reference_features.find(str(place)), MeanColour(), 96)
+    assert reference_features.load_cached(key) is None
+    features = torch.rand(5, 3)
+    reference_features.store(key, features)
+    found = reference_features.load_cached(key)
+    assert found is not None and torch.equal(found, features)
+    moved = place.rename(place.with_name("elsewhere"))
+    assert reference_features.key(reference_features.find(str(moved)), MeanColour(), 96) == key
+
+
+def test_other_pictures_networks_or_sizes_are_other_features(place):
+    survey, other = reference_features.find(str(place)), MeanColour()
+    other.facts = {**MeanColour.facts, "network": "median"}
+    changed = dataclasses.replace(survey, sha256="0")
+    keys = [(survey, MeanColour(), 96), (survey, MeanColour(), 64), (survey, other, 96), (changed, MeanColour(), 96)]
+    assert len({reference_features.key(*key) for key in keys}) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
+def test_a_damaged_file_is_as_none(damage, place):
+    features = torch.rand(5, 3)
+    reference_features.store("key", features)
+    (file,) = (place.parent / "cache" / "metrics" / "reference").iterdir()
+    content = file.read_bytes()
+    flipped = content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+    file.write_bytes({"cut": content[:-7], "flipped": flipped, "text": b"hello", "empty": b""}[damage])
+    assert reference_features.load_cached("key") is None
+    reference_features.store("key", features)
+    assert reference_features.load_cached("key") is not None

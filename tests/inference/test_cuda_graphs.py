@@ -1,0 +1,242 @@
+import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emage.config import CheckpointConfig, Method, ModelConfig
+from emage.inference import cuda_graphs
+from emage.inference.cuda_graphs import Graphs, Tensors
+from emage.inference.inpainting import Canvas
+from emage.inference.pipeline import Emage
+from emage.methods import METHODS
+from emage.model.transformer import Network
+from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+MODEL = ModelConfig(width=64, depth=2, num_heads=4, text="clip_tiny")
+PROMPTS = ["a red circle", "a blue square", "a green cross"]
+
+
+def doubled(inputs: Tensors) -> Iterator[Tensors]:
+    """Keeps what it made from one yield to the next, as a method does."""
+    x = inputs[0]
+    for _ in range(3):
+        x = 2 * x
+        yield (x, x + 1)
+
+
+def test_on_a_cpu_work_runs_as_it_is_written():
+    recorder = Graphs(torch.device("cpu"))
+    for start in (1.0, 5.0, 7.0):
+        found = [(a.item(), b.item()) for a, b in recorder.run("doubled", doubled, [torch.tensor(start)], 3)]
+        assert found == [(start * 2**i, start * 2**i + 1) for i in (1, 2, 3)]
+
+
+def model(method: Method, device: str) -> Emage:
+    torch.manual_seed(0)
+    network = Network(MODEL, 512, (8, 8), METHODS[method].CAUSAL).to(device)
+    tokenizer = VQGAN(VQGANConfig(512, 32, 32, 32, num_groups=8, resolution=64, attention_resolutions=())).to(device)
+    return Emage(network, tokenizer.eval(), CheckpointConfig(method, 512, (8, 8), MODEL))
+
+
+def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
+    passes = pipe.passes(PROMPTS[: len(seeds)], seeds, pipe.settings(steps=6, **sampling))
+    return [after._after.y_obs.cpu() for after in passes]
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"guidance": 2.0},
+        {"guidance": 2.0, "guidance_schedule": "linear"},
+        {"order": "halton", "remask": 0.2},
+        {"order": "random", "top_k": 5, "top_p": 0.9},
+        {"temperature": 0},
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, sampling: dict):
+    pipe = model(method, "cuda")
+    for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # written, recorded and played, played
+        played = tokens(pipe, seeds, **sampling)
+        pipe.drawing.records = False
+        written = tokens(pipe, seeds, **sampling)
+        pipe.drawing.records = True
+        assert len(played) == len(written)
+        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+    often = pipe.drawing.graphs._once if method == "fully_nar" else pipe.drawing.graphs._often
+    assert any(kind[0] == "passes" for kind in often.recordings)
+
+
+def holes(pipe: Emage, number: int) -> list[Canvas]:
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 8 * number))
+    return [pipe.canvas(picture, mask)]
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
+def test_recorded_passes_fill_holes_of_any_size(method: Method):
+    pipe = model(method, "cuda")
+    settings = pipe.settings(steps=6)
+    for number in (8, 2, 5):
+        played, written = (
+            [after._after.y_obs.cpu() for after in pipe.passes(PROMPTS[:1], [number], settings, canvases)]
+            for pipe.drawing.records, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
+        )
+        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_recording_outlives_what_many_other_kinds_push_out():
+    pipe = model("iterative1", "cuda")
+    before = [tokens(pipe, [seed])[-1] for seed in (1, 2, 3)]
+    for steps in range(7, 47):
+        for _ in range(2):
+            *_, last = pipe.passes(PROMPTS[:1], [0], pipe.settings(steps=steps))
+            last.pictures()
+    assert all(torch.equal(tokens(pipe, [seed])[-1], kept) for seed, kept in zip((1, 2, 3), before, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_recorded_model_is_freed_with_its_last_name():
+    pipe = model("iterative3", "cuda")
+    pipe.warm_up(steps=6)
+    weights = weakref.ref(pipe.network)
+    del pipe
+    assert weights() is None
+
+
+@pytest.mark.gpu
+@gpu
+def test_two_pictures_at_once_do_not_share_a_recording():
+    pipe = model("iterative3", "cuda")
+    alone = [tokens(pipe, [seed]) for seed in (1, 2)]
+    pipe.warm_up(steps=6)
+    settings = pipe.settings(steps=6)
+    pairs = zip(*(pipe.passes(PROMPTS[:1], [seed], settings) for seed in (1, 2)), strict=True)
+    for i, pair in enumerate(pairs):
+        assert all(torch.equal(after._after.y_obs.cpu(), alone[k][i]) for k, after in enumerate(pair))
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_preview_does_not_disturb_the_passes():
+    pipe = model("iterative1", "cuda")
+    pipe.warm_up((1,), steps=6)
+    plain = np.asarray(pipe.generate(PROMPTS[:1], seed=3, steps=6)[0]).astype(int)
+    previewed = list(pipe.stream(PROMPTS[0], seed=3, steps=6))
+    assert len(previewed) == 6 and np.abs(np.asarray(previewed[-1]).astype(int) - plain).max() <= 1
+
+
+@pytest.mark.gpu
+@gpu
+def test_what_a_pass_gave_stays_when_the_next_picture_is_drawn():
+    pipe = model("iterative3", "cuda")
+    pipe.warm_up(steps=6)
+    settings = pipe.settings(steps=6)
+    first = list(pipe.passes(PROMPTS[:1], [1], settings))
+    before = [after._after.guess.cpu() for after in first]
+    list(pipe.passes(PROMPTS[1:2], [2], settings))
+    assert all(torch.equal(after._after.guess.cpu(), kept) for after, kept in zip(first, before, strict=True))
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
+def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
+    pipe = model(method, "cuda")
+    plain = tokens(pipe, [1, 2])
+    pipe.compile()
+    for _ in range(3):
+        fused = tokens(pipe, [1, 2])
+    assert (fused[0] == plain[0]).float().mean() > 0.9  # of the first pass: a token on the border may fall beside it
+    assert fused[-1].min() >= 0
+
+
+class Played:
+    """Stands in for a recording where there is no GPU: it says that it was made, and plays by working."""
+
+    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, group: cuda_graphs.Group):
+        assert group.free.locked() and cuda_graphs._recording.locked()
+        if inputs[0].item() < 0:
+            raise torch.OutOfMemoryError("no")
+        self.work, self.played = work, 0
+        list(work(inputs))
+
+    def play(self, inputs) -> Iterator[Tensors]:
+        self.played += 1
+        yield from self.work(tuple(inputs))
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    monkeypatch.setattr(cuda_graphs, "Recording", Played)
+    for name in ("current_stream", "default_stream", "graph_pool_handle", "Stream", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: "the same")
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    return Graphs(torch.device("cuda"))
+
+
+def once(recorder: Graphs, start: float, kind: str = "doubled", **more) -> list[float]:
+    return [a.item() for a, _ in recorder.run(kind, doubled, [torch.tensor(start)], 3, **more)]
+
+
+def played(recorder: Graphs, kind: str = "doubled") -> int:
+    recording = recorder._often.recordings.get(kind)
+    return recording.played if recording else 0
+
+
+def test_work_is_written_once_then_recorded_then_played(recorder: Graphs):
+    counts = []
+    for start in (1.0, 3.0, 5.0):
+        assert once(recorder, start) == [2 * start, 4 * start, 8 * start]
+        counts.append(played(recorder))
+    assert counts == [0, 1, 2] and not recorder._often.free.locked()
+
+
+def test_what_begins_before_the_other_ends_is_not_played(recorder: Graphs):
+    for start in (1.0, 3.0):
+        once(recorder, start)
+    first = recorder.run("doubled", doubled, [torch.tensor(1.0)], 3)
+    next(first)
+    assert played(recorder) == 2 and once(recorder, 5.0) == [10.0, 20.0, 40.0]
+    assert played(recorder) == 2
+    first.close()  # as when nobody waits for a picture any more
+    assert once(recorder, 5.0) and played(recorder) == 3
+
+
+def test_what_does_not_fit_into_memory_is_written_for_good(recorder: Graphs, caplog):
+    for _ in range(3):
+        assert once(recorder, -1.0) == [-2.0, -4.0, -8.0]
+    assert played(recorder) == 0 and caplog.text.count("too little memory to record") == 1
+
+
+def test_long_work_is_recorded_where_its_passes_are_alike(recorder: Graphs, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_graphs, "LONGEST", 2)
+    for _ in range(3):
+        once(recorder, 1.0, "long")
+        once(recorder, 1.0, "alike", alike=True)
+    assert played(recorder, "long") == 0 and played(recorder, "alike") == 2
+
+
+def test_an_error_while_recording_leaves_the_next_one_free(recorder: Graphs):
+    def broken(inputs: Tensors) -> Iterator[Tensors]:
+        yield inputs
+        raise ValueError("a bug")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a bug"):
+            list(recorder.run("broken", broken, [torch.tensor(1.0)], 2))
+    assert not cuda_graphs._recording.locked() and not recorder._often.free.locked()

@@ -1,0 +1,186 @@
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from emage.config import Schedule
+from emage.methods.masking import (
+    MASK,
+    PictureRng,
+    draw_mask,
+    gumbel,
+    halton_rank,
+    highest,
+    kept_table,
+    most_unknown,
+    num_kept,
+    num_masked,
+    position_scores,
+    random_mask,
+    unknown_places,
+    unsure,
+)
+
+SCHEDULES = get_args(Schedule)
+
+
+def test_kept_counts_of_the_papers_run():
+    paper = [4, 19, 44, 77, 120, 172, 232, 299, 374, 455, 541, 632, 726, 824, 923, 1024]
+    assert [num_kept(t, 16, 1024, "cosine") for t in range(1, 17)] == paper
+    assert [num_kept(t, 16, 1024, "linear") for t in range(1, 17)] == [64 * t for t in range(1, 17)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("steps", [1, 4, 8, 16, 32])
+def test_kept_counts_are_the_papers_floor_except_for_progress_and_the_end(steps: int, schedule: str):
+    for n in range(1, 1025):
+        counts = [num_kept(t, steps, n, schedule) for t in range(1, steps + 1)]
+        assert counts[-1] == n
+        before = 0
+        for t in range(1, steps):
+            tau = t / steps if schedule == "linear" else 1 - math.cos(math.pi / 2 * t / steps)
+            before = min(n, max(math.floor(tau * n + 1e-9), before + 1))
+            assert counts[t - 1] == before
+
+
+def test_kept_counts_of_maskgits_other_functions():
+    # n = 100, T = 5: x = 0.2, 0.4, 0.6, 0.8, 1; sqrt(0.2) = 0.4472, sqrt(0.4) = 0.6325, ...
+    counts = {name: [num_kept(t, 5, 100, name) for t in range(1, 6)] for name in ("square", "cubic", "sqrt")}
+    assert counts["square"] == [4, 16, 36, 64, 100]
+    assert counts["cubic"] == [1, 6, 21, 51, 100]  # 0.8, 6.4, 21.6, 51.2: the first floor is 0
+    assert counts["sqrt"] == [44, 63, 77, 89, 100]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 4, 8, 16, 32])
+def test_every_step_keeps_a_new_position_and_the_last_keeps_all(steps: int, schedule: Schedule):
+    for n in (1, 2, 7, 16, 31, 32, 33, 64, 256, 1024, 4096):
+        counts = [num_kept(t, steps, n, schedule) for t in range(1, steps + 1)]
+        assert counts[-1] == n
+        for before, after in zip([0, *counts], counts, strict=False):
+            assert after > before or before == n
+
+
+def test_a_whole_share_is_not_lost_to_rounding():
+    # floor(tau n) where tau n is whole; in floats (29/100)**2 * 10000 is 840.9999999999999
+    assert num_kept(29, 100, 10_000, "square") == 841
+    assert num_kept(29, 100, 1_000_000, "cubic") == 24_389
+    assert [num_kept(t, 100, 10, "sqrt") for t in (4, 9, 16, 25, 36, 49)][-3:] == [10, 10, 10]  # one a step ran ahead
+    assert [num_kept(t * t, 100, 1_000, "sqrt") for t in range(1, 11)] == [100 * t for t in range(1, 11)]
+
+
+def test_concave_schedules_start_slow_and_the_convex_one_fast():
+    first = {name: num_kept(4, 16, 1024, name) for name in SCHEDULES}
+    assert first["cubic"] < first["square"] < first["cosine"] < first["linear"] < first["sqrt"]
+
+
+def test_kept_counts_lose_nothing_to_rounding():
+    # 1 - cos(pi/3) is 0.49999999999999994 in float64, and 29/100 x 100 is 28.999999999999996
+    assert [num_kept(8, 12, n, "cosine") for n in (1024, 256, 64)] == [512, 128, 32]
+    assert num_kept(29, 100, 100, "linear") == 29
+
+
+def test_a_step_outside_the_schedule_is_refused():
+    for t in (0, 17):
+        with pytest.raises(ValueError, match=r"outside 1\.\.16"):
+            num_kept(t, 16, 1024)
+
+
+def test_kept_table_scales_with_each_pictures_unknown_positions():
+    table = kept_table(8, steps=2, schedule="linear", device=torch.device("cpu"))
+    assert table[:, [8, 4, 0]].tolist() == [[4, 2, 0], [8, 4, 0]]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_picture_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
+    n, steps = 64, 16
+    most = most_unknown(n, steps, schedule)
+    assert most[0] == n and list(most) == sorted(most, reverse=True)
+    for unknown in range(1, n + 1):
+        left = [unknown] + [unknown - num_kept(t, steps, unknown, schedule) for t in range(1, steps)]
+        assert all(a <= b for a, b in zip(left, most, strict=True))
+    assert list(most[1:]) == [n - num_kept(t, steps, n, schedule) for t in range(1, steps)]  # and no more than needed
+
+
+def test_unknown_places_come_first_and_in_order():
+    y = torch.tensor([[5, MASK, 7, MASK], [MASK, 1, 2, 3]])
+    assert unknown_places(y, 2).tolist() == [[1, 3], [0, 1]]
+
+
+def test_mask_counts_cover_one_to_n_and_never_zero():
+    r = torch.tensor([1e-7, 0.1, 0.5, 0.999, 1.0])
+    assert num_masked(r, 10, "linear").tolist() == [1, 1, 5, 9, 10]
+    for schedule in SCHEDULES:
+        counts = num_masked(r, 10, schedule)
+        assert counts[-1] == 10 and counts.min() == 1
+
+
+def test_mask_counts_by_hand():
+    # r = 0.5: 1 - 0.25, 1 - 0.125, 1 - sqrt(0.5); r = 0.25: 1 - 0.5625, 1 - 0.421875, 1 - sqrt(0.75)
+    r = torch.tensor([0.25, 0.5])
+    assert num_masked(r, 1000, "square").tolist() == [437, 750]
+    assert num_masked(r, 1000, "cubic").tolist() == [578, 875]
+    assert num_masked(r, 1000, "sqrt").tolist() == [133, 292]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
+)
+def test_the_mean_share_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
+    mask = draw_mask(100, schedule, PictureRng(range(2000)))
+    assert abs(mask.float().mean().item() - mean) < 0.02
+
+
+def test_random_mask_has_exact_counts_per_row():
+    counts = torch.tensor([0, 1, 7, 10])
+    assert random_mask(counts, 10, PictureRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
+
+
+def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
+    scores = torch.tensor([[0.5, 0.9, 0.5, 0.5]]).expand(3, 4)
+    assert highest(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_a_picture_draws_the_same_numbers_in_any_company():
+    alone = PictureRng([7])
+    among = PictureRng([3, 7, 9])
+    for n in (5, 64):
+        assert torch.equal(alone.uniform(n)[0], among.uniform(n)[1])
+
+
+def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
+    u = PictureRng([0]).uniform(200_000)
+    assert torch.isfinite(gumbel(u)).all()
+    assert torch.isfinite(gumbel(torch.tensor([2**-25, 1 - 2**-24]))).all()
+    assert abs(gumbel(u).mean().item() - 0.5772) < 0.01
+
+
+def test_position_noise_is_gumbel_noise_times_its_scale():
+    log_p = torch.tensor([[-3.0, -1.0, -2.0]])
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 2.5, PictureRng([4]))
+    assert torch.allclose(scores, log_p - 2.5 * torch.log(-torch.log(PictureRng([4]).uniform(3))))
+
+
+def test_without_noise_positions_come_by_confidence_alone():
+    log_p = torch.tensor([[-3.0, -1.0, -2.0]])
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
+    assert torch.equal(scores, log_p)
+
+
+def test_unsure_positions_are_the_least_probable_of_the_known():
+    log_p = torch.tensor([[-9.0, -1.0, -5.0, -2.0], [-9.0, -1.0, -5.0, -2.0]])
+    known = torch.tensor([[False, True, True, True], [True, True, False, True]])
+    room = torch.tensor([4, 4])
+    assert unsure(known, log_p, 0.4, room).tolist() == [[False, False, True, False], [True, False, False, False]]
+    assert not unsure(known, log_p, 0.3, room).any() and not unsure(known, log_p, 0.0, room).any()
+    assert unsure(known, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
+
+
+def test_halton_order_visits_every_place_once_and_spreads_out():
+    ranks = halton_rank(64)
+    assert sorted(ranks.tolist()) == list(range(64))
+    first = (ranks < 4).nonzero().flatten()
+    quadrants = {(int(i) // 8 // 4, int(i) % 8 // 4) for i in first}
+    assert len(quadrants) >= 3

@@ -1,0 +1,160 @@
+"""What each method's loss shows the network, scores and passes gradients through."""
+
+import math
+
+import pytest
+import torch
+from fakes import ITERATIVE, B, N, Recorder, V, certain, network, rngs, tokens
+
+from emage.config import ObjectiveConfig
+from emage.methods import METHODS, iterative2, iterative3
+from emage.methods.masking import MASK, PictureRng
+from emage.training.optimizer import parameter_groups
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_uniform_logits_cost_the_logarithm_of_the_vocabulary(name: str):
+    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert loss.total.item() / loss.count.item() == pytest.approx(math.log(V), rel=1e-5)
+
+
+def test_fully_nar_shows_nothing_and_scores_everything():
+    model = Recorder(torch.zeros(N, V))
+    loss = METHODS["fully_nar"].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert (model.shown[0] == MASK).all() and loss.count == B * N
+
+
+def test_autoregressive_shows_each_position_what_lies_before_it():
+    model, y = Recorder(torch.zeros(N, V)), tokens()
+    METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    assert (model.shown[0][:, 0] == MASK).all() and torch.equal(model.shown[0][:, 1:], y[:, :-1])
+
+
+@pytest.mark.parametrize("name", ["iterative1", "iterative2"])
+def test_number_1_and_2_score_the_masked_positions_alone(name: str):
+    # Right about even positions, wrong about odd ones: the loss can be counted off the mask that was shown.
+    y = tokens()
+    model = Recorder(torch.zeros(N, V))
+    logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain(y[0].tolist(), V), torch.zeros(N, V))
+    model.logits = logits
+    loss = METHODS[name].loss(model, y[:1].repeat(B, 1), None, ObjectiveConfig(), PictureRng(range(B)))
+    masked = model.shown[-1] == MASK
+    assert torch.equal(masked, loss.masked) and loss.count == masked.sum()
+    assert loss.total.item() == pytest.approx(masked[:, 1::2].sum().item() * math.log(V), rel=1e-4)
+
+
+def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
+    y = torch.zeros(B, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))  # insists on 3 where the truth is 0
+    loss = iterative2.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    first, second = model.shown
+    assert set(first.unique().tolist()) <= {MASK, 0}
+    assert (second[(first == 0) & (second != MASK)] == 0).all()  # what was visible stays true
+    assert (second[(first == MASK) & (second != MASK)] == 3).all()  # what was masked is the model's
+    assert (second == 3).any()
+    assert loss.total.item() == pytest.approx(50 * loss.count.item(), rel=1e-3)  # wrong everywhere: targets are Y
+
+
+def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
+    y = torch.zeros(B, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    loss = iterative3.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    assert set(model.shown[1].unique().tolist()) == {MASK, 3}
+    assert loss.count == B * N
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_masks_follow_the_mask_schedule(name: str):
+    for schedule, share in (("linear", 0.5), ("cosine", 2 / math.pi)):
+        model = Recorder(torch.zeros(N, V))
+        METHODS[name].loss(model, tokens(2000), None, ObjectiveConfig(mask_schedule=schedule), rngs(2000))
+        for shown in model.shown:
+            assert (shown == MASK).float().mean().item() == pytest.approx(share, abs=0.04)
+
+
+def test_ground_truth_share_puts_the_truth_back():
+    y = torch.zeros(200, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    iterative3.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    visible = model.shown[1][model.shown[1] != MASK]
+    assert (visible == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_sampled_first_pass_differs_by_seed_only_and_argmax_not_at_all():
+    y, logits = tokens(1), torch.zeros(N, V)
+
+    def second_pass(seed: int, how: str) -> torch.Tensor:
+        model = Recorder(logits)
+        iterative3.loss(model, y, None, ObjectiveConfig(first_pass=how), PictureRng([seed]))
+        return model.shown[1]
+
+    assert torch.equal(second_pass(1, "sample"), second_pass(1, "sample"))
+    assert not torch.equal(second_pass(1, "sample"), second_pass(2, "sample"))
+    assert set(second_pass(1, "argmax").unique().tolist()) <= {MASK, 0}
+
+
+@pytest.mark.parametrize("name", ["iterative2", "iterative3"])
+def test_no_gradient_flows_through_the_first_pass(name: str):
+    logits = torch.zeros(N, V, requires_grad=True)
+    graphs: list[bool] = []
+
+    def model(y, context):
+        out = (logits + 0).expand(len(y), N, V)
+        graphs.append(out.requires_grad)
+        return out
+
+    METHODS[name].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str):
+    net = network(name)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):  # with its cache of cast weights
+        context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+        loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+        (loss.total / loss.count).backward()
+    without = [key for key, p in net.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fully_nar", 2.4500),
+        ("iterative1", 2.3825),
+        ("iterative2", 2.3849),
+        ("iterative3", 2.4349),
+        ("autoregressive", 2.3917),
+    ],
+)
+def test_fixed_seed_loss(name: str, expected: float):
+    """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
+    net = network(name)
+    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+    assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_overfits_one_batch(name: str):
+    net = network(name)
+    y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])[0]
+    optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
+    for step in range(100):
+        rng = PictureRng([2 * step, 2 * step + 1])
+        loss = METHODS[name].loss(net.decoder, y, net.read(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
+        (loss.total / loss.count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.total.item() / loss.count.item() < 0.2
+
+
+def test_ground_truth_share_reaches_number_2_as_well():
+    y = torch.zeros(200, N, dtype=torch.long)
+    model = Recorder(certain([3] * N, V))
+    iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    first, second = model.shown
+    own = second[(first == MASK) & (second != MASK)]
+    assert (own == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)

@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from emage.methods.masking import PictureRng
+from emage.methods.sampling import draw, truncate
+from emage.utils.torch_compile import fused
+
+
+def numbers(n: int) -> torch.Tensor:
+    return PictureRng([1]).uniform(n)
+
+
+def test_tokens_are_drawn_with_the_models_probabilities():
+    p = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    tokens, log_p, *_ = draw(p.log().expand(1, 20_000, 4), numbers(20_000))
+    shares = torch.bincount(tokens.flatten(), minlength=4) / 20_000
+    assert torch.allclose(shares, p, atol=0.02)
+    assert torch.allclose(log_p, p.log()[tokens], atol=1e-5)
+
+
+def test_temperature_zero_takes_the_argmax():
+    logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
+    drawn = draw(logits, PictureRng([0, 1]).uniform(9), temperature=0)
+    assert torch.equal(drawn.tokens, logits.argmax(-1)) and torch.equal(drawn.best, drawn.tokens)
+    assert torch.equal(drawn.log_p, drawn.best_log_p)
+
+
+def test_the_log_probability_is_the_models_own_whatever_the_temperature():
+    logits = torch.randn(1, 9, 17, generator=torch.Generator().manual_seed(0))
+    tokens, log_p, *_ = draw(logits, numbers(9), temperature=0.3, top_k=2)
+    assert torch.allclose(log_p, logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0])
+
+
+def test_top_k_keeps_exactly_k_even_among_equals():
+    kept = torch.isfinite(truncate(torch.zeros(1, 1, 10), top_k=3, top_p=1.0))
+    assert kept.sum() == 3
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None, None]
+    assert torch.isfinite(truncate(logits, 0, 0.6))[0, 0].tolist() == [True, True, False, False]
+    assert torch.isfinite(truncate(logits, 0, 1e-6))[0, 0].tolist() == [True, False, False, False]
+
+
+def shares(p: torch.Tensor, **knobs) -> torch.Tensor:
+    tokens = draw(p.log().expand(1, 20_000, len(p)), numbers(20_000), **knobs).tokens
+    return torch.bincount(tokens.flatten(), minlength=len(p)) / 20_000
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_divides_the_logits(temperature: float):
+    p = torch.tensor([0.6, 0.3, 0.1])
+    wanted = p ** (1 / temperature)
+    assert torch.allclose(shares(p, temperature=temperature), wanted / wanted.sum(), atol=0.02)
+
+
+def test_drawing_keeps_to_the_best_k_and_to_the_nucleus():
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    half = torch.tensor([0.5, 0.3, 0, 0]) / 0.8
+    assert torch.allclose(shares(p, top_k=2), half, atol=0.02)
+    assert torch.allclose(shares(p, top_p=0.6), half, atol=0.02)
+
+
+@pytest.mark.parametrize("vocab_size", [2, 7, 512, 1000, 8192])
+def test_the_token_is_where_the_running_total_passes_the_number(vocab_size: int):
+    p = torch.rand(1, 400, vocab_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p[..., 1:][p[..., 1:] < 0.4] = 0  # codes that must never come
+    u, exact = numbers(400), (p / p.sum(-1, keepdim=True)).cumsum(-1)
+    drawn = draw(p.float().log(), u)
+    wanted = torch.searchsorted(exact, u[..., None].double()).squeeze(-1)
+    assert (p.gather(-1, drawn.tokens[..., None]) > 0).all()
+    assert (drawn.tokens == wanted).float().mean() > 0.97  # float32 totals: a number on the border may fall beside it
+    assert ((drawn.tokens - wanted).abs() <= 8).all()
+
+
+def test_numbers_at_both_ends_draw_codes_that_can_be():
+    logits = torch.full((1, 2, 512), -torch.inf)
+    logits[..., [37, 41, 300]] = 0.0
+    assert draw(logits, torch.tensor([[2**-25, 1 - 2**-24]])).tokens.tolist() == [[37, 300]]
+
+
+def test_the_best_token_and_its_probability_come_with_the_draw():
+    logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
+    drawn = draw(logits, PictureRng([0, 1]).uniform(9), temperature=2.0, top_p=0.5)
+    log_p, best = logits.log_softmax(-1).max(-1)
+    assert torch.equal(drawn.best, best) and torch.allclose(drawn.best_log_p, log_p, atol=1e-6)
+
+
+@pytest.mark.faults
+def test_fused_it_draws_the_same_tokens():
+    logits = torch.randn(2, 50, 512, generator=torch.Generator().manual_seed(0))
+    u = PictureRng([0, 1]).uniform(50)
+    plain = draw(logits, u, 0.9)
+    with fused():
+        other = draw(logits, u, 0.9)
+    assert (plain.tokens == other.tokens).float().mean() > 0.98 and torch.equal(plain.best, other.best)
+    assert torch.allclose(plain.best_log_p, other.best_log_p, atol=1e-5)

@@ -1,0 +1,215 @@
+"""Sharing: huggingface_hub's own client against a hub on 127.0.0.1. Nothing here reaches the internet."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import local_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+from local_hub import Answer
+from PIL import Image
+
+import emage
+from emage.utils.errors import InputError
+
+REPO = "me/shapes"
+NEEDED = {"model.safetensors", "tokenizer.safetensors", "config.yaml", "manifest.json"}
+NOBODY = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[local_hub.LocalHub]:
+    """A local hub that the client takes for the real one, a login there, and an empty cache."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits longer and longer between its tries
+    with local_hub.serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no login"))
+        monkeypatch.setenv("HF_TOKEN", local_hub.TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> emage.Emage:
+    return emage.Emage.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def pushed(hub: local_hub.LocalHub, tiny_model: Path) -> local_hub.LocalHub:
+    """The hub with the tiny model on it, put there without a client."""
+    hub.commit(REPO, "main", {file.name: file.read_bytes() for file in tiny_model.iterdir()})
+    return hub
+
+
+def pixels(pipe: emage.Emage) -> np.ndarray:
+    return np.asarray(pipe.generate("a cat", seed=3)[0])
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- There and back ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pushed_model_comes_back_and_draws_the_same(pipe, hub, capfd, monkeypatch):
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # progress bars although this is no terminal
+    url = pipe.push_to_hub(REPO)
+    assert url == f"{hub.url}/{REPO}/commit/{hub.oid(REPO, 'main')}"
+    assert set(hub.repos[REPO]["main"]) == NEEDED | {"README.md"}
+    assert hub.commits == [f"{REPO}@main Upload Emage model"]
+    capfd.readouterr()
+    again = emage.Emage.from_pretrained(REPO, device="cpu")
+    assert np.array_equal(pixels(again), pixels(pipe))
+    assert "model.safetensors: 100%" in capfd.readouterr().err
+    assert {path.split("/")[-1] for method, path in hub.requests if method == "HEAD"} == NEEDED
+
+
+def test_the_cards_own_example_runs(pipe, hub, tmp_path: Path, monkeypatch):
+    pipe.push_to_hub("shapes", prompts=['a "small" red circle'])  # the hub knows whose
+    card = hub.repos[REPO]["main"]["README.md"].decode()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert f'from_pretrained("{REPO}")' in code
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    expected = pipe.generate('a "small" red circle', seed=7)[0]
+    assert np.array_equal(np.asarray(Image.open("picture.png")), np.asarray(expected))
+    assert "![what it draws](samples.png)" in card and "samples.png" in hub.repos[REPO]["main"]
+
+
+def test_a_revision_is_a_branch_of_its_own(pipe, pushed):
+    before = pushed.repos[REPO]["main"]
+    other = emage.Emage(
+        pipe.network, pipe.tokenizer, replace(pipe.config, sampling=replace(pipe.config.sampling, steps=2))
+    )
+    other.push_to_hub(REPO, revision="two-steps", commit_message="Fewer steps")
+    assert pushed.repos[REPO]["main"] is before and pushed.commits == [f"{REPO}@two-steps Fewer steps"]
+    assert emage.Emage.from_pretrained(REPO, device="cpu").config.sampling.steps == 4
+    assert emage.Emage.from_pretrained(REPO, device="cpu", revision="two-steps").config.sampling.steps == 2
+
+
+def test_a_private_model_needs_the_token(pipe, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    pipe.push_to_hub(REPO, private=True, token=local_hub.TOKEN)
+    with pytest.raises(InputError, match="no such model, or it is private: check the name, or log in") as error:
+        emage.Emage.from_pretrained(REPO)
+    one_line(error)
+    assert emage.Emage.from_pretrained(REPO, device="cpu", token=local_hub.TOKEN).config == pipe.config
+
+
+def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path, monkeypatch):
+    with pytest.raises(InputError, match="it is not whole in this machine's cache, and fetching it is switched off"):
+        emage.Emage.from_pretrained(REPO, local_files_only=True)
+    emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOBODY)
+    for settings in ({}, {"local_files_only": True}):
+        again = emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine", **settings)
+        assert np.array_equal(pixels(again), pixels(pipe))
+    with pytest.raises(InputError, match=r"out of reach \(ConnectError: ") as error:
+        emage.Emage.from_pretrained(REPO)
+    one_line(error)
+
+
+def test_a_switched_off_network_is_named_as_such(pushed, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name does
+    with pytest.raises(InputError, match="it is not whole in this machine's cache, and fetching it is switched off"):
+        emage.Emage.from_pretrained(REPO)
+    assert not pushed.requests
+
+
+def test_half_a_download_is_not_taken_for_a_model(pushed, tmp_path: Path):
+    emage.Emage.from_pretrained(REPO, device="cpu")
+    (left,) = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/model.safetensors")
+    left.unlink()
+    with pytest.raises(InputError, match="not whole in this machine's cache"):
+        emage.Emage.from_pretrained(REPO, local_files_only=True)
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_another_tokenizer_on_the_hub_is_refused(pushed):
+    files = pushed.repos[REPO]["main"]
+    other = files["tokenizer.safetensors"][:-1] + bytes([files["tokenizer.safetensors"][-1] ^ 1])
+    pushed.commit(REPO, "main", files | {"tokenizer.safetensors": other})
+    with pytest.raises(InputError, match="not the one this model was trained with") as error:
+        emage.Emage.from_pretrained(REPO, device="cpu")
+    one_line(error)
+
+
+def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
+    hub.commit("me/gpt", "main", {"config.json": b"{}", "model.safetensors": b"x" * 1000})
+    with pytest.raises(InputError, match=r"me/gpt .* it is no Emage model \(one has manifest.json, ") as error:
+        emage.Emage.from_pretrained("me/gpt")
+    one_line(error)
+    assert not [path for _, path in hub.requests if path.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("repo", "settings", "failures", "message"),
+    [
+        ("me/nothing", {}, {}, "me/nothing is no folder here, and on the hub: no such model, or it is private"),
+        (REPO, {"revision": "v9"}, {}, "it has no revision 'v9'"),
+        (REPO, {}, {("HEAD", "/me"): Answer(401)}, "your login is missing or not valid"),
+        (REPO, {}, {("HEAD", "/me"): Answer(403, "GatedRepo")}, "its owner grants access one by one"),
+        (REPO, {}, {("HEAD", "/me"): Answer(500)}, "the hub answered 500; try again later"),
+        (REPO, {}, {("GET", "/model.safetensors"): Answer(503)}, "the hub answered 503; try again later"),
+        (REPO, {}, {("GET", "/model.safetensors"): Answer(418, "", "tea\nonly")}, r"answered 418 \(tea only\)$"),
+        (REPO, {"token": True}, {}, "hf auth login"),
+        ("me/a b", {}, {}, "no hub id"),
+        ("runs/train/model", {}, {}, "no checkpoint folder and no hub id"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(pushed, monkeypatch, repo, settings, failures, message):
+    if settings.get("token"):
+        monkeypatch.delenv("HF_TOKEN")
+    pushed.failures = failures
+    with pytest.raises(InputError, match=message) as error:
+        emage.Emage.from_pretrained(repo, device="cpu", **settings)
+    assert one_line(error).startswith(repo)
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "status", "message"),
+    [
+        ("POST", "/api/repos/create", 401, "your login is missing or not valid: log in with `hf auth login`"),
+        ("POST", "/api/repos/create", 403, "your token does not allow this"),
+        ("POST", "/preupload/", 403, "your token does not allow this"),
+        ("PUT", "/storage/", 403, "your token does not allow this"),
+        ("POST", "/commit/", 500, "the hub answered 500; try again later"),
+    ],
+)
+def test_a_push_that_fails_changes_nothing(pipe, pushed, method, part, status, message):
+    before = dict(pushed.repos[REPO]["main"])
+    pushed.failures = {(method, part): Answer(status)}
+    if "create" in part:  # the client asks whether the repository is there all the same
+        pushed.failures["GET", "/api/models"] = Answer(status)
+    changed = emage.Emage(pipe.network, pipe.tokenizer, replace(pipe.config, method="iterative1"))
+    with pytest.raises(InputError, match=message) as error:
+        changed.push_to_hub(REPO)
+    assert one_line(error).startswith(f"{REPO} on the hub: ")
+    assert pushed.repos[REPO]["main"] == before and not pushed.commits
+
+
+def test_a_push_without_a_login_stops_before_anything_is_written(pipe, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(InputError, match="log in with `hf auth login`, or pass token=") as error:
+        pipe.push_to_hub(REPO)
+    one_line(error)
+    assert not hub.repos and not hub.blobs
+
+
+@pytest.mark.parametrize("dtype", ["float23", torch.int64, None])
+def test_a_dtype_that_does_not_exist_is_refused(tiny_model: Path, dtype):
+    with pytest.raises(InputError, match="dtype must be one of float32, tf32, bfloat16, float16, not"):
+        emage.Emage.from_pretrained(tiny_model, device="cpu", dtype=dtype)

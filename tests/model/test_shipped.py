@@ -1,0 +1,60 @@
+"""The model that comes with the package."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import emage
+from emage import tokenizers
+from emage.data import shapes
+from emage.evaluation.metrics.shapes_accuracy import measure
+from emage.model import checkpoint, hub
+from emage.utils.errors import InputError
+
+FOLDER = hub.SHIPPED / "demo"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> emage.Emage:
+    return emage.Emage.from_pretrained("demo", device="cpu")
+
+
+def test_it_draws_what_held_out_captions_say(pipe: emage.Emage):
+    """93.2 % of 1,000 when it was shipped: 40 captions leave room for chance."""
+    captions = [scene.caption for scene in shapes.held_out_scenes(40, seed=77)]
+    figures = dict(measure(pipe.generate(captions, batch_size=40), captions))
+    assert figures["objects_right"] >= 0.8
+
+
+def test_its_card_says_how_good_it_is_and_how_it_came_about(pipe: emage.Emage):
+    (record,) = pipe.facts["scores"].values()
+    assert record["captions"] == 1_000 and record["figures"]["objects_right"] >= 0.9
+    assert pipe.facts["step"] == 12_000 and len(pipe.facts["git"]) == 40
+    assert "objects_right | 0.9" in (FOLDER / "README.md").read_text()
+
+
+def test_it_is_small_and_its_weights_are_float32_again(pipe: emage.Emage):
+    assert (FOLDER / "model.safetensors").stat().st_size <= 10e6
+    assert {p.dtype for p in pipe.network.parameters()} == {torch.float32}
+    assert pipe.tokenizer.sha256 == tokenizers.load(tokenizers.DEMO).sha256
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub.find("demo") == FOLDER
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(InputError, match="demo is no checkpoint folder"):
+        emage.Emage.from_pretrained("demo", device="cpu")
+    with pytest.raises(InputError, match=r"no hub id .*; shipped: demo"):
+        hub.find("demos")
+
+
+def test_half_of_the_file_is_the_same_model_rounded(tiny_model: Path, tmp_path: Path):
+    whole = emage.Emage.from_pretrained(tiny_model, device="cpu")
+    whole.save_pretrained(tmp_path / "half", prompts=[], dtype="float16")
+    network, *_ = checkpoint.load(tmp_path / "half")
+    for (name, before), after in zip(whole.network.named_parameters(), network.parameters(), strict=True):
+        assert torch.equal(before.half().float(), after), name
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tiny_model, tmp_path / "half")]
+    assert sizes[1] < 0.51 * sizes[0]

@@ -1,0 +1,255 @@
+"""Image shards -> tokenized shards: every row is in one file or the other, whatever dies or runs out on the way."""
+
+import io
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from fakes import OUT_OF_MEMORY, Cramped
+from PIL import Image
+from ray.util.state import list_actors
+from ray.util.state.common import ActorState
+
+from emage import tokenizers
+from emage.config import TokenizeConfig
+from emage.data import schema, shapes
+from emage.data.ingest import caption_rules
+from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
+from emage.utils import manifest
+from emage.utils.errors import InputError
+
+SHARDS, ROWS, SIZE = 6, 24, 64
+CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
+DATASETS = ("laion", "shapes")
+BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # place in a shard -> caption
+BAD_IMAGES = {7: b"no picture", 20: b"\xff\xd8\xff\xe0"}
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
+    """Image shards as the download leaves them, in each the same bad rows. Returns all rows."""
+    scenes = shapes.train_scenes(count * ROWS, seed=3)
+    drawn = shapes.draw_many(scenes, seed=3)
+    rows = []
+    for i, scene in enumerate(scenes):
+        number, place = divmod(i, ROWS)
+        rows.append(
+            {
+                "key": f"{number:05d}{place:04d}",
+                "dataset": DATASETS[i % len(DATASETS)],
+                "url": f"http://a.test/{i}.jpg",
+                "caption": BAD_CAPTIONS.get(place, scene.caption),
+                "image": BAD_IMAGES.get(place) or jpeg(drawn[i]),
+                "width": SIZE,
+                "height": SIZE,
+                "sha256": "",
+            }
+        )
+    for number in range(count):
+        shard = folder / f"{number:05d}"
+        shard.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.PICTURE), shard / "p")
+        outputs = {"p": manifest.sha256(shard / "p")}
+        values = {"rows": ROWS, "written": ROWS, "failed": {}, "pictures": ["p"], "outputs": outputs}
+        manifest.write_json(shard / manifest.NAME, values)
+    total = {"shards": count, "rows": count * ROWS, "written": count * ROWS, "failed": {}, "passes": 1}
+    manifest.write_json(folder / manifest.NAME, total)
+    return rows
+
+
+def run(shards: Path, folder: Path, config: TokenizeConfig = CONFIG) -> dict[str, Any]:
+    info = tokenize_shards.describe(config, SIZE)
+    return tokenize_shards.run(config, info, image_size=SIZE, shards=shards, folder=folder)
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): manifest.sha256(file) for file in sorted(folder.glob("*/*"))}
+
+
+@pytest.fixture(scope="module")
+def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]], dict[str, Any]]:
+    """The folder that holds shards/ and tokenized/, all rows, the stage's manifest."""
+    folder = tmp_path_factory.mktemp("tokenizing")
+    rows = write_shards(folder / "shards")
+    return folder, rows, run(folder / "shards", folder / "tokenized")
+
+
+@pytest.mark.ray
+def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
+    folder, rows, values = tokenized
+    causes = {3: "empty", 11: caption_rules.keep(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
+    bad = {row["key"]: causes[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in causes}
+    written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
+    rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))
+    assert rejected.schema.names == ["key", "dataset", "url", "caption", "cause"]
+    assert {row["key"]: row["cause"] for row in rejected.to_pylist()} == bad
+    by_key = {row["key"]: row for row in rows}
+    for row in (*written, *rejected.to_pylist()):
+        before = by_key.pop(row["key"])  # a second time would be a KeyError
+        assert all(row[name] == before[name] for name in ("dataset", "url", "caption"))
+    assert not by_key
+    assert values["rows"] == len(rows) and values["written"] == len(written) == len(rows) - len(bad)
+    assert values["rejected"] == {"empty": SHARDS, causes[11]: SHARDS}
+    assert values["failed"] == {"not_an_image": 2 * SHARDS}
+    assert values["datasets"] == Counter(row["dataset"] for row in written)
+    assert set(values["datasets"]) == set(DATASETS)
+
+
+@pytest.mark.ray
+def test_manifests_of_the_shards_add_up_to_that_of_the_stage(tokenized):
+    folder, _, values = tokenized
+    shards = [download.shard_manifest(folder / "tokenized", number) for number in range(SHARDS)]
+    for name in ("rows", "written"):
+        assert sum(shard[name] for shard in shards) == values[name]
+    for name in ("rejected", "failed", "datasets"):
+        assert sum((Counter(shard[name]) for shard in shards), Counter()) == values[name]
+    for number, shard in enumerate(shards):
+        paths = {name: download.shard_folder(folder / "tokenized", number) / name for name in shard["outputs"]}
+        assert shard["outputs"] == {name: manifest.sha256(path) for name, path in paths.items()}
+        assert pq.read_metadata(paths["rejected.parquet"]).num_rows == shard["rows"] - shard["written"]
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, monkeypatch):
+    """In several Ray data sets, with other batches: the same bytes and the same sums."""
+    folder, _, values = tokenized
+    target = tmp_path / "tokenized"
+    monkeypatch.setattr(tokenize_dataset, "GROUP", 4)
+    run(folder / "shards", target, replace(CONFIG, batch_size=7, num_actors=2))
+    assert files(target) == files(folder / "tokenized")
+    (target / "00004" / manifest.NAME).unlink()
+    before = {number: (target / f"{number:05d}").stat().st_mtime_ns for number in range(SHARDS)}
+    assert run(folder / "shards", target) == values
+    assert files(target) == files(folder / "tokenized")
+    after = {number: (target / f"{number:05d}").stat().st_mtime_ns for number in range(SHARDS)}
+    assert {number for number in range(SHARDS) if before[number] != after[number]} == {4}
+    assert tokenize_shards.finished(folder / "shards", target) == manifest.read_json(target / manifest.NAME)
+
+
+@pytest.mark.ray
+def test_another_tokenizer_or_other_caption_rules_need_another_folder(tokenized):
+    folder, _, _ = tokenized
+    info = tokenize_shards.describe(CONFIG, SIZE)
+    paths = {"shards": folder / "shards", "folder": folder / "tokenized"}
+    before = files(folder / "tokenized")
+    for config, other in ((CONFIG, replace(info, sha256="0" * 64)), (replace(CONFIG, caption_rules=False), info)):
+        with pytest.raises(InputError, match="00000 was made by another tokenizer or with other caption rules"):
+            tokenize_shards.run(config, other, image_size=SIZE, **paths)
+    assert files(folder / "tokenized") == before
+
+
+@pytest.mark.ray
+def test_not_finished_where_an_image_shard_is_no_longer_the_one_that_was_tokenized(tokenized, tmp_path):
+    folder, _, _ = tokenized
+    shards = shutil.copytree(folder / "shards", tmp_path / "shards")
+    assert tokenize_shards.finished(shards, folder / "tokenized") == manifest.read_json(
+        folder / "tokenized" / manifest.NAME
+    )
+    changed = shards / "00002" / manifest.NAME
+    manifest.write_json(changed, manifest.read_json(changed) | {"outputs": {"p": "0" * 64}})
+    assert tokenize_shards.finished(shards, folder / "tokenized") is None
+
+
+@pytest.mark.ray
+def test_decoding_and_encoding_are_stages_of_their_own(tokenized):
+    """Merged into one, the accelerator would wait for its own decoding."""
+    folder, _, _ = tokenized
+    dataset = tokenize_dataset._batches(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
+    stages = [line.split(":")[0] for line in dataset.stats().splitlines() if line.startswith("Operator")]
+    assert stages == ["Operator 0 FromItems", "Operator 1 MapBatches(_Reader)", "Operator 2 MapBatches(_Encoder)"]
+
+
+@pytest.mark.ray
+def test_actors_leave_cpus_for_decoding(ray_cluster):
+    cores = os.cpu_count() or 1  # of which the cluster of the tests counts 4
+    assert tokenize_dataset.encoder_threads(replace(CONFIG, num_actors=1)) == max(1, min(4, cores) // 2)
+    assert tokenize_dataset.encoder_threads(replace(CONFIG, num_actors=3)) == 1
+    assert tokenize_dataset.encoder_threads(replace(CONFIG, gpus_per_actor=1.0)) == 0
+    with pytest.raises(InputError, match=r"tokenize.num_actors=4 leaves none of 4 CPUs"):
+        tokenize_dataset.encoder_threads(replace(CONFIG, num_actors=4))
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch, caplog):
+    folder, _, values = tokenized
+    monkeypatch.setattr(tokenize_dataset, "BLOCK_BYTES", 1)  # a task for each picture
+    killed: list[ActorState] = []
+    killer = threading.Thread(target=_kill_an_actor, args=(tmp_path / "tokenized", killed))
+    killer.start()
+    made = run(folder / "shards", tmp_path / "tokenized", replace(CONFIG, batch_size=1))
+    killer.join()
+    assert len(killed) == 1
+    (record,) = [record for record in caplog.records if tokenize_dataset.LOST in record.getMessage()]
+    assert "rows are tokenized again" in record.getMessage(), "it was to be killed before it had done its work"
+    assert made == values and files(tmp_path / "tokenized") == files(folder / "tokenized")
+
+
+def this_cluster() -> str:
+    """Others may run on this machine, and their actors are not ours to kill."""
+    return ray.get_runtime_context().gcs_address
+
+
+def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
+    """SIGKILL to the encoder's process once the first shard is there."""
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for actor in list_actors(address=this_cluster(), filters=[("state", "=", "ALIVE")]):
+        if "_Encoder" in actor.class_name:
+            os.kill(actor.pid, signal.SIGKILL)
+            killed.append(actor)
+
+
+def encoder(room: int, batch_size: int) -> tuple[tokenize_dataset._Encoder, Cramped]:
+    made = tokenize_dataset._Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
+    cramped = Cramped(made.tokenizer.encode, room)
+    made.tokenizer.encode = cramped
+    return made, cramped
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_token():
+    drawn = shapes.draw_many(shapes.train_scenes(11, seed=4), seed=4)
+    batch = pa.table({"data": pa.array([drawn.tobytes(), b"", drawn[:7].tobytes()], pa.binary())})
+    whole, _ = encoder(room=11, batch_size=11)
+    cramped, device = encoder(room=3, batch_size=11)
+    expected = whole(batch)["data"].to_pylist()
+    assert cramped(batch)["data"].to_pylist() == expected
+    assert device.calls == [11, 6, 3, 3, 3, 2, 3, 3, 1]
+    alone = tokenizers.load(CONFIG.tokenizer).encode(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)
+    assert np.frombuffer(expected[0], np.uint16).reshape(11, -1).tolist() == alone.tolist()
+
+
+@pytest.mark.ray
+def test_a_picture_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monkeypatch):
+    """What a pipeline prints: the actor's error, not a stack trace of Ray's."""
+    folder, _, _ = tokenized
+
+    class NoRoom(tokenize_dataset._Encoder):  # in here, so that it travels to the actor whole
+        def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(tokenize_dataset, "_Encoder", NoRoom)
+    with pytest.raises(InputError) as raised:
+        run(folder / "shards", tmp_path / "tokenized")
+    text = str(raised.value)
+    assert text.startswith("not even a batch of one fits into memory") and "\n" not in text
+    assert not list((tmp_path / "tokenized").iterdir())

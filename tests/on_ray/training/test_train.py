@@ -1,0 +1,191 @@
+"""Training through Ray Train and DeepSpeed; the steps themselves are tested in tests/training/test_loop.py."""
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pairs import Ingested
+from PIL import Image
+from safetensors.torch import load_file
+
+import emage
+from emage.config import CheckpointConfig, TrainConfig, cli, preset
+from emage.data.token_table import TokenTable
+from emage.model.hub import SHIPPED
+from emage.on_ray.training.driver import train
+from emage.training import resume_state, step_log
+from emage.training.step_metrics import fingerprint
+from emage.utils.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+
+def config(table: Path, output: Path, **values) -> TrainConfig:
+    run = {"output": str(output), "num_workers": 2, "zero_stage": 1, "cpus_per_worker": 1, **values.pop("run", {})}
+    store = {"uri": f"sqlite:///{output.parent / 'mlflow.db'}", "artifacts": str(output.parent / "artifacts")}
+    return preset(TrainConfig, "tiny", data={"path": str(table)}, run=run, mlflow=store, **values)
+
+
+@pytest.fixture(scope="module")
+def trained(ingested: Ingested, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """On what an ingest wrote: two workers, ZeRO 1, two micro-batches a step each, 20 steps of #3, averaged.
+
+    By a relative path to the table.
+    """
+    folder = tmp_path_factory.mktemp("train")
+    table = Path(os.path.relpath(ingested.output / "tokens"))
+    settings = config(table, folder / "run", optim={"micro_batch_size": 2, "ema": 0.9})
+    train(settings)
+    return settings
+
+
+def test_from_a_table_of_urls_to_an_image(trained: TrainConfig):
+    """The main job: the one test of `make test` that takes longer than ten seconds, most of it in its fixtures."""
+    output = Path(trained.run.output)
+    pipe = emage.Emage.from_pretrained(str(output / "model"), device="cpu")
+    assert pipe.facts["step"] == 20 and pipe.config.method == "iterative3"
+    assert pipe.generate("a small red circle above a large blue square")[0].size == (64, 64)
+    for folder in ("samples", "strips"):
+        assert sorted(file.name for file in (output / folder).iterdir()) == ["step_000010.png", "step_000020.png"]
+    names = [path.name for path in sorted((output / "checkpoints").iterdir())]
+    assert names == ["step_00000010", "step_00000020"]
+    assert Image.open(output / "curves.png").width > 500
+
+
+def test_every_step_is_on_record(trained: TrainConfig):
+    found = list(step_log.read(Path(trained.run.output) / "steps.jsonl"))
+    assert [values["step"] for values in found] == list(range(1, 21))
+    for name in ("loss", "below_chance", "accuracy_masked", "grad_norm", "lr", "samples", "data_wait_s"):
+        assert all(name in values for values in found), name
+    assert any("loss_masked_50" in values for values in found) and "accuracy_visible" in found[0]
+    speed = [values for values in found if "mfu" in values]
+    assert [values["step"] for values in speed] == [5, 10, 15, 20]
+    for values in speed:
+        assert 0 < values["mfu"] < 1 and 0 <= values["data_wait"] < 1
+        assert values["tokens_per_s"] == pytest.approx(64 * values["samples_per_s"])
+    rows = TokenTable(trained.data.path, trained.run.seed)
+    batches = [rows.batch(values["step"] - 1, 8) for values in found]
+    assert [values["samples"] for values in found] == [fingerprint(batch.uid, batch.seeds) for batch in batches]
+
+
+def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
+    output = Path(trained.run.output)
+    kept = load_file(output / "model" / "model.safetensors")
+    last = resume_state.load(output / "checkpoints" / "step_00000020")
+    key = "decoder.head.weight"
+    assert last.average and int(last.average["n_averaged"]) == 20
+    assert torch.equal(kept[key], last.average[f"module.{key}"]) and not torch.equal(kept[key], last.weights[key])
+
+
+def test_the_run_is_in_mlflow(trained: TrainConfig):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(trained.mlflow.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("emage").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.params["optim.lr"] == "0.001"
+    curve = client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in curve] == [5, 10, 15, 20] and curve[-1].value < curve[0].value
+    assert {"context_gain", "below_chance", "mfu", "samples_per_s", "data_wait"} <= run.data.metrics.keys()
+    for folder in ("samples", "strips"):
+        names = {item.path for item in client.list_artifacts(run.info.run_id, folder)}
+        assert f"{folder}/step_000020.png" in names
+    assert "curves.png" in {item.path for item in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_finished_run_is_left_alone_and_another_refused(trained: TrainConfig):
+    started = time.monotonic()
+    train(trained)
+    assert time.monotonic() - started < 5
+    changed = replace(trained, optim=replace(trained.optim, lr=3e-4))
+    with pytest.raises(InputError, match=r"already holds a run with optim\.lr=0\.001 \(now 0\.0003\)"):
+        train(changed)
+
+
+def test_a_table_of_another_tokenizer_is_refused_before_anything_is_written(token_table: Path, tmp_path: Path):
+    other = shutil.copytree(token_table, tmp_path / "tokens")
+    for file in other.iterdir():
+        table = pq.read_table(file)
+        info = json.loads(table.schema.metadata[b"emage.tokenizer"]) | {"sha256": "0" * 64, "name": "vqgan-f8-256"}
+        metadata = {**table.schema.metadata, b"emage.tokenizer": json.dumps(info).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(InputError, match="was made with tokenizer vqgan-f8-256"):
+        train(config(other, tmp_path / "run", run={"num_workers": 1}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_workers_than_rows_are_refused(token_table: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"optim\.batch_size=8 leaves some micro-batches of run\.num_workers=9"):
+        train(config(token_table, tmp_path / "run", run={"num_workers": 9}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(token_table: Path, tmp_path: Path, capsys):
+    train(replace(config(token_table, tmp_path / "run", run={"num_workers": 3}), dry_run=True))
+    printed = capsys.readouterr().out
+    for word in ("iterative3", "micro-batch", "FLOP", "memory", "200 rows"):
+        assert word in printed, printed
+    assert not (tmp_path / "run").exists()
+    paper = preset(TrainConfig, "paper", data={"path": str(token_table)}, run={"output": "unused", "num_workers": 64})
+    train(replace(paper, dry_run=True))  # on a machine without a GPU, and without the paper's weights
+    assert "64 GPUs" in capsys.readouterr().out
+
+
+def test_an_output_must_be_a_folder(token_table: Path, tmp_path: Path):
+    settings = config(token_table, tmp_path / "run")
+    with pytest.raises(InputError, match="not a URL"):
+        train(replace(settings, run=replace(settings.run, output="s3://bucket/run")))
+
+
+@pytest.mark.faults
+def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table: Path, tmp_path: Path):
+    """With a rate of nearly nothing, the weights stay those of the checkpoint: the shipped model."""
+    values = {"optim": {"steps": 1, "lr": 1e-12}, "run": {"num_workers": 1}, "method": "iterative2"}
+    model = cli.from_yaml(CheckpointConfig, (SHIPPED / "demo" / "config.yaml").read_text()).model
+    settings = config(token_table, tmp_path / "run", model=asdict(model), **values)
+    train(replace(settings, init="demo"))
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (SHIPPED / "demo", tmp_path / "run" / "model")
+    )
+    assert all(torch.allclose(before[key].float(), after[key], atol=1e-6) for key in before)
+    (step,) = step_log.read(tmp_path / "run" / "steps.jsonl")
+    assert step["loss"] < 3.5  # untrained: ln 512 = 6.2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"tokenizer": "vqgan-f9"}}, "vqgan-f8"),
+        ({"model": {"width": 30, "num_heads": 4}}, r"model\.width 30"),
+        ({"run": {"sample_every": 0}}, r"run\.sample_every=0"),
+        ({"run": {"prompts": []}}, r"run\.prompts="),
+        ({"run": {"keep_every": -1}}, r"run\.keep_every=-1"),
+        ({"run": {"precision": "tf32"}}, r"run\.precision=tf32"),
+        ({"optim": {"max_spike": 0.0}}, r"optim\.max_spike=0\.0"),
+        ({"optim": {"lr": math.nan}}, r"optim\.lr=nan"),
+        ({"optim": {"beta2": 1.5}}, r"optim\.beta2=1\.5"),
+        ({"objective": {"warm_start": 5.0}}, r"objective\.warm_start=5\.0"),
+        ({"run": {"seed": -1}}, r"run\.seed=-1"),
+        ({"init": "./nowhere/model"}, "nowhere/model"),
+        ({"optim": {"micro_batch_size": 0}}, r"optim\.micro_batch_size=0"),
+        ({"sampling": {"steps": 0}}, "steps must be a whole number"),
+        ({"run": {"use_gpu": True}}, r"run\.use_gpu asks for 1 GPUs"),
+        ({"model": {"text": "clip_l14", "text_weights": "none.pt"}}, "no CLIP weights"),
+        ({"model": {"text": "bert_base", "text_weights": "none"}}, "no BERT weights"),
+        ({"model": {"text": "bert_tiny", "text_length": 513}}, r"model\.text_length=513"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(token_table: Path, tmp_path: Path, values: dict, message: str):
+    if "use_gpu" in str(values) and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    run = {"output": str(tmp_path / "run"), **values.pop("run", {})}
+    data = {"path": str(token_table), **values.pop("data", {})}
+    with pytest.raises(InputError, match=message):
+        train(preset(TrainConfig, "tiny", data=data, run=run, **values))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,78 @@
+"""The endpoint over real HTTP on 127.0.0.1, without Ray: the app, a queue and the shipped model in this process.
+
+And Chromium on its page. The browser is a module's: while it is open no other event loop can run in this thread.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from in_process import serving
+from page_server import Listener, Scripted, Server, scripted
+from pages import ARGUMENTS, CHROMIUM
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from emage.inference.pipeline import Emage
+from emage.serving.http.app import Options, make_app
+from emage.serving.service import Limits, Service
+
+
+@pytest.fixture(scope="session")
+def demo_pipe() -> Emage:
+    return Emage.from_pretrained("demo", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def endpoint(demo_pipe: Emage) -> Iterator[str]:
+    """The URL of an endpoint with the shipped model."""
+    with serving(lambda: make_app(Service(demo_pipe, Limits()), Options(timeout_s=30.0))) as url:
+        yield url
+
+
+# --- The page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(demo_pipe: Emage) -> Iterator[Server]:
+    """The endpoint with the shipped model, and what it is sent."""
+    bodies: list[tuple[str, bytes]] = []
+    with serving(lambda: Listener(make_app(Service(demo_pipe, Limits()), Options(timeout_s=30.0)), bodies)) as url:
+        yield Server(f"{url}/", bodies)
+
+
+@pytest.fixture
+def script() -> Iterator[Scripted]:
+    with scripted() as script:
+        yield script
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    context.set_default_timeout(15_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page that may neither throw, nor complain in its console, nor ask any other server."""
+    page = context.new_page()
+    faults: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    # A refused request is in the console whatever a page does with it.
+    assert not [fault for fault in faults if not fault.startswith("Failed to load resource")]
+    hosts = {urlsplit(url).netloc for url in asked if url.startswith("http")}
+    assert hosts == {urlsplit(page.url).netloc}

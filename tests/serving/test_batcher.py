@@ -1,0 +1,223 @@
+"""The queue in front of a model, with a model that notes what it is asked for."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from fake_pipe import FakePipe, colour
+
+from emage.config import SamplingConfig
+from emage.serving.batcher import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
+
+
+def job(pipe: FakePipe, prompt: str, seed: int = 0, steps: int = 4, **more: Any) -> Job:
+    return Job(pipe, prompt, seed, SamplingConfig(steps=steps), **more)
+
+
+def right(drawn: Drawn, asked: Job) -> bool:
+    return drawn.picture.getpixel((0, 0)) == colour(asked.prompt, asked.seed, asked.settings.steps, asked.canvas)
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+def test_each_waiter_gets_the_picture_of_its_seed() -> None:
+    async def scene() -> None:
+        pipe = FakePipe()
+        batcher = Batcher(max_batch_size=4, wait_s=0.01)
+        jobs = [job(pipe, "a", seed, steps=seed % 3 + 1, canvas=seed % 2 or None) for seed in range(20)]
+        drawn = await asyncio.gather(*map(batcher.draw, jobs))
+        assert all(map(right, drawn, jobs))
+        assert max(len(prompts) for prompts, _ in pipe.batches) == 4
+
+    asyncio.run(scene())
+
+
+def test_batches_fill_up_while_the_model_is_busy() -> None:
+    async def scene() -> None:
+        go = threading.Event()
+        pipe = FakePipe(go=go)
+        batcher = Batcher(max_batch_size=4, wait_s=0.001)
+        waiting = [asyncio.create_task(batcher.draw(job(pipe, "first")))]
+        await until(lambda: pipe.batches)
+        for prompt in "abcd":  # one by one, longer apart than `wait_s`
+            waiting.append(asyncio.create_task(batcher.draw(job(pipe, prompt))))
+            await asyncio.sleep(0.01)
+        go.set()
+        await asyncio.gather(*waiting)
+        assert pipe.batches == [(["first"], 4), (["a", "b", "c", "d"], 4)]
+
+    asyncio.run(scene())
+
+
+def test_only_equal_settings_share_a_batch_and_the_oldest_goes_first() -> None:
+    async def scene() -> None:
+        pipe = FakePipe()
+        batcher = Batcher(max_batch_size=2, wait_s=0.01)
+        jobs = [
+            job(pipe, "a"),
+            job(pipe, "b", steps=8),
+            job(pipe, "c"),
+            job(pipe, "d"),
+            job(pipe, "e", steps=8),
+            job(pipe, "f", scored=True),
+        ]
+        await asyncio.gather(*map(batcher.draw, jobs))
+        assert pipe.batches == [(["a", "c"], 4), (["b", "e"], 8), (["d"], 4), (["f"], 4)]
+
+    asyncio.run(scene())
+
+
+def test_a_failed_batch_is_not_the_end_of_the_queue() -> None:
+    async def scene() -> None:
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=2, wait_s=0.01)
+        good, later = job(pipe, "good", seed=5, steps=8), job(pipe, "later", seed=6)
+        failure, drawn = await asyncio.gather(
+            batcher.draw(job(pipe, "fails")), batcher.draw(good), return_exceptions=True
+        )
+        assert isinstance(failure, DrawingError) and not isinstance(failure, BrokenError) and not batcher.broken
+        assert isinstance(drawn, Drawn) and right(drawn, good)
+        assert right(await batcher.draw(later), later)
+
+    asyncio.run(scene())
+
+
+def test_a_model_that_can_draw_nothing_any_more_fails_all_who_wait() -> None:
+    async def scene() -> None:
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0)
+        both = (job(pipe, "breaks"), job(pipe, "good"))
+        failures = await asyncio.gather(*map(batcher.draw, both), return_exceptions=True)
+        began = [failure.began for failure in failures if isinstance(failure, BrokenError)]
+        assert began == [True, False] and batcher.broken
+        with pytest.raises(BrokenError):
+            await batcher.draw(job(pipe, "good"))
+
+    asyncio.run(scene())
+
+
+def test_what_does_not_fit_into_memory_is_drawn_in_halves() -> None:
+    async def scene() -> None:
+        pipe = FakePipe()
+        batcher = Batcher(max_batch_size=8, wait_s=0.01)
+        jobs = [job(pipe, "large", seed) for seed in range(8)]
+        drawn = await asyncio.gather(*map(batcher.draw, jobs))
+        assert all(map(right, drawn, jobs))
+        assert [len(prompts) for prompts, _ in pipe.batches] == [8, 4, 2, 2, 2, 2]
+
+    asyncio.run(scene())
+
+
+def test_each_job_is_drawn_by_the_model_that_it_was_made_for() -> None:
+    async def scene() -> None:
+        old, new = FakePipe(), FakePipe()
+        batcher = Batcher(max_batch_size=8, wait_s=0.01)
+        jobs = [job(old, "large", 1), job(new, "b", 2), job(old, "large", 3), job(old, "large", 4), job(new, "c", 5)]
+        assert all(map(right, await asyncio.gather(*map(batcher.draw, jobs)), jobs))
+        halves = [(["large"] * 3, 4), (["large"] * 2, 4), (["large"], 4)]
+        assert (old.batches, new.batches) == (halves, [(["b", "c"], 4)])  # the new one's batches are whole again
+
+    asyncio.run(scene())
+
+
+def test_who_counts_may_fail() -> None:
+    def fails(batch: Batch) -> None:
+        raise OSError("the meter is gone")
+
+    async def scene() -> None:
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0, observe=fails)
+        assert len(await asyncio.gather(*(batcher.draw(job(pipe, "a", seed)) for seed in range(4)))) == 4
+
+    asyncio.run(scene())
+
+
+def test_a_drawing_that_is_stuck_shows() -> None:
+    async def scene() -> None:
+        go = threading.Event()
+        pipe, batcher = FakePipe(go=go), Batcher(max_batch_size=1, wait_s=0.0)
+        assert batcher.stuck_s == 0.0
+        task = asyncio.create_task(batcher.draw(job(pipe, "a")))
+        await asyncio.sleep(0.3)
+        assert batcher.stuck_s > 0.2
+        go.set()
+        await task
+        assert batcher.stuck_s == 0.0
+
+    asyncio.run(scene())
+
+
+def test_who_gave_up_is_not_drawn() -> None:
+    async def scene() -> None:
+        go = threading.Event()
+        pipe = FakePipe(go=go)
+        batcher = Batcher(max_batch_size=2, wait_s=0.001)
+        first = asyncio.create_task(batcher.draw(job(pipe, "first")))
+        await until(lambda: pipe.batches)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(batcher.draw(job(pipe, "impatient")), 0.02)
+        last = asyncio.create_task(batcher.draw(job(pipe, "last")))
+        go.set()
+        await asyncio.gather(first, last)
+        assert pipe.batches == [(["first"], 4), (["last"], 4)]
+
+    asyncio.run(scene())
+
+
+def test_drawing_stops_between_two_passes_when_the_last_waiter_has_gone() -> None:
+    async def scene() -> None:
+        pipe, batches = FakePipe(), list[Batch]()
+        batcher = Batcher(max_batch_size=2, wait_s=0.001, observe=batches.append)
+        alone = asyncio.create_task(batcher.draw(job(pipe, "busy", steps=40)))
+        await until(lambda: pipe.passed == 2)
+        alone.cancel()
+        await until(lambda: batches)
+        assert pipe.passed <= 4 and not batches[0].finished
+
+        leaver, stayer = (asyncio.create_task(batcher.draw(job(pipe, "busy", seed, steps=5))) for seed in (1, 2))
+        await until(lambda: pipe.passed > 5)
+        leaver.cancel()
+        assert right(await stayer, job(pipe, "busy", 2, steps=5))
+        await until(lambda: len(batches) == 2)
+        assert batches[1].finished and batches[1].size == 2 and len(batches[1].steps_s) == 5
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("frames", "steps", "after"),
+    [(0, 16, []), (3, 16, [4, 8, 12]), (1, 4, [2]), (15, 16, list(range(1, 16))), (64, 4, [1, 2, 3]), (2, 1, [])],
+)
+def test_previews_are_spread_over_the_passes_before_the_last(frames: int, steps: int, after: list[int]) -> None:
+    async def scene() -> None:
+        seen: list[Frame] = []
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=2, wait_s=0.001)
+        await asyncio.gather(
+            batcher.draw(job(pipe, "a", steps=steps, frames=frames, on_frame=seen.append)),
+            batcher.draw(job(pipe, "b", steps=steps)),
+        )
+        assert [frame.step for frame in seen] == after
+        assert [frame.known for frame in seen] == [step / steps for step in after]
+        assert [frame.picture.getpixel((0, 0))[0] for frame in seen] == [255 * step // steps for step in after]
+
+    asyncio.run(scene())
+
+
+def test_the_backlog_is_told_in_seconds() -> None:
+    async def scene() -> None:
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0)
+        await batcher.draw(job(pipe, "busy"))  # 4 x 0.05 s
+        tasks = [asyncio.create_task(batcher.draw(job(pipe, "busy", seed))) for seed in range(6)]
+        await until(lambda: batcher.waiting == 5)
+        assert 5 * 0.2 <= batcher.backlog_s < 5 * 2.0
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_warm_up_draws_two_passes() -> None:
+    pipe = FakePipe()
+    warm_up(pipe)
+    assert pipe.passed == 2
