@@ -58,7 +58,7 @@ def run(
     folder.mkdir(exist_ok=True)
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
-    rules = manifest.sha256(caption_rules.__file__) if config.caption_rules else None
+    rules = caption_rules.RULES_VERSION if config.caption_rules else None
     settings = manifest.fingerprint([asdict(info), rules])
     inputs = _inputs(shards, downloaded["shards"])
     totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}

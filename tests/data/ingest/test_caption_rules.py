@@ -2,6 +2,7 @@
 
 # ruff: noqa: SIM905 (lists are for reading)
 
+import hashlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from emage.data.ingest import caption_rules
 from emage.data.ingest.caption_rules import RULES, keep, normalise
 
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
@@ -219,3 +221,11 @@ def test_captions_that_people_wrote_stay():
     """One of 25,014, "A picture of a person holding a phone displaying a picture of a person holding a phone twice"."""
     annotations = json.loads(real("coco_captions_val2017.json").read_text())["annotations"]
     assert sum(keep(annotation["caption"]) is not None for annotation in annotations) <= 1
+
+
+def test_the_version_of_the_rules_is_looked_at_whenever_their_code_changes():
+    """If any caption now gets another result, give RULES_VERSION a new value; then record the new digest here."""
+    lines = [line.strip() for line in Path(caption_rules.__file__).read_text().splitlines()]
+    code = [line for line in lines if line and not line.startswith(("#", "RULES_VERSION"))]
+    digest = hashlib.sha256("\n".join(code).encode()).hexdigest()
+    assert (caption_rules.RULES_VERSION[:8], digest[:8]) == ("bab6e351", "b3006e24")
