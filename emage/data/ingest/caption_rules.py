@@ -363,8 +363,8 @@ RULES: dict[str, Callable[[str], bool]] = {
     "keyword_list": keyword_list,
 }
 
-# Part of what a tokenized shard is known by. Where a caption gets another result, give it a new value, or shards made by
-# other rules are taken for those of these. The first value is what outputs recorded before there was a version.
+# Part of what a tokenized shard is known by. Where a caption gets another result, give it a new value, or shards made
+# by other rules are taken for those of these. The first value is what outputs recorded before there was a version.
 RULES_VERSION = "bab6e35199fc63598c0bde4310bfe7b8b024b0f867f44e5ef03dd99c91381cfc"
 
 
