@@ -26,13 +26,13 @@ help: ## this list
 demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the fast tests: MINUTES on two cores (ARGS="-k captions" goes to pytest)
+test: $(READY) ## the fast tests: 3 to 4 minutes on two cores (ARGS="-k captions" goes to pytest)
 	$(RUN) -m pytest -m "$(FAST)" $(PARALLEL) $(ARGS)
 
-faults: $(READY) ## every kind of fault once, and what takes longer than ten seconds; CI runs it too
+faults: $(READY) ## every kind of fault once, and what takes longer than ten seconds (10 minutes); CI runs it too
 	$(RUN) -m pytest -m "faults" $(IN_PAIRS) $(ARGS)
 
-chaos: $(READY) ## before a release: those of `make faults` and every combination of faults, whole scripts, compiled code
+chaos: $(READY) ## before a release: make faults and every combination, whole scripts, compiled code (under 30 minutes)
 	$(RUN) -m pytest -m "faults or chaos" $(IN_PAIRS) $(ARGS)
 
 lint: $(READY) ## ruff, pyright, and which folder may import which
