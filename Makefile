@@ -14,7 +14,7 @@ RUN := .venv/bin/python
 PARALLEL = --numprocesses=$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) --dist=loadgroup --no-loadscope-reorder
 # Programs of their own, each with processes of its own: two at once, however many cores there are.
 IN_PAIRS := --numprocesses=2 --dist=loadgroup
-FAST := not faults and not chaos and not gpu and not network
+FAST := not faults and not chaos and not gpu
 
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile the package each time
@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile t
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (about 13 minutes on 2 cores)
+demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (12 minutes on two cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
 test: $(READY) ## the fast tests: 3 to 4 minutes on two cores (ARGS="-k captions" goes to pytest)

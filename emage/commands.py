@@ -25,27 +25,37 @@ class Command:
     summary: str
     function: str  # module:function
     settings: str | None = None  # module:dataclass
+    resumes: bool = False  # where it stopped, when the same command is given again
 
 
 COMMANDS = {
     "ingest": Command(
-        "table of image URLs -> token table", "emage.on_ray.ingest.driver:ingest", "emage.config:IngestConfig"
+        "table of image URLs -> token table",
+        "emage.on_ray.ingest.driver:ingest",
+        "emage.config:IngestConfig",
+        resumes=True,
     ),
-    "train": Command("token table -> checkpoint", "emage.on_ray.training.driver:train", "emage.config:TrainConfig"),
+    "train": Command(
+        "token table -> checkpoint", "emage.on_ray.training.driver:train", "emage.config:TrainConfig", resumes=True
+    ),
     "evaluate": Command(
         "checkpoint + captions -> images, FID and others",
         "emage.on_ray.evaluation.driver:evaluate",
         "emage.config:EvaluateConfig",
+        resumes=True,
     ),
     "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serving.driver:run", "emage.config:ServeConfig"),
-    "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig"),
+    "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig", resumes=True),
     "reproduce": Command(
-        "the paper's tables and figures", "emage.on_ray.reproduce:reproduce", "emage.config:ReproduceConfig"
+        "the paper's tables and figures",
+        "emage.on_ray.reproduce:reproduce",
+        "emage.config:ReproduceConfig",
+        resumes=True,
     ),
     "doctor": Command(
         "what of this machine or cluster is not as it must be",
         "emage.on_ray.doctor:run",
-        "emage.on_ray.doctor:PreflightConfig",
+        "emage.config:DoctorConfig",
     ),
     "inspect": Command("what a token table holds", "emage.data.inspect_tokens:main"),
     "curves": Command("training runs -> their learning curves", "emage.training.plot_curves:main"),
@@ -92,28 +102,28 @@ def run(name: str, argv: Sequence[str]) -> None:
     command = COMMANDS[name]
     try:
         if command.settings is None:
-            _load(name, command.function)(argv)
+            _load(command.function)(argv)
             return
-        settings = config.parse(_load(name, command.settings), argv)
+        settings = config.parse(_load(command.settings), argv)
         print(public(config.to_yaml(settings)), flush=True)
-        _load(name, command.function)(settings)
+        _load(command.function)(settings)
     except InputError as error:
         cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack
         print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes", file=sys.stderr)
-        sys.exit(130)
-
-
-def _load(name: str, place: str) -> Any:
-    """What stands at module:name. Raises InputError where a package of the extra `pipelines` is not installed."""
-    module, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         package = (error.name or "emage").partition(".")[0]
         if package == "emage":
             raise
         line = f"emage {name} needs {package}, which is not installed: pip install 'emage[pipelines]'"
-        raise InputError(line) from None
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes" if command.resumes else "stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _load(place: str) -> Any:
+    """What stands at module:name."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)

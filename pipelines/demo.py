@@ -3,7 +3,7 @@
     make demo                                       # or: python pipelines/demo.py demo
     python pipelines/demo.py demo pictures=300 held_out=16 steps=50    # two minutes; learns nothing worth drawing
 
-About 13 minutes on two cores. Everything lands in runs/demo.
+12 minutes on two cores. Everything lands in runs/demo.
 """
 
 import sys

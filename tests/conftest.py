@@ -18,12 +18,6 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads wait for ea
 # The real data lies beside a developer's checkout; a user's machine has none and those tests skip.
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
-# Two processes at most have a Ray cluster. One has it for these: from a table of URLs to a trained model.
-DATA_ON_RAY = {
-    f"test_{name}"
-    for name in ("select_urls", "download", "ingest", "ingest_again", "tokenize_shards", "shuffle", "train")
-}
-
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
@@ -36,7 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.ray)
         group = item.path.stem
         if item.get_closest_marker("ray"):
-            group = "cluster for data" if group in DATA_ON_RAY else "cluster for models"
+            # Two processes at most have a cluster: one makes a token table and trains on it, one has the rest.
+            to_a_model = item.path.parent.name in ("ingest", "training")
+            group = "cluster for data" if to_a_model else "cluster for models"
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     return (yield)

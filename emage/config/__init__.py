@@ -13,7 +13,7 @@ from emage.config.model import CheckpointConfig, ModelConfig, SamplingConfig
 from emage.config.presets import PRESETS
 from emage.config.reproduce import DemoConfig, PaperConfig, ReproduceConfig, SmallConfig, Table2Config
 from emage.config.serving import AccessConfig, AutoscalingConfig, ServeConfig
-from emage.config.tracking import MLflowConfig
+from emage.config.tracking import DoctorConfig, MLflowConfig
 from emage.config.training import DataConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "CheckpointConfig",
     "DataConfig",
     "DemoConfig",
+    "DoctorConfig",
     "DownloadConfig",
     "Dtype",
     "EvaluateConfig",

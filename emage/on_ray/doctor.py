@@ -23,7 +23,6 @@ import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,7 +36,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from emage import tokenizers
-from emage.config import MLflowConfig
+from emage.config import DoctorConfig
 from emage.evaluation.metrics.inception import WEIGHTS as INCEPTION
 from emage.model.device_support import check_device
 from emage.on_ray import launch, tracking
@@ -54,16 +53,6 @@ NCCL_S = 120.0  # where it does not come to an end, it hangs
 SUM = "emage.on_ray.nccl_check"
 
 
-@dataclass(frozen=True)
-class PreflightConfig:
-    """What is looked at (emage.on_ray.doctor; it has no presets of its own)."""
-
-    storage: str = ""  # a folder or URI that all nodes share, where outputs will lie; none: not looked at
-    gpus: int = 0  # that the cluster must have
-    tokenizer: str = "vqgan-gumbel-f8-8192"
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
-
-
 class Check(NamedTuple):
     """One row."""
 
@@ -73,9 +62,9 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def run(config: PreflightConfig) -> None:
+def run(config: DoctorConfig) -> None:
     """Prints the table. Raises SystemExit(1) where a check failed."""
-    table = Table("check", "result", "found", "what to do", title="preflight")
+    table = Table("check", "result", "found", "what to do", title="doctor")
     colors = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
     failed = 0
     with Console().status("looking ...") as status:
@@ -95,7 +84,7 @@ def run(config: PreflightConfig) -> None:
 # --- This machine -----------------------------------------------------------------------------------------------------
 
 
-def machine(config: PreflightConfig) -> Iterator[Check]:
+def machine(config: DoctorConfig) -> Iterator[Check]:
     python = platform.python_version()
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
     yield verdict("Python", good, python, "install Python 3.11, 3.12 or 3.13")
@@ -148,7 +137,7 @@ def ends_well(command: list[str], seconds: float) -> bool:
 # --- The cluster ------------------------------------------------------------------------------------------------------
 
 
-def cluster(config: PreflightConfig) -> Iterator[Check]:
+def cluster(config: DoctorConfig) -> Iterator[Check]:
     launch.start_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     there = ray.cluster_resources().get("GPU", 0)
@@ -169,7 +158,7 @@ def cluster(config: PreflightConfig) -> Iterator[Check]:
 def shared_storage(place: str, nodes: list[dict[str, Any]]) -> Iterator[Check]:
     """Every node writes a file; then every node reads those of all."""
     token = uuid.uuid4().hex
-    paths = {node["NodeID"]: f"{place}/.preflight-{token}-{node['NodeID'][:12]}" for node in nodes}
+    paths = {node["NodeID"]: f"{place}/.doctor-{token}-{node['NodeID'][:12]}" for node in nodes}
     advice = "mount the same storage, writable, on every node (or give object storage by its URI)"
     for node in nodes:
         wrong = on(node, _write, paths[node["NodeID"]], token)
@@ -222,7 +211,7 @@ def _read(paths: list[str], token: str) -> str:
 # --- Around it --------------------------------------------------------------------------------------------------------
 
 
-def services(config: PreflightConfig) -> Iterator[Check]:
+def services(config: DoctorConfig) -> Iterator[Check]:
     yield tracking_server(tracking.uri(config.mlflow))
     if config.tokenizer in tokenizers.TOKENIZERS:
         yield weights(f"tokenizer {config.tokenizer}", download.cached(config.tokenizer), "tokenize.weights=FILE")

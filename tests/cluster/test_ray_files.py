@@ -12,7 +12,6 @@ from ray.runtime_env import RuntimeEnv
 
 from emage import config
 from emage.config import parse
-from emage.on_ray import doctor
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +74,7 @@ def test_every_line_to_submit_is_understood():
     }
     (look,), lines = ([line for line in job_lines() if ("-m" in line) is whether] for whether in (True, False))
     assert look[:4] == ["python", "-m", "emage", "doctor"]
-    parse(doctor.PreflightConfig, look[4:])
+    parse(config.DoctorConfig, look[4:])
     assert [line[1] for line in lines] == [
         f"pipelines/{name}.py" for name in ("ingest", "train", "evaluate", "reproduce", "serve")
     ]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from programs import wait_until
 
-from emage.config import MLflowConfig
+from emage.config import DoctorConfig, MLflowConfig
 from emage.on_ray import doctor
-from emage.on_ray.doctor import Check, PreflightConfig
+from emage.on_ray.doctor import Check
 
 
 def rows(checks: Iterator[Check]) -> dict[str, Check]:
@@ -22,7 +22,7 @@ def rows(checks: Iterator[Check]) -> dict[str, Check]:
 
 
 def test_this_machine_is_looked_at():
-    found = rows(doctor.machine(PreflightConfig()))
+    found = rows(doctor.machine(DoctorConfig()))
     assert found["Python"].result == "ok" and found["C++ compiler"].found
     assert {"memory", "disk, working folder", "disk, temporary files"} <= set(found)
     if not torch.cuda.is_available():
@@ -42,7 +42,7 @@ def test_a_gpu_without_code_in_the_build_says_which_torch_to_install(monkeypatch
 
 @pytest.mark.ray
 def test_every_node_writes_and_reads_the_shared_storage(ray_cluster, tmp_path: Path):
-    found = rows(doctor.cluster(PreflightConfig(storage=str(tmp_path / "shared"), gpus=8)))
+    found = rows(doctor.cluster(DoctorConfig(storage=str(tmp_path / "shared"), gpus=8)))
     assert found["GPUs of the cluster"].result == "failed" and "ray status" in found["GPUs of the cluster"].advice
     storage = [check for what, check in found.items() if what.startswith("storage")]
     assert len(storage) == 2 and all(check.result == "ok" for check in storage)
@@ -53,7 +53,7 @@ def test_every_node_writes_and_reads_the_shared_storage(ray_cluster, tmp_path: P
 def test_storage_that_cannot_be_written_fails_and_ends_with_1(ray_cluster, tmp_path: Path, capsys):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(SystemExit) as ended:
-        doctor.run(PreflightConfig(storage=str(tmp_path / "file"), mlflow=MLflowConfig(uri="sqlite:///runs.db")))
+        doctor.run(DoctorConfig(storage=str(tmp_path / "file"), mlflow=MLflowConfig(uri="sqlite:///runs.db")))
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.err == "2 checks failed\n"
     assert "mount the same storage" in told.out
@@ -103,8 +103,8 @@ def test_a_tracking_file_that_cannot_be_written_is_told(tmp_path: Path):
 
 def test_weights_that_are_not_here_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))
-    found = rows(doctor.services(PreflightConfig()))
+    found = rows(doctor.services(DoctorConfig()))
     assert [check.result for check in found.values()] == ["ok", "warning", "warning"]
     assert "tokenize.weights=FILE" in found["tokenizer vqgan-gumbel-f8-8192"].advice
-    wrong = rows(doctor.services(PreflightConfig(tokenizer="vqgan")))
+    wrong = rows(doctor.services(DoctorConfig(tokenizer="vqgan")))
     assert wrong["tokenizer"].result == "failed" and "vqgan-gumbel-f8-8192" in wrong["tokenizer"].advice
