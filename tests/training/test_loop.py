@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from emage.config import CheckpointConfig, OptimConfig, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
@@ -18,6 +19,7 @@ from emage.training.loop import (
     context_gain,
     fit,
     micro_batches,
+    sum_over_ranks,
     train_step,
 )
 from emage.training.optimizer import averaged
@@ -238,3 +240,14 @@ def test_captions_that_are_cut_are_counted(token_table: Path):
         captions = ["a small red circle", "a small red circle left of a square"] * 4
         batch = Batch(list(range(8)), captions, torch.zeros(8, 64, dtype=torch.int64), list(range(8)))
         assert train_step(engine, batch, config, Guard(3.0), lr=0.0, warming=False)["captions_cut"] == share
+
+
+def test_a_sum_over_ranks_leaves_what_one_rank_has(tmp_path: Path):
+    """Of several ranks: tests/on_ray/training/test_deepspeed_engine.py."""
+    x = torch.tensor([1.0, 2.0])
+    assert torch.equal(sum_over_ranks(x, torch.device("cpu")), x)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        assert torch.equal(sum_over_ranks(x, torch.device("cpu")), x)
+    finally:
+        dist.destroy_process_group()

@@ -203,6 +203,10 @@ def test_why_says_what_was_lost_and_what_to_do():
     assert ingest_report.why(HALF_WAY)[1] == "7 rows wait for the stages that have not run yet."
 
 
+def test_why_says_what_still_waits():
+    assert "7 rows wait for the stages that have not run yet." in ingest_report.why(HALF_WAY)
+
+
 def test_pictures_dropped_for_their_content_had_arrived():
     report = REPORT | {"filtered": {"duplicate": 193, "same_content": 7}}
     sentences = ingest_report.why(report)
