@@ -100,9 +100,10 @@ def _next(under_way: list[ray.ObjectRef], folder: Path | None) -> Any:
 
 
 def _kill(refs: list[ray.ObjectRef]) -> None:
-    """Ends tasks with their worker processes and waits until Ray has cancelled them. A process may last a moment longer.
+    """Ends tasks with their worker processes and waits until Ray has cancelled them.
 
-    A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose thread pool then waits for ever.
+    A process may last a moment longer. A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose
+    thread pool then waits for ever.
     What a task leaves behind is what any killed worker leaves, and is cleared away likewise.
     """
     for ref in refs:
