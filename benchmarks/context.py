@@ -1,9 +1,9 @@
-"""What keeps #2 and #3 from ignoring the picture they are given, and what it costs, on the world of emage.data.shapes.
+"""What keeps #2 and #3 from ignoring the image they are given, and what it costs, on the world of emage.data.shapes.
 
 python benchmarks/context.py                 # every variant, two seeds; 80 minutes of one core
 python benchmarks/context.py --steps 200 --seeds 1
 
-The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the picture, reading them
+The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the image, reading them
 does not pay, and "ignore the context" is a place where training can stay (measured by the probe context_gain). Each
 variant is one cure, or none. Prints a table; writes results/context.json, the probe along the way, and context.png.
 """
@@ -37,7 +37,7 @@ from emage.model import checkpoint
 from emage.reproduce.shapes_dataset import write_table
 from emage.training.loop import BareEngine, Objective, context_gain, fit
 
-PICTURES, SCORED, PROBE_EVERY = 4_000, 200, 100
+IMAGES, SCORED, PROBE_EVERY = 4_000, 200, 100
 CURES: dict[str, dict[str, Any]] = {
     "as in the paper": {},
     "argmax first pass": {"first_pass": "argmax"},
@@ -54,7 +54,7 @@ def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_table(Path(folder), shapes.train_scenes(PICTURES, seed=0), seed=0)
+        write_table(Path(folder), shapes.train_scenes(IMAGES, seed=0), seed=0)
         jobs = list(itertools.product(range(seeds), VARIANTS))
         for i, (seed, (method, cure)) in enumerate(jobs):
             runs.append(run(folder, method, cure, seed, steps))

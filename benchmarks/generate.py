@@ -1,4 +1,4 @@
-"""Milliseconds a picture, text to pixels, at the paper's size and beside the peers, in one run; random weights.
+"""Milliseconds an image, text to pixels, at the paper's size and beside the peers, in one run; random weights.
 
 python benchmarks/generate.py                                  # what the device can do
 python benchmarks/generate.py dtypes=[float32] peers=false     # ours alone
@@ -105,11 +105,11 @@ def line(figure: Figure) -> str:
     if figure.failed:
         return f"{figure.what}: failed, {figure.failed}"
     share = "" if figure.share_of_matmul is None else f", {figure.share_of_matmul:.0%} of the matmul rate"
-    return f"{figure.what}, {figure.steps} steps, {figure.scope}: {figure.ms_a_picture:,.1f} ms a picture{share}"
+    return f"{figure.what}, {figure.steps} steps, {figure.scope}: {figure.ms_a_picture:,.1f} ms an image{share}"
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:
-    columns = ("", "steps", "what", "ms a picture", "pictures/s", "ratio", "of matmul", "GiB")
+    columns = ("", "steps", "what", "ms an image", "images/s", "ratio", "of matmul", "GiB")
     table = Table(*columns, title=title)
     for f in figures:
         if f.failed:

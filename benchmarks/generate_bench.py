@@ -31,7 +31,7 @@ PACKAGES = ("diffusers", "muse-maskgit-pytorch", "transformers")
 
 @dataclass(frozen=True)
 class GenerateBenchmark:
-    """What a picture costs, ours and theirs (benchmarks/generate.py; it has no presets of its own)."""
+    """What an image costs, ours and theirs (benchmarks/generate.py; it has no presets of its own)."""
 
     preset: str = "emage_346m"  # of training: its model
     device: str = "auto"  # auto: cuda where there is one
@@ -52,9 +52,9 @@ class Figure:
     what: str
     dtype: Dtype
     batch: int
-    steps: int  # passes that a picture takes
+    steps: int  # passes that an image takes
     scope: str = "text to pixels"
-    flops: int = 0  # of a picture; 0: not counted
+    flops: int = 0  # of an image; 0: not counted
     ms_a_picture: float = 0.0
     rounds: int = 0  # that the median is of
     share_of_matmul: float | None = None
@@ -114,7 +114,7 @@ class Bench:
         for dtype in self.dtypes:
             for batch in self.batches:
                 for steps in self.steps if batch < 64 or dtype == "bfloat16" else (STEPS,):
-                    yield self._picture(OURS, dtype, batch, steps)
+                    yield self._image(OURS, dtype, batch, steps)
             yield from self._methods(dtype)
             if self.settings.peers and dtype != "tf32":
                 for batch in self.batches:
@@ -140,11 +140,11 @@ class Bench:
             # In float16 Muse's loop does not run.
             yield ours_alone + (theirs if self.settings.peers and dtype in ("float32", "bfloat16") else [])
 
-    def _picture(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
+    def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
         passes = METHODS[method].num_passes(SamplingConfig(steps=steps), ours.N)
-        flops = 0 if METHODS[method].CAUSAL else self.flops.picture(passes)
+        flops = 0 if METHODS[method].CAUSAL else self.flops.image(passes)
         figure = Figure(method, dtype, batch, passes, flops=flops)
-        return figure, lambda: ours.picture(self._pipes(dtype, self.compiles)[method], batch, steps)
+        return figure, lambda: ours.image(self._pipes(dtype, self.compiles)[method], batch, steps)
 
     def _methods(self, dtype: Dtype) -> Iterator[Job]:
         """The other methods, at batch 1."""
@@ -152,7 +152,7 @@ class Bench:
         causal = "autoregressive" in self.settings.methods
         for method in self.settings.methods:
             if method != OURS and (self.on_gpu or not METHODS[method].CAUSAL):
-                yield self._picture(method, dtype, 1, steps)
+                yield self._image(method, dtype, 1, steps)
         if causal and not self.on_gpu:
             scope = f"{ours.TOKENS_TIMED} tokens, times {ours.N // ours.TOKENS_TIMED}"
             yield Figure("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
@@ -248,7 +248,7 @@ class Bench:
             return None
 
     def _profile(self, figure: Figure, prepare: Prepare) -> None:
-        """What the GPU's kernels take of the picture that all is compared with."""
+        """What the GPU's kernels take of the image that all is compared with."""
         if self.on_gpu and (figure.what, figure.steps) == (OURS, STEPS):
             work: Any = prepare()
             kernels = ours.kernel_ms(work)

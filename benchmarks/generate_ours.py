@@ -1,6 +1,6 @@
 """Our side of benchmarks/generate.py: a model of the paper's size with random weights, and what its parts cost.
 
-What a pass costs does not depend on the weights. B pictures, N tokens, V codes.
+What a pass costs does not depend on the weights. B images, N tokens, V codes.
 """
 
 import re
@@ -15,7 +15,7 @@ from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
 from emage.data.shapes import held_out_scenes
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.model.transformer import Network
 from emage.tokenizers import TOKENIZERS
 from emage.tokenizers.vqgan import VQGAN
@@ -23,18 +23,18 @@ from emage.tokenizers.vqgan import VQGAN
 PROMPTS = [scene.caption for scene in held_out_scenes(64, seed=0)]
 V, GRID = 8192, (32, 32)
 N = GRID[0] * GRID[1]
-TOKENS_TIMED = 16  # of an autoregressive picture on a CPU: all cost the same
-LENGTHS = (1, 256, 512, 1024)  # at which a token is timed that passes the whole picture so far
+TOKENS_TIMED = 16  # of an autoregressive image on a CPU: all cost the same
+LENGTHS = (1, 256, 512, 1024)  # at which a token is timed that passes the whole image so far
 
 
 class Flops(NamedTuple):
-    """Of one picture: multiplications and additions."""
+    """Of one image: multiplications and additions."""
 
     text: int
     decoder_pass: int
     painting: int
 
-    def picture(self, passes: int) -> int:
+    def image(self, passes: int) -> int:
         return self.text + passes * self.decoder_pass + self.painting
 
 
@@ -73,8 +73,8 @@ def counted(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def picture(pipe: Emage, batch: int, steps: int) -> Callable[[], object]:
-    """Text to pictures."""
+def image(pipe: Emage, batch: int, steps: int) -> Callable[[], object]:
+    """Text to images."""
     seeds = iter(range(0, 1 << 40, batch))
 
     def draw() -> object:
@@ -117,7 +117,7 @@ def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
 def loop_step(pipe: Emage) -> Callable[[], object]:
     """The first of 16 steps, as it is written: a pass, tokens drawn, places chosen."""
     method, settings, device = METHODS[pipe.config.method], pipe.settings(), pipe.device
-    y, rng = torch.full((1, N), MASK, device=device), PictureRng([0], device)
+    y, rng = torch.full((1, N), MASK, device=device), ImageRng([0], device)
     with torch.no_grad():
         context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
     return lambda: next(method.generate(pipe.network.decoder, context, y, settings, rng))

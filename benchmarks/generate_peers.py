@@ -6,7 +6,7 @@ muse_maskgit: lucidrains' MaskGit in the size asked for, drawn by its own genera
 Nothing is fetched: captions are random ids (aMUSEd) or random states (Muse, whose T5 stays out). A peer that is not
 installed raises ImportError; `make bench` installs both.
 
-B batch, N tokens of a picture, S text tokens, D width of the text states, V codes.
+B batch, N tokens of an image, S text tokens, D width of the text states, V codes.
 """
 
 from collections.abc import Callable
@@ -68,10 +68,10 @@ class Peer(NamedTuple):
 
     name: str
     version: str  # package and version
-    tokens: int  # a picture
+    tokens: int  # an image
     steps: int
     parameters: int  # of what runs in a step
-    step: Callable[[], Tensor]  # one pass of its transformer over the pictures, as its sampler calls it: logits
+    step: Callable[[], Tensor]  # one pass of its transformer over the images, as its sampler calls it: logits
     draw: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None where there is only a step
     loop_step: Callable[[], Tensor] | None  # one step of its own loop: a pass, tokens drawn, places chosen
     scope: str  # what `draw` covers
@@ -89,8 +89,8 @@ def amused(
     """aMUSEd-256. `tokens` other than 256 are a step alone: the same network over a larger square.
 
     `guidance` is its pipeline's default, scale 10: captions and empty captions in one pass of twice the batch, and the
-    text encoder twice. Off, a pass has as many rows as pictures, as Emage's. In float16 its pipeline carries the
-    tokenizer to float32 and back for every picture.
+    text encoder twice. Off, a pass has as many rows as images, as Emage's. In float16 its pipeline carries the
+    tokenizer to float32 and back for every image.
     """
     from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel, logging
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -159,7 +159,7 @@ def muse_maskgit(
     from PIL import ImageFile
     from transformers import T5Config
 
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # its import lets this whole process read broken pictures
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # its import lets this whole process read broken images
     muse.tqdm = lambda iterable, **_: iterable  # no progress bar; it has no switch for that
     T5_CONFIGS["given"] = {"config": T5Config(d_model=TEXT_WIDTH)}  # the width is all it wants to know of its T5
     make = partial(_placed, device=device, dtype=dtype)

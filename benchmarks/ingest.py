@@ -5,16 +5,16 @@ python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=24 
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=20000 gpus=1
 python benchmarks/ingest.py scale                     # rows/s and memory of everything else: see scale.py
 
-`tokenize`: pictures/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
-tasks, encoding in one actor, tokenized shards on disk), in turns: same pictures, batch size, threads, float32. The bare
-loop gets decoded pictures, the stage JPEGs. The goal is a ratio of 0.9. Two are printed: `whole`, with everything, and
-`steady`, from the first quarter of the pictures on. That leaves out what comes before the first tokens (`start-up`: Ray
+`tokenize`: images/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
+tasks, encoding in one actor, tokenized shards on disk), in turns: same images, batch size, threads, float32. The bare
+loop gets decoded images, the stage JPEGs. The goal is a ratio of 0.9. Two are printed: `whole`, with everything, and
+`steady`, from the first quarter of the images on. That leaves out what comes before the first tokens (`start-up`: Ray
 starts the actor, which imports PyTorch and loads the weights; the first block is decoded): seconds of a run of days.
 
 Without a GPU, decoding and encoding share the cores. Half of them encode, and the bare loop has as many; the others
 decode. So the ratio still says whether the encoder waits, as long as nobody else uses the machine.
 
-A published tokenizer gets random weights: what a picture costs does not depend on them. No network.
+A published tokenizer gets random weights: what an image costs does not depend on them. No network.
 """
 
 import io
@@ -41,7 +41,7 @@ from emage import config as settings
 from emage import tokenizers
 from emage.config import TokenizeConfig, cli
 from emage.data import schema, shapes
-from emage.data.ingest import decode_image as pictures
+from emage.data.ingest import decode_image as images
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
 from emage.tokenizers.dvae import DVAE, DVAEConfig
@@ -50,12 +50,12 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 SAME_BLOCK_S = 0.01  # rows of one block come at once
-DISTINCT = 64  # pictures that are drawn; more are repetitions
+DISTINCT = 64  # images that are drawn; more are repetitions
 
 
 @dataclass(frozen=True)
 class TokenizeBenchmark:
-    """Pictures/s through the tokenizing stage beside a bare encode loop."""
+    """Images/s through the tokenizing stage beside a bare encode loop."""
 
     tokenizer: str = tokenizers.DEMO
     pictures: int = 16_000
@@ -97,14 +97,14 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     jpegs = draw(min(benchmark.pictures, DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)
     started = time.process_time()
-    pixels = np.stack([pictures.pixels(jpeg) for jpeg in jpegs])
+    pixels = np.stack([images.pixels(jpeg) for jpeg in jpegs])
     decoding = (time.process_time() - started) / len(jpegs)
     pixels = pixels[np.arange(benchmark.pictures) % len(jpegs)]
     tokenizer = tokenizers.load(config.tokenizer, config.weights, device="cuda" if benchmark.gpus else "cpu")
 
     where = torch.cuda.get_device_name() if benchmark.gpus else f"{threads} of {os.cpu_count()} cores"
-    print(f"{info.name}, {benchmark.pictures} pictures of {size}x{size}, batches of {config.batch_size}, {where}")
-    print(f"decoding: {1e3 * decoding:.2f} ms a picture on one core")
+    print(f"{info.name}, {benchmark.pictures} images of {size}x{size}, batches of {config.batch_size}, {where}")
+    print(f"decoding: {1e3 * decoding:.2f} ms an image on one core")
     print(f"{'':8}{'bare':>10}{'whole':>10}{'steady':>10}{'start-up':>12}   ratios")
     rounds = []
     for number in range(benchmark.repeat):
@@ -122,7 +122,7 @@ def print_round(title: str, values: Sequence[float]) -> None:
 
 
 def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig, int]:
-    """The stage's settings, and the size of the pictures that the tokenizer was made for."""
+    """The stage's settings, and the size of the images that the tokenizer was made for."""
     config = TokenizeConfig(
         tokenizer=benchmark.tokenizer, batch_size=benchmark.batch_size, gpus_per_actor=benchmark.gpus
     )
@@ -142,7 +142,7 @@ def draw(count: int, size: int) -> list[bytes]:
     for drawn in shapes.draw_many(shapes.train_scenes(count, seed=0), seed=0):
         file = io.BytesIO()
         image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC)
-        image.save(file, "JPEG", quality=pictures.QUALITY, subsampling=0)
+        image.save(file, "JPEG", quality=images.QUALITY, subsampling=0)
         jpegs.append(file.getvalue())
     return jpegs
 
@@ -166,16 +166,16 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
         ]
         shard = download.shard_folder(folder, number)
         shard.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema.PICTURE), shard / download.PICTURES)
+        pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE), shard / download.IMAGES)
         counts = {"rows": len(rows), "written": len(rows), "failed": {}}
-        files = {"pictures": [download.PICTURES], "outputs": {download.PICTURES: str(number)}}
+        files = {"pictures": [download.IMAGES], "outputs": {download.IMAGES: str(number)}}
         manifest.write_json(shard / manifest.NAME, counts | files)
     total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}, "passes": 1}
     manifest.write_json(folder / manifest.NAME, {"shards": len(starts), **total})
 
 
 def bare_rate(tokenizer: tokenizers.Tokenizer, pixels: np.ndarray, batch_size: int) -> float:
-    """Pictures/s of nothing but the tokenizer; pixels (n, H, W, 3) uint8. The first batch warms up."""
+    """Images/s of nothing but the tokenizer; pixels (n, H, W, 3) uint8. The first batch warms up."""
 
     def encode(batch: np.ndarray) -> torch.Tensor:
         on_device = torch.from_numpy(batch).to(next(tokenizer.parameters()).device)
@@ -202,7 +202,7 @@ class Clock:
         yield self
 
     def steady_rate(self) -> float:
-        """Pictures/s between the arrival of the first quarter and of the last. NaN where that was one block."""
+        """Images/s between the arrival of the first quarter and of the last. NaN where that was one block."""
         total = np.cumsum([count for _, count in self.arrivals])
         first, last = self.arrivals[int(np.searchsorted(total, total[-1] / 4))][0], self.arrivals[-1][0]
         later = sum(count for moment, count in self.arrivals if moment > first + SAME_BLOCK_S)
@@ -212,7 +212,7 @@ class Clock:
 def stage_rates(
     config: TokenizeConfig, info: schema.TokenizerInfo, size: int, folder: Path
 ) -> tuple[float, float, float]:
-    """Pictures/s of the whole stage, and after its start-up; seconds of the start-up."""
+    """Images/s of the whole stage, and after its start-up; seconds of the start-up."""
     shutil.rmtree(folder / "tokenized", ignore_errors=True)
     clock = Clock()
     started = time.perf_counter()

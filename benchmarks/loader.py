@@ -55,7 +55,7 @@ class LoaderBenchmark:
     """Samples/s of one process that reads training batches and tokenizes their captions."""
 
     rows: int = 65_536
-    tokens: int = 1024  # a picture; a square number
+    tokens: int = 1024  # an image; a square number
     batch_size: int = 64  # rows of one process a step
     epochs: int = 5
     captions: str | None = None  # a parquet file; none: $EMAGE_DATA's, else drawn ones
@@ -82,7 +82,7 @@ def check(benchmark: LoaderBenchmark) -> None:
         if getattr(benchmark, name) < 1:
             raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
     if benchmark.tokens != round(benchmark.tokens**0.5) ** 2:
-        raise InputError(f"tokens={benchmark.tokens}: a picture has a square number of them, as 1024")
+        raise InputError(f"tokens={benchmark.tokens}: an image has a square number of them, as 1024")
     if benchmark.rows < benchmark.batch_size:
         raise InputError(f"rows={benchmark.rows}: fewer than batch_size={benchmark.batch_size}")
 

@@ -21,7 +21,7 @@ from emage import config
 from emage.config import ServeConfig
 
 LOAD_S, DEADLINE_S, CLIENTS = 80.0, 75.0, 4
-PROMPTS = 8  # pictures that are asked for, in turn
+PROMPTS = 8  # images that are asked for, in turn
 
 
 def serve(folder: Path) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
 
 
 def figures(answers: list[Answer], lost: float) -> dict[str, Any]:
-    found, pictures = aftermath(answers, lost), defaultdict(set)
+    found, images = aftermath(answers, lost), defaultdict(set)
     for answer in answers:
-        pictures[answer.number % PROMPTS] |= {answer.png} if answer.png else set()
+        images[answer.number % PROMPTS] |= {answer.png} if answer.png else set()
     return {
         "recovered_s": found["first_picture_s"],
         "total": found["answers"],
@@ -70,5 +70,5 @@ def figures(answers: list[Answer], lost: float) -> dict[str, Any]:
         "without_a_picture": sum(answer.png is None for answer in answers),
         "outcomes": dict(Counter(answer.outcome for answer in answers)),
         "slowest_s": found["slowest_s"],
-        "same_bytes": all(len(same) == 1 for same in pictures.values()),
+        "same_bytes": all(len(same) == 1 for same in images.values()),
     }

@@ -30,15 +30,15 @@ class Inputs(NamedTuple):
     """What the stages start from."""
 
     folder: Path
-    table: Path  # of URLs, pictures behind them on loopback
-    asked: Counter[str]  # how often each picture was
+    table: Path  # of URLs, images behind them on loopback
+    asked: Counter[str]  # how often each image was
     ingested: Path  # an ingest that is finished
     num_rows: int
 
 
 @contextmanager
 def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
-    """Draws pictures, serves them over loopback while the block runs, and ingests them once."""
+    """Draws images, serves them over loopback while the block runs, and ingests them once."""
     scenes, asked = shapes.train_scenes(num_rows, seed=5), Counter[str]()
     (folder / "www").mkdir()
     for number, pixels in enumerate(shapes.draw_many(scenes, seed=5)):
@@ -183,14 +183,14 @@ def evaluate(inputs: Inputs) -> Stage:
     """
     places = ["checkpoint=demo", f"captions={captions}"]
     return Stage(
-        unit="pictures",
+        unit="images",
         total=2 * CAPTIONS,
         worker="ray::Drawer",
         command=lambda output: ["evaluate", "tiny", *places, f"output={output}", *settings.split()],
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
-        twice=lambda *_: f"{2 * image_shards.PICTURES} at most",  # a part each of two actors
+        twice=lambda *_: f"{2 * image_shards.IMAGES} at most",  # a part each of two actors
         result=digests("pictures/*.tar"),
         added={"num_cpus": 1},
     )

@@ -4,7 +4,7 @@ python benchmarks/precision.py                           # the shipped model
 python benchmarks/precision.py runs/demo/train/model     # another one of the demo's small world
 
 For each precision: how far the first pass's log-probabilities move, how many of its best tokens and of the tokens of
-finished pictures stay the same, how many pictures are right by the checker; pictures a second as a ratio to float32.
+finished images stay the same, how many images are right by the checker; images a second as a ratio to float32.
 """
 
 import json
@@ -23,23 +23,23 @@ from emage.config import Dtype
 from emage.data import shapes
 from emage.evaluation.metrics.shapes_accuracy import measure
 from emage.methods import METHODS
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.model.device_support import arithmetic
 from emage.utils import provenance
 from emage.utils.errors import InputError
 
-PICTURES, BATCH = 200, 50
+IMAGES, BATCH = 200, 50
 DTYPES: tuple[Dtype, ...] = ("float32", "tf32", "bfloat16", "float16")
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(checkpoint: str) -> None:
-    captions = [scene.caption for scene in shapes.held_out_scenes(PICTURES, seed=0)]
+    captions = [scene.caption for scene in shapes.held_out_scenes(IMAGES, seed=0)]
     on_gpu = torch.cuda.is_available()
     runs = {dtype: run(checkpoint, dtype, captions) for dtype in DTYPES if on_gpu or dtype != "tf32"}
     exact = runs["float32"]
     table = Table(
-        "precision", "max |d log p|", "best tokens equal", "drawn tokens equal", "objects right", "pictures/s, ratio"
+        "precision", "max |d log p|", "best tokens equal", "drawn tokens equal", "objects right", "images/s, ratio"
     )
     rows: dict[str, dict[str, float]] = {}
     for dtype, found in runs.items():
@@ -54,7 +54,7 @@ def main(checkpoint: str) -> None:
         table.add_row(dtype, f"{difference:.4f}", f"{best:.1%}", f"{equal:.1%}", f"{right:.1%}", f"{speed:.2f}")
     Console().print(table)
     device = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores"
-    about = {"device": device, "torch": torch.__version__, "emage": emage.__version__, "pictures": PICTURES}
+    about = {"device": device, "torch": torch.__version__, "emage": emage.__version__, "pictures": IMAGES}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"precision-{'cuda' if on_gpu else 'cpu'}.json"
     path.write_text(json.dumps({**about, "commit": provenance.commit(), "precisions": rows}, indent=1) + "\n")
@@ -66,12 +66,12 @@ def run(checkpoint: str, dtype: Dtype, captions: list[str]) -> dict[str, Any]:
     pipe = emage.Emage.from_pretrained(checkpoint, dtype=dtype)
     pipe.warm_up((BATCH,))
     started = time.perf_counter()
-    images = pipe.generate(captions, seed=list(range(PICTURES)), batch_size=BATCH)
+    images = pipe.generate(captions, seed=list(range(IMAGES)), batch_size=BATCH)
     seconds = time.perf_counter() - started
     rows, columns = pipe.config.grid
     unknown = torch.full((BATCH, rows * columns), MASK, device=pipe.device)
     context = pipe.network.read(pipe.network.text.tokenize(captions[:BATCH])[0].to(pipe.device))
-    method, rng = METHODS[pipe.config.method], PictureRng(range(BATCH), pipe.device)
+    method, rng = METHODS[pipe.config.method], ImageRng(range(BATCH), pipe.device)
     with arithmetic(dtype, pipe.device):
         log_p = pipe.network.decoder(unknown, context).float().log_softmax(-1).cpu()
         *_, last = method.generate(pipe.network.decoder, context, unknown, pipe.config.sampling, rng)

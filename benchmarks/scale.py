@@ -6,7 +6,7 @@
 Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
     select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
     captions  every rule of emage.data.ingest.caption_rules on the rows that are left
-    shuffle   tokenized shards (random tokens, 2 % of the pictures the same) -> the token table
+    shuffle   tokenized shards (random tokens, 2 % of the images the same) -> the token table
 What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
 of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
 Expected: memory at 10M rows within 1.3 times that at 1M. Prints the ratios, and writes results/scale-TOKENS.json.
@@ -81,7 +81,7 @@ class ScaleBenchmark:
     """Rows/s and memory of an ingest without its network, on generated tables."""
 
     rows: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    tokens: int = 256  # a picture
+    tokens: int = 256  # an image
     folder: str | None = None  # for the tables; none: the system's own for temporary files
 
 
@@ -184,7 +184,7 @@ def write_table(path: Path, rows: int) -> None:
             numbers = np.where(numbers % 33 == 32, numbers - 32, numbers)
             words = WORDS[np.random.default_rng(1).integers(0, len(WORDS), (len(numbers), 9))]
             text = [f"{' '.join(line)} {n}" for line, n in zip(words[numbers - start], numbers, strict=True)]
-            urls = [f"https://img{n % 9973}.host{n % 997}.example/photos/{n:09d}/picture.jpg" for n in numbers.tolist()]
+            urls = [f"https://img{n % 9973}.host{n % 997}.example/photos/{n:09d}/image.jpg" for n in numbers.tolist()]
             nsfw = np.where(rng.random(len(numbers)) < 0.02, "NSFW", "UNLIKELY")
             similarity = rng.random(len(numbers), np.float32)
             file.write_table(pa.table([urls, text, similarity, nsfw], schema=file.schema))
@@ -206,7 +206,7 @@ def judge(file: str) -> int:
 
 @ray.remote(num_cpus=1)
 def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
-    """A tokenized shard as tokenize_shards.py writes it, of random tokens; one picture in 50 is another's."""
+    """A tokenized shard as tokenize_shards.py writes it, of random tokens; one image in 50 is another's."""
     number, rows = int(Path(file).stem), pq.read_table(file)
     rng = np.random.default_rng(number)
     digests = [rng.bytes(32).hex() for _ in range(len(rows))]

@@ -6,12 +6,12 @@
         pairs=20 clients=[1,8,32] server.timeout_s=300      # random weights of any size; the paper's by default
 
 Starts pipelines/serve.py as a person does, and is its only client. All share this machine's cores.
-- latency: one client. A request and a direct `pipe.generate` of the same picture take turns, so that drift falls on
+- latency: one client. A request and a direct `pipe.generate` of the same image take turns, so that drift falls on
   both. JSON, PNG and base64 are in the server's time and not in the direct one; a PNG by itself is timed as well.
 - throughput: closed loops, each client asking again when it has its answer; one that is refused (429) waits as it is
-  told. Between the levels the same pictures are drawn by one `pipe.generate` in full batches, by as many threads as
+  told. Between the levels the same images are drawn by one `pipe.generate` in full batches, by as many threads as
   are fastest, the server being idle: a level's ratio is to the mean of the two around it. A sample of the answers is
-  compared with the model's own pictures, pixel by pixel.
+  compared with the model's own images, pixel by pixel.
 - memory: of each process, over many requests of all kinds: n=3, refused ones, streams, clients that leave them.
 - kill: SIGKILL under load to the process that holds the model, then to the one that speaks HTTP. What every request
   got, and when it is whole again.

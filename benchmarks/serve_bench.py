@@ -29,7 +29,7 @@ class ServeBenchmark:
 
     checkpoint: str = "demo"  # a folder, or paper: random weights by `model` and `grid`
     parts: tuple[str, ...] = PARTS
-    steps: int | None = None  # of a picture; none: the model's own
+    steps: int | None = None  # of an image; none: the model's own
     threads: int | None = None  # of direct drawing; none: as many as a replica takes on a CPU
     pairs: int = 200  # latency
     clients: tuple[int, ...] = (1, 8, 32, 64, 256)  # throughput: a level each
@@ -53,7 +53,7 @@ class Bench(NamedTuple):
     url: str
 
     def body(self, number: int) -> dict[str, Any]:
-        """The request of picture `number`, which is the same in every part and for the model itself."""
+        """The request of image `number`, which is the same in every part and for the model itself."""
         own = {} if self.settings.steps is None else {"steps": self.settings.steps}
         return {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, **own}
 
@@ -61,7 +61,7 @@ class Bench(NamedTuple):
         return await ask(session, number, self.body(number))
 
     def draw(self, numbers: Sequence[int]) -> list[Image.Image]:
-        """Pictures without a server, in batches as large as its."""
+        """Images without a server, in batches as large as its."""
         bodies = [self.body(number) for number in numbers]
         prompts, seeds = ([body.pop(name) for body in bodies] for name in ("prompt", "seed"))
         return self.pipe.generate(prompts, seed=seeds, batch_size=self.config.max_batch_size, **bodies[0])

@@ -21,12 +21,12 @@ class Answer(NamedTuple):
     started: float
     seconds: float
     outcome: str
-    png: bytes | None = None  # the first picture
+    png: bytes | None = None  # the first image
     retry_after: float | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Whether it is a picture or an error in the API's form."""
+        """Whether it is an image or an error in the API's form."""
         return self.outcome[:3].isdigit() and not self.outcome.endswith("form")
 
 
@@ -53,7 +53,7 @@ async def ask(session: aiohttp.ClientSession, number: int, request: dict[str, An
 
 
 def outcome(status: int, text: bytes) -> tuple[str, bytes | None]:
-    """In a word, and the first picture."""
+    """In a word, and the first image."""
     try:
         found = json.loads(text)
         if status == 200:

@@ -104,7 +104,7 @@ def show_memory(found: dict[str, Any]) -> None:
 
 
 def kill(bench: Bench) -> dict[str, Any]:
-    """By deployment: what every request got, how long there were no pictures, whether it is whole afterwards."""
+    """By deployment: what every request got, how long there were no images, whether it is whole afterwards."""
     there = processes(bench.server)
     if VICTIMS[0] not in there:
         raise InputError(f"there is no process of {VICTIMS[0]} to kill, only {', '.join(there)}")
@@ -135,19 +135,19 @@ def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
     """Counts of what was begun before the kill and had no answer then, and of what was begun later."""
     under_way = [answer for answer in answers if answer.started <= killed < answer.started + answer.seconds]
     later = [answer for answer in answers if answer.started > killed]
-    pictures = [answer.started + answer.seconds - killed for answer in later if answer.outcome == "200"]
+    images = [answer.started + answer.seconds - killed for answer in later if answer.outcome == "200"]
     return {
         "answers": len(answers),
         "under way": dict(Counter(answer.outcome for answer in under_way)),
         "later": dict(Counter(answer.outcome for answer in later)),
-        "first_picture_s": min(pictures, default=None),
+        "first_picture_s": min(images, default=None),
         "slowest_s": max((answer.seconds for answer in answers), default=None),
         "unclean": sum(not answer.is_clean for answer in answers),
     }
 
 
 async def is_whole(bench: Bench) -> bool:
-    """Whether each of 32 more requests, by eight clients, gets its picture without being told to come again."""
+    """Whether each of 32 more requests, by eight clients, gets its image without being told to come again."""
     limits = {"clients": 8, "seconds": bench.deadline_s, "deadline_s": bench.deadline_s}
     answers = await closed_loops(bench.url, bench.ask, range(32), **limits)
     return [answer.outcome for answer in answers] == ["200"] * 32
@@ -160,5 +160,5 @@ def show_aftermath(name: str, found: dict[str, Any]) -> None:
         table.add_row(when, *(str(found[when].get(outcome, 0)) for outcome in outcomes))
     Console().print(table)
     first = "never" if found["first_picture_s"] is None else f"{found['first_picture_s']:.1f} s"
-    print(f"first picture of a later request after {first}, slowest answer {found['slowest_s']:.1f} s,", end=" ")
+    print(f"first image of a later request after {first}, slowest answer {found['slowest_s']:.1f} s,", end=" ")
     print("{unclean} without a clean answer, whole again: {whole_again}".format(**found))

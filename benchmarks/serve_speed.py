@@ -1,4 +1,4 @@
-"""Parts of benchmarks/serve.py: what a request takes and how many pictures a second there are, beside drawing alone."""
+"""Parts of benchmarks/serve.py: what a request takes and how many images a second there are, beside drawing alone."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ from serve_client import Answer, closed_loops, open_session, percentiles
 from emage.utils.errors import InputError
 
 PAUSE_S = 0.02  # threads that wait for work spin a while first: they shall not do so in the other's time
-SAMPLE = 16  # pictures compared at each level
+SAMPLE = 16  # images compared at each level
 
 
 # --- Latency ----------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def latency(bench: Bench) -> dict[str, Any]:
 
 
 async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
-    """Seconds of a request, of the same picture drawn directly, and of making a PNG of it; after five to warm up."""
+    """Seconds of a request, of the same image drawn directly, and of making a PNG of it; after five to warm up."""
     pairs = []
     total = bench.settings.pairs + 5
     with bar("latency", total) as moved:
@@ -51,9 +51,9 @@ async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
                     raise InputError(f"the only client of the server was told {answer.outcome}")
                 await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
-                (picture,) = bench.draw([number])
+                (image,) = bench.draw([number])
                 drawn = time.perf_counter()
-                picture.save(io.BytesIO(), "PNG")
+                image.save(io.BytesIO(), "PNG")
                 pairs.append((answer.seconds, drawn - started, time.perf_counter() - drawn))
                 moved()
     return pairs[5:]
@@ -82,7 +82,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def rates_by_threads(bench: Bench) -> dict[int, float]:
-    """Pictures/s of a few full batches drawn offline, by how many threads draw: more are not always faster."""
+    """Images/s of a few full batches drawn offline, by how many threads draw: more are not always faster."""
     numbers, rates = range(4 * bench.config.max_batch_size), {}
     for threads in sorted({1, torch.get_num_threads(), os.cpu_count() or 1}):
         torch.set_num_threads(threads)
@@ -94,7 +94,7 @@ def rates_by_threads(bench: Bench) -> dict[int, float]:
 
 
 def offline_rate(bench: Bench, threads: int) -> float:
-    """Pictures/s of `pipe.generate` in full batches; the server rests, though its processes are there."""
+    """Images/s of `pipe.generate` in full batches; the server rests, though its processes are there."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
     bench.draw(range(bench.settings.pictures))
@@ -134,18 +134,18 @@ def compare(bench: Bench, answers: Sequence[Answer]) -> dict[str, Any]:
 
 def show_levels(found: dict[str, Any]) -> None:
     offline = statistics.mean(found["offline_pictures_per_s"])
-    title = f"offline {offline:.1f} pictures/s; best ratio {found['best_ratio']:.2f}, goal 0.9"
-    table = Table("clients", "pictures/s", "of offline", "p50 ms", "p95 ms", "p99 ms", "answers", title=title)
+    title = f"offline {offline:.1f} images/s; best ratio {found['best_ratio']:.2f}, goal 0.9"
+    table = Table("clients", "images/s", "of offline", "p50 ms", "p95 ms", "p99 ms", "answers", title=title)
     for row in found["levels"]:
         ms = (f"{value:,.0f}" if value else "" for value in row["ms"].values())
         said = ", ".join(f"{count} x {what}" for what, count in row["outcomes"].items())
         table.add_row(str(row["clients"]), f"{row['pictures_per_s']:.1f}", f"{row['ratio']:.2f}", *ms, said)
     Console().print(table)
     threads = ", ".join(f"{count}: {rate:.1f}" for count, rate in found["offline_by_threads"].items())
-    print("{equal} of {compared} answers equal the model's own pictures in every pixel; ".format(**found), end="")
+    print("{equal} of {compared} answers equal the model's own images in every pixel; ".format(**found), end="")
     rates = found["offline_pictures_per_s"]
     print(f"offline by threads {threads}; its fastest run / its slowest {max(rates) / min(rates):.2f}")
     served = max(row["pictures_per_s"] for row in found["levels"])
     equal = found["offline_replica_threads_per_s"]
     count = found["replica_threads"]
-    print(f"offline by as many threads as a replica has ({count}): {equal:.1f} pictures/s, ratio {served / equal:.2f}")
+    print(f"offline by as many threads as a replica has ({count}): {equal:.1f} images/s, ratio {served / equal:.2f}")

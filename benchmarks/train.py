@@ -37,7 +37,7 @@ from emage.data import schema
 from emage.data.shapes import train_scenes
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
-from emage.methods.masking import PictureRng
+from emage.methods.masking import ImageRng
 from emage.model.checkpoint import describe
 from emage.model.device_support import check_precision, choose, matmul_rate, set_precision, wait_for
 from emage.model.transformer import Network
@@ -63,7 +63,7 @@ class TrainBenchmark:
 
     preset: str = "demo"  # of training: its model and batch
     methods: tuple[str, ...] = tuple(METHODS)
-    micro_batch_size: int | None = None  # pictures a step; none: the preset's
+    micro_batch_size: int | None = None  # images a step; none: the preset's
     steps: int = 10  # timed at a time
     rounds: int = 5  # and one to warm up
     precision: tuple[str, ...] = ("float32", "tf32", "bfloat16")
@@ -220,7 +220,7 @@ def bare_step(
 
     def step(batch: Batch) -> None:
         ids = network.text.tokenize(batch.captions)[0].to(device)
-        loss = objective(ids, batch.y.to(device), PictureRng(batch.seeds, device), False)
+        loss = objective(ids, batch.y.to(device), ImageRng(batch.seeds, device), False)
         (loss.total / loss.count).backward()
         nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip_norm)
         optimizer.step()
@@ -255,7 +255,7 @@ def in_turns(works: Mapping[str, Callable[[], object]], bench: Bench) -> dict[st
 
 
 def memory_of(method: str, forward: AbstractContextManager, bench: Bench) -> dict[str, Any]:
-    """What a picture adds to the peak, the largest micro-batch that goes through a step, and what the plan expects."""
+    """What an image adds to the peak, the largest micro-batch that goes through a step, and what the plan expects."""
     network, optimizer = trained(bench, METHODS[method].CAUSAL)
     step = bare_step(method, network, optimizer, bench.config, forward)
     half = max(1, bench.config.optim.batch_size // 2)
@@ -373,9 +373,9 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 def show(title: str, found: dict[str, Any]) -> None:
     rate = found["matmul_flops_per_s"] / 1e12
-    table = Table(title=f"{title}, {found['micro_batch_size']} pictures a step, matmul {rate:.3g} TFLOP/s")
+    table = Table(title=f"{title}, {found['micro_batch_size']} images a step, matmul {rate:.3g} TFLOP/s")
     table.add_column("method", no_wrap=True)
-    for column in ("ms/step", "tokens/s", "TFLOP/s", "of matmul", "x #1", "MB/picture", "largest"):
+    for column in ("ms/step", "tokens/s", "TFLOP/s", "of matmul", "x #1", "MB/image", "largest"):
         table.add_column(column, justify="right")
     for method, row in found["methods"].items():
         ratio, size = row["ratio_to_iterative1"], row.get("bytes_a_picture")

@@ -1,4 +1,4 @@
-"""The whole job on this machine: pictures it draws itself, local HTTP, local Ray, SQLite MLflow. No GPU needed.
+"""The whole job on this machine: images it draws itself, local HTTP, local Ray, SQLite MLflow. No GPU needed.
 
     make demo                                       # or: python pipelines/demo.py demo
     python pipelines/demo.py demo pictures=300 held_out=16 steps=50    # two minutes; learns nothing worth drawing

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, its column beside ours; Markdown, JSON and a picture of each.
+"""The paper's tables and figures, its column beside ours; Markdown, JSON and an image of each.
 
     python pipelines/reproduce.py table3 output=runs/reproduce                  # small: hours on two cores, no GPU
     ray job submit --working-dir . -- python pipelines/reproduce.py all scale=paper output=/data/reproduce \\

@@ -5,7 +5,7 @@
     ray job submit --working-dir . -- python pipelines/serve.py checkpoint=/shared/model
     serve run pipelines.serve:app checkpoint=FOLDER gpus_per_replica=0           # host and port are Serve's own here
 
-checkpoint= may be a hub id as well. GET / is a page on which the picture forms; POST /v1/images/generations
+checkpoint= may be a hub id as well. GET / is a page on which the image forms; POST /v1/images/generations
 {"prompt": ..., "n": 2, "seed": 7, "steps": 16} -> {"created", "data": [{"b64_json"}]}; POST /v1/images/edits; GET
 /v1/models, /health, /metrics, /docs (docs/serving.md).
 Other machines are let in with an API key: EMAGE_API_KEY. Ctrl-C or SIGTERM drains it and exits with 0.

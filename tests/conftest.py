@@ -51,7 +51,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     if not DATA.is_dir():
-        pytest.skip(f"no folder of real pictures at {DATA} (set EMAGE_DATA)")
+        pytest.skip(f"no folder of real images at {DATA} (set EMAGE_DATA)")
     return DATA
 
 
@@ -110,7 +110,7 @@ def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture(scope="session")
 def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A token table of 200 drawn pictures in two files, as ingest writes it."""
+    """A token table of 200 drawn images in two files, as ingest writes it."""
     from emage.data import shapes
     from emage.reproduce.shapes_dataset import write_table
 

@@ -1,4 +1,4 @@
-"""A model whose pictures can be worked out by hand: one colour, by prompt, seed, steps and canvas.
+"""A model whose images can be worked out by hand: one colour, by prompt, seed, steps and canvas.
 
 Some prompts misbehave. It travels to replicas by value, so it imports what it needs itself.
 """
@@ -33,7 +33,7 @@ class FakePass:
     def known(self) -> list[float]:
         return [self.step / self.num_steps] * len(self.colours)
 
-    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
+    def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
         """After the last pass the colours themselves, before it a grey that grows."""
         grey = 255 * self.step // self.num_steps
         colours = self.colours if self.step == self.num_steps else [(grey, grey, grey)] * len(self.colours)
@@ -63,7 +63,7 @@ class FakePipe:
         return sum(len(prompt) > 77 for prompt in prompts)
 
     def canvas(self, image: Image.Image, mask: Image.Image) -> Any:
-        """The corners: of the picture a colour, of the mask how white."""
+        """The corners: of the image a colour, of the mask how white."""
         if mask.size != image.size:
             raise InputError("the mask has another size")
         return image.getpixel((0, 0)), mask.getpixel((0, 0)), mask.getpixel((mask.width - 1, 0))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from emage.config import ModelConfig
 from emage.methods import METHODS
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.model.transformer import Network
 
 V, N, B = 11, 16, 3
@@ -16,7 +16,7 @@ TINY = ModelConfig(width=32, depth=2, num_heads=2, text="clip_tiny", text_length
 
 
 class Recorder:
-    """Returns the same logits (N,V) for every picture and remembers what it was shown."""
+    """Returns the same logits (N,V) for every image and remembers what it was shown."""
 
     def __init__(self, logits: Tensor):
         self.logits, self.shown = logits, []
@@ -55,8 +55,8 @@ def tokens(batch: int = B, n: int = N) -> torch.Tensor:
     return torch.randint(0, V, (batch, n), generator=torch.Generator().manual_seed(5))
 
 
-def rngs(batch: int = B) -> PictureRng:
-    return PictureRng(range(batch))
+def rngs(batch: int = B) -> ImageRng:
+    return ImageRng(range(batch))
 
 
 def network(name: str) -> Network:

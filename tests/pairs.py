@@ -47,9 +47,9 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
     rows.append((f"{address}/turned.jpg", scenes[0].caption))
     for name, mode in ODD.items():
         pages[f"/{name}"] = encode(images[1].convert(mode), "JPEG" if mode == "CMYK" else "PNG")
-        rows.append((f"{address}/{name}", f"a {name} picture of two shapes"))
+        rows.append((f"{address}/{name}", f"a {name} image of two shapes"))
     pages |= {
-        "/text.jpg": b"<html>this is no picture</html>",
+        "/text.jpg": b"<html>this is no image</html>",
         "/short.jpg": encode(images[2].resize((640, 640)), "JPEG")[:8_000],
         "/small.png": encode(images[3].resize((15, 40))),
         "/huge.png": encode(Image.new("1", (3000, 3000))),
@@ -70,7 +70,7 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
 
 
 def more_table(pages: dict[str, web.Page], address: str) -> list[tuple[str, str, float]]:
-    """A second table: a pair of the first again, a picture of the first under another URL, one that scores too low."""
+    """A second table: a pair of the first again, an image of the first under another URL, one that scores too low."""
     pages["/again.png"] = pages["/0.png"]
     caption = shapes.train_scenes(1, seed=1)[0].caption
     return [

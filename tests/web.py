@@ -123,7 +123,7 @@ def _drip(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """A picture as a page."""
+    """An image as a page."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

@@ -20,7 +20,7 @@ class SourceConfig:
     caption: tuple[str, ...] = ("caption",)  # several are joined by a space (YFCC: title and description)
     unquote: bool = False  # %-escapes and + in captions (YFCC)
     where: tuple[str, ...] = ()  # conditions on other columns: similarity>=0.3, NSFW==UNLIKELY, WIDTH>=256
-    md5: str | None = None  # column with the picture's md5 sum, for select.block_md5
+    md5: str | None = None  # column with the image's md5 sum, for select.block_md5
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DownloadConfig:
     threads: int = 64  # per shard
     shards_in_flight: int = 0  # 0: one per two CPUs of the nodes that download
     node_resource: str = ""  # only nodes with this custom resource download (cluster/README.md); none: any node
-    timeout_s: float = 10.0  # per picture, whole request
+    timeout_s: float = 10.0  # per image, whole request
     retries: int = 1  # at once, inside a pass
     passes: int = 2  # over all shards; the later ones fetch again what failed for a cause that may pass
     allow_private_hosts: bool = False  # tests and intranets
@@ -72,7 +72,7 @@ class ShuffleConfig:
     seed: int = 0
     rows_per_file: int = 65_536  # about 128 MB at 1024 tokens
     row_group_rows: int = 4_096
-    drop_same_content: bool = False  # of pictures with the same bytes, keep one pair; they are counted in any case
+    drop_same_content: bool = False  # of images with the same bytes, keep one pair; they are counted in any case
 
 
 @dataclass(frozen=True)

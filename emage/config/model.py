@@ -24,7 +24,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are drawn from a trained model (Sec. 3, Algorithms 1 and 3; Sec. 4.6)."""
+    """How images are drawn from a trained model (Sec. 3, Algorithms 1 and 3; Sec. 4.6)."""
 
     steps: int = 16
     schedule: Schedule = "cosine"

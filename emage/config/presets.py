@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 **{"width": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
                 **{"text": "clip_tiny", "text_length": 16},
             },
-            "objective": {"warm_start": 0.6},  # #3 from scratch learns to ignore the picture it is given
+            "objective": {"warm_start": 0.6},  # #3 from scratch learns to ignore the image it is given
             "optim": {"steps": 3_500, "batch_size": 32, "micro_batch_size": 32, "lr": 1.5e-3, "beta2": 0.99},
             "sampling": {"order": "halton"},
             "run": {**_LOCAL_RUN, "sample_every": 500, "checkpoint_every": 1_000},

@@ -21,7 +21,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Table2Config:
-    """Pictures -> what each tokenizer loses of them (Sec. 4.1)."""
+    """Images -> what each tokenizer loses of them (Sec. 4.1)."""
 
     pictures: str | None = None  # a folder of jpg, png or .tar, however deep, or one .tar; none: drawn ones, in small
     tokenizers: tuple[str, ...] = ()  # none: the published ones (in small, the shipped one), and those of `weights`
@@ -29,7 +29,7 @@ class Table2Config:
     inception: str | None = None  # weights of the Frechet distance's network
     lpips: str | None = None  # torchvision's AlexNet
     fetch: bool = False  # weights that are not here
-    limit: int | None = None  # the first pictures by name; none: all
+    limit: int | None = None  # the first images by name; none: all
     batch_size: int = 16
     device: str = "auto"  # auto: cuda where there is one
     output: str = ""  # set by the program
@@ -41,8 +41,8 @@ class SmallConfig:
 
     pictures: int = 6_000  # drawn to train on
     batch_size: int = 32
-    captions: int = 500  # held out, one picture each
-    references: int = 2_048  # pictures of held-out scenes that drawn ones are compared with
+    captions: int = 500  # held out, one image each
+    references: int = 2_048  # images of held-out scenes that drawn ones are compared with
     cpus: int = 2  # a training's; 1 lets two processes share two cores
 
 
@@ -53,7 +53,7 @@ class PaperConfig:
     data: str | None = None  # a token table
     tokenizer_weights: str | None = None
     captions: str | None = None  # captions_val2014.json
-    reference: str | None = None  # its pictures, a folder or .tar
+    reference: str | None = None  # its images, a folder or .tar
     inception: str | None = None  # none: from the cache
     text_weights: str | None = None  # CLIP's; none: by name
     bert_weights: str | None = None

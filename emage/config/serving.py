@@ -15,7 +15,7 @@ class AccessConfig:
     api_key_file: str | None = None  # holds the key that clients must send; none: EMAGE_API_KEY, or this machine alone
     origins: tuple[str, ...] = ()  # of other sites whose pages may use it: https://example.org
     max_upload_mb: float = 20.0  # of a request's body
-    safety: str | None = None  # module:function of (prompt, picture or None) -> why it is refused, or None
+    safety: str | None = None  # module:function of (prompt, image or None) -> why it is refused, or None
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class ServeConfig:
     gpus_per_replica: float = 1.0
     max_batch_size: int = 8
     batch_wait_s: float = 0.0  # for company, where the model is free; while it draws, batches fill up anyway
-    max_queued: int = 128  # pictures per replica, beside the batch being drawn; more are answered 429 at once
-    timeout_s: float = 60.0  # of a request, to its last picture
+    max_queued: int = 128  # images per replica, beside the batch being drawn; more are answered 429 at once
+    timeout_s: float = 60.0  # of a request, to its last image
     num_frontends: int = 1  # processes that speak HTTP; each can keep about one fast GPU busy
     access: AccessConfig = field(default_factory=AccessConfig)
     autoscaling: AutoscalingConfig = field(default_factory=AutoscalingConfig)

@@ -1,9 +1,9 @@
-"""What a token table holds: its layout, where its rows come from, its captions and codes, and pictures made of them.
+"""What a token table holds: its layout, where its rows come from, its captions and codes, and images made of them.
 
     emage inspect PATH [sheet=FILE.png] [pictures=32] [sample=50000] [weights=FILE] [seed=0]
 
 Memory stays flat at any size: the layout is read from the files' footers, rows per data set from that one column, and
-everything else from a random sample of row groups. `sheet` decodes pictures from their tokens, on the CPU, and needs
+everything else from a random sample of row groups. `sheet` decodes images from their tokens, on the CPU, and needs
 the tokenizer's weights; nothing else does.
 """
 
@@ -34,10 +34,10 @@ from emage.utils.errors import InputError
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
 CLIP_LENGTH = 77  # positions of CLIP's text encoder, start and end of the text included
 SAMPLED = ["uid", "caption", "tokens", "width", "height"]
-GROUPS_PER_SHEET = 8  # row groups that the pictures of a sheet come from
+GROUPS_PER_SHEET = 8  # row groups that the images of a sheet come from
 COLUMNS_PER_SHEET = 8
 EXAMPLES = 5  # captions that are printed
-AT_ONCE = 4  # pictures decoded together
+AT_ONCE = 4  # images decoded together
 _BAR: dict[str, Any] = {"delay": 1, "leave": False, "disable": None}  # on a terminal, for what takes over a second
 
 
@@ -46,7 +46,7 @@ class InspectionConfig:
     """Token table -> what it holds. PATH may stand alone in front: emage inspect PATH key=value ..."""
 
     path: str = MISSING
-    sheet: str | None = None  # file for a contact sheet of decoded pictures with their captions
+    sheet: str | None = None  # file for a contact sheet of decoded images with their captions
     pictures: int = 32  # on the sheet
     sample: int = 50_000  # rows
     weights: str | None = None  # the tokenizer's, for the sheet; without it, the published ones are fetched
@@ -86,27 +86,27 @@ def inspect(path: str, *, sample: int = 50_000, seed: int = 0) -> dict[str, Any]
     }
 
 
-def contact_sheet(path: str, *, pictures: int = 32, weights: str | None = None, seed: int = 0) -> Image.Image:
-    """Random pictures of the table, decoded from their tokens, with their captions.
+def contact_sheet(path: str, *, num_images: int = 32, weights: str | None = None, seed: int = 0) -> Image.Image:
+    """Random images of the table, decoded from their tokens, with their captions.
 
     Raises InputError where the tokenizer's weights cannot be had, or are not those that made the table.
     """
     import torch
 
-    if pictures < 1:
-        raise InputError(f"pictures={pictures}: a sheet needs at least one")
+    if num_images < 1:
+        raise InputError(f"pictures={num_images}: a sheet needs at least one")
     names, info = schema.open_token_table(path)
     tokenizer = _tokenizer(info, weights)
     files = [_footer(name, info) for name in names]
     images, captions = [], []
     spread_over = min(GROUPS_PER_SHEET, sum(len(file.groups) for file in files))
-    with tqdm(total=pictures, desc="pictures", **_BAR) as bar:
-        for table in _sample(files, pictures, seed, at_most=math.ceil(pictures / spread_over)):
+    with tqdm(total=num_images, desc="images", **_BAR) as bar:
+        for table in _sample(files, num_images, seed, at_most=math.ceil(num_images / spread_over)):
             captions += table["caption"].to_pylist()
             for ids in torch.from_numpy(_tokens(table).astype(np.int64)).split(AT_ONCE):
                 with torch.no_grad():
                     pixels = tokenizer.decode(ids, info.grid).permute(0, 2, 3, 1)  # (b, H, W, 3)
-                images += [Image.fromarray(picture) for picture in (pixels * 255).round().byte().numpy()]
+                images += [Image.fromarray(image) for image in (pixels * 255).round().byte().numpy()]
                 bar.update(len(ids))
     return image_grid.sheet(images, captions, COLUMNS_PER_SHEET)
 
@@ -335,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
         show(inspect(settings.path, sample=settings.sample, seed=settings.seed))
         if settings.sheet:
             sheet = contact_sheet(
-                settings.path, pictures=settings.pictures, weights=settings.weights, seed=settings.seed
+                settings.path, num_images=settings.pictures, weights=settings.weights, seed=settings.seed
             )
             _save(sheet, settings.sheet)
 
@@ -345,4 +345,4 @@ def _save(sheet: Image.Image, file: str) -> None:
         sheet.save(file)
     except OSError as error:
         raise InputError(f"sheet={file}: {error.strerror or error}") from None
-    print(f"{file}: pictures decoded from their tokens")
+    print(f"{file}: images decoded from their tokens")

@@ -17,8 +17,8 @@ from emage.utils.redact import public
 # One row of a shard of URLs, as the download reads it.
 URL = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
 
-# One row a picture of a downloaded shard, as the tokenizing stage reads it.
-PICTURE = pa.schema(
+# One row an image of a downloaded shard, as the tokenizing stage reads it.
+IMAGE = pa.schema(
     [
         ("key", pa.string()),  # unique within an ingest: shard number and place in the shard
         ("dataset", pa.string()),

@@ -1,19 +1,19 @@
-"""The demo's small world: captioned pictures of two shapes, and a checker that reads them back.
+"""The demo's small world: captioned images of two shapes, and a checker that reads them back.
 
-A picture is 64x64 RGB, white, with two objects: "a small red circle above a large blue square".
+An image is 64x64 RGB, white, with two objects: "a small red circle above a large blue square".
     4 shapes x 6 colours x 2 sizes, 4 relations; the two objects differ in shape or colour.
 
 Layout, in cells of 8x8 px: a small object fills 2x2 cells, a large one 3x3, and both snap to the grid, so that equal
-patches recur: 133 distinct ones in all training pictures. Along the relation the two lie at opposite ends, moved
+patches recur: 133 distinct ones in all training images. Along the relation the two lie at opposite ends, moved
 together by 0..jitter cells, at least one cell apart; across it each lies near the middle, moved by 0..jitter cells.
-With the default jitter of 1 a caption has 2 x 2 x 2 = 8 pictures: 3 bits, which a small model learns in minutes.
+With the default jitter of 1 a caption has 2 x 2 x 2 = 8 images: 3 bits, which a small model learns in minutes.
 
 Held out of training, so that captions can be scored that need more than memory:
     combinations   a tenth of all pairs of objects (red circle with blue square): each was seen, never the two together;
     objects        two colours of the square, never seen at all, which is far harder. A square is made of plain patches
                    that other shapes show in training, so every token that a green square needs is known.
 
-The checker knows the palette and the four outlines, nothing of who made the picture.
+The checker knows the palette and the four outlines, nothing of who made the image.
 """
 
 import itertools
@@ -135,7 +135,7 @@ def _random_thing(rng: np.random.Generator) -> Thing:
 
 
 def draw(scene: Scene, rng: np.random.Generator, *, jitter: int = 1) -> Image.Image:
-    """One of the scene's pictures; jitter: 0 or 1 cell."""
+    """One of the scene's images; jitter: 0 or 1 cell."""
     if jitter not in (0, 1):
         raise ValueError(f"jitter is 0 or 1 cell, not {jitter}: with more, two large objects would touch")
     cells = SIDE // CELL
@@ -153,7 +153,7 @@ def draw(scene: Scene, rng: np.random.Generator, *, jitter: int = 1) -> Image.Im
 
 
 def draw_many(scenes: list[Scene], seed: int) -> np.ndarray:
-    """One picture of each scene: (n, 64, 64, 3) uint8."""
+    """One image of each scene: (n, 64, 64, 3) uint8."""
     rng = np.random.default_rng(seed)
     return np.stack([np.asarray(draw(scene, rng)) for scene in scenes])
 
@@ -194,7 +194,7 @@ MAX_ASPECT = 1.6
 
 @dataclass(frozen=True)
 class Found:
-    """A spot in a picture. What is None could not be read."""
+    """A spot in an image. What is None could not be read."""
 
     shape: str | None
     colour: str | None
@@ -274,7 +274,7 @@ def _read_colour(pixels: np.ndarray) -> str | None:
 
 
 def check(image: Image.Image, caption: str) -> Verdict:
-    """Does the picture show what the caption says?"""
+    """Does the image show what the caption says?"""
     scene = parse(caption)
     found = read(image)
     verdicts = [_compare(scene, *pair) for pair in (found, found[::-1]) if len(pair) == 2]
@@ -293,7 +293,7 @@ def _compare(scene: Scene, first: Found, second: Found) -> Verdict:
 
 
 def one_attribute_changed(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A wrong caption for the scene's pictures: one word of it replaced by another of its kind."""
+    """A wrong caption for the scene's images: one word of it replaced by another of its kind."""
     field = ("first", "second", "relation")[rng.integers(3)]
     if field == "relation":
         return replace(scene, relation=_other(scene.relation, RELATIONS, rng))

@@ -30,7 +30,7 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 class Task:
     """One caption to draw."""
 
-    id: int  # names its pictures and seeds them
+    id: int  # names its images and seeds them
     caption: str
 
     def seed(self, run_seed: int) -> int:
@@ -43,7 +43,7 @@ def read(path: str, limit: int, seed: int) -> list[Task]:
 
     Reads parquet, csv, tsv and jsonl (column `caption`), COCO's caption json, and .txt with one caption a line. Ids
     are those of COCO's annotations or of a column `id` of whole numbers, such as a kept list has; else row numbers.
-    COCO has five captions a picture: one of each picture is drawn before a second one of any (Sec. 4: 30k images).
+    COCO has five captions an image: one of each image is drawn before a second one of any (Sec. 4: 30k images).
     Raises InputError.
     """
     rows = _read(Path(path))
@@ -53,17 +53,17 @@ def read(path: str, limit: int, seed: int) -> list[Task]:
     if not rows:
         raise InputError(f"{path}: no captions in it")
     if len({row.id for row in rows}) < len(rows) or min(row.id for row in rows) < 0:
-        raise InputError(f"{path}: ids name pictures: each stands once and is 0 or more; or leave the column `id` out")
+        raise InputError(f"{path}: ids name images: each stands once and is 0 or more; or leave the column `id` out")
     if len(rows) > limit:
         rows = _drawn(rows, limit, seed)
     return sorted((Task(row.id, row.caption.strip()) for row in rows), key=lambda task: task.id)
 
 
 def _drawn(rows: Sequence["_Row"], limit: int, seed: int) -> list["_Row"]:
-    """In random order, the first caption of every picture before all others."""
+    """In random order, the first caption of every image before all others."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     seen: set[Any] = set()
-    # `add` says nothing: a picture is new once.
+    # `add` says nothing: an image is new once.
     is_first = [row.image is None or (row.image not in seen and not seen.add(row.image)) for row in shuffled]
     firsts = [row for row, first in zip(shuffled, is_first, strict=True) if first]
     others = [row for row, first in zip(shuffled, is_first, strict=True) if not first]
@@ -85,7 +85,7 @@ def fingerprint(tasks: Sequence[Task]) -> str:
 class _Row(NamedTuple):
     id: int
     caption: Any  # a file may hold anything
-    image: Any = None  # of COCO: which picture it is of
+    image: Any = None  # of COCO: which image it is of
 
 
 def _read(path: Path) -> list[_Row]:

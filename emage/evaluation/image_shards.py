@@ -1,9 +1,9 @@
-"""The pictures of an evaluation, some captions a shard, and what networks say of them.
+"""The images of an evaluation, some captions a shard, and what networks say of them.
 
 output/pictures/000000.tar     the best candidate of every caption, ID.png beside ID.txt: a WebDataset
 output/first/000000.tar        the first candidate, which nothing chose; only where there are several
 output/shards/000000.json      the shard's manifest: scores of all candidates, sha256 of the files. Written last
-output/judged/NAME/KIND/000000.safetensors    one row of numbers a picture, by a network; NAME names it and its weights
+output/judged/NAME/KIND/000000.safetensors    one row of numbers an image, by a network; NAME names it and its weights
 """
 
 import io
@@ -22,7 +22,7 @@ from torch import Tensor
 from emage.evaluation.caption_list import Task
 from emage.utils import manifest
 
-PICTURES = 256  # of a shard, all candidates counted: what is drawn again when an actor is lost
+IMAGES = 256  # of a shard, all candidates counted: what is drawn again when an actor is lost
 BEST, FIRST = "pictures", "first"  # the two kinds that are kept; folders of the output
 
 
@@ -36,7 +36,7 @@ class Drawn:
     """The candidates of one caption."""
 
     task: Task
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     scores: list[float]  # the ranker's, higher is better; all equal where nothing ranks
 
     @property
@@ -45,8 +45,8 @@ class Drawn:
 
 
 def split(tasks: Sequence[Task], candidates: int) -> list[Shard]:
-    """The work in parts of about PICTURES pictures."""
-    size = max(1, PICTURES // candidates)
+    """The work in parts of about IMAGES images."""
+    size = max(1, IMAGES // candidates)
     return [Shard(i, tuple(tasks[start : start + size])) for i, start in enumerate(range(0, len(tasks), size))]
 
 
@@ -54,19 +54,19 @@ def kinds(candidates: int) -> tuple[str, ...]:
     return (BEST, FIRST) if candidates > 1 else (BEST,)
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
+# --- Images ---------------------------------------------------------------------------------------------------------
 
 
 def write(output: Path, index: int, drawn: Sequence[Drawn], candidates: int, made_by: dict[str, str]) -> None:
-    """The .tar files and, last, the manifest. `made_by`: what drew them. Equal pictures make equal bytes."""
+    """The .tar files and, last, the manifest. `made_by`: what drew them. Equal images make equal bytes."""
     files = {}
     for kind in kinds(candidates):
         path = _tar(output, kind, index)
         path.parent.mkdir(exist_ok=True)
         with manifest.new_file(path) as fresh, tarfile.open(fresh, "w") as archive:
             for one in drawn:
-                picture = one.pictures[one.best if kind == BEST else 0]
-                _add(archive, f"{one.task.id:012d}.png", _png(picture))
+                image = one.images[one.best if kind == BEST else 0]
+                _add(archive, f"{one.task.id:012d}.png", _png(image))
                 _add(archive, f"{one.task.id:012d}.txt", one.task.caption.encode())
         files[kind] = {"bytes": path.stat().st_size, "sha256": manifest.sha256(path)}
     rows = [{"id": one.task.id, "best": one.best, "scores": one.scores} for one in drawn]
@@ -84,21 +84,21 @@ def is_done(output: Path, index: int) -> bool:
 
 
 def best_scores(output: Path, shards: Sequence[Shard]) -> list[float]:
-    """The ranker's score of every kept picture, in the captions' order."""
+    """The ranker's score of every kept image, in the captions' order."""
     rows = (row for shard in shards for row in manifest.read_json(_manifest(output, shard.index))["rows"])
     return [row["scores"][row["best"]] for row in rows]
 
 
 def makers(output: Path, shards: Sequence[Shard]) -> list[dict[str, str]]:
-    """What drew the pictures: one entry, or several where the work was stopped and gone on with elsewhere."""
+    """What drew the images: one entry, or several where the work was stopped and gone on with elsewhere."""
     found = [manifest.read_json(_manifest(output, shard.index))["made_by"] for shard in shards]
     return [maker for i, maker in enumerate(found) if maker not in found[:i]]
 
 
-def pictures(
+def images(
     output: Path, kind: str, shards: Sequence[Shard], wanted: Container[int] | None = None
 ) -> Iterator[Image.Image]:
-    """The pictures of one kind, in the captions' order: all, or those at the places `wanted`."""
+    """The images of one kind, in the captions' order: all, or those at the places `wanted`."""
     place = 0
     for shard in shards:
         with tarfile.open(_tar(output, kind, shard.index)) as archive:
@@ -113,7 +113,7 @@ def pictures(
 
 
 def write_judged(output: Path, name: str, kind: str, index: int, rows: Tensor) -> None:
-    """`rows`: (B, D), one a picture of the shard."""
+    """`rows`: (B, D), one an image of the shard."""
     path = _judged(output, name, kind, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     with manifest.new_file(path) as fresh:
@@ -121,7 +121,7 @@ def write_judged(output: Path, name: str, kind: str, index: int, rows: Tensor) -
 
 
 def is_judged(output: Path, name: str, kind: str, index: int) -> bool:
-    """Whether the numbers are there, and are of the pictures that are there now."""
+    """Whether the numbers are there, and are of the images that are there now."""
     try:
         with safe_open(_judged(output, name, kind, index), "pt") as file:
             return file.metadata()["of"] == _sha256(output, kind, index)
@@ -157,9 +157,9 @@ def _sha256(output: Path, kind: str, index: int) -> str:
     return manifest.read_json(_manifest(output, index))["files"][kind]["sha256"]
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,8 +1,8 @@
-"""The report of an evaluation: every figure with all that made it, and pictures to look at.
+"""The report of an evaluation: every figure with all that made it, and images to look at.
 
 report.json   for programs: figures, warnings, made_by
 report.md     for people
-grid.png      the first pictures of the list; best.png and worst.png by CLIP, or by what ranked
+grid.png      the first images of the list; best.png and worst.png by CLIP, or by what ranked
 """
 
 import json
@@ -20,7 +20,7 @@ from emage.evaluation.metrics import frechet
 from emage.evaluation.scoring import CLIP, ON_SETS
 from emage.utils import image_grid, manifest
 
-SHOWN, COLUMNS = 24, 6  # pictures of a grid
+SHOWN, COLUMNS = 24, 6  # images of a grid
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def warnings(report: Report) -> list[str]:
     real = report.made_by["reference"]["count"] if sets else 0
     if sets and min(report.captions, real) < frechet.ENOUGH:
         lines.append(
-            f"COMPARE WITH NOTHING OF ANOTHER NUMBER: {report.captions} pictures against {real}, and of fewer than "
+            f"COMPARE WITH NOTHING OF ANOTHER NUMBER: {report.captions} images against {real}, and of fewer than "
             f"{frechet.ENOUGH} a Frechet distance is much too large"
         )
     for network in dict.fromkeys(facts["network"] for facts in sets if not facts["published"]):
@@ -49,19 +49,19 @@ def warnings(report: Report) -> list[str]:
             "the same network compare"
         )
     if any(name.endswith("_first") for name in report.figures):
-        lines.append("pictures are the best of several, which flatters them; *_first is of the first ones, unchosen")
+        lines.append("images are the best of several, which flatters them; *_first is of the first ones, unchosen")
     return lines
 
 
 def grids(output: Path, parts: Sequence[Shard], scores: Sequence[float] | None) -> dict[str, Image.Image]:
-    """grid.png of the first pictures and, with one score a picture, best.png and worst.png. All are written."""
+    """grid.png of the first images and, with one score an image, best.png and worst.png. All are written."""
     tasks = [task for part in parts for task in part.tasks]
     chosen = {"grid.png": list(range(len(tasks)))[:SHOWN]}
     if scores is not None and len(set(scores)) > 1:
         order = sorted(range(len(tasks)), key=lambda i: -scores[i])
         chosen |= {"best.png": order[:SHOWN], "worst.png": order[::-1][:SHOWN]}
     wanted = {i for places in chosen.values() for i in places}
-    images = dict(zip(sorted(wanted), image_shards.pictures(output, BEST, parts, wanted), strict=True))
+    images = dict(zip(sorted(wanted), image_shards.images(output, BEST, parts, wanted), strict=True))
     made: dict[str, Image.Image] = {}
     for name, places in chosen.items():
         captions = [_caption(tasks[i], None if name == "grid.png" or scores is None else scores[i]) for i in places]
@@ -70,8 +70,8 @@ def grids(output: Path, parts: Sequence[Shard], scores: Sequence[float] | None) 
     return made
 
 
-def write(output: Path, report: Report, pictures: Sequence[str]) -> None:
-    """report.json and report.md; `pictures` are the names of the grids beside them."""
+def write(output: Path, report: Report, images: Sequence[str]) -> None:
+    """report.json and report.md; `images` are the names of the grids beside them."""
     record = {
         "figures": report.figures,
         "captions": report.captions,
@@ -85,30 +85,30 @@ def write(output: Path, report: Report, pictures: Sequence[str]) -> None:
     lines += [f"| {name} | {value:.4f} | {_of(name, report)} |" for name, value in report.figures.items()]
     if told := warnings(report):
         lines += ["", "Before you compare:", "", *(f"- {line}" for line in told)]
-    lines += [line for name in pictures for line in ("", f"## {_TITLES[name]}", "", f"![{_TITLES[name]}]({name})")]
+    lines += [line for name in images for line in ("", f"## {_TITLES[name]}", "", f"![{_TITLES[name]}]({name})")]
     lines += ["", "## Made by", "", "```json", json.dumps(report.made_by, indent=2), "```", ""]
     with manifest.new_file(output / "report.md") as fresh:
         fresh.write_text("\n".join(lines))
 
 
-_TITLES = {"grid.png": "The first pictures", "best.png": "The best by score", "worst.png": "The worst by score"}
+_TITLES = {"grid.png": "The first images", "best.png": "The best by score", "worst.png": "The worst by score"}
 _SHAPES = ("objects_right", "relation_right", "all_right")
 
 
 def _of(name: str, report: Report) -> str:
-    """What a figure is of, in one cell: networks, numbers of pictures, reference."""
+    """What a figure is of, in one cell: networks, numbers of images, reference."""
     if name in _SHAPES:
         return "share of captions, read off the pixels by the checker of emage.data.shapes; higher is better"
-    pictures = "first candidates" if name.endswith("_first") else "pictures"
+    images = "first candidates" if name.endswith("_first") else "images"
     if name.startswith(CLIP):
         clip = report.made_by["judges"][CLIP]
-        return f"{report.captions} {pictures} by {clip['model']} ({clip['weights_sha256'][:8]}); higher is better"
+        return f"{report.captions} {images} by {clip['model']} ({clip['weights_sha256'][:8]}); higher is better"
     of_tokenizer = "tokenizer" in name and name.startswith("frechet") and "tokenizer" in report.made_by["judges"]
     facts = report.made_by["judges"]["tokenizer" if of_tokenizer else "inception"]
     reference = report.made_by["reference"]
     better = "higher" if name.startswith(("precision", "recall")) else "lower"
     return (
-        f"{report.captions} {pictures} against {reference['count']} of {reference['place']} "
+        f"{report.captions} {images} against {reference['count']} of {reference['place']} "
         f"({reference['sha256'][:8]}), {facts['mode']}, weights {facts['weights_sha256'][:8]}; {better} is better"
     )
 

@@ -1,6 +1,6 @@
-"""What networks say of the drawn pictures, and the figures that follow.
+"""What networks say of the drawn images, and the figures that follow.
 
-A judge turns pictures and captions into rows of numbers, one a picture: features, or a similarity. Rows are made
+A judge turns images and captions into rows of numbers, one an image: features, or a similarity. Rows are made
 anywhere and kept (emage.evaluation.image_shards); figures are made of all of them in one place, so that they do not
 depend on how many workers there were.
 """
@@ -26,7 +26,7 @@ from emage.utils.errors import InputError
 
 Network = Literal["inception", "tokenizer"]
 
-# Over two sets of pictures, by metric: the network that is asked for.
+# Over two sets of images, by metric: the network that is asked for.
 ON_SETS: dict[str, Network] = {
     "fid": "inception",
     "kid": "inception",
@@ -40,7 +40,7 @@ NAMES = (*ON_SETS, CLIP)
 class Judge(NamedTuple):
     name: str  # of its network
     facts: dict[str, Any]  # network and weights
-    rows: Callable[[Sequence[Image.Image], Sequence[str]], Tensor]  # n pictures and captions -> (n, D) float32
+    rows: Callable[[Sequence[Image.Image], Sequence[str]], Tensor]  # n images and captions -> (n, D) float32
     extractor: Extractor | None = None  # of the judges that compare sets
 
     @property
@@ -89,9 +89,9 @@ def load(
 def figures_of_sets(
     config: EvaluateConfig, output: Path, parts: Sequence[Shard], judges: dict[str, Judge], real: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Of the kept pictures and, with `_first` at the end, of the un-ranked first candidates.
+    """Of the kept images and, with `_first` at the end, of the un-ranked first candidates.
 
-    `real`: (M, D) features of the reference pictures, by judge.
+    `real`: (M, D) features of the reference images, by judge.
     """
     found: dict[str, float] = {}
     for kind in image_shards.kinds(config.candidates):

@@ -1,6 +1,6 @@
-"""How well pictures fit captions, by any CLIP that open_clip knows. Ranking and CLIP score share it.
+"""How well image_vectors fit captions, by any CLIP that open_clip knows. Ranking and CLIP score share it.
 
-Letters: B pairs of a picture and its caption.
+Letters: B pairs of an image and its caption.
 """
 
 import json
@@ -31,7 +31,7 @@ class Clip:
         """`model`: a name that open_clip knows, or a .json in the form of its model configs, whose weights are a file.
 
         `weights`: a file, or a tag that open_clip publishes for the model, fetched once by name; none: its default, the
-        tag "openai" or else the first. Pictures are prepared as the tag wants them; for a file as the .json says (its
+        tag "openai" or else the first. Images are prepared as the tag wants them; for a file as the .json says (its
         "preprocess_cfg"), or as the default tag wants them. `setting` is where the user says `weights`.
         Raises InputError where model or weights cannot be had or do not fit each other.
         """
@@ -49,11 +49,11 @@ class Clip:
 
     @torch.no_grad()
     def similarity(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine of picture i and caption i, (B,) in [-1, 1]."""
+        """Cosine of image i and caption i, (B,) in [-1, 1]."""
         pixels = torch.stack([self._transform(image) for image in images]).to(self._device)
-        pictures = self._network.encode_image(pixels, normalize=True)
+        image_vectors = self._network.encode_image(pixels, normalize=True)
         texts = self._network.encode_text(self._tokenize(list(captions)).to(self._device), normalize=True)
-        return (pictures * texts).sum(-1)
+        return (image_vectors * texts).sum(-1)
 
 
 def _published(model: str, weights: str | None, setting: str) -> tuple[str | None, dict[str, Any]]:
@@ -77,7 +77,7 @@ def _published(model: str, weights: str | None, setting: str) -> tuple[str | Non
 
 
 def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any, Any, Any]:
-    """The network with random weights, what prepares a picture for it, and what prepares captions."""
+    """The network with random weights, what prepares an image for it, and what prepares captions."""
     try:
         with _quiet(), _known(model) as name:
             network, _, transform = open_clip.create_model_and_transforms(

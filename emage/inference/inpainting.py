@@ -1,4 +1,4 @@
-"""A picture with a hole: which tokens are known when drawing begins."""
+"""An image with a hole: which tokens are known when drawing begins."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from emage.utils.errors import InputError
 
 
 class Canvas(NamedTuple):
-    """A picture of which a part is regenerated, at the model's size."""
+    """An image of which a part is regenerated, at the model's size."""
 
     pixels: Tensor  # (1,3,H,W) float32 in [0,1]
     unknown: Tensor  # (N,) bool, the cells of the token grid that are regenerated
@@ -21,12 +21,12 @@ class Canvas(NamedTuple):
 def canvas(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride: int) -> Canvas:
     """What is regenerated: every cell of the grid (rows, columns) with any white of `mask` in it, above half grey.
 
-    The picture is brought to the model's size by a resize and a centre crop, the mask with it; a cell is `stride` x
+    The image is brought to the model's size by a resize and a centre crop, the mask with it; a cell is `stride` x
     `stride` pixels. No model is needed. Raises InputError for a mask that is black everywhere or of another size.
     """
     if mask.size != image.size:
         raise InputError(
-            f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}: make them the same size"
+            f"the mask is {mask.width}x{mask.height}, the image {image.width}x{image.height}: make them the same size"
         )
     (rows, columns), (height, width) = grid, (grid[0] * stride, grid[1] * stride)
     # In floats a box filter keeps a trace of the thinnest stroke; in bytes it would be rounded away.

@@ -22,13 +22,13 @@ from emage.inference.guidance import Guided
 from emage.inference.inpainting import Canvas
 from emage.methods import METHODS
 from emage.methods.base import Step
-from emage.methods.masking import PictureRng, Tape
+from emage.methods.masking import ImageRng, Tape
 from emage.model import device_support
 from emage.model.transformer import Context, Network
 from emage.utils.errors import InputError
 from emage.utils.torch_compile import fused
 
-PAINTED_AT_ONCE = 8  # pictures that a GPU decodes together
+PAINTED_AT_ONCE = 8  # images that a GPU decodes together
 
 
 class Drawing:
@@ -46,7 +46,7 @@ class Drawing:
         self._painter = _painter(tokenizer, dtype, self.device)
 
     def compile(self) -> None:
-        """From here on passes, draws and pictures are fused. Raises InputError where there is no compiler."""
+        """From here on passes, draws and images are fused. Raises InputError where there is no compiler."""
         if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "gcc", "clang"))):
             raise InputError(
                 "there is no C++ compiler to compile with (g++, clang++): install one, or do without compile"
@@ -77,16 +77,16 @@ class Drawing:
         return context.of([different.index(prompt) for prompt in prompts])
 
     def tokens(self, canvas: Canvas) -> Tensor:
-        """(N,) the tokens of a picture of which a part is regenerated, MASK there."""
+        """(N,) the tokens of an image of which a part is regenerated, MASK there."""
         with self.way():
             return inpainting.tokens(self._tokenizer, canvas, self.device)
 
     def steps(self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig) -> Iterator[Step]:
-        """From what is known (B,N) to whole pictures, one iteration of the model's method at a time."""
+        """From what is known (B,N) to whole images, one iteration of the model's method at a time."""
         batch, n = y.shape
         network, method, num_tensors = self._network, METHODS[self._config.method], len(context.tensors)
         num_steps = method.num_passes(settings, n)
-        numbers = PictureRng(seeds, self.device).uniform(method.num_numbers(settings, n))
+        numbers = ImageRng(seeds, self.device).uniform(method.num_numbers(settings, n))
         empty = self.read([""] * batch) if settings.guidance else Context([])
 
         def work(inputs: Tensors) -> Steps:  # knows nothing of this object, which would else never be freed
@@ -102,7 +102,7 @@ class Drawing:
 
     @torch.no_grad()
     def paint(self, y: Tensor) -> list[Image.Image]:
-        """The pictures of tokens (B,N). Raises ValueError for one that the tokenizer does not have."""
+        """The images of tokens (B,N). Raises ValueError for one that the tokenizer does not have."""
         painter, grid = self._painter, self._config.grid
 
         def work(inputs: Tensors) -> Steps:
@@ -111,14 +111,14 @@ class Drawing:
             wrong = ((ids < 0) | (ids >= painter.vocab_size)).sum()
             yield (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1), wrong
 
-        # On a CPU one at a time: a batched convolution rounds otherwise, and a picture must not depend on its
+        # On a CPU one at a time: a batched convolution rounds otherwise, and an image must not depend on its
         # neighbours. On a GPU it does already, by the last bits of the network's products.
         at_once = 1 if self.device.type == "cpu" else PAINTED_AT_ONCE
-        parts = [next(self._run(("pictures", len(part)), work, [part])) for part in y.split(at_once)]
-        pictures = torch.cat([part for part, _ in parts]).cpu().numpy()
+        parts = [next(self._run(("images", len(part)), work, [part])) for part in y.split(at_once)]
+        images = torch.cat([part for part, _ in parts]).cpu().numpy()
         if wrong := sum(int(count) for _, count in parts):
             raise ValueError(f"{wrong} tokens are none of the tokenizer's {painter.vocab_size}")
-        return [Image.fromarray(picture) for picture in pictures]
+        return [Image.fromarray(image) for image in images]
 
     def _run(self, kind: tuple, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False):
         """What `work` yields, in this model's way."""
@@ -133,7 +133,7 @@ class Drawing:
 
 
 def _painter(tokenizer: Any, dtype: Dtype, device: torch.device) -> Any:
-    """The tokenizer that makes pictures of tokens: on a GPU a copy, laid out for its convolutions."""
+    """The tokenizer that makes images of tokens: on a GPU a copy, laid out for its convolutions."""
     if device.type == "cpu":
         return tokenizer
     precision = torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -1,4 +1,4 @@
-"""Prompt in, picture out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
+"""Prompt in, image out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
 
 import tempfile
 import warnings
@@ -19,7 +19,7 @@ from emage.inference.inpainting import Canvas
 from emage.inference.model_runner import Drawing
 from emage.methods import METHODS
 from emage.methods.base import Step
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.methods.sampling import check_sampling
 from emage.model import checkpoint, device_support, hub, model_card
 from emage.model.transformer import Context, Network
@@ -28,7 +28,7 @@ from emage.utils.errors import InputError
 
 
 class Pass:
-    """A batch of pictures after one of its iterations: what is known, and what the pictures would be if it ended here.
+    """A batch of images after one of its iterations: what is known, and what the images would be if it ended here.
 
     Nothing is computed, and a GPU not waited for, before it is asked for.
     """
@@ -43,17 +43,17 @@ class Pass:
             torch.cuda.current_stream(self._pipe.device).synchronize()
 
     def known(self) -> list[float]:
-        """Of each picture, the share of its tokens that are known."""
+        """Of each image, the share of its tokens that are known."""
         return (self._after.y_obs != MASK).float().mean(1).tolist()
 
-    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
-        """The pictures (of these rows; none: all). After the last pass they are the finished ones."""
+    def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
+        """The images (of these rows; none: all). After the last pass they are the finished ones."""
         y = self._after.guess
-        return self._pipe.pictures(y if rows is None else y[list(rows)])
+        return self._pipe.images(y if rows is None else y[list(rows)])
 
     def likelihood(self) -> list[float]:
-        """Of each picture, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
-        rng = PictureRng(self._seeds, self._pipe.device)
+        """Of each image, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
+        rng = ImageRng(self._seeds, self._pipe.device)
         network, method = self._pipe.network, self._pipe.config.method
         with self._pipe.drawing.way():
             return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
@@ -62,7 +62,7 @@ class Pass:
 class Emage:
     """A trained model, its tokenizer and its sampling defaults.
 
-    Every picture has its own seed: the same prompt, seed and settings give the same picture whatever else is in the
+    Every image has its own seed: the same prompt, seed and settings give the same image whatever else is in the
     batch. `**sampling` below are fields of SamplingConfig (steps, schedule, order, temperature, top_k, top_p, gumbel,
     revise, guidance, guidance_schedule, remask) over the checkpoint's own.
     """
@@ -168,7 +168,7 @@ class Emage:
         batch_size: int = 16,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """One picture a prompt: the best of `candidates` by `rank`. `seed`: one for all prompts, or one each.
+        """One image a prompt: the best of `candidates` by `rank`. `seed`: one for all prompts, or one each.
 
         Candidate 0 has the seed itself, so that candidates=1 gives the first of candidates=4. Raises InputError for
         settings that don't exist or make no sense.
@@ -189,7 +189,7 @@ class Emage:
         batch_size: int = 16,
         **sampling: Any,
     ) -> list[list[tuple[Image.Image, float]]]:
-        """For each prompt its candidates as (picture, score), in the order of their seeds. rank=none scores 0."""
+        """For each prompt its candidates as (image, score), in the order of their seeds. rank=none scores 0."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         for name, value in {"candidates": candidates, "batch_size": batch_size}.items():
             if value < 1:
@@ -212,34 +212,34 @@ class Emage:
         return [drawn[i : i + candidates] for i in range(0, len(drawn), candidates)]
 
     def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[Image.Image]:
-        """The picture after each iteration (Figure 5): the model's guess for every token at that point."""
-        settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first picture
+        """The image after each iteration (Figure 5): the model's guess for every token at that point."""
+        settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first image
         self._warn_of_cut([prompt])
-        return (after.pictures()[0] for after in self.passes([prompt], seeds, settings))
+        return (after.images()[0] for after in self.passes([prompt], seeds, settings))
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
     ) -> Image.Image:
         """Draws anew where `mask` is white (above half grey), by cells of the token grid; other tokens stay.
 
-        A cell with any white in it is regenerated. The picture is brought to the model's size by a resize and a centre
+        A cell with any white in it is regenerated. The image is brought to the model's size by a resize and a centre
         crop, the mask with it. Raises InputError for a mask that is black everywhere or of another size.
         """
         settings, seeds = self.settings(**sampling), _seeds(seed, 1)
         canvas = self.canvas(image, mask)
         self._warn_of_cut([prompt])
         *_, last = self.passes([prompt], seeds, settings, [canvas])
-        return last.pictures()[0]
+        return last.images()[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of a picture in pixels."""
+        """(height, width) of an image in pixels."""
         rows, columns = self.config.grid
         return rows * self.tokenizer.stride, columns * self.tokenizer.stride
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of a picture's tokens."""
+        """(rows, columns) of an image's tokens."""
         return self.config.grid
 
     def num_cut(self, prompts: Sequence[str]) -> int:
@@ -267,11 +267,11 @@ class Emage:
     ) -> Iterator[Pass]:
         """Draws a batch together, one iteration at a time. What `generate`, `stream` and the endpoint are made of.
 
-        Picture i has a prompt, a seed and, where `canvases` has one, a picture of which a part is regenerated.
+        Image i has a prompt, a seed and, where `canvases` has one, an image of which a part is regenerated.
         """
         context = self.drawing.read(prompts)
         y = self._unknown(len(prompts))
-        encoded: dict[int, Tensor] = {}  # candidates of one edit: its picture is encoded once
+        encoded: dict[int, Tensor] = {}  # candidates of one edit: its image is encoded once
         for i, canvas in enumerate(canvases):
             if canvas is not None:
                 if id(canvas) not in encoded:
@@ -285,8 +285,8 @@ class Emage:
         """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
         return inpainting.canvas(image, mask, self.config.grid, self.tokenizer.stride)
 
-    def pictures(self, y: Tensor) -> list[Image.Image]:
-        """The pictures of tokens (B,N)."""
+    def images(self, y: Tensor) -> list[Image.Image]:
+        """The images of tokens (B,N)."""
         return self.drawing.paint(y)
 
     # --- Speed ---
@@ -294,14 +294,14 @@ class Emage:
     def compile(self) -> "Emage":
         """Fuses what lies between the matrix products and convolutions (torch.compile); returns itself.
 
-        It takes effect, and a minute or so, with the first pictures: see `warm_up`. Needs a C++ compiler on a CPU and
-        Triton on a GPU. Pictures stay the same but for rounding. Raises InputError where there is no compiler.
+        It takes effect, and a minute or so, with the first images: see `warm_up`. Needs a C++ compiler on a CPU and
+        Triton on a GPU. Images stay the same but for rounding. Raises InputError where there is no compiler.
         """
         self.drawing.compile()
         return self
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Any) -> None:
-        """Draws pictures and throws them away, so that those to come are as fast as all later ones.
+        """Draws images and throws them away, so that those to come are as fast as all later ones.
 
         With these settings, in batches of these sizes: what is compiled and recorded, is so for one kind of work each.
         """
@@ -309,19 +309,19 @@ class Emage:
         for size in batch_sizes:
             for _ in range(2 if self.device.type == "cuda" else 1):  # the second time it is recorded
                 *_, last = self.passes([f"warm-up {i}" for i in range(size)], range(size), settings)
-                last.pictures()
+                last.images()
 
     # --- Parts ---
 
     def _batch(self, texts, seeds, settings: SamplingConfig, rank: Rank, ranker) -> list[tuple[Image.Image, float]]:
         *_, last = self.passes(texts, seeds, settings)
-        pictures = last.pictures()
+        images = last.images()
         scores = [0.0] * len(texts)
         if rank == "likelihood":
             scores = last.likelihood()
         elif rank == "clip":
-            scores = ranker.score(pictures, texts).tolist()
-        return list(zip(pictures, scores, strict=True))
+            scores = ranker.score(images, texts).tolist()
+        return list(zip(images, scores, strict=True))
 
     def _warn_of_cut(self, prompts: Sequence[str]) -> None:
         if cut := self.num_cut(prompts):
@@ -336,11 +336,11 @@ class Emage:
         return torch.full((batch, rows * columns), MASK, device=self.device)
 
 
-def _seeds(seed: Any, num_pictures: int) -> list[int]:
-    """One seed a picture, from one for all or one each. Raises InputError."""
-    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * num_pictures
-    if len(seeds) != num_pictures:
-        raise InputError(f"{len(seeds)} seeds for {num_pictures} prompts: give one seed, or one a prompt")
+def _seeds(seed: Any, num_images: int) -> list[int]:
+    """One seed an image, from one for all or one each. Raises InputError."""
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * num_images
+    if len(seeds) != num_images:
+        raise InputError(f"{len(seeds)} seeds for {num_images} prompts: give one seed, or one a prompt")
     for value in seeds:
         if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
             raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {value!r}")
@@ -348,7 +348,7 @@ def _seeds(seed: Any, num_pictures: int) -> list[int]:
 
 
 def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of a picture's candidate, from 0: the first has the picture's own."""
+    """The seed of an image's candidate, from 0: the first has the image's own."""
     if candidate == 0:
         return seed
     return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Which of several candidate pictures fits its caption best: by the model's own likelihood, or by CLIP."""
+"""Which of several candidate images fits its caption best: by the model's own likelihood, or by CLIP."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig
 from emage.methods import METHODS, iterative1
-from emage.methods.masking import PictureRng
+from emage.methods.masking import ImageRng
 from emage.methods.sampling import log_p_of
 from emage.model.transformer import Context, Network
 from emage.utils.errors import InputError
 
 
 @torch.no_grad()
-def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: PictureRng, draws: int = 4) -> Tensor:
-    """Mean log-probability a token that the model gives to the pictures (B,N) it drew, (B,) nats; higher is better.
+def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: ImageRng, draws: int = 4) -> Tensor:
+    """Mean log-probability a token that the model gives to the images (B,N) it drew, (B,) nats; higher is better.
 
-    Estimated by `draws` random maskings of the picture, as #1 is trained; exact for the autoregressive model.
+    Estimated by `draws` random maskings of the image, as #1 is trained; exact for the autoregressive model.
     """
     module = iterative1 if METHODS[method].PARTIAL_CONTEXT else METHODS[method]
     scores = torch.zeros(len(y), device=y.device)
@@ -30,7 +30,7 @@ def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: 
 
 
 class ClipRanker:
-    """CLIP similarity of pictures and captions (Sec. 4: rank 16 candidates, keep the best)."""
+    """CLIP similarity of images and captions (Sec. 4: rank 16 candidates, keep the best)."""
 
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
         """`weights`, `model`: as of Clip. Raises InputError where they can't be had or do not fit each other."""
@@ -43,5 +43,5 @@ class ClipRanker:
         self.facts = self._clip.facts
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine similarity of picture i and caption i, (B,) in [-1, 1]."""
+        """Cosine similarity of image i and caption i, (B,) in [-1, 1]."""
         return self._clip.similarity(images, captions)

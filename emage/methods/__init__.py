@@ -2,15 +2,15 @@
 
     CAUSAL           whether the network's self-attention looks back only
     TWO_PASSES       whether training feeds the network its own tokens, so that a warm start as #1 makes sense
-    PARTIAL_CONTEXT  whether the network is trained to read a picture of which only some tokens are known
+    PARTIAL_CONTEXT  whether the network is trained to read an image of which only some tokens are known
     SCORES_ALL       whether the loss is over all positions, or over those of the mask that `loss` draws first
     num_passes(settings, n)   how many steps `generate` takes for n tokens
-    num_numbers(settings, n)  how many random numbers a picture, at most
+    num_numbers(settings, n)  how many random numbers an image, at most
     loss(model, y, context, objective, rng) -> Loss
     generate(model, context, y_obs, settings, rng) -> iterator of Step, one an iteration
 
-`model(tokens (B,N), context) -> logits (B,N,V)` is any callable, `y` (B,N) the picture's tokens, `y_obs` (B,N) what is
-known before generation begins (MASK elsewhere), `rng` a PictureRng, or in drawing a Tape. A method never sees captions
+`model(tokens (B,N), context) -> logits (B,N,V)` is any callable, `y` (B,N) the image's tokens, `y_obs` (B,N) what is
+known before generation begins (MASK elsewhere), `rng` an ImageRng, or in drawing a Tape. A method never sees captions
 or pixels. A model that has `at(tokens, context, places (B,M)) -> logits (B,M,V)` as well, like the network, is asked by
 that for the unknown places alone where no others matter.
 """

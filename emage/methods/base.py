@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emage.config import ObjectiveConfig
-from emage.methods.masking import PictureRng, draw_count
+from emage.methods.masking import ImageRng, draw_count
 from emage.methods.sampling import draw
 
 
@@ -27,7 +27,7 @@ class Step(NamedTuple):
     """After an iteration of generation."""
 
     y_obs: Tensor  # (B,N) known tokens, MASK elsewhere
-    guess: Tensor  # (B,N) a token everywhere: what the picture would be if it ended here
+    guess: Tensor  # (B,N) a token everywhere: what the image would be if it ended here
 
 
 def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> Loss:
@@ -37,8 +37,8 @@ def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> 
     return Loss(nats.sum(), scored.sum(), placed, scored, logits, masked)
 
 
-def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
-    """(B,) positions that the method's loss will be over, of pictures of `n` tokens.
+def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
+    """(B,) positions that the method's loss will be over, of images of `n` tokens.
 
     `rng` must be as `loss` will get it: the count is the first thing that is drawn from it.
     """
@@ -56,7 +56,7 @@ def logits_at(model, y: Tensor, context, places: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
+def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
     """The model's own tokens for every position, (B,N): what #2 and #3 train on. No gradient flows into it."""
     drawn = draw(model(y_mask, context), rng.uniform(y_mask.shape[1]))
     # Under autocast this pass has left casts of the weights without a graph behind; the second pass would reuse them,
@@ -65,7 +65,7 @@ def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: 
     return drawn.tokens if objective.first_pass == "sample" else drawn.best
 
 
-def some_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: PictureRng) -> Tensor:
+def some_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
     """(B,N) `y_pred` with a share of the positions taken from Y: a context that is worth reading (beyond the paper)."""
     if not objective.ground_truth_share:
         return y_pred

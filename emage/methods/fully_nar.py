@@ -7,7 +7,7 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.methods.sampling import draw, token_knobs
 
 CAUSAL = False
@@ -16,7 +16,7 @@ PARTIAL_CONTEXT = False
 SCORES_ALL = True
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
     everywhere = torch.ones_like(y, dtype=torch.bool)
     logits = model(torch.full_like(y, MASK), context)
     return cross_entropy(logits, y, masked=everywhere, scored=everywhere)
@@ -31,7 +31,7 @@ def num_numbers(settings: SamplingConfig, n: int) -> int:
 
 
 @torch.no_grad()
-def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
     """One iteration, whatever `settings.steps`."""
     drawn = draw(model(y_obs, context), rng.uniform(y_obs.shape[1]), *token_knobs(settings))
     y_obs = torch.where(y_obs == MASK, drawn.tokens, y_obs)

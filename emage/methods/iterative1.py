@@ -23,7 +23,7 @@ from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy, logits_at
 from emage.methods.masking import (
     MASK,
-    PictureRng,
+    ImageRng,
     draw_mask,
     fixed_scores,
     keep,
@@ -42,7 +42,7 @@ PARTIAL_CONTEXT = True
 SCORES_ALL = False
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
     logits = model(y.masked_fill(masked, MASK), context)  # 2
     return cross_entropy(logits, y, masked, scored=masked)  # 3
@@ -57,7 +57,7 @@ def num_numbers(settings: SamplingConfig, n: int) -> int:
 
 
 @torch.no_grad()
-def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
     table = kept_table(n, steps, schedule, y_obs.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig
 from emage.methods.base import Loss, cross_entropy, first_pass, some_truth
 from emage.methods.iterative1 import generate, num_numbers, num_passes
-from emage.methods.masking import MASK, PictureRng, draw_mask
+from emage.methods.masking import MASK, ImageRng, draw_mask
 
 __all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
 
@@ -26,7 +26,7 @@ PARTIAL_CONTEXT = True
 SCORES_ALL = False
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3, drawn first: what is scored is known beforehand
     first = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
     y_pred = some_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)

@@ -27,7 +27,7 @@ from emage.methods.base import Loss, Step, cross_entropy, first_pass, some_truth
 from emage.methods.iterative1 import num_numbers, num_passes
 from emage.methods.masking import (
     MASK,
-    PictureRng,
+    ImageRng,
     draw_mask,
     fixed_scores,
     keep,
@@ -46,7 +46,7 @@ PARTIAL_CONTEXT = True
 SCORES_ALL = True
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
     y_mask = y.masked_fill(draw_mask(y.shape[1], objective.mask_schedule, rng), MASK)  # 3, 4, 5
     y_pred = some_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
     masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 7
@@ -55,7 +55,7 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: PictureRng)
 
 
 @torch.no_grad()
-def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: PictureRng) -> Iterator[Step]:
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
     given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
     start = y_obs
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule

@@ -1,6 +1,6 @@
 """Which image tokens are known: kept-count schedules, random masks, position noise, choice by rank. No model here.
 
-Letters: B pictures, N image tokens, T steps, t the step (1..T). `MASK` stands for [MASK] wherever tokens are passed.
+Letters: B images, N image tokens, T steps, t the step (1..T). `MASK` stands for [MASK] wherever tokens are passed.
 """
 
 import functools
@@ -67,9 +67,9 @@ def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
 
 @functools.lru_cache(maxsize=8)
 def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
-    """Positions newly known after step t of a picture that begins with u of `n` unknown: (T,n+1) int32, at [t-1,u].
+    """Positions newly known after step t of an image that begins with u of `n` unknown: (T,n+1) int32, at [t-1,u].
 
-    Inpainting makes the counts ragged: each picture's schedule is scaled by its own number of unknown positions. A
+    Inpainting makes the counts ragged: each image's schedule is scaled by its own number of unknown positions. A
     table for all of them lets the device look its own up, and nothing has to wait for the answer.
     """
     return torch.from_numpy(_kept_by_unknown(n, steps, schedule)).to(device)
@@ -77,7 +77,7 @@ def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> 
 
 @functools.lru_cache(maxsize=8)
 def most_unknown(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
-    """Before each step, as many of `n` positions as can be unknown, whatever a picture began with."""
+    """Before each step, as many of `n` positions as can be unknown, whatever an image began with."""
     left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
     return (n, *left[:-1].tolist())
 
@@ -91,10 +91,10 @@ def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
 # --- Randomness -------------------------------------------------------------------------------------------------------
 
 
-class PictureRng:
-    """Uniform numbers for a batch in which every picture has a generator of its own.
+class ImageRng:
+    """Uniform numbers for a batch in which every image has a generator of its own.
 
-    A picture draws the same numbers whatever else is in the batch, on any device: the generators run on the CPU.
+    An image draws the same numbers whatever else is in the batch, on any device: the generators run on the CPU.
     """
 
     def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu"):
@@ -111,10 +111,10 @@ class PictureRng:
 
 
 class Tape:
-    """A PictureRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
+    """An ImageRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
 
     def __init__(self, numbers: Tensor):
-        """`numbers` (B,M), where they will be wanted (PictureRng.uniform)."""
+        """`numbers` (B,M), where they will be wanted (ImageRng.uniform)."""
         self.device, self._numbers, self._used = numbers.device, numbers, 0
 
     def __len__(self) -> int:
@@ -158,17 +158,17 @@ def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
             return torch.cos(math.pi / 2 * (1 - r))
 
 
-def random_mask(count: Tensor, n: int, rng: PictureRng) -> Tensor:
+def random_mask(count: Tensor, n: int, rng: ImageRng) -> Tensor:
     """(B,N) bool with exactly `count` (B,) random positions True in each row."""
     return highest(rng.uniform(n), count)
 
 
-def draw_mask(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
-    """(B,N) bool, True where a training picture is masked: a random count (Algorithm 2, line 3), random positions."""
+def draw_mask(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
+    """(B,N) bool, True where a training image is masked: a random count (Algorithm 2, line 3), random positions."""
     return random_mask(draw_count(n, schedule, rng), n, rng)
 
 
-def draw_count(n: int, schedule: Schedule, rng: PictureRng) -> Tensor:
+def draw_count(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
     """(B,) how many of `n` positions to mask in training (Algorithm 2, lines 3 and 4)."""
     return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
 
@@ -195,7 +195,7 @@ def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
     return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
 
 
-def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: PictureRng) -> Tensor:
+def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: ImageRng) -> Tensor:
     """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
 
     confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` () (Sec. 4); other orders: `fixed`.
@@ -229,8 +229,8 @@ def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     return highest(-log_p.masked_fill(~known, torch.inf), count)
 
 
-def fixed_scores(order: Order, n: int, rng: PictureRng) -> Tensor:
-    """(B,N) scores of the orders that don't look at the model, drawn once a picture. Zeros for `confidence`."""
+def fixed_scores(order: Order, n: int, rng: ImageRng) -> Tensor:
+    """(B,N) scores of the orders that don't look at the model, drawn once an image. Zeros for `confidence`."""
     if order == "random":
         return rng.uniform(n)
     ranks = halton_rank(n, rng.device).float() if order == "halton" else torch.zeros(n, device=rng.device)

@@ -1,6 +1,6 @@
 """Logits to tokens: temperature, top-k, top-p. Position noise is elsewhere (masking.py): the two never mix.
 
-Letters: B pictures, M positions of each, V codes.
+Letters: B images, M positions of each, V codes.
 """
 
 import math
@@ -85,7 +85,7 @@ def log_p_of(log_p: Tensor, tokens: Tensor) -> Tensor:
 
 
 def check_sampling(settings: SamplingConfig, n: int) -> None:
-    """Raises InputError for a setting that makes no sense for pictures of `n` tokens."""
+    """Raises InputError for a setting that makes no sense for images of `n` tokens."""
     bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
     bounds |= {"guidance": (0, 100), "remask": (0, 0.99)}
     for name, (low, high) in bounds.items():

@@ -1,7 +1,7 @@
 """A checkpoint for use: a folder that holds all it takes to draw. No pickle.
 
 model.safetensors      text encoder and decoder
-tokenizer.safetensors  the picture tokenizer
+tokenizer.safetensors  the image tokenizer
 config.yaml            CheckpointConfig
 manifest.json          sha256 of the files, the tokenizer's identity, step and where the weights come from; written last
 """

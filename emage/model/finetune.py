@@ -76,7 +76,7 @@ def _differences(
     if tuple(saved.grid) != tuple(config.grid):
         theirs, ours = ("x".join(map(str, grid)) for grid in (saved.grid, config.grid))
         yield (
-            f"grid {theirs} in the checkpoint and {ours} in the token table: ingest pictures of the size it was "
+            f"grid {theirs} in the checkpoint and {ours} in the token table: ingest images of the size it was "
             "trained on (download.image_size)"
         )
     for item in fields(ModelConfig):

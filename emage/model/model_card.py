@@ -22,8 +22,8 @@ PROMPT = "a red bus on a street"  # in the example of a model that was saved wit
 SENTENCES = {
     "fully_nar": "fully non-autoregressive (Sec. 3.1): all image tokens in one pass, none of which sees another",
     "iterative1": "iterative model #1 (Sec. 3.2, Algorithm 1): in a few passes the surest of the missing tokens are "
-    "kept and the rest predicted anew; trained on true pictures with random holes",
-    "iterative2": "iterative model #2 (Sec. 3.3): draws as #1; trained on pictures that hold its own predictions "
+    "kept and the rest predicted anew; trained on true images with random holes",
+    "iterative2": "iterative model #2 (Sec. 3.3): draws as #1; trained on images that hold its own predictions "
     "beside the truth, as they do while it draws",
     "iterative3": "iterative model #3 (Sec. 3.4, Algorithms 2 and 3): every pass predicts the missing tokens and "
     "revises those already there; trained on its own, partly wrong, predictions",
@@ -147,13 +147,13 @@ def _model(pipe: Described, facts: dict[str, Any]) -> str:
     parts = {
         f"text encoder (`{model.text}`, {model.text_length} positions)": pipe.network.text,
         f"decoder ({decoder})": pipe.network.decoder,
-        f"picture tokenizer (`{tokenizer['name']}`)": pipe.tokenizer,
+        f"image tokenizer (`{tokenizer['name']}`)": pipe.tokenizer,
     }
     rows = [(what, f"{_parameters(part):,}") for what, part in parts.items()]
     rows.append(("all", f"{sum(map(_parameters, parts.values())):,}"))
     height, width = pipe.size
     return (
-        f"## Model\nA picture is {width} x {height} pixels: {config.grid[0]} x {config.grid[1]} tokens of "
+        f"## Model\nAn image is {width} x {height} pixels: {config.grid[0]} x {config.grid[1]} tokens of "
         f"{config.vocab_size} codes.\n\n{_table(('part', 'parameters'), rows)}\n\n"
         f"The tokenizer's weights have sha256 `{tokenizer['sha256']}`; the model works with no other."
     )
@@ -169,7 +169,7 @@ def _training(facts: dict[str, Any]) -> str:
 def _training_facts(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     data = facts.get("data", {})
     yield "data", data.get("path")
-    yield "caption-picture pairs", data.get("rows")
+    yield "caption-image pairs", data.get("rows")
     yield "fingerprint of the data", data.get("fingerprint")
     yield "steps", facts.get("step")
     yield "seconds", facts.get("seconds")
@@ -198,12 +198,12 @@ def _limits(pipe: Described, facts: dict[str, Any]) -> str:
     height, width = pipe.size
     limits = [
         "It draws what its training captions speak of, in English and in their style; of anything else expect nothing.",
-        f"Every picture is {width} x {height} pixels. What the tokenizer cannot hold at that size, such as small faces "
+        f"Every image is {width} x {height} pixels. What the tokenizer cannot hold at that size, such as small faces "
         "and lettering, the model cannot draw.",
         f"It reads {pipe.config.model.text_length} tokens of a caption, begin and end among them, and no more.",
         "Counts, and which object stands where, are often wrong; scores above that measure it say how often.",
         "Data from the web carry the web's prejudices and its unequal shares of people, places and languages, and a "
-        "model trained on them repeats both. There is no filter on prompts or pictures: whoever offers this model to "
+        "model trained on them repeats both. There is no filter on prompts or images: whoever offers this model to "
         "others adds one.",
     ]
     if pipe.config.method == "fully_nar":

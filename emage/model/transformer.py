@@ -1,6 +1,6 @@
 """The network of Figures 1 and 2: text context (B,S,D_text) and image tokens (B,N) in, logits (B,N,V) out.
 
-Letters: B pictures, N image tokens, S text positions, D width, H heads, K width of a head, V codes.
+Letters: B images, N image tokens, S text positions, D width, H heads, K width of a head, V codes.
 It knows nothing of masks, schedules or pixels; [MASK] is one more row of its input embedding.
 """
 
@@ -22,7 +22,7 @@ from emage.utils.torch_compile import fusible
 
 
 class Context(NamedTuple):
-    """The text as the decoder reads it: keys and values of every layer, computed once a picture, not once a step."""
+    """The text as the decoder reads it: keys and values of every layer, computed once an image, not once a step."""
 
     keys_values: list[tuple[Tensor, Tensor]]  # per layer, (B,H,S,K) each
 
@@ -210,7 +210,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def new_cache(self, batch: int, n: int) -> Cache:
-        """An empty cache for `n` tokens of `batch` pictures."""
+        """An empty cache for `n` tokens of `batch` images."""
         config = self.config
         head_width = config.width // config.num_heads
         return Cache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)

@@ -1,6 +1,6 @@
 """The whole job on one machine, nothing bypassed: draw, serve over HTTP, ingest by URL, train, evaluate, serve.
 
-Pictures and captions come from emage.data.shapes; everything else is what a cluster runs, with the `demo` preset.
+Images and captions come from emage.data.shapes; everything else is what a cluster runs, with the `demo` preset.
 """
 
 import functools
@@ -54,13 +54,13 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         stages[name] = (time.monotonic() - started, summary(result))
         return result
 
-    timed("draw", lambda: _draw(config, output), lambda n: f"{n} pictures with captions, {4 * BROKEN} broken rows")
+    timed("draw", lambda: _draw(config, output), lambda n: f"{n} images with captions, {4 * BROKEN} broken rows")
     timed("start Ray", launch.start_ray, lambda _: "one cluster for all stages")
     with _web_server(output / "www"):
         ingested = timed("ingest", lambda: ingest(_ingest(config, output)), _ingest_summary)
     model = timed("train", lambda: train(_train(config, output)), lambda _: _train_summary(config, output))
     figures = timed("evaluate", lambda: evaluate(_evaluate(config, output, model)), lambda f: _score(config, f))
-    timed("steps", lambda: _strip(model, output), lambda _: "one picture forming, strip.png")
+    timed("steps", lambda: _strip(model, output), lambda _: "one image forming, strip.png")
     timed("serve", lambda: _one_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
     report = {"figures": figures, "ingest": ingested, "seconds": {name: round(s, 1) for name, (s, _) in stages.items()}}
     manifest.write_json(output / REPORT, report)
@@ -80,7 +80,7 @@ def _make_room(output: Path) -> None:
 
 
 def _draw(config: DemoConfig, output: Path) -> int:
-    """www/ with the pictures and some trouble, captions.txt to be scored later and, last, the URL table."""
+    """www/ with the images and some trouble, captions.txt to be scored later and, last, the URL table."""
     if (output / "urls.parquet").exists():
         return config.pictures
     www = output / "www"
@@ -88,7 +88,7 @@ def _draw(config: DemoConfig, output: Path) -> int:
     www.mkdir(parents=True)
     scenes = shapes.train_scenes(config.pictures, config.seed)
     rng = np.random.default_rng(config.seed)
-    for i, scene in enumerate(tqdm(scenes, unit="picture", mininterval=1)):
+    for i, scene in enumerate(tqdm(scenes, unit="image", mininterval=1)):
         shapes.draw(scene, rng).save(www / f"{i:06d}.png", compress_level=1)
     names = [f"{i:06d}.png" for i in range(config.pictures)] + _trouble(www)
     captions = [scene.caption for scene in scenes + scenes[: len(names) - len(scenes)]]
@@ -105,11 +105,11 @@ def _draw(config: DemoConfig, output: Path) -> int:
 
 
 def _trouble(www: Path) -> list[str]:
-    """What the web is full of: missing files, text with a picture's name, half a JPEG, a picture too small."""
+    """What the web is full of: missing files, text with an image's name, half a JPEG, an image too small."""
     whole = www / "whole.jpg"
     Image.effect_noise((256, 256), 50).save(whole)
     for i in range(BROKEN):
-        (www / f"text_{i}.jpg").write_text("<html>This picture has moved.</html>")
+        (www / f"text_{i}.jpg").write_text("<html>This image has moved.</html>")
         (www / f"half_{i}.jpg").write_bytes(whole.read_bytes()[:2_000])
         Image.new("RGB", (8, 8), "red").save(www / f"small_{i}.png")
     whole.unlink()
@@ -150,7 +150,7 @@ def _strip(model: Path, output: Path) -> None:
 
 
 def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
-    """Serves the model, asks it for a picture over HTTP, stops; returns the seconds that the answer took."""
+    """Serves the model, asks it for an image over HTTP, stops; returns the seconds that the answer took."""
     settings = preset(ServeConfig, "demo", checkpoint=str(model))
     settings = replace(serve.check(settings), port=_free_port())
     url = serve.start(settings)
@@ -230,7 +230,7 @@ def _print(output: Path, stages: dict[str, tuple[float, str]]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"pictures: {output / 'evaluate' / 'grid.png'}, {output / 'strip.png'}, {output / 'http.png'}\n"
+        f"images: {output / 'evaluate' / 'grid.png'}, {output / 'strip.png'}, {output / 'http.png'}\n"
         f"report:   {output / 'evaluate' / 'report.md'}\n"
         f"model:    {output / 'train' / 'model'}\n"
         "next:     `make ui` opens the MLflow pages, `make serve` the endpoint of this model",

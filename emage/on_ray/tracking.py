@@ -1,4 +1,4 @@
-"""MLflow, and nothing else knows it: one run a stage, with its settings, metrics, tables and pictures.
+"""MLflow, and nothing else knows it: one run a stage, with its settings, metrics, tables and images.
 
     with tracking.start(config.mlflow, stage="train", settings=config, record=file) as run:   # the driver
         ...                                                           # run.config and the record's path to the workers
@@ -151,8 +151,8 @@ class Run:
         """Columns of equal length as a table artifact; `name` ends in .json."""
         self._put(lambda client, run_id: client.log_table(run_id, columns, name))
 
-    def picture(self, name: str, image: Image.Image) -> None:
-        """A picture artifact, such as "samples/step_000500.png"."""
+    def image(self, name: str, image: Image.Image) -> None:
+        """An image artifact, such as "samples/step_000500.png"."""
         frozen = image.copy()
         self._put(lambda client, run_id: client.log_image(run_id, frozen, name))
 

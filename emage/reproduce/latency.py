@@ -1,6 +1,6 @@
-"""Seconds a picture as the paper takes them (Sec. 4.3): batch one, one device, text to pixels.
+"""Seconds an image as the paper takes them (Sec. 4.3): batch one, one device, text to pixels.
 
-Of several pictures after some to warm up: median, extremes and the range of the middle half (IQR).
+Of several images after some to warm up: median, extremes and the range of the middle half (IQR).
 """
 
 import os
@@ -20,7 +20,7 @@ from emage.model.transformer import Context
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """What is timed: a checkpoint's pictures, one after the other."""
+    """What is timed: a checkpoint's images, one after the other."""
 
     checkpoint: str
     prompt: str
@@ -33,7 +33,7 @@ class LatencyConfig:
 
 
 def of_checkpoint(config: LatencyConfig) -> dict[str, Any]:
-    """The seconds of a checkpoint's pictures, and on what they were taken."""
+    """The seconds of a checkpoint's images, and on what they were taken."""
     pipe = Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
     if not config.cached:
         pipe = uncached(pipe)
@@ -84,7 +84,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 class Uncached(nn.Module):
-    """An autoregressive decoder without its cache: for every token it passes the whole picture so far."""
+    """An autoregressive decoder without its cache: for every token it passes the whole image so far."""
 
     def __init__(self, decoder: Any):
         super().__init__()

@@ -12,12 +12,12 @@ class Known(NamedTuple):
     """What the paper says of one row; None where it says nothing."""
 
     fid: float | None = None
-    latency: float | None = None  # seconds a picture
+    latency: float | None = None  # seconds an image
 
 
 UNKNOWN = Known()
 
-# Table 2: FID of reconstructions of the 40,504 pictures of val2014, by our names of the tokenizers.
+# Table 2: FID of reconstructions of the 40,504 images of val2014, by our names of the tokenizers.
 TABLE2 = {
     "dvae": 36.23,
     "vqgan-f16-1024": 22.35,

@@ -1,8 +1,8 @@
 """How the cells of the studies are made, at either scale: a training, an evaluation, a timing.
 
 models/METHOD-seedS[-bert][-cosine][-500k]     a training
-evaluations/MODEL[-steps8][-linear]            pictures of held-out captions, and their figures
-latency/MODEL[-steps8][-uncached]              seconds a picture
+evaluations/MODEL[-steps8][-linear]            images of held-out captions, and their figures
+latency/MODEL[-steps8][-uncached]              seconds an image
 strips/MODEL, tokenizers, world                Figure 5, Table 2, what scale=small works on
 """
 
@@ -24,14 +24,14 @@ from emage.reproduce.shapes_dataset import SmallWorld
 Text = Literal["clip", "bert"]
 Program = TypeVar("Program", TrainConfig, EvaluateConfig)
 
-WARM_START = 0.6  # in small: #2 and #3 from scratch learn to ignore the picture they are given
+WARM_START = 0.6  # in small: #2 and #3 from scratch learn to ignore the image they are given
 SMALL_STEPS = 1_500
 LETTERS = 77  # positions of the small BERT, which reads letters and not words
 
 
 @dataclass(frozen=True)
 class Strips:
-    """Figure 5: pictures forming."""
+    """Figure 5: images forming."""
 
     checkpoint: str
     captions: tuple[str, ...]
@@ -114,7 +114,7 @@ def _paper_training(
 
 
 def evaluation(config: ReproduceConfig, model: Cell, **sampling: Any) -> Cell:
-    """A model's pictures of held-out captions. `sampling` that the model has by itself makes no other cell."""
+    """A model's images of held-out captions. `sampling` that the model has by itself makes no other cell."""
     changed = _changed(model, sampling)
     name = f"evaluations/{_tail(model)}{_suffix(changed)}"
     made = _small_evaluation(config) if is_small(config) else _paper_evaluation(config)
@@ -159,7 +159,7 @@ def latency(config: ReproduceConfig, model: Cell, **sampling: Any) -> Cell:
 
 
 def uncached(config: ReproduceConfig, model: Cell) -> Cell:
-    """The autoregressive model without its cache; in the paper's size a picture takes a minute."""
+    """The autoregressive model without its cache; in the paper's size an image takes a minute."""
     settings = LatencyConfig("", "", cached=False)
     if not is_small(config):
         settings = replace(settings, rounds=3, warm_up=1)
@@ -174,7 +174,7 @@ def _timing(config: ReproduceConfig, model: Cell, name: str, settings: LatencyCo
 
 
 def tokenizer_figures(config: ReproduceConfig) -> Cell:
-    """Table 2, in small of the tokenizer that is shipped and of drawn pictures where no others are given."""
+    """Table 2, in small of the tokenizer that is shipped and of drawn images where no others are given."""
     settings, needs = replace(config.table2, output=_work(config, "tokenizers")), ()
     if is_small(config):
         settings = replace(settings, tokenizers=settings.tokenizers or (tokenizers.DEMO,))

@@ -85,7 +85,7 @@ def _places(config: ReproduceConfig) -> list[str]:
     needed = {
         "data": "FOLDER, a token table (pipelines/ingest.py writes one)",
         "captions": "FILE (COCO's captions_val2014.json)",
-        "reference": "FOLDER of their pictures, or a .tar",
+        "reference": "FOLDER of their images, or a .tar",
     }
     return [f"paper.{name}={what}" for name, what in needed.items() if getattr(config.paper, name) is None]
 
@@ -141,7 +141,7 @@ def describe(config: ReproduceConfig, wanted: Sequence[Cell], output: Path) -> s
         "what": f"{config.what}, scale={config.scale}, seeds: {studies.num_seeds(config)}, in {output}",
         "cells": f"{len(wanted)}: {len(wanted) - len(todo)} done, {len(todo)} to do ({_kinds(todo)})",
         "trainings": ", ".join(_trainings(trainings)) or "none",
-        "pictures": _pictures(config, todo),
+        "pictures": _images(config, todo),
         "time": _time(config, wanted, todo, output),
     }
     return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
@@ -154,10 +154,10 @@ def _kinds(todo: Sequence[Cell]) -> str:
 
 def _trainings(todo: Sequence[Cell]) -> list[str]:
     sizes = [(cell.config.optim.steps, cell.config.optim.batch_size) for cell in todo]
-    return [f"{sizes.count(size)} x {size[0]:,} steps of {size[1]:,} pictures" for size in dict.fromkeys(sizes)]
+    return [f"{sizes.count(size)} x {size[0]:,} steps of {size[1]:,} images" for size in dict.fromkeys(sizes)]
 
 
-def _pictures(config: ReproduceConfig, todo: Sequence[Cell]) -> str:
+def _images(config: ReproduceConfig, todo: Sequence[Cell]) -> str:
     rated = [cell.config for cell in todo if isinstance(cell.config, EvaluateConfig)]
     drawn = sum(one.limit * one.candidates for one in rated)
     small = (
@@ -191,14 +191,14 @@ def _seconds(cell: Cell, speed: Speed, tokens: TokenizerInfo) -> float:
         network = _network(made.method, made.model, tokens)
         # A training step is three forward passes' work, of one pass of the network.
         forward = estimate.flops_per_sample(network, made.method, warming=True) / 3
-        pictures = one.limit * one.candidates if isinstance(one, EvaluateConfig) else one.rounds + one.warm_up
+        images = one.limit * one.candidates if isinstance(one, EvaluateConfig) else one.rounds + one.warm_up
         if made.method == "autoregressive":
             # With a cache all tokens together are one pass; but a GPU waits for each of them, whatever the batch.
-            batches = pictures / (one.batch_size * speed.actors if isinstance(one, EvaluateConfig) else 1)
+            batches = images / (one.batch_size * speed.actors if isinstance(one, EvaluateConfig) else 1)
             waiting = batches * tokens.num_tokens * speed.token
-            return START_S + max(waiting, pictures * forward / speed.drawing)
+            return START_S + max(waiting, images * forward / speed.drawing)
         passes = METHODS[made.method].num_passes(replace(made.sampling, **one.sampling), tokens.num_tokens)
-        return START_S + pictures * passes * forward / speed.drawing
+        return START_S + images * passes * forward / speed.drawing
     return OTHER_S
 
 

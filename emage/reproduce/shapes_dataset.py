@@ -1,10 +1,10 @@
-"""What scale=small works on: drawn pictures as a token table, held-out captions, reference pictures.
+"""What scale=small works on: drawn images as a token table, held-out captions, reference images.
 
 tokens/         the token table, as ingest writes it
 captions.txt    of held-out scenes, one a line
-reference.tar   other pictures of held-out scenes, PNG
+reference.tar   other images of held-out scenes, PNG
 
-Letters: n pictures, N tokens of a picture.
+Letters: n images, N tokens of an image.
 """
 
 import io
@@ -46,7 +46,7 @@ def make(world: SmallWorld) -> dict[str, int]:
     write_table(folder / TOKENS, shapes.train_scenes(world.pictures, world.seed), world.seed)
     held_out = shapes.held_out_scenes(world.captions, world.seed)
     (folder / CAPTIONS).write_text("".join(f"{scene.caption}\n" for scene in held_out))
-    # Other scenes and other pictures than those of the captions, of the same distribution.
+    # Other scenes and other images than those of the captions, of the same distribution.
     write_reference(folder / REFERENCE, shapes.held_out_scenes(world.references, world.seed + 1), world.seed + 1)
     return {"pictures": world.pictures, "captions": world.captions, "references": world.references}
 
@@ -54,7 +54,7 @@ def make(world: SmallWorld) -> dict[str, int]:
 def write_table(
     folder: Path, scenes: Sequence[shapes.Scene], seed: int, *, files: int = 1, row_group: int = ROW_GROUP
 ) -> None:
-    """A token table of one picture a scene, made with the tokenizer that is shipped."""
+    """A token table of one image a scene, made with the tokenizer that is shipped."""
     tokenizer = tokenizers.load(tokenizers.DEMO)
     pixels = torch.from_numpy(shapes.draw_many(list(scenes), seed=seed)).permute(0, 3, 1, 2).float() / 255
     tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(ENCODED_AT_ONCE)])

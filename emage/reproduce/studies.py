@@ -1,6 +1,6 @@
 """Which trainings and measurements each table and figure of the paper is made of (Sec. 4), at either scale.
 
-A study is a list of rows. Studies share cells: the models of Table 3 are those of Figure 3, and so are their pictures.
+A study is a list of rows. Studies share cells: the models of Table 3 are those of Figure 3, and so are their images.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _table5(config: ReproduceConfig) -> Study:
         rows.append(Row(f"{method}/{text}", f"{NAMES[method]}, {text.upper()}", Known(fid), rated))
     note = (
         "In small neither encoder is pretrained: both are four layers of random weights, CLIP's with its words, BERT's "
-        "with letters in their place. This says nothing about CLIP's pictures and BERT's texts, the paper's point."
+        "with letters in their place. This says nothing about CLIP's images and BERT's texts, the paper's point."
     )
     return Study("table5", "Table 5: BERT against CLIP", tuple(rows), notes=(note,) if is_small(config) else ())
 
@@ -156,7 +156,7 @@ def _figure4(config: ReproduceConfig) -> Study:
 def _figure5(config: ReproduceConfig) -> Study:
     return Study(
         "figure5",
-        "Figure 5: pictures forming",
+        "Figure 5: images forming",
         single=strips(config, training(config, "iterative3", 0, long=True)),
     )
 

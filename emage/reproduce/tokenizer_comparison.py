@@ -1,9 +1,9 @@
-"""Table 2 of the paper for a folder of pictures: what each tokenizer loses of them (Sec. 4.1).
+"""Table 2 of the paper for a folder of images: what each tokenizer loses of them (Sec. 4.1).
 
-The paper's figures are for the 40,504 pictures of COCO's val2014. Prints a table; writes record.json (the figures and
+The paper's figures are for the 40,504 images of COCO's val2014. Prints a table; writes record.json (the figures and
 what made them) and sheet.png (originals above reconstructions) to `output`, after every tokenizer.
 
-Letters: B batch, H W picture, N tokens of a picture, V codes.
+Letters: B batch, H W image, N tokens of an image, V codes.
 """
 
 import json
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from emage import tokenizers
 from emage.config import Table2Config
 from emage.evaluation.metrics import frechet, image_files
-from emage.evaluation.metrics.image_files import PictureFile, Survey
+from emage.evaluation.metrics.image_files import ImageFile, Survey
 from emage.evaluation.metrics.reconstruction import Damage, Judges, load_judges
 from emage.model.device_support import check_device
 from emage.reproduce.paper_numbers import TABLE2
@@ -34,7 +34,7 @@ from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
 from emage.version import __version__
 
-SHOWN = 6  # pictures of the sheet
+SHOWN = 6  # images of the sheet
 SHEET = "sheet.png"
 
 
@@ -121,7 +121,7 @@ def is_here(name: str, config: Table2Config) -> bool:
 
 
 def measure(
-    tokenizer: Any, files: Sequence[PictureFile], judges: Judges, batch_size: int, device: str
+    tokenizer: Any, files: Sequence[ImageFile], judges: Judges, batch_size: int, device: str
 ) -> tuple[dict[str, Any], list[tuple[Image.Image, Image.Image]]]:
     """Its figures, and the first pairs of an original and what became of it."""
     length = tokenizer.grid[0] * tokenizer.grid[1]
@@ -131,7 +131,7 @@ def measure(
     used = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)  #  (V,)
     damage, seconds = Damage(judges), 0.0
     shown: list[tuple[Image.Image, Image.Image]] = []
-    with tqdm(total=len(files), desc=tokenizer.name, unit="picture") as bar:
+    with tqdm(total=len(files), desc=tokenizer.name, unit="image") as bar:
         for originals in image_files.batches(files, side, batch_size):  #  (B, 3, H, W)
             started = time.perf_counter()
             ids, rebuilt = reconstruct(tokenizer, originals, device)
@@ -155,7 +155,7 @@ def measure(
 
 
 def reconstruct(tokenizer: Any, pixels: Tensor, device: str) -> tuple[Tensor, Tensor]:
-    """uint8 (B, 3, H, W) -> ids (B, N) and uint8 (B, 3, H, W), as a saved picture would hold it, on the CPU again.
+    """uint8 (B, 3, H, W) -> ids (B, N) and uint8 (B, 3, H, W), as a saved image would hold it, on the CPU again.
 
     The way back waits for a GPU to finish, so that the clock around this call counts its work.
     """
@@ -176,13 +176,13 @@ def describe(
 ) -> dict[str, Any]:
     """The record without figures: what they are of and what makes them."""
     used = ("torch", "torchvision", "torch-fidelity", "lpips", "pillow")
-    pictures = {"count": len(survey.files), "sha256": survey.sha256, "refused": dict(survey.refused)}
+    images = {"count": len(survey.files), "sha256": survey.sha256, "refused": dict(survey.refused)}
     return {
         "settings": asdict(config),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {"emage": __version__, **{name: version(name) for name in used}},
-        "pictures": pictures,
+        "pictures": images,
         "judges": judges.facts,
         "skipped": skipped,
         "tokenizers": {},
@@ -212,9 +212,9 @@ def cells(record: dict[str, Any]) -> list[list[str]]:
 
 
 def notes(record: dict[str, Any]) -> list[str]:
-    """What a reader must know of the figures: too few pictures, other networks than the published, what is missing."""
+    """What a reader must know of the figures: too few images, other networks than the published, what is missing."""
     count, refused = record["pictures"]["count"], record["pictures"]["refused"]
-    lines = [f"{count} pictures, as ingest keeps them (JPEG)" + (f", refused {refused}" if refused else "")]
+    lines = [f"{count} images, as ingest keeps them (JPEG)" + (f", refused {refused}" if refused else "")]
     columns = {"inception": "Frechet", "lpips": "LPIPS"}
     for setting, facts in record["judges"].items():
         if facts["missing"]:
@@ -224,12 +224,12 @@ def notes(record: dict[str, Any]) -> list[str]:
         elif not facts["published"]:
             lines.append(f"{columns[setting]} IS MEANINGLESS: table2.{setting}= holds other weights than the published")
     if count < frechet.ENOUGH and record["judges"]["inception"]["sha256"]:
-        lines.append(f"* COMPARE WITH NOTHING: of fewer than {frechet.ENOUGH} pictures the distance is much too large")
+        lines.append(f"* COMPARE WITH NOTHING: of fewer than {frechet.ENOUGH} images the distance is much too large")
     return lines + told(record["skipped"])
 
 
 def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image]]) -> None:
-    """record.json and sheet.png, one row of pictures below the other."""
+    """record.json and sheet.png, one row of images below the other."""
     output.mkdir(parents=True, exist_ok=True)
     manifest.write_json(output / "record.json", record)
     labels = [name for name, row in rows.items() for _ in row]
@@ -238,14 +238,14 @@ def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image
 
 
 def markdown(record: dict[str, Any], sheet: str) -> str:
-    """The report; `sheet` is the way from it to the picture."""
+    """The report; `sheet` is the way from it to the image."""
     table = [COLUMNS, ["---"] * len(COLUMNS), *cells(record)]
     made_by = {key: record[key] for key in ("settings", "device", "versions", "pictures", "judges")}
     lines = [
-        *("# Table 2: what each tokenizer loses of a picture", ""),
+        *("# Table 2: what each tokenizer loses of an image", ""),
         *("| " + " | ".join(row) + " |" for row in table),
         "",
-        "Frechet: FID of the pictures and what became of them, lower is better; the paper's are for COCO's val2014.",
+        "Frechet: FID of the images and what became of them, lower is better; the paper's are for COCO's val2014.",
         "",
         *(f"- {note}" for note in notes(record)),
         *("", f"![originals above reconstructions]({sheet})", ""),

@@ -1,4 +1,4 @@
-"""Pictures asked for one at a time, drawn together: a queue that shares one model among many waiters.
+"""Images asked for one at a time, drawn together: a queue that shares one model among many waiters.
 
     batcher = Batcher(max_batch_size=8, wait_s=0.0)
     drawn = await batcher.draw(Job(pipe, "a red bus", seed=7, settings=pipe.settings()))
@@ -6,9 +6,9 @@
 1. A job joins the queue.
 2. When the model is free, the oldest job takes along the next ones of its model and settings, up to a full batch. A
    batch is put together no earlier: jobs that come while another is drawn would otherwise wait in half-empty ones.
-3. The batch is drawn in a thread, each picture with its own seed, so that company changes no pixel. Between two passes
+3. The batch is drawn in a thread, each image with its own seed, so that company changes no pixel. Between two passes
    it looks whether anyone still waits, and hands previews to who asked for them.
-4. What does not fit into memory is drawn in halves. After any other failure the model is asked for a small picture: if
+4. What does not fit into memory is drawn in halves. After any other failure the model is asked for a small image: if
    it can't draw that either (a CUDA error leaves nothing that works), it is broken for good.
 
 It knows neither HTTP nor Ray.
@@ -40,7 +40,7 @@ class Pass(Protocol):
     def num_steps(self) -> int: ...
     def wait(self) -> None: ...
     def known(self) -> list[float]: ...
-    def pictures(self, rows: Sequence[int] | None = None) -> list[Image.Image]: ...
+    def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]: ...
     def likelihood(self) -> list[float]: ...
 
 
@@ -55,33 +55,33 @@ class Pipe(Protocol):
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture on its way: what it would be if it ended after pass `step` of `steps`."""
+    """An image on its way: what it would be if it ended after pass `step` of `steps`."""
 
     step: int
     steps: int
     known: float  # share of its tokens
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture."""
+    """A finished image."""
 
-    picture: Image.Image
+    image: Image.Image
     score: float  # nats a token, where the job is `scored`
     steps: int  # passes it took
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One picture to draw."""
+    """One image to draw."""
 
     pipe: Pipe  # it was made for this model, and is drawn by it even where another has taken over meanwhile
     prompt: str
     seed: int
     settings: SamplingConfig
-    canvas: Any = None  # a picture of which a part is regenerated (Emage.canvas)
-    scored: bool = False  # whether the model says how likely it finds the picture
+    canvas: Any = None  # an image of which a part is regenerated (Emage.canvas)
+    scored: bool = False  # whether the model says how likely it finds the image
     frames: int = 0  # previews wanted, spread evenly over the passes before the last
     on_frame: Callable[[Frame], None] | None = None  # called in the drawing thread; must not raise
 
@@ -113,7 +113,7 @@ class BrokenError(DrawingError):
 
 
 class Abandoned(Exception):
-    """Nobody waits for any picture of the batch any more."""
+    """Nobody waits for any image of the batch any more."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +147,17 @@ class Batcher:
         # One thread and always the same: each that draws would start worker threads of its own (OpenMP's), and with
         # more of those than cores all get slow.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
-        self._seconds_a_picture = 0.0
+        self._seconds_an_image = 0.0
 
     @property
     def waiting(self) -> int:
-        """Pictures in the queue, without those being drawn."""
+        """Images in the queue, without those being drawn."""
         return len(self._queue)
 
     @property
     def backlog_s(self) -> float:
         """About how long the queue takes, by the batches before."""
-        return self.waiting * self._seconds_a_picture
+        return self.waiting * self._seconds_an_image
 
     @property
     def stuck_s(self) -> float:
@@ -165,7 +165,7 @@ class Batcher:
         return 0.0 if self._progress is None else time.monotonic() - self._progress
 
     async def draw(self, job: Job) -> Drawn:
-        """The job's picture. Cancelled, it is not drawn, or no further. Raises DrawingError where the model failed."""
+        """The job's image. Cancelled, it is not drawn, or no further. Raises DrawingError where the model failed."""
         if self.broken:
             raise BrokenError(began=False)
         done: asyncio.Future[Drawn] = asyncio.get_running_loop().create_future()
@@ -210,19 +210,19 @@ class Batcher:
         except Exception as error:  # whatever a model raises is the answer to this batch, not the end of the queue
             if isinstance(error, RuntimeError) and is_out_of_memory(error) and len(batch) > 1:
                 return self._halve(batch)
-            _log.exception("a batch of %d pictures failed", len(batch))
+            _log.exception("a batch of %d images failed", len(batch))
             await self._fail(batch)
         finally:
             self._progress = None
         if drawn:
-            self._seconds_a_picture = (time.monotonic() - started) / len(batch)
+            self._seconds_an_image = (time.monotonic() - started) / len(batch)
             for (_, done, _), result in zip(batch, drawn, strict=True):
                 if not done.done():
                     done.set_result(result)
         waits_s = [started - came for _, _, came in batch]
         try:
             self._observe(Batch(len(batch), waits_s, drawing.steps_s, finished=bool(drawn)))
-        except Exception:  # who waits for pictures has nothing to do with who counts them
+        except Exception:  # who waits for images has nothing to do with who counts them
             _log.exception("a batch was not counted")
 
     def _passed(self) -> None:
@@ -231,7 +231,7 @@ class Batcher:
 
     def _halve(self, batch: list[Waiting]) -> None:
         half = (len(batch) + 1) // 2
-        _log.warning("%d pictures do not fit into memory; from here on at most %d", len(batch), half)
+        _log.warning("%d images do not fit into memory; from here on at most %d", len(batch), half)
         self._cramped = (batch[0][0].pipe, half)
         self._queue = batch + self._queue
         release()
@@ -282,8 +282,8 @@ class _Drawing:
             self._passed()
         assert last is not None, "a method without passes"
         scores = last.likelihood() if jobs[0].scored else [0.0] * len(jobs)
-        self._passed()  # several passes more, and the pictures are still to be decoded
-        return [Drawn(picture, score, last.num_steps) for picture, score in zip(last.pictures(), scores, strict=True)]
+        self._passed()  # several passes more, and the images are still to be decoded
+        return [Drawn(image, score, last.num_steps) for image, score in zip(last.images(), scores, strict=True)]
 
     def _show(self, after: Pass) -> None:
         """Hands a preview to every job that is due one and still waited for."""
@@ -292,12 +292,12 @@ class _Drawing:
         if not rows:
             return
         known = after.known()
-        for i, picture in zip(rows, after.pictures(rows), strict=True):
+        for i, image in zip(rows, after.images(rows), strict=True):
             on_frame: Any = self._jobs[i].on_frame
-            on_frame(Frame(step, steps, known[i], picture))
+            on_frame(Frame(step, steps, known[i], image))
 
 
 def warm_up(pipe: Pipe) -> None:
-    """Draws two passes and throws them away: the first picture of a model takes longest."""
+    """Draws two passes and throws them away: the first image of a model takes longest."""
     for after in itertools.islice(pipe.passes(["a warm-up"], [0], pipe.settings(), [None]), 2):
-        after.pictures()
+        after.images()

@@ -24,28 +24,28 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """What somebody wants drawn: `n` pictures of a prompt, picture i by the seed `seed + i`."""
+    """What somebody wants drawn: `n` images of a prompt, image i by the seed `seed + i`."""
 
     prompt: str
     n: int = 1
     seed: int = 0
-    candidates: int = 1  # drawn for each picture; the best by `rank` is given
+    candidates: int = 1  # drawn for each image; the best by `rank` is given
     rank: Rank = "likelihood"
     sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig over the model's own
     size: str | None = None  # WIDTHxHEIGHT, or auto
-    image: bytes | None = None  # a picture of which what `mask` marks is regenerated
+    image: bytes | None = None  # an image of which what `mask` marks is regenerated
     mask: bytes | None = None
     format: Format = "png"
-    frames: int | None = 0  # previews of each picture; None: one after every pass (MAX_FRAMES at most)
+    frames: int | None = 0  # previews of each image; None: one after every pass (MAX_FRAMES at most)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Picture `index` of an order after a pass, as a file."""
+    """Image `index` of an order after a pass, as a file."""
 
     index: int
     seed: int
-    number: int  # of this picture's previews, from 0
+    number: int  # of this image's previews, from 0
     step: int
     steps: int
     known: float
@@ -55,8 +55,8 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A finished picture as a file, and the seed that draws it again."""
+class GeneratedImage:
+    """A finished image as a file, and the seed that draws it again."""
 
     index: int
     seed: int

@@ -1,10 +1,10 @@
-"""A model behind a queue: an order for pictures in, pictures and their previews out. Knows neither HTTP nor Ray.
+"""A model behind a queue: an order for images in, images and their previews out. Knows neither HTTP nor Ray.
 
     service = Service(pipe, Limits(max_batch_size=8))
-    pictures = await service.draw(Order("a red bus", n=2, seed=7))
-    async for event in service.stream(Order("a red bus", frames=15)): ...  # Frames, then the Picture
+    images = await service.draw(Order("a red bus", n=2, seed=7))
+    async for event in service.stream(Order("a red bus", frames=15)): ...  # Frames, then the Image
 
-An order is checked whole before any of its pictures joins the queue, so that a bad one can't fail its neighbours. What
+An order is checked whole before any of its images joins the queue, so that a bad one can't fail its neighbours. What
 can't be done is a Refusal, whose status is HTTP's because every reader knows those.
 """
 
@@ -24,16 +24,16 @@ from emage.data.ingest import decode_image
 from emage.inference.pipeline import candidate_seed
 from emage.serving import batcher
 from emage.serving.batcher import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
-from emage.serving.request import BROKE, BROKEN, Format, Order, Picture, Preview, Refusal
+from emage.serving.request import BROKE, BROKEN, Format, GeneratedImage, Order, Preview, Refusal
 from emage.utils.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-MAX_FRAMES = 64  # previews of a picture; an autoregressive model passes 1024 times
-MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded picture; more is not decoded
+MAX_FRAMES = 64  # previews of an image; an autoregressive model passes 1024 times
+MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded image; more is not decoded
 SMALL = 128  # pixels a side up to which a preview is a PNG: it is small anyway, and JPEG shows
 UNREADABLE = {
-    "not_an_image": "it is no picture (PNG, JPEG, WebP, GIF, BMP or TIFF)",
+    "not_an_image": "it is no image (PNG, JPEG, WebP, GIF, BMP or TIFF)",
     "too_many_pixels": f"more than {MAX_UPLOAD_PIXELS // 10**6} million pixels",
     "too_small": "it has no pixels",
     "truncated": "it is cut off",
@@ -48,7 +48,7 @@ class Limits:
 
     max_batch_size: int = 8
     batch_wait_s: float = 0.0
-    max_queued: int = 128  # pictures, beside those being drawn
+    max_queued: int = 128  # images, beside those being drawn
 
 
 class Pipe(batcher.Pipe, Protocol):
@@ -76,12 +76,12 @@ class Service:
     ):
         self.pipe: Any = pipe
         self._limits, self._safety = limits, safety
-        self._open = 0  # pictures that were ordered and are not finished, candidates too
+        self._open = 0  # images that were ordered and are not finished, candidates too
         self._batcher = Batcher(limits.max_batch_size, limits.batch_wait_s, observe)
         self._decoding = asyncio.Semaphore(2)  # uploads at a time: each may take a few hundred MB
 
     async def warm_up(self) -> None:
-        """Draws something: the first picture takes longest, and shows whether there will be one."""
+        """Draws something: the first image takes longest, and shows whether there will be one."""
         await self._batcher.in_thread(warm_up, self.pipe)
 
     async def replace(self, pipe: Pipe) -> None:
@@ -113,12 +113,12 @@ class Service:
             "examples": pipe.facts.get("prompts", []),
         }
 
-    async def draw(self, order: Order) -> list[Picture]:
-        """The pictures of an order. Raises Refusal."""
-        return [event async for event in self.stream(order) if isinstance(event, Picture)]
+    async def draw(self, order: Order) -> list[GeneratedImage]:
+        """The images of an order. Raises Refusal."""
+        return [event async for event in self.stream(order) if isinstance(event, GeneratedImage)]
 
-    async def stream(self, order: Order) -> AsyncGenerator[Preview | Picture, None]:
-        """The pictures of an order and, before each, its previews; those of several come mixed. Raises Refusal.
+    async def stream(self, order: Order) -> AsyncGenerator[Preview | GeneratedImage, None]:
+        """The images of an order and, before each, its previews; those of several come mixed. Raises Refusal.
 
         Closed early (`aclose`) or cancelled, it stops the drawing between two passes.
         """
@@ -130,14 +130,14 @@ class Service:
         tasks: list[asyncio.Task[None]] = []
         try:
             jobs, cut = await self._jobs(order, pipe, settings)
-            events: asyncio.Queue[Preview | Picture | Exception] = asyncio.Queue()
-            tasks = [asyncio.create_task(self._picture(order, i, jobs, cut, events.put_nowait)) for i in range(order.n)]
+            events: asyncio.Queue[Preview | GeneratedImage | Exception] = asyncio.Queue()
+            tasks = [asyncio.create_task(self._image(order, i, jobs, cut, events.put_nowait)) for i in range(order.n)]
             left = order.n
             while left:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
-                left -= isinstance(event, Picture)
+                left -= isinstance(event, GeneratedImage)
                 yield event
         finally:
             self._open -= size
@@ -163,7 +163,7 @@ class Service:
         return settings
 
     async def _jobs(self, order: Order, pipe: Pipe, settings: SamplingConfig) -> tuple[list[Job], bool]:
-        """A job for every candidate of every picture, without its listener; whether the prompt is cut."""
+        """A job for every candidate of every image, without its listener; whether the prompt is cut."""
         if self._safety and (reason := await asyncio.to_thread(self._unsafe, order.prompt, None)):
             raise Refusal(400, f"prompt: {reason}", "prompt", "content_policy_violation")
         canvas = None
@@ -180,20 +180,20 @@ class Service:
         return jobs, cut
 
     def _check_room(self, size: int) -> None:
-        """Raises Refusal for pictures too many. An order larger than the whole queue is let in while there is none."""
+        """Raises Refusal for images too many. An order larger than the whole queue is let in while there is none."""
         if self._open and self._open + size > self._limits.max_batch_size + self._limits.max_queued:
             seconds = max(1, math.ceil(self._batcher.backlog_s))
-            message = f"{self._open} pictures are waiting already; try again in {seconds} s"
+            message = f"{self._open} images are waiting already; try again in {seconds} s"
             raise Refusal(429, message, code="rate_limit_exceeded", retry_s=seconds)
 
     # --- Drawing ---
 
-    async def _picture(self, order: Order, index: int, jobs: list[Job], cut: bool, put: Callable[[Any], None]) -> None:
-        """Puts the previews of a picture, then the picture; or what went wrong."""
+    async def _image(self, order: Order, index: int, jobs: list[Job], cut: bool, put: Callable[[Any], None]) -> None:
+        """Puts the previews of an image, then the image; or what went wrong."""
         try:
             best = await self._best(order, index, jobs, put)
-            file = await asyncio.to_thread(self._finish, order, best.picture)
-            put(Picture(index, order.seed + index, best.steps, _size(best.picture), file, order.format, cut))
+            file = await asyncio.to_thread(self._finish, order, best.image)
+            put(GeneratedImage(index, order.seed + index, best.steps, _size(best.image), file, order.format, cut))
         except BrokenError as error:
             put(_broken(error.began))
         except DrawingError:
@@ -202,7 +202,7 @@ class Service:
             put(error)
 
     async def _best(self, order: Order, index: int, jobs: list[Job], put: Callable[[Any], None]) -> Drawn:
-        """Draws the candidates of a picture; previews are the first one's."""
+        """Draws the candidates of an image; previews are the first one's."""
         each = _candidates(order)
         first, *others = jobs[each * index : each * (index + 1)]
         frames = MAX_FRAMES if order.frames is None else min(order.frames, MAX_FRAMES)
@@ -220,28 +220,28 @@ class Service:
         loop, numbers = asyncio.get_running_loop(), itertools.count()
 
         def show(frame: Frame) -> None:
-            if self._unsafe(order.prompt, frame.picture):
+            if self._unsafe(order.prompt, frame.image):
                 return
-            kind: Format = "png" if max(frame.picture.size) <= SMALL else "jpeg"
-            file = _file(frame.picture, kind)
+            kind: Format = "png" if max(frame.image.size) <= SMALL else "jpeg"
+            file = _file(frame.image, kind)
             progress = (frame.step, frame.steps, frame.known)
-            preview = Preview(index, order.seed + index, next(numbers), *progress, _size(frame.picture), file, kind)
+            preview = Preview(index, order.seed + index, next(numbers), *progress, _size(frame.image), file, kind)
             loop.call_soon_threadsafe(put, preview)
 
         return show
 
-    def _finish(self, order: Order, picture: Image.Image) -> bytes:
-        """The picture as a file. Raises Refusal where it isn't safe."""
-        if reason := self._unsafe(order.prompt, picture):
-            raise Refusal(400, f"the picture was withheld: {reason}", "prompt", "content_policy_violation")
-        return _file(picture, order.format)
+    def _finish(self, order: Order, image: Image.Image) -> bytes:
+        """The image as a file. Raises Refusal where it isn't safe."""
+        if reason := self._unsafe(order.prompt, image):
+            raise Refusal(400, f"the image was withheld: {reason}", "prompt", "content_policy_violation")
+        return _file(image, order.format)
 
-    def _unsafe(self, prompt: str, picture: Image.Image | None) -> str | None:
+    def _unsafe(self, prompt: str, image: Image.Image | None) -> str | None:
         """Why the hook refuses. A hook that fails refuses as well: it is there to be on the safe side."""
         if self._safety is None:
             return None
         try:
-            return self._safety(prompt, picture)
+            return self._safety(prompt, image)
         except Exception:
             _log.exception("the safety hook failed")
             return "the safety check failed"
@@ -257,7 +257,7 @@ def _broken(began: bool = False) -> Refusal:
 
 
 def _candidates(order: Order) -> int:
-    """How many are drawn of each picture: where nothing ranks them, the first alone would be given."""
+    """How many are drawn of each image: where nothing ranks them, the first alone would be given."""
     return 1 if order.rank == "none" else order.candidates
 
 
@@ -279,14 +279,14 @@ def _canvas(pipe: Pipe, order: Order) -> Any:
 def _opened(name: str, data: bytes) -> Image.Image:
     try:
         return decode_image.opened(data, max_pixels=MAX_UPLOAD_PIXELS)
-    except decode_image.PictureError as error:
+    except decode_image.ImageError as error:
         raise Refusal(
             400, f"{name}: {UNREADABLE.get(error.cause, 'it can not be decoded')}", name, "invalid_image"
         ) from None
 
 
 def _marked(mask: Image.Image) -> Image.Image:
-    """White where the picture is to be regenerated: where the mask is transparent or, if it is so nowhere, white."""
+    """White where the image is to be regenerated: where the mask is transparent or, if it is so nowhere, white."""
     if mask.mode == "RGBA":
         alpha = mask.getchannel("A")
         if alpha.getextrema() != (255, 255):
@@ -294,14 +294,14 @@ def _marked(mask: Image.Image) -> Image.Image:
     return mask.convert("L")
 
 
-def _size(picture: Image.Image) -> str:
-    return f"{picture.width}x{picture.height}"
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
 
 
-def _file(picture: Image.Image, kind: Format) -> bytes:
+def _file(image: Image.Image, kind: Format) -> bytes:
     file = io.BytesIO()
     if kind == "png":
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
     else:
-        picture.save(file, "JPEG", quality=decode_image.QUALITY, subsampling=0)
+        image.save(file, "JPEG", quality=decode_image.QUALITY, subsampling=0)
     return file.getvalue()

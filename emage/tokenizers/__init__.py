@@ -1,4 +1,4 @@
-"""Tokenizers: pictures <-> token ids, behind one small interface.
+"""Tokenizers: images <-> token ids, behind one small interface.
 
 tok = load("vqgan-gumbel-f8-8192")
 ids = tok.encode(pixels)        # (B, 3, H, W) in [0, 1] -> (B, N) int64

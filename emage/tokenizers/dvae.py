@@ -1,8 +1,8 @@
-"""OpenAI's discrete VAE: pictures to codes and back, with the network and the state-dict keys of package dall_e.
+"""OpenAI's discrete VAE: images to codes and back, with the network and the state-dict keys of package dall_e.
 
     pixels -> encoder -> scores of every code -> ids -> decoder -> pixels
 
-Letters: B batch, H W picture, h w grid (H / 8, W / 8), N = h * w tokens, V codes, E width behind the decoder's input.
+Letters: B batch, H W image, h w grid (H / 8, W / 8), N = h * w tokens, V codes, E width behind the decoder's input.
 
 Module names follow the published modules (`blocks.group_1.block_2.res_path.conv_3.w`), so that their weights load with
 strict=True. There is no code table: the decoder's first layer is a 1x1 convolution of the one-hot ids, and its columns
@@ -28,7 +28,7 @@ MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the publ
 @dataclass(frozen=True)
 class DVAEConfig:
     vocab_size: int = 8192
-    n_hid: int = 256  # channels of the group nearest the picture; the others have 2, 4 and 8 times as many
+    n_hid: int = 256  # channels of the group nearest the image; the others have 2, 4 and 8 times as many
     n_init: int = 128  # width of a code as the decoder gets it
     num_blocks: int = 2  # per group
     resolution: int = 256  # px; fixes `grid`, other sizes still work
@@ -42,7 +42,7 @@ class DVAE(nn.Module):
         self.sha256 = ""  # of the weights, see weights.fingerprint; set by whoever loads them
         self.vocab_size = config.vocab_size
         self.stride = STRIDE
-        self.grid = (config.resolution // STRIDE,) * 2  # of a picture of the config's resolution
+        self.grid = (config.resolution // STRIDE,) * 2  # of an image of the config's resolution
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 

@@ -1,8 +1,8 @@
-"""VQGAN: pictures to codes and back, with the network and the state-dict keys of taming and latent-diffusion.
+"""VQGAN: images to codes and back, with the network and the state-dict keys of taming and latent-diffusion.
 
     pixels -> encoder -> quant_conv -> quantize -> ids -> embedding -> post_quant_conv -> decoder -> pixels
 
-Letters: B batch, H W picture, h w grid (H / stride, W / stride), N = h * w tokens, Z latent channels, E code width,
+Letters: B batch, H W image, h w grid (H / stride, W / stride), N = h * w tokens, Z latent channels, E code width,
 V codes, C channels.
 
 Module names follow the published files (`down.0.block.1.conv1`, `mid.attn_1`, ...), so that their weights load with
@@ -28,7 +28,7 @@ class VQGANConfig:
     code_dim: int = 256
     z_channels: int = 256
     channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 4)  # one level each; the picture halves between levels
+    channel_mult: tuple[int, ...] = (1, 1, 2, 4)  # one level each; the image halves between levels
     num_res_blocks: int = 2
     num_groups: int = 32  # of every GroupNorm
     resolution: int = 256  # px; fixes `grid` and which level has attention, other sizes still work
@@ -54,7 +54,7 @@ class VQGAN(nn.Module):
         self.vocab_size = config.vocab_size
         self.stride = config.stride
         side = config.resolution // config.stride
-        self.grid = (side, side)  # of a picture of the config's resolution
+        self.grid = (side, side)  # of an image of the config's resolution
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = GumbelQuantizer(config) if config.quantizer == "gumbel" else NearestQuantizer(config)
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
             width = config.channels * mult
             if level != 0:
                 stage.upsample = Upsample(width)
-            stages.insert(0, stage)  # the published keys number the levels from the picture's side
+            stages.insert(0, stage)  # the published keys number the levels from the image's side
         self.up = nn.ModuleList(stages)
         self.norm_out = norm(width, groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)

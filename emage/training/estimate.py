@@ -1,7 +1,7 @@
 """What a training run needs, before it starts: parameters, memory of a GPU, FLOP, days, disk (`dry_run=true`).
 
 Counted from the network itself, built without memory; only the activations are an estimate.
-GB are 2^30 bytes, as on a GPU. Letters: B pictures, N image tokens, S text positions, D width, V codes, W GPUs.
+GB are 2^30 bytes, as on a GPU. Letters: B images, N image tokens, S text positions, D width, V codes, W GPUs.
 """
 
 import math
@@ -88,7 +88,7 @@ def _count(module: nn.Module) -> int:
 
 
 def flops_per_sample(network: Network, method: Method, *, warming: bool = False) -> int:
-    """FLOP of the matrix products that training on one picture takes, forward and backward: 2 for a multiply-add.
+    """FLOP of the matrix products that training on one image takes, forward and backward: 2 for a multiply-add.
 
     mfu = flops_per_sample * samples_per_s / (peak * GPUs). Backward costs twice the forward, for the gradients of the
     weights and of the input; a frozen encoder has none of it. The first pass of #2 and #3 is one more forward of the
@@ -103,7 +103,7 @@ def flops_per_sample(network: Network, method: Method, *, warming: bool = False)
 
 
 def run_flops(config: TrainConfig, network: Network) -> float:
-    """FLOP of the whole run: `optim.steps` of `optim.batch_size` pictures, a share of them while warming up."""
+    """FLOP of the whole run: `optim.steps` of `optim.batch_size` images, a share of them while warming up."""
     warming = config.objective.warm_start
     warm, full = (flops_per_sample(network, config.method, warming=flag) for flag in (True, False))
     return config.optim.steps * config.optim.batch_size * (warming * warm + (1 - warming) * full)
@@ -122,7 +122,7 @@ def _read_flops(network: Network) -> int:
 
 
 def _decoder_flops(network: Network) -> int:
-    """One forward of the decoder on one picture, given the keys and values: matrices at N places, attention, head."""
+    """One forward of the decoder on one image, given the keys and values: matrices at N places, attention, head."""
     decoder, s = network.decoder, network.text.length
     n, width = decoder.grid[0] * decoder.grid[1], decoder.config.width
     matrices = sum(p.numel() for p in _matrices(decoder)) - sum(kv.numel() for kv in _keys_values_matrices(network))
@@ -168,7 +168,7 @@ class Memory(NamedTuple):
 
 
 def memory(config: TrainConfig, network: Network, micro_batch: int) -> Memory:
-    """What one GPU holds in a step with `micro_batch` pictures a pass. Weights and optimizer are float32 (Sec. 4).
+    """What one GPU holds in a step with `micro_batch` images a pass. Weights and optimizer are float32 (Sec. 4).
 
     ZeRO 1 divides AdamW's two moments by the GPUs, ZeRO 2 the gradients as well. Both keep a float32 copy of their
     share of the weights, beside the weights themselves, and a buffer of gradients.
@@ -188,13 +188,13 @@ def memory(config: TrainConfig, network: Network, micro_batch: int) -> Memory:
 
 
 def largest_micro_batch(config: TrainConfig, network: Network, memory_bytes: float) -> int:
-    """How many pictures a pass can have on a GPU of `memory_bytes`, by the estimate; 0 where not even one fits."""
+    """How many images a pass can have on a GPU of `memory_bytes`, by the estimate; 0 where not even one fits."""
     empty, one = (memory(config, network, micro_batch).total for micro_batch in (0, 1))
     return max(0, int((memory_bytes - RESERVED - empty) // (one - empty)))
 
 
 def activation_bytes(network: Network, precision: Precision, recompute: bool = False) -> int:
-    """What one picture leaves behind for the backward pass: an estimate from shapes.
+    """What one image leaves behind for the backward pass: an estimate from shapes.
 
     Numbers a block: the inputs of three norms (3ND, float32 under autocast as well), their outputs (3ND), queries,
     keys, values and result of the self-attention (4ND; no N x N weights, which the fused kernel computes anew), queries
@@ -217,7 +217,7 @@ def activation_bytes(network: Network, precision: Precision, recompute: bool = F
 
 
 def _logits_bytes(network: Network) -> int:
-    """Per picture, NV float32 numbers each: the logits, their gradient and that of the log-probabilities."""
+    """Per image, NV float32 numbers each: the logits, their gradient and that of the log-probabilities."""
     return 3 * _lengths(network)[0] * network.decoder.vocab_size * FLOAT32
 
 
@@ -290,7 +290,7 @@ def rows_of_ranks(batch_size: int, ranks: int) -> list[int]:
 
 
 def _passes(config: TrainConfig) -> tuple[int, int]:
-    """Accumulation, and pictures of the largest pass: training.micro_batches makes them equally large."""
+    """Accumulation, and images of the largest pass: training.micro_batches makes them equally large."""
     passes = accumulation(config.optim, config.run.num_workers)
     return passes, -(-max(rows_of_ranks(config.optim.batch_size, config.run.num_workers)) // passes)
 
@@ -303,7 +303,7 @@ def _batch_lines(config: TrainConfig) -> dict[str, str]:
     passes, micro_batch = _passes(config)
     return {
         "workers": f"{_counted(run.num_workers, kind)}, ZeRO stage {run.zero_stage}, {run.precision}",
-        "batch": f"{optim.batch_size:,} pictures a step: {share} a {kind}, in {passes} x {micro_batch} "
+        "batch": f"{optim.batch_size:,} images a step: {share} a {kind}, in {passes} x {micro_batch} "
         "(accumulation x micro-batch)",
     }
 
@@ -327,14 +327,14 @@ def _fits(config: TrainConfig, network: Network, needed: int, size: int) -> str:
         return f"fits; the largest micro-batch is about {most}"
     if most:
         return f"does not fit: lower optim.micro_batch_size to {most}"
-    return "does not fit, not even one picture: more workers with run.zero_stage=2, or a larger GPU"
+    return "does not fit, not even one image: more workers with run.zero_stage=2, or a larger GPU"
 
 
 def _work_lines(config: TrainConfig, network: Network) -> dict[str, str]:
     optim = config.optim
     sample, run = flops_per_sample(network, config.method), run_flops(config, network)
     lines = {
-        "work": f"{sample:.2e} FLOP a picture, {sample * optim.batch_size:.2e} a step, {run:.2e} the run "
+        "work": f"{sample:.2e} FLOP an image, {sample * optim.batch_size:.2e} a step, {run:.2e} the run "
         f"({optim.steps:,} steps)"
     }
     if not config.run.use_gpu:
@@ -352,8 +352,8 @@ def _work_lines(config: TrainConfig, network: Network) -> dict[str, str]:
 def _data_lines(config: TrainConfig, num_rows: int | None) -> dict[str, str]:
     drawn = config.optim.steps * config.optim.batch_size
     if num_rows is None:
-        return {"data": f"{drawn:,} pictures drawn"}
-    return {"data": f"{drawn:,} pictures drawn from {num_rows:,} rows: {drawn / num_rows:.3g} epochs"}
+        return {"data": f"{drawn:,} images drawn"}
+    return {"data": f"{drawn:,} images drawn from {num_rows:,} rows: {drawn / num_rows:.3g} epochs"}
 
 
 def _disk_lines(config: TrainConfig, network: Network) -> dict[str, str]:

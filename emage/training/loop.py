@@ -21,7 +21,7 @@ from emage.config import ObjectiveConfig, OptimConfig, TrainConfig
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
 from emage.methods.base import Loss, num_scored
-from emage.methods.masking import MASK, PictureRng, random_mask
+from emage.methods.masking import MASK, ImageRng, random_mask
 from emage.model.transformer import Network
 from emage.training.optimizer import adamw, learning_rate, set_lr
 from emage.training.spike_guard import Guard
@@ -45,7 +45,7 @@ class Objective(nn.Module):
         self.network, self.method, self.objective = network, method, objective
         self.autocast, self.compile_passes = autocast or nullcontext(), compile
 
-    def forward(self, ids: Tensor, y: Tensor, rng: PictureRng, warming: bool) -> Loss:
+    def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, warming: bool) -> Loss:
         """Caption ids (B,S) and tokens (B,N) -> the method's loss; iterative1's while warming up."""
         with self.autocast, fused(self.compile_passes):
             return self.in_force(warming).loss(self.network.decoder, y, self.network.read(ids), self.objective, rng)
@@ -156,7 +156,7 @@ def train_step(
     text, device = engine.objective.network.text, engine.device
     dropped = _dropped_captions(batch, config.objective.caption_dropout)
     scored = num_scored(
-        engine.objective.in_force(warming), batch.y.shape[1], config.objective, PictureRng(batch.seeds)
+        engine.objective.in_force(warming), batch.y.shape[1], config.objective, ImageRng(batch.seeds)
     ).sum()
     count = sum_over_ranks(scored.double(), device).item()
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
@@ -165,7 +165,7 @@ def train_step(
     for rows in micro_batches(config.optim, len(batch.uid), ranks.world_size):
         y = batch.y[rows].to(device)
         ids, cut = (part.to(device) for part in text.tokenize(dropped[rows]))
-        loss = engine.forward(ids, y, PictureRng(batch.seeds[rows], device), warming)
+        loss = engine.forward(ids, y, ImageRng(batch.seeds[rows], device), warming)
         engine.backward(loss.total / count)
         sums += statistics(loss, y, cut).cpu()
     found = dict(zip(SUMS, sum_over_ranks(sums, device).tolist(), strict=True))
@@ -192,16 +192,16 @@ def accumulation(optim: OptimConfig, world_size: int) -> int:
 
 @torch.no_grad()
 def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
-    """The probe of whether the network reads the picture it is given: near 0 means that it ignores it.
+    """The probe of whether the network reads the image it is given: near 0 means that it ignores it.
 
-    context_gain is the accuracy on the masked half of true pictures, minus that on the same positions with nothing
+    context_gain is the accuracy on the masked half of true images, minus that on the same positions with nothing
     shown. visible_gain is the same for the half that is shown, and means something for #3 alone, which is asked about
     it. The loss does not tell: #3 can settle where it answers from the caption alone.
     """
     device = network.decoder.head.weight.device
     y = batch.y[:rows].to(device)  # no more than fit in a micro-batch
     n = y.shape[1]
-    hidden = random_mask(torch.full((len(y),), n // 2, device=device), n, PictureRng(batch.seeds[:rows], device))
+    hidden = random_mask(torch.full((len(y),), n // 2, device=device), n, ImageRng(batch.seeds[:rows], device))
     ids, _ = network.text.tokenize(batch.captions[:rows])
     context = network.read(ids.to(device))
     seen = network.decoder(y.masked_fill(hidden, MASK), context).argmax(-1) == y
@@ -239,7 +239,7 @@ def _dropped_captions(batch: Batch, share: float) -> list[str]:
     if not share:
         return batch.captions
     # A generator of its own: the masks must be the same with and without dropout.
-    u = PictureRng([seed ^ 1 for seed in batch.seeds]).uniform(1)[:, 0].tolist()
+    u = ImageRng([seed ^ 1 for seed in batch.seeds]).uniform(1)[:, 0].tolist()
     return ["" if u < share else caption for u, caption in zip(u, batch.captions, strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""The learning curves of one training run, or of several in one picture (Figure 3: the loss of the methods).
+"""The learning curves of one training run, or of several in one image (Figure 3: the loss of the methods).
 
     emage curves RUN [RUN ...] [output=curves.png] [title=TEXT]
 
 A RUN is the output folder of a training: its steps.jsonl has the numbers, its run.json the method. Curves are
-moving means; behind them, pale, stand the steps, or means over a few of them where there are more than a picture shows.
+moving means; behind them, pale, stand the steps, or means over a few of them where there are more than an image shows.
 """
 
 import json
@@ -24,14 +24,14 @@ from emage.utils.image_grid import printable
 
 STEPS = "steps.jsonl"
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-POINTS = 2_000  # of a pale curve: more than a picture has columns of pixels
+POINTS = 2_000  # of a pale curve: more than an image has columns of pixels
 _WINDOWS = 100  # that a curve would be the means of, did they stand side by side; they move, one point at a time
 
 # Column of the record -> title. The first is the large panel; one without any numbers is left out.
 PANELS = {
     "loss": "loss (nats a token)",
     "accuracy_masked": "token accuracy, masked positions",
-    "context_gain": "context gain: accuracy with the picture's rest, minus without",
+    "context_gain": "context gain: accuracy with the image's rest, minus without",
     "grad_norm": "gradient norm, before clipping",
     "lr": "learning rate",
 }
@@ -66,9 +66,9 @@ class Run(NamedTuple):
 
 
 def draw(runs: Sequence[str | Path], path: str | Path, title: str | None = None) -> None:
-    """Draws the curves of the runs in these folders into the picture `path`, whose ending is one of FORMATS.
+    """Draws the curves of the runs in these folders into the image `path`, whose ending is one of FORMATS.
 
-    Raises InputError where a folder holds no step of a training, or where the picture can't be written.
+    Raises InputError where a folder holds no step of a training, or where the image can't be written.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -134,7 +134,7 @@ def _name(folder: str | Path, runs: Sequence[str | Path]) -> str:
     return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
-# --- The picture -----------------------------------------------------------------------------------------------------
+# --- The image -----------------------------------------------------------------------------------------------------
 
 
 def _figure(runs: Sequence[Run], title: str | None) -> Any:

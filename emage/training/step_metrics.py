@@ -10,7 +10,7 @@ from emage.methods.base import Loss
 
 Metrics = dict[str, float]
 
-QUARTERS = ("25", "50", "75", "100")  # per cent of a picture's tokens that are masked, at most
+QUARTERS = ("25", "50", "75", "100")  # per cent of an image's tokens that are masked, at most
 SUMS = (
     *("loss", "count", "right_masked", "masked", "right_visible", "visible", "cut", "whole"),
     *(f"{what}_{quarter}" for what in ("loss", "count") for quarter in QUARTERS),
@@ -39,7 +39,7 @@ def statistics(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
 def metrics(found: dict[str, float], vocab_size: int) -> Metrics:
     """Figures of a step from its sums over all ranks.
 
-    loss is in nats a token, and loss_masked_25, _50, _75, _100 are the same for pictures of which up to so many per
+    loss is in nats a token, and loss_masked_25, _50, _75, _100 are the same for images of which up to so many per
     cent were masked (where there were any); below_chance is how far the loss lies under ln V; accuracies are those on
     masked and on visible tokens; captions_cut is a share of the captions;
     samples is a fingerprint of the rows that the step saw; time is in seconds since 1970.

@@ -5,9 +5,9 @@
 Cost: about 5 minutes of one core. Expected: more than 99 % of the reconstructions are read as their captions say, with
 training scenes and with unseen objects, and the background is a single code.
 
-It learns from training scenes only. No discriminator and no perceptual loss: the pictures are few flat colours, and the
+It learns from training scenes only. No discriminator and no perceptual loss: the images are few flat colours, and the
 pixels alone make them sharp. What matters here is the code table:
-    1. The encoder sees patches alone, so a data set of pictures is a short list of distinct patches. Every step encodes
+    1. The encoder sees patches alone, so a data set of images is a short list of distinct patches. Every step encodes
        that whole list, each patch once: the table does not drown in background.
     2. Latents and codes have unit length. The nearest code is then the same with or without normalizing the latent,
        and the saved quantizer is the plain one.
@@ -54,11 +54,11 @@ CROWDED = 0.5  # cosine between two latents from which they push each other away
 SHAPE_WEIGHT = 4.0  # of pixels on or near a shape, against 1 for the background
 
 
-def train(steps: int, batch: int, lr: float, freeze: float, num_pictures: int, seed: int) -> VQGAN:
+def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, seed: int) -> VQGAN:
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    pictures = to_pixels(shapes.draw_many(shapes.train_scenes(num_pictures, seed), seed))
-    patches, places = distinct_patches(pictures)  # (P, 3, s, s), (n, N)
+    images = to_pixels(shapes.draw_many(shapes.train_scenes(num_images, seed), seed))
+    patches, places = distinct_patches(images)  # (P, 3, s, s), (n, N)
     model = VQGAN(CONFIG, NAME)
     codes = model.quantize.codes.requires_grad_(False)
     codes.copy_(F.normalize(torch.randn(codes.shape, generator=rng), dim=1))
@@ -97,9 +97,9 @@ def to_pixels(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def distinct_patches(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def distinct_patches(images: Tensor) -> tuple[Tensor, Tensor]:
     """(n, 3, H, W) -> the distinct patches (P, 3, s, s) and which one lies where (n, N)."""
-    patches = F.unfold(pictures, STRIDE, stride=STRIDE).transpose(1, 2)  # (n, N, 3*s*s)
+    patches = F.unfold(images, STRIDE, stride=STRIDE).transpose(1, 2)  # (n, N, 3*s*s)
     keys = (patches * 255).round().to(torch.uint8).flatten(0, 1).numpy()
     _, first, inverse = np.unique(
         np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").ravel(), return_index=True, return_inverse=True
@@ -122,7 +122,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def pixel_loss(drawn: Tensor, true: Tensor) -> Tensor:
-    """L1 + L2, heavier within 3 px of a shape: most of a picture is background."""
+    """L1 + L2, heavier within 3 px of a shape: most of an image is background."""
     near = F.max_pool2d((true < 1).any(1, keepdim=True).float(), 7, stride=1, padding=3)
     weight = 1 + (SHAPE_WEIGHT - 1) * near
     error = drawn - true

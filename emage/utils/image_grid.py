@@ -1,4 +1,4 @@
-"""Pictures for people: sheets of captioned pictures and strips of frames.
+"""Images for people: sheets of captioned images and strips of frames.
 
 Captions come from the web: they may be of any length and in any script, and may hold characters that no font shows.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-_GAP = 8  # px around every picture
-_SMALLEST, _LARGEST = 128, 512  # px, the longer side that pictures are shown at
+_GAP = 8  # px around every image
+_SMALLEST, _LARGEST = 128, 512  # px, the longer side that images are shown at
 _FONT_SIZE = 12
 _LINES = 4  # of a caption
 _READ = 500  # characters of a caption that are looked at; four lines never hold more
@@ -27,9 +27,9 @@ _FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msy
 
 
 def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 4) -> Image.Image:
-    """The pictures in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
+    """The images in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
 
-    Pictures may have different sizes; at least one is needed. A caption that is too long ends in "…".
+    Images may have different sizes; at least one is needed. A caption that is too long ends in "…".
     """
     shown = [_resized(image) for image in images]
     width, height = max(image.width for image in shown), max(image.height for image in shown)
@@ -49,23 +49,23 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int =
 
 
 def strip(frames: Sequence[Image.Image]) -> Image.Image:
-    """All frames of one picture, numbered, in rows of eight."""
+    """All frames of one image, numbered, in rows of eight."""
     return sheet(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
 
 
 def strips(
-    pictures: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
     columns: int = 8,
     iterations: Sequence[int] | None = None,
 ) -> Image.Image:
     """Figure 5: one row a prompt, one column an iteration; its number on top, the prompt above its row.
 
-    `pictures`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`), or
+    `images`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`), or
     those of `iterations`, counted from 1.
     """
-    iterations = iterations or some_of(len(pictures[0]), columns)
-    rows = [[_resized(frames[i - 1]) for i in iterations] for frames in pictures]
+    iterations = iterations or some_of(len(images[0]), columns)
+    rows = [[_resized(frames[i - 1]) for i in iterations] for frames in images]
     width = max(frame.width for row in rows for frame in row) + 2 * _GAP
     height = max(frame.height for row in rows for frame in row) + 2 * _GAP
     fonts = [_font(prompt[:_READ]) for prompt in prompts]

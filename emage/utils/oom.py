@@ -1,4 +1,4 @@
-"""Batches that do not fit into a device's memory: halved until they do. Knows nothing of pictures."""
+"""Batches that do not fit into a device's memory: halved until they do. Knows nothing of images."""
 
 import logging
 from collections.abc import Callable

@@ -15,7 +15,7 @@ def figures(benchmark: ModuleType, *values: tuple) -> list:
     return [benchmark.Figure(what, "float32", 1, steps, scope, flops, ms) for what, steps, scope, flops, ms in values]
 
 
-def test_pictures_compare_with_pictures_and_passes_with_passes(benchmark: ModuleType):
+def test_images_compare_with_images_and_passes_with_passes(benchmark: ModuleType):
     found = figures(
         benchmark,
         ("iterative3", 16, "text to pixels", 1, 20.0),

@@ -1,4 +1,4 @@
-"""The peers' benchmark: their loops run offline, a step is one pass over the pictures, sizes are as published.
+"""The peers' benchmark: their loops run offline, a step is one pass over the images, sizes are as published.
 
 Skipped where the peers are not installed: only `make bench` installs them.
 """

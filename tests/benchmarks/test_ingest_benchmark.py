@@ -17,7 +17,7 @@ SCRIPT = "ingest.py"
 
 
 def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
-    """Blocks of 2 x 10 pictures: the first after 100 s, three at 2 s each, and two at 4 s."""
+    """Blocks of 2 x 10 images: the first after 100 s, three at 2 s each, and two at 4 s."""
     clock = benchmark.Clock()
     for moment in (100.0, 102.0, 104.0, 106.0, 110.0, 114.0):
         clock.arrivals += [(moment, 10), (moment + 0.001, 10)]
@@ -32,17 +32,17 @@ def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
     jpegs = benchmark.draw(5, 32)
     benchmark.write_shards(tmp_path, jpegs, settings, 32)
     assert manifest.read_json(tmp_path / manifest.NAME)["shards"] == 3
-    files = [file for number in range(3) for file in download.picture_files(tmp_path, number)]
+    files = [file for number in range(3) for file in download.image_files(tmp_path, number)]
     tables = [pq.read_table(file) for file in files]
     assert [len(table) for table in tables] == [3, 3, 1]
-    assert all(table.schema.equals(schema.PICTURE) for table in tables)
+    assert all(table.schema.equals(schema.IMAGE) for table in tables)
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert [jpegs.index(image) for image in images] == [0, 1, 2, 3, 4, 0, 1]
     assert decode_image.pixels(images[0]).shape == (32, 32, 3)
     assert len({key for table in tables for key in table["key"].to_pylist()}) == 7
 
 
-def test_the_bare_loop_encodes_every_picture(benchmark):
+def test_the_bare_loop_encodes_every_image(benchmark):
     class Counting(type(tokenizers.load(tokenizers.DEMO))):
         def encode(self, pixels):
             seen.append(len(pixels))
@@ -74,11 +74,11 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
 
 @pytest.mark.chaos
 def test_the_script_itself(script, tmp_path):
-    """As a person starts it, on few pictures: the figures are there and all pictures came through."""
+    """As a person starts it, on few images: the figures are there and all images came through."""
     command = [sys.executable, str(script), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "vqgan-demo-f8-512, 40 pictures of 64x64, batches of 4" in done.stdout
+    assert "vqgan-demo-f8-512, 40 images of 64x64, batches of 4" in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("median"))
     assert line.count("/s") == 3 and "whole" in line and "steady" in line
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ def test_an_ingest_makes_the_same_bytes_when_its_node_goes_and_two_come(benchmar
     assert int(figures["done_twice"].split()[0]) < figures["total"] / 2
 
 
-def test_an_evaluation_draws_the_same_pictures_when_its_node_goes_and_two_come(benchmark, inputs, monkeypatch):
+def test_an_evaluation_draws_the_same_images_when_its_node_goes_and_two_come(benchmark, inputs, monkeypatch):
     monkeypatch.setattr(sys.modules["nodes_stages"], "CAPTIONS", 640)
     stage = benchmark.STAGES["evaluate"](inputs)
     figures, made = benchmark.losing_a_node(stage)

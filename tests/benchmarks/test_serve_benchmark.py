@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 SCRIPT = "serve.py"
-PNG = b"a picture"
+PNG = b"an image"
 
 
 class Moody(http.server.BaseHTTPRequestHandler):
-    """By the seed of a request: a picture, come again (once each), an error, a page of HTML, nothing at all."""
+    """By the seed of a request: an image, come again (once each), an error, a page of HTML, nothing at all."""
 
     protocol_version = "HTTP/1.1"
     refused: ClassVar[set[int]] = set()
@@ -115,7 +115,7 @@ def test_after_its_time_no_loop_asks_again(client: ModuleType) -> None:
         ("", False, "a stream that was cut"),
     ],
 )
-def test_a_stream_is_whole_when_its_last_event_is_a_picture(client, url, events, leave, outcome) -> None:
+def test_a_stream_is_whole_when_its_last_event_is_an_image(client, url, events, leave, outcome) -> None:
     async def once():
         async with client.open_session(url, 5) as session:
             return await client.stream(session, 0, {"prompt": events, "seed": 0}, leave)
@@ -131,7 +131,7 @@ def test_percentiles(client: ModuleType) -> None:
 # --- What is made of the answers --------------------------------------------------------------------------------------
 
 
-def test_only_what_was_drawn_counts_as_pictures(benchmark: ModuleType) -> None:
+def test_only_what_was_drawn_counts_as_images(benchmark: ModuleType) -> None:
     answers = [
         benchmark.serve_faults.Answer(i, 0.0, i / 1e3, "200" if i % 2 else "429 rate_limit_exceeded") for i in range(9)
     ]

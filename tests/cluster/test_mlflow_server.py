@@ -132,11 +132,11 @@ def recorded(server: str) -> Any:
     settings = preset(TrainConfig, "tiny", data={"path": "tokens"}, run={"output": "out"})
     with tracking.start(config, stage="train", settings=settings) as run:
         run.metrics({"loss": 2.5}, step=3)
-        run.picture("samples/step_000003.png", Image.new("RGB", (8, 8), "red"))
+        run.image("samples/step_000003.png", Image.new("RGB", (8, 8), "red"))
     return run
 
 
-def test_a_run_lands_in_the_database_and_its_pictures_in_the_bucket(server, recorded, database, environment, tmp_path):
+def test_a_run_lands_in_the_database_and_its_images_in_the_bucket(server, recorded, database, environment, tmp_path):
     import boto3
     from mlflow import MlflowClient
 

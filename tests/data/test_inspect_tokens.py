@@ -1,4 +1,4 @@
-"""Inspection: figures of hand-made tables, worked out by hand, and the demo's pictures, back from their tokens."""
+"""Inspection: figures of hand-made tables, worked out by hand, and the demo's images, back from their tokens."""
 
 import subprocess
 import sys
@@ -99,14 +99,14 @@ def test_a_hostile_caption_is_printed_as_it_is(tmp_path: Path, capsys):
     assert "\x1b[31m" not in printed
 
 
-def test_the_sheet_shows_the_pictures_of_the_tokens(token_table: Path, tmp_path: Path):
+def test_the_sheet_shows_the_images_of_the_tokens(token_table: Path, tmp_path: Path):
     row = pq.read_table(token_table).slice(17, 1)
     pq.write_table(row, tmp_path / "0.parquet")
     sheet = inspect_tokens.contact_sheet(str(tmp_path))
-    picture = sheet.crop((8, 8, 8 + 128, 8 + 128)).resize((64, 64), Image.Resampling.NEAREST)
-    assert shapes.check(picture, row["caption"][0].as_py()).right
+    image = sheet.crop((8, 8, 8 + 128, 8 + 128)).resize((64, 64), Image.Resampling.NEAREST)
+    assert shapes.check(image, row["caption"][0].as_py()).right
     assert sheet.width == 128 + 16 and sheet.height > 128 + 16
-    assert inspect_tokens.contact_sheet(str(token_table), pictures=9).width == 8 * (128 + 16)
+    assert inspect_tokens.contact_sheet(str(token_table), num_images=9).width == 8 * (128 + 16)
 
 
 def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_path: Path, run_command):

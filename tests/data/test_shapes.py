@@ -33,7 +33,7 @@ def test_held_out_kinds_and_combinations_are_never_in_training():
         assert kinds(scene) & set(HELD_OUT_KINDS)
 
 
-def test_held_out_pictures_are_made_of_patches_seen_in_training():
+def test_held_out_images_are_made_of_patches_seen_in_training():
     def patches(scenes):
         images = shapes.draw_many(scenes, seed=2).reshape(-1, 8, CELL, 8, CELL, 3).swapaxes(2, 3)
         return {patch.tobytes() for patch in images.reshape(-1, CELL, CELL, 3)}
@@ -50,7 +50,7 @@ def test_the_seed_decides():
     assert not (shapes.draw_many(scenes, seed=4) == shapes.draw_many(scenes, seed=5)).all()
 
 
-def test_a_caption_has_eight_pictures():
+def test_a_caption_has_eight_images():
     scene = shapes.parse("a small red circle above a large blue square")
     rng = np.random.default_rng(0)
     assert len({shapes.draw(scene, rng).tobytes() for _ in range(200)}) == 8
@@ -91,7 +91,7 @@ def test_the_verdict_names_what_is_wrong():
     assert shapes.check(image, "a small red square above a large blue square") == shapes.Verdict(False, False, False)
 
 
-def test_a_third_object_or_an_empty_picture_is_wrong():
+def test_a_third_object_or_an_empty_image_is_wrong():
     caption = "a small red circle above a large blue square"
     image = shapes.draw(shapes.parse(caption), np.random.default_rng(10))
     ImageDraw.Draw(image).rectangle((0, 56, 8, 63), fill="green")

@@ -23,12 +23,12 @@ INFO = TokenizerInfo("drawn", "0" * 64, 512, (2, 2))
 
 
 def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10, info: TokenizerInfo = INFO) -> Path:
-    """A table whose row i has uid i, caption "picture i" and the tokens i, i, i, ..."""
+    """A table whose row i has uid i, caption "image i" and the tokens i, i, i, ..."""
     uid, n = np.arange(rows), info.num_tokens
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(uid, n).astype(np.uint16)), n)
     numbers = {"uid": uid, "width": [1] * rows, "height": [1] * rows, "tokens": tokens}
     texts = dict.fromkeys(("dataset", "key", "url", "sha256"), [""] * rows)
-    table = pa.table({**numbers, **texts, "caption": [f"picture {i}" for i in uid]}, schema=schema(info, "test"))
+    table = pa.table({**numbers, **texts, "caption": [f"image {i}" for i in uid]}, schema=schema(info, "test"))
     folder.mkdir(exist_ok=True)
     for i, start in enumerate(range(0, rows, per_file)):
         pq.write_table(table.slice(start, per_file), folder / f"{i:05d}.parquet", row_group_size=per_group)
@@ -114,8 +114,8 @@ def test_captions_and_tokens_belong_to_their_rows(token_table: Path):
 def test_a_step_may_take_more_rows_than_the_table_has(tmp_path: Path):
     batch = TokenTable(str(write(tmp_path, rows=5)), seed=0).batch(0, 12)
     assert sorted(batch.uid[:5]) == sorted(batch.uid[5:10]) == [0, 1, 2, 3, 4]
-    assert batch.captions == [f"picture {uid}" for uid in batch.uid]
-    assert len(set(batch.seeds)) == 12  # the same picture gets other masks
+    assert batch.captions == [f"image {uid}" for uid in batch.uid]
+    assert len(set(batch.seeds)) == 12  # the same image gets other masks
 
 
 def test_two_threads_may_ask_at_once(tmp_path: Path):

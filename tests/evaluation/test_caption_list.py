@@ -45,7 +45,7 @@ def test_ids_of_coco_are_kept_wherever_a_caption_stands_in_the_file(tmp_path: Pa
     assert read(str(tmp_path / "captions.json"), 10, 0) == [Task(38, "A dog."), Task(770337, "A man.")]
 
 
-def test_of_cocos_pictures_each_gives_one_caption_before_any_gives_two(tmp_path: Path):
+def test_of_cocos_images_each_gives_one_caption_before_any_gives_two(tmp_path: Path):
     rows = [
         {"id": 10 * image + i, "image_id": image, "caption": f"{image} {i}"} for image in range(20) for i in range(5)
     ]

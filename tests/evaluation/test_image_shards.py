@@ -1,4 +1,4 @@
-"""Shards of pictures, and rows of numbers that belong to them."""
+"""Shards of images, and rows of numbers that belong to them."""
 
 import tarfile
 from pathlib import Path
@@ -17,7 +17,7 @@ def grey(value: int) -> Image.Image:
 
 
 def values(output: Path, kind: str, parts: list[Shard]) -> list[int]:
-    return [int(np.asarray(picture)[0, 0, 0]) for picture in image_shards.pictures(output, kind, parts)]
+    return [int(np.asarray(image)[0, 0, 0]) for image in image_shards.images(output, kind, parts)]
 
 
 MAKER = {"commit": "c0ffee", "device": "cpu"}
@@ -28,7 +28,7 @@ DRAWN = [
 ]
 
 
-def test_the_work_is_cut_by_pictures_not_by_captions():
+def test_the_work_is_cut_by_images_not_by_captions():
     tasks = [Task(i, "x") for i in range(100)]
     parts = image_shards.split(tasks, 16)
     assert [len(part.tasks) for part in parts] == [16] * 6 + [4]
@@ -55,7 +55,7 @@ def test_one_candidate_has_no_second_file(tmp_path: Path):
     assert not (tmp_path / "first").exists() and image_shards.is_done(tmp_path, 0)
 
 
-def test_equal_pictures_make_equal_bytes_and_a_cut_file_is_not_done(tmp_path: Path):
+def test_equal_images_make_equal_bytes_and_a_cut_file_is_not_done(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         image_shards.write(tmp_path / name, 0, DRAWN, candidates=2, made_by=MAKER)
@@ -65,7 +65,7 @@ def test_equal_pictures_make_equal_bytes_and_a_cut_file_is_not_done(tmp_path: Pa
     assert not image_shards.is_done(tmp_path / "a", 0)
 
 
-def test_numbers_belong_to_the_pictures_that_they_were_made_of(tmp_path: Path):
+def test_numbers_belong_to_the_images_that_they_were_made_of(tmp_path: Path):
     parts = [Shard(0, TASKS[:1]), Shard(1, TASKS[1:])]
     for part, drawn in zip(parts, DRAWN, strict=True):
         image_shards.write(tmp_path, part.index, [drawn], candidates=2, made_by=MAKER)
@@ -83,7 +83,7 @@ def test_numbers_belong_to_the_pictures_that_they_were_made_of(tmp_path: Path):
     assert not image_shards.is_judged(tmp_path, "net", BEST, 1)
 
 
-def test_what_drew_the_pictures_is_kept_and_told_once(tmp_path: Path):
+def test_what_drew_the_images_is_kept_and_told_once(tmp_path: Path):
     parts = [Shard(0, TASKS[:1]), Shard(1, TASKS[1:])]
     for part, drawn, device in zip(parts, DRAWN, ("cpu", "Tesla V100"), strict=True):
         image_shards.write(tmp_path, part.index, [drawn], candidates=2, made_by=MAKER | {"device": device})
@@ -91,9 +91,9 @@ def test_what_drew_the_pictures_is_kept_and_told_once(tmp_path: Path):
     assert image_shards.makers(tmp_path, [parts[0], parts[0]]) == [MAKER]
 
 
-def test_a_few_pictures_are_read_by_their_places(tmp_path: Path):
+def test_a_few_images_are_read_by_their_places(tmp_path: Path):
     parts = [Shard(0, TASKS[:1]), Shard(1, TASKS[1:])]
     for part, drawn in zip(parts, DRAWN, strict=True):
         image_shards.write(tmp_path, part.index, [drawn], candidates=2, made_by=MAKER)
-    (picture,) = image_shards.pictures(tmp_path, BEST, parts, {1})
-    assert np.asarray(picture)[0, 0, 0] == 30
+    (image,) = image_shards.images(tmp_path, BEST, parts, {1})
+    assert np.asarray(image)[0, 0, 0] == 30

@@ -25,7 +25,7 @@ FIGURES = {"fid": 19.74, "precision": 0.6, "fid_first": 23.0, "clip_score": 28.1
 
 @pytest.fixture
 def drawn(tmp_path: Path) -> list[image_shards.Shard]:
-    """30 pictures in two shards."""
+    """30 images in two shards."""
     scenes = train_scenes(30, seed=0)
     images = [Image.fromarray(pixels) for pixels in draw_many(scenes, seed=0)]
     tasks = [Task(i, scene.caption) for i, scene in enumerate(scenes)]
@@ -36,11 +36,11 @@ def drawn(tmp_path: Path) -> list[image_shards.Shard]:
     return parts
 
 
-def test_the_shapes_metric_reads_the_pictures_of_all_shards(tmp_path: Path, drawn):
+def test_the_shapes_metric_reads_the_images_of_all_shards(tmp_path: Path, drawn):
     captions = [task.caption for part in drawn for task in part.tasks]
-    right = dict(METRICS["shapes"].measure(image_shards.pictures(tmp_path, image_shards.BEST, drawn), captions))
+    right = dict(METRICS["shapes"].measure(image_shards.images(tmp_path, image_shards.BEST, drawn), captions))
     moved = captions[1:] + captions[:1]
-    wrong = dict(METRICS["shapes"].measure(image_shards.pictures(tmp_path, image_shards.BEST, drawn), moved))
+    wrong = dict(METRICS["shapes"].measure(image_shards.images(tmp_path, image_shards.BEST, drawn), moved))
     assert right == {"objects_right": 1.0, "relation_right": 1.0, "all_right": 1.0} and wrong["all_right"] == 0
 
 
@@ -50,7 +50,7 @@ def test_every_figure_stands_beside_what_it_is_of(tmp_path: Path, drawn):
     text = (tmp_path / "report.md").read_text()
     assert "30 captions, 2 of them longer than" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| fid |")]
-    for part in ("19.7400", "30 pictures", "40504 of val2014", "01234567", "clean: bicubic", "6726825d", "lower"):
+    for part in ("19.7400", "30 images", "40504 of val2014", "01234567", "clean: bicubic", "6726825d", "lower"):
         assert part in line
     assert "30 first candidates against" in text and "ViT-B-32-quickgelu (abcdef01); higher" in text
     record = json.loads((tmp_path / "report.json").read_text())
@@ -83,8 +83,7 @@ def test_the_best_and_the_worst_are_shown(tmp_path: Path, drawn):
     assert list(made) == ["grid.png", "best.png", "worst.png"]
     assert all(Image.open(tmp_path / name).size[0] > 500 for name in made)
     images = [
-        image.resize((128, 128), Image.Resampling.NEAREST)
-        for image in image_shards.pictures(tmp_path, "pictures", drawn)
+        image.resize((128, 128), Image.Resampling.NEAREST) for image in image_shards.images(tmp_path, "pictures", drawn)
     ]
     corner = (8, 8, 136, 136)
     assert made["best.png"].crop(corner).tobytes() == images[29].tobytes()

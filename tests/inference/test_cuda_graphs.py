@@ -76,10 +76,10 @@ def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, samplin
 
 
 def holes(pipe: Emage, number: int) -> list[Canvas]:
-    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 64, 8 * number))
-    return [pipe.canvas(picture, mask)]
+    return [pipe.canvas(image, mask)]
 
 
 @pytest.mark.gpu
@@ -104,7 +104,7 @@ def test_a_recording_outlives_what_many_other_kinds_push_out():
     for steps in range(7, 47):
         for _ in range(2):
             *_, last = pipe.passes(PROMPTS[:1], [0], pipe.settings(steps=steps))
-            last.pictures()
+            last.images()
     assert all(torch.equal(tokens(pipe, [seed])[-1], kept) for seed, kept in zip((1, 2, 3), before, strict=True))
 
 
@@ -120,7 +120,7 @@ def test_a_recorded_model_is_freed_with_its_last_name():
 
 @pytest.mark.gpu
 @gpu
-def test_two_pictures_at_once_do_not_share_a_recording():
+def test_two_images_at_once_do_not_share_a_recording():
     pipe = model("iterative3", "cuda")
     alone = [tokens(pipe, [seed]) for seed in (1, 2)]
     pipe.warm_up(steps=6)
@@ -142,7 +142,7 @@ def test_a_preview_does_not_disturb_the_passes():
 
 @pytest.mark.gpu
 @gpu
-def test_what_a_pass_gave_stays_when_the_next_picture_is_drawn():
+def test_what_a_pass_gave_stays_when_the_next_image_is_drawn():
     pipe = model("iterative3", "cuda")
     pipe.warm_up(steps=6)
     settings = pipe.settings(steps=6)
@@ -213,7 +213,7 @@ def test_what_begins_before_the_other_ends_is_not_played(recorder: Graphs):
     next(first)
     assert played(recorder) == 2 and once(recorder, 5.0) == [10.0, 20.0, 40.0]
     assert played(recorder) == 2
-    first.close()  # as when nobody waits for a picture any more
+    first.close()  # as when nobody waits for an image any more
     assert once(recorder, 5.0) and played(recorder) == 3
 
 

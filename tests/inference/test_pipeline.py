@@ -33,7 +33,7 @@ def same(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def test_pictures_have_the_models_size(pipe):
+def test_images_have_the_models_size(pipe):
     images = pipe.generate(PROMPTS, seed=7)
     assert [image.size for image in images] == [(64, 64)] * 4 and images[0].mode == "RGB"
 
@@ -67,7 +67,7 @@ def test_same_prompt_seed_and_settings_same_pixels_in_any_company(pipe, order: s
     assert not same(pipe.generate(PROMPTS[0], seed=8, order=order)[0], among[0])
 
 
-def test_the_first_candidate_is_the_single_picture_and_the_best_is_returned(pipe):
+def test_the_first_candidate_is_the_single_image_and_the_best_is_returned(pipe):
     (group,) = pipe.candidates(PROMPTS[0], seed=7, candidates=4)
     assert same(group[0][0], pipe.generate(PROMPTS[0], seed=7)[0])
     assert len({score for _, score in group}) == 4
@@ -83,7 +83,7 @@ def test_the_text_is_read_once_for_all_candidates_of_a_batch(pipe):
     assert read == [2]
 
 
-def test_the_stream_ends_in_the_picture(pipe):
+def test_the_stream_ends_in_the_image(pipe):
     frames = list(pipe.stream(PROMPTS[0], seed=7, steps=5))
     assert len(frames) == 5 and same(frames[-1], pipe.generate(PROMPTS[0], seed=7, steps=5)[0])
 
@@ -102,11 +102,11 @@ def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
     assert not changed[:, 3:].any() and changed[:, 2].any() and changed[:, 0].any()
     with pytest.raises(InputError, match="black everywhere"):
         pipe.inpaint(image, Image.new("L", (100, 80)), PROMPTS[0])
-    with pytest.raises(InputError, match="the mask is 64x64, the picture 100x80"):
+    with pytest.raises(InputError, match="the mask is 64x64, the image 100x80"):
         pipe.inpaint(image, Image.new("L", (64, 64)), PROMPTS[0])
 
 
-def test_inpainting_sees_a_thin_stroke_in_a_large_picture(pipe):
+def test_inpainting_sees_a_thin_stroke_in_a_large_image(pipe):
     image, mask = Image.new("RGB", (1024, 1024)), Image.new("L", (1024, 1024))
     mask.paste(255, (500, 0, 501, 1024))
     assert pipe.inpaint(image, mask, PROMPTS[0]).size == (64, 64)
@@ -116,7 +116,7 @@ def _pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def test_guidance_changes_the_picture_and_zero_does_not(pipe):
+def test_guidance_changes_the_image_and_zero_does_not(pipe):
     plain = pipe.generate(PROMPTS[0], seed=7)[0]
     assert same(pipe.generate(PROMPTS[0], seed=7, guidance=0.0)[0], plain)
     assert same(pipe.generate(PROMPTS[0], seed=7, guidance=1.0)[0], plain)  # u + 1 (c - u) is c
@@ -159,7 +159,7 @@ def test_settings_that_make_no_sense_are_refused(pipe, settings: dict, message: 
         pipe.generate("a cat", **settings)
 
 
-def test_a_stream_refuses_before_its_first_picture(pipe):
+def test_a_stream_refuses_before_its_first_image(pipe):
     with pytest.raises(InputError, match="unknown sampling setting"):
         pipe.stream("a cat", stepz=3)
 
@@ -200,7 +200,7 @@ def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("method", ["iterative1", "autoregressive"])
-def test_compiled_it_draws_the_same_pictures_but_for_rounding(pipe, method: str):
+def test_compiled_it_draws_the_same_images_but_for_rounding(pipe, method: str):
     config = replace(pipe.config, method=method)
     causal = method == "autoregressive"
     network = pipe.network if not causal else checkpoint.build(config)

@@ -12,7 +12,7 @@ from emage.config import SamplingConfig
 from emage.inference.guidance import Guided
 from emage.methods import METHODS, iterative1, iterative3
 from emage.methods.base import Step
-from emage.methods.masking import MASK, PictureRng, Tape, num_kept
+from emage.methods.masking import MASK, ImageRng, Tape, num_kept
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])
@@ -20,7 +20,7 @@ from emage.methods.masking import MASK, PictureRng, Tape, num_kept
 def test_each_iteration_keeps_exactly_as_many_as_the_schedule_says(name: str, order: str):
     model = Recorder(torch.zeros(N, V))  # every confidence ties
     settings = SamplingConfig(steps=5, order=order)
-    steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, PictureRng(range(B))))
+    steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, ImageRng(range(B))))
     known = [(step.y_obs != MASK).sum(1).tolist() for step in steps]
     assert known == [[num_kept(t, 5, N)] * B for t in range(1, 6)]
     assert (steps[-1].y_obs >= 0).all() and (steps[-1].y_obs < V).all()
@@ -30,7 +30,7 @@ def test_number_1_never_changes_a_kept_token_and_number_3_never_masks_one():
     for name in ITERATIVE:
         model = Recorder(torch.zeros(N, V))
         settings = SamplingConfig(steps=6, gumbel=50.0)  # noise that would lift any rival above 1.0
-        steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, PictureRng(range(B))))
+        steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, ImageRng(range(B))))
         for before, after in itertools.pairwise(steps):
             known = before.y_obs != MASK
             assert (after.y_obs[known] != MASK).all()
@@ -45,11 +45,11 @@ def test_number_3_revises_known_tokens_with_what_it_now_believes():
         calls.append(1)
         return certain([len(calls)] * N, V).expand(len(y), N, V)  # 1 in the first pass, 2 in the second
 
-    first, last = iterative3.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), PictureRng([0]))
+    first, last = iterative3.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), ImageRng([0]))
     assert set(first.y_obs.unique().tolist()) == {MASK, 1}
     assert set(last.y_obs.unique().tolist()) == {2}
     calls.clear()
-    first, last = iterative1.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), PictureRng([0]))
+    first, last = iterative1.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), ImageRng([0]))
     assert set(last.y_obs.unique().tolist()) == {1, 2}
 
 
@@ -57,7 +57,7 @@ def test_confidence_order_fills_the_surest_positions_first():
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
     settings = SamplingConfig(steps=2, schedule="linear", gumbel=0, temperature=0)
-    first, _ = iterative1.generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([0]))
+    first, _ = iterative1.generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([0]))
     assert (first.y_obs[0] != MASK).nonzero().flatten().tolist() == list(range(N // 2, N))
 
 
@@ -91,11 +91,11 @@ def test_revision_draws_or_takes_the_best():
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
-def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_picture(name: str):
+def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_image(name: str):
     given = torch.tensor([0, N // 2, N - 1])
     start = torch.where(torch.arange(N) < given[:, None], tokens(), MASK)
     settings = SamplingConfig(steps=4)
-    steps = list(METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, PictureRng(range(B))))
+    steps = list(METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))))
     for t, step in enumerate(steps, start=1):
         fresh = [num_kept(t, 4, n) for n in (N - given).tolist()]
         assert (step.y_obs != MASK).sum(1).tolist() == (given + torch.tensor(fresh)).tolist()
@@ -117,7 +117,7 @@ def test_remasking_masks_the_least_sure_again_and_keeps_to_the_schedule(name: st
     }
     for order, known in expected.items():
         settings = replace(greedy, order=order)
-        steps = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+        steps = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
         assert [positions(step) for step in steps] == [*known, set(range(N))]
 
 
@@ -126,7 +126,7 @@ def test_number_3_asks_how_sure_the_revised_token_is_not_the_one_it_might_have_d
     logits[:, 0] = torch.arange(N).float()
     # So hot that a draw is a guess: of a sure position most guesses are very improbable.
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=100, gumbel=0, remask=0.5)
-    first, second, *_ = iterative3.generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+    first, second, *_ = iterative3.generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
     assert positions(first) - positions(second) == {1, 6}  # the least sure of 9, 6, 12, 1
 
 
@@ -135,7 +135,7 @@ def test_remasking_takes_no_more_than_stay_masked_anyway(name: str):
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=0, gumbel=0, remask=0.99)
-    _, second, third, _ = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, PictureRng([3]))
+    _, second, third, _ = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
     assert positions(second) - positions(third) == set(sorted(positions(second))[:4])  # 7 of 8 asked, room for 4
 
 
@@ -150,7 +150,7 @@ def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
     for name, masked_again in (("iterative1", 9), ("iterative3", 1)):
         answers = iter([sure_but_for(9), sure_but_for(1)])
         steps = METHODS[name].generate(
-            lambda y, context, answers=answers: next(answers)[None], None, unknown(1, N), settings, PictureRng([0])
+            lambda y, context, answers=answers: next(answers)[None], None, unknown(1, N), settings, ImageRng([0])
         )
         first, second = next(steps), next(steps)
         assert positions(first) - positions(second) == {masked_again}
@@ -161,7 +161,7 @@ def test_remasking_never_touches_what_was_given(name: str):
     y = tokens()
     start = y.masked_fill(torch.arange(N) % 2 == 0, MASK)
     settings = SamplingConfig(steps=4, remask=0.9)
-    for step in METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, PictureRng(range(B))):
+    for step in METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))):
         assert torch.equal(step.y_obs[start != MASK], y[start != MASK])
 
 
@@ -173,18 +173,18 @@ def test_known_tokens_come_back_as_they_were(name: str):
     given = torch.rand(B, N, generator=torch.Generator().manual_seed(3)) < torch.tensor([[0.2], [0.6], [1.0]])
     start = y.masked_fill(~given, MASK)
     settings = SamplingConfig(steps=4)
-    *_, last = METHODS[name].generate(net.decoder, context, start, settings, PictureRng(range(B)))
+    *_, last = METHODS[name].generate(net.decoder, context, start, settings, ImageRng(range(B)))
     assert torch.equal(last.y_obs[given], y[given]) and (last.y_obs >= 0).all()
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_picture_is_the_same_in_any_company(name: str):
+def test_an_image_is_the_same_in_any_company(name: str):
     net = network(name).eval()
 
     def draw(seeds: list[int]) -> torch.Tensor:
         context = net.read(net.text.tokenize(["a red circle"] * len(seeds))[0])
         start = unknown(len(seeds), N)
-        *_, last = METHODS[name].generate(net.decoder, context, start, SamplingConfig(steps=4), PictureRng(seeds))
+        *_, last = METHODS[name].generate(net.decoder, context, start, SamplingConfig(steps=4), ImageRng(seeds))
         return last.y_obs
 
     alone, among = draw([7]), draw([1, 7, 2, 3])
@@ -204,7 +204,7 @@ def test_cached_autoregressive_logits_equal_the_uncached_ones():
 
 
 class Uncached:
-    """The same network without a cache: it passes the whole picture so far for every token."""
+    """The same network without a cache: it passes the whole image so far for every token."""
 
     def __init__(self, decoder):
         self.decoder = decoder
@@ -222,8 +222,8 @@ def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
     net = network("autoregressive").eval()
     context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     generate = METHODS["autoregressive"].generate
-    *_, cached = generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
-    *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, PictureRng(range(B)))
+    *_, cached = generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B)))
+    *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, ImageRng(range(B)))
     assert torch.equal(cached.y_obs, whole.y_obs)
 
 
@@ -240,7 +240,7 @@ def test_guided_cached_tokens_equal_the_uncached_ones():
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_the_text_is_read_once_a_picture_not_once_a_step(name: str):
+def test_the_text_is_read_once_an_image_not_once_a_step(name: str):
     net = network(name).eval()
     calls: list[str] = []
     net.text.tower.register_forward_hook(lambda *_: calls.append("text"))
@@ -248,7 +248,7 @@ def test_the_text_is_read_once_a_picture_not_once_a_step(name: str):
         block.cross.kv.register_forward_hook(lambda *_: calls.append("keys and values"))
     context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     settings = SamplingConfig(steps=4)
-    steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B))))
+    steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B))))
     assert len(steps) == METHODS[name].num_passes(settings, N)
     assert calls == ["text", *["keys and values"] * TINY.depth]
 
@@ -267,7 +267,7 @@ def test_numbers_drawn_beforehand_are_enough_and_give_the_same_tokens(method: st
     net = network(method).eval()
     context = net.read(net.text.tokenize(["a red circle"] * B)[0])
     module = METHODS[method]
-    numbers = PictureRng(range(B)).uniform(module.num_numbers(settings, N))
-    *_, one = module.generate(net.decoder, context, unknown(B, N), settings, PictureRng(range(B)))
+    numbers = ImageRng(range(B)).uniform(module.num_numbers(settings, N))
+    *_, one = module.generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B)))
     *_, other = module.generate(net.decoder, context, unknown(B, N), settings, Tape(numbers))
     assert torch.equal(one.y_obs, other.y_obs)

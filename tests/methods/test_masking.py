@@ -7,7 +7,7 @@ import torch
 from emage.config import Schedule
 from emage.methods.masking import (
     MASK,
-    PictureRng,
+    ImageRng,
     draw_mask,
     gumbel,
     halton_rank,
@@ -87,13 +87,13 @@ def test_a_step_outside_the_schedule_is_refused():
             num_kept(t, 16, 1024)
 
 
-def test_kept_table_scales_with_each_pictures_unknown_positions():
+def test_kept_table_scales_with_each_images_unknown_positions():
     table = kept_table(8, steps=2, schedule="linear", device=torch.device("cpu"))
     assert table[:, [8, 4, 0]].tolist() == [[4, 2, 0], [8, 4, 0]]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_no_picture_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
+def test_no_image_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
     n, steps = 64, 16
     most = most_unknown(n, steps, schedule)
     assert most[0] == n and list(most) == sorted(most, reverse=True)
@@ -129,13 +129,13 @@ def test_mask_counts_by_hand():
     [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
 )
 def test_the_mean_share_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
-    mask = draw_mask(100, schedule, PictureRng(range(2000)))
+    mask = draw_mask(100, schedule, ImageRng(range(2000)))
     assert abs(mask.float().mean().item() - mean) < 0.02
 
 
 def test_random_mask_has_exact_counts_per_row():
     counts = torch.tensor([0, 1, 7, 10])
-    assert random_mask(counts, 10, PictureRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
+    assert random_mask(counts, 10, ImageRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
 
 
 def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
@@ -143,15 +143,15 @@ def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
     assert highest(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
 
 
-def test_a_picture_draws_the_same_numbers_in_any_company():
-    alone = PictureRng([7])
-    among = PictureRng([3, 7, 9])
+def test_an_image_draws_the_same_numbers_in_any_company():
+    alone = ImageRng([7])
+    among = ImageRng([3, 7, 9])
     for n in (5, 64):
         assert torch.equal(alone.uniform(n)[0], among.uniform(n)[1])
 
 
 def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
-    u = PictureRng([0]).uniform(200_000)
+    u = ImageRng([0]).uniform(200_000)
     assert torch.isfinite(gumbel(u)).all()
     assert torch.isfinite(gumbel(torch.tensor([2**-25, 1 - 2**-24]))).all()
     assert abs(gumbel(u).mean().item() - 0.5772) < 0.01
@@ -159,13 +159,13 @@ def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
 
 def test_position_noise_is_gumbel_noise_times_its_scale():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
-    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 2.5, PictureRng([4]))
-    assert torch.allclose(scores, log_p - 2.5 * torch.log(-torch.log(PictureRng([4]).uniform(3))))
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 2.5, ImageRng([4]))
+    assert torch.allclose(scores, log_p - 2.5 * torch.log(-torch.log(ImageRng([4]).uniform(3))))
 
 
 def test_without_noise_positions_come_by_confidence_alone():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
-    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, PictureRng([0]))
+    scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, ImageRng([0]))
     assert torch.equal(scores, log_p)
 
 

@@ -8,25 +8,25 @@ from fakes import ITERATIVE, B, N, Recorder, V, certain, network, rngs, tokens
 
 from emage.config import ObjectiveConfig
 from emage.methods import METHODS, iterative2, iterative3
-from emage.methods.masking import MASK, PictureRng
+from emage.methods.masking import MASK, ImageRng
 from emage.training.optimizer import parameter_groups
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_uniform_logits_cost_the_logarithm_of_the_vocabulary(name: str):
-    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), ImageRng(range(B)))
     assert loss.total.item() / loss.count.item() == pytest.approx(math.log(V), rel=1e-5)
 
 
 def test_fully_nar_shows_nothing_and_scores_everything():
     model = Recorder(torch.zeros(N, V))
-    loss = METHODS["fully_nar"].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    loss = METHODS["fully_nar"].loss(model, tokens(), None, ObjectiveConfig(), ImageRng(range(B)))
     assert (model.shown[0] == MASK).all() and loss.count == B * N
 
 
 def test_autoregressive_shows_each_position_what_lies_before_it():
     model, y = Recorder(torch.zeros(N, V)), tokens()
-    METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     assert (model.shown[0][:, 0] == MASK).all() and torch.equal(model.shown[0][:, 1:], y[:, :-1])
 
 
@@ -37,7 +37,7 @@ def test_number_1_and_2_score_the_masked_positions_alone(name: str):
     model = Recorder(torch.zeros(N, V))
     logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain(y[0].tolist(), V), torch.zeros(N, V))
     model.logits = logits
-    loss = METHODS[name].loss(model, y[:1].repeat(B, 1), None, ObjectiveConfig(), PictureRng(range(B)))
+    loss = METHODS[name].loss(model, y[:1].repeat(B, 1), None, ObjectiveConfig(), ImageRng(range(B)))
     masked = model.shown[-1] == MASK
     assert torch.equal(masked, loss.masked) and loss.count == masked.sum()
     assert loss.total.item() == pytest.approx(masked[:, 1::2].sum().item() * math.log(V), rel=1e-4)
@@ -46,7 +46,7 @@ def test_number_1_and_2_score_the_masked_positions_alone(name: str):
 def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
     y = torch.zeros(B, N, dtype=torch.long)
     model = Recorder(certain([3] * N, V))  # insists on 3 where the truth is 0
-    loss = iterative2.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    loss = iterative2.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     first, second = model.shown
     assert set(first.unique().tolist()) <= {MASK, 0}
     assert (second[(first == 0) & (second != MASK)] == 0).all()  # what was visible stays true
@@ -58,7 +58,7 @@ def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
 def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
     y = torch.zeros(B, N, dtype=torch.long)
     model = Recorder(certain([3] * N, V))
-    loss = iterative3.loss(model, y, None, ObjectiveConfig(), PictureRng(range(B)))
+    loss = iterative3.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     assert set(model.shown[1].unique().tolist()) == {MASK, 3}
     assert loss.count == B * N
 
@@ -75,7 +75,7 @@ def test_masks_follow_the_mask_schedule(name: str):
 def test_ground_truth_share_puts_the_truth_back():
     y = torch.zeros(200, N, dtype=torch.long)
     model = Recorder(certain([3] * N, V))
-    iterative3.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    iterative3.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), ImageRng(range(200)))
     visible = model.shown[1][model.shown[1] != MASK]
     assert (visible == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
 
@@ -85,7 +85,7 @@ def test_a_sampled_first_pass_differs_by_seed_only_and_argmax_not_at_all():
 
     def second_pass(seed: int, how: str) -> torch.Tensor:
         model = Recorder(logits)
-        iterative3.loss(model, y, None, ObjectiveConfig(first_pass=how), PictureRng([seed]))
+        iterative3.loss(model, y, None, ObjectiveConfig(first_pass=how), ImageRng([seed]))
         return model.shown[1]
 
     assert torch.equal(second_pass(1, "sample"), second_pass(1, "sample"))
@@ -103,7 +103,7 @@ def test_no_gradient_flows_through_the_first_pass(name: str):
         graphs.append(out.requires_grad)
         return out
 
-    METHODS[name].loss(model, tokens(), None, ObjectiveConfig(), PictureRng(range(B)))
+    METHODS[name].loss(model, tokens(), None, ObjectiveConfig(), ImageRng(range(B)))
     assert graphs == [False, True]
 
 
@@ -113,7 +113,7 @@ def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str
     net = network(name)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):  # with its cache of cast weights
         context = net.read(net.text.tokenize(["a red circle"] * B)[0])
-        loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+        loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), ImageRng(range(B)))
         (loss.total / loss.count).backward()
     without = [key for key, p in net.named_parameters() if p.grad is None]
     assert not without
@@ -133,7 +133,7 @@ def test_fixed_seed_loss(name: str, expected: float):
     """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
     net = network(name)
     context = net.read(net.text.tokenize(["a red circle"] * B)[0])
-    loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), PictureRng(range(B)))
+    loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), ImageRng(range(B)))
     assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
 
 
@@ -143,7 +143,7 @@ def test_overfits_one_batch(name: str):
     y, ids = tokens(2), net.text.tokenize(["a red circle", "a blue square"])[0]
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
     for step in range(100):
-        rng = PictureRng([2 * step, 2 * step + 1])
+        rng = ImageRng([2 * step, 2 * step + 1])
         loss = METHODS[name].loss(net.decoder, y, net.read(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
         (loss.total / loss.count).backward()
         optimizer.step()
@@ -154,7 +154,7 @@ def test_overfits_one_batch(name: str):
 def test_ground_truth_share_reaches_number_2_as_well():
     y = torch.zeros(200, N, dtype=torch.long)
     model = Recorder(certain([3] * N, V))
-    iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), PictureRng(range(200)))
+    iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), ImageRng(range(200)))
     first, second = model.shown
     own = second[(first == MASK) & (second != MASK)]
     assert (own == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)

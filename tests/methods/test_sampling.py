@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from emage.methods.masking import PictureRng
+from emage.methods.masking import ImageRng
 from emage.methods.sampling import draw, truncate
 from emage.utils.torch_compile import fused
 
 
 def numbers(n: int) -> torch.Tensor:
-    return PictureRng([1]).uniform(n)
+    return ImageRng([1]).uniform(n)
 
 
 def test_tokens_are_drawn_with_the_models_probabilities():
@@ -20,7 +20,7 @@ def test_tokens_are_drawn_with_the_models_probabilities():
 
 def test_temperature_zero_takes_the_argmax():
     logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits, PictureRng([0, 1]).uniform(9), temperature=0)
+    drawn = draw(logits, ImageRng([0, 1]).uniform(9), temperature=0)
     assert torch.equal(drawn.tokens, logits.argmax(-1)) and torch.equal(drawn.best, drawn.tokens)
     assert torch.equal(drawn.log_p, drawn.best_log_p)
 
@@ -81,7 +81,7 @@ def test_numbers_at_both_ends_draw_codes_that_can_be():
 
 def test_the_best_token_and_its_probability_come_with_the_draw():
     logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits, PictureRng([0, 1]).uniform(9), temperature=2.0, top_p=0.5)
+    drawn = draw(logits, ImageRng([0, 1]).uniform(9), temperature=2.0, top_p=0.5)
     log_p, best = logits.log_softmax(-1).max(-1)
     assert torch.equal(drawn.best, best) and torch.allclose(drawn.best_log_p, log_p, atol=1e-6)
 
@@ -89,7 +89,7 @@ def test_the_best_token_and_its_probability_come_with_the_draw():
 @pytest.mark.faults
 def test_fused_it_draws_the_same_tokens():
     logits = torch.randn(2, 50, 512, generator=torch.Generator().manual_seed(0))
-    u = PictureRng([0, 1]).uniform(50)
+    u = ImageRng([0, 1]).uniform(50)
     plain = draw(logits, u, 0.9)
     with fused():
         other = draw(logits, u, 0.9)

@@ -256,7 +256,7 @@ def test_berts_words_come_along(tmp_path: Path, made_by: TokenizerInfo):
         ({"vocab_size": 1024}, "512 codes in the checkpoint and 1024 here: ingest with its tokenizer"),
         (
             {"grid": (16, 4)},
-            "grid 8x8 in the checkpoint and 16x4 in the token table: ingest pictures of the size it was trained on "
+            "grid 8x8 in the checkpoint and 16x4 in the token table: ingest images of the size it was trained on "
             "(download.image_size)",
         ),
     ],

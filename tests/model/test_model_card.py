@@ -41,7 +41,7 @@ def test_the_card_tells_what_was_trained_on_what(pipe, tmp_path: Path):
     text = card(tmp_path / "model").text
     for row in (
         "| data | tokens |",
-        "| caption-picture pairs | 6000 |",
+        "| caption-image pairs | 6000 |",
         f"| fingerprint of the data | {'f1' * 32} |",
         "| steps | 3500 |",
         "| seconds | 648 |",
@@ -51,7 +51,7 @@ def test_the_card_tells_what_was_trained_on_what(pipe, tmp_path: Path):
         '"lr": 0.00045',
         "iterative model #3 (Sec. 3.4, Algorithms 2 and 3)",
         f"sha256 `{pipe.facts['tokenizer']['sha256']}`",
-        "A picture is 64 x 64 pixels: 8 x 8 tokens of 512 codes.",
+        "An image is 64 x 64 pixels: 8 x 8 tokens of 512 codes.",
         "It reads 24 tokens of a caption",
         "## Scores\nNot measured.",
     ):

@@ -1,4 +1,4 @@
-"""The whole job in small: what `make demo` runs, with fewer pictures and steps."""
+"""The whole job in small: what `make demo` runs, with fewer images and steps."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_every_row_is_accounted_for(finished: Path):
     assert sum(report["failed"].values()) == 4 * BROKEN and len(report["failed"]) == 4
 
 
-def test_pictures_are_there_to_look_at(finished: Path):
+def test_images_are_there_to_look_at(finished: Path):
     assert Image.open(finished / "http.png").size == (64, 64)
     assert Image.open(finished / "evaluate" / "grid.png").width > 500
     assert Image.open(finished / "strip.png").width > 1000

@@ -24,7 +24,7 @@ from emage.data import shapes
 
 pytestmark = pytest.mark.chaos
 RAY = str(Path(sys.executable).with_name("ray"))
-PICTURES = 120
+IMAGES = 120
 Done = subprocess.CompletedProcess[str]
 
 
@@ -74,12 +74,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 @pytest.fixture(scope="module")
 def tokens(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The token table of an ingest that was a job."""
-    folder, scenes = tmp_path_factory.mktemp("ingest"), shapes.train_scenes(PICTURES, seed=7)
+    folder, scenes = tmp_path_factory.mktemp("ingest"), shapes.train_scenes(IMAGES, seed=7)
     pages: dict[str, web.Page] = {}
     for number, pixels in enumerate(shapes.draw_many(scenes, seed=7)):
         pages[f"/{number}.png"] = web.encode(Image.fromarray(pixels))
     with web.serving(pages) as address:
-        urls = [f"{address}/{number}.png" for number in range(PICTURES)]
+        urls = [f"{address}/{number}.png" for number in range(IMAGES)]
         pq.write_table(pa.table({"url": urls, "caption": [scene.caption for scene in scenes]}), folder / "urls.parquet")
         places = (f"source.table={folder / 'urls.parquet'}", f"output={folder / 'out'}", "mlflow.enabled=false")
         done = head.submit("ingest-1", "pipelines/ingest.py", "tiny", *places, "download.shard_rows=40")
@@ -99,9 +99,9 @@ def model(head: Head, tokens: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_job_ingests_and_its_log_is_found_later(head: Head, tokens: Path):
-    assert pq.read_table(tokens).num_rows == PICTURES
+    assert pq.read_table(tokens).num_rows == IMAGES
     log = head.job("logs", "ingest-1")
-    assert log.returncode == 0 and f"{PICTURES}" in log.stdout and "source:" in log.stdout
+    assert log.returncode == 0 and f"{IMAGES}" in log.stdout and "source:" in log.stdout
     told = head.job("status", "ingest-1")
     assert "SUCCEEDED" in (told.stdout + told.stderr).upper()
 
@@ -114,8 +114,8 @@ def test_a_job_serves_what_another_trained_until_it_is_stopped(head: Head, model
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: status(f"{url}/health") == 200, 150, lambda: head.job("logs", "serve-1").stdout[-3000:])
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    (picture,) = client.images.generate(prompt="a small red circle", extra_body={"seed": 7}).data or []
-    assert Image.open(io.BytesIO(base64.b64decode(picture.b64_json or ""))).size == (64, 64)
+    (image,) = client.images.generate(prompt="a small red circle", extra_body={"seed": 7}).data or []
+    assert Image.open(io.BytesIO(base64.b64decode(image.b64_json or ""))).size == (64, 64)
     # What KubeRay's probes of a pod ask for, without a token (cluster/kubernetes/serve.yaml).
     assert "success" in httpx.get(f"{url}/-/healthz", timeout=10).text
     for path in ("api/healthz", "api/local_raylet_healthz"):

@@ -26,9 +26,9 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     """One training, its strips; then rows of Table 6 that need no other training."""
     settings = config(tmp_path, "figure5", "steps=2")
     reproduce(settings)
-    assert "1 x 2 steps of 4 pictures" in capsys.readouterr().out
-    with Image.open(tmp_path / "figure5.png") as picture:
-        assert picture.width == 8 * (128 + 16)
+    assert "1 x 2 steps of 4 images" in capsys.readouterr().out
+    with Image.open(tmp_path / "figure5.png") as image:
+        assert image.width == 8 * (128 + 16)
     assert "Figure 5" in (tmp_path / "figure5.md").read_text()
     monkeypatch.setattr(studies.paper_numbers, "TABLE6", {4: studies.paper_numbers.TABLE6[4]})
     table = replace(settings, what="table6")

@@ -57,7 +57,7 @@ def test_everything_lands_in_the_configured_folder(tmp_path: Path, monkeypatch: 
         run.metrics({"rows_in": 100})
         run.metrics({"loss": float("nan")}, step=3)
         run.table("rejected.json", {"rule": ["too_short"], "count": [7]})
-        run.picture("samples/step_000500.png", Image.new("RGB", (8, 8), "red"))
+        run.image("samples/step_000500.png", Image.new("RGB", (8, 8), "red"))
         run.text("report.md", "# report")
         run.file(report, folder="files")
     runs = tmp_path / "runs"
@@ -178,7 +178,7 @@ def test_disabled_records_nothing(tmp_path: Path) -> None:
     config = ingest_config(MLflowConfig(f"sqlite:///{tmp_path}/mlflow.db", f"{tmp_path}/artifacts", enabled=False))
     with tracking.start(config.mlflow, stage="ingest", settings=config) as run:
         run.metrics({"rows_in": 100})
-        run.picture("a.png", Image.new("RGB", (8, 8)))
+        run.image("a.png", Image.new("RGB", (8, 8)))
         with tracking.attach(run.config, tmp_path / "mlflow.json") as same:
             same.text("a.txt", "a")
     assert run.id is None
@@ -242,7 +242,7 @@ def test_a_run_is_read_back_over_rest(
     config, record = ingest_config(MLflowConfig()), tmp_path / "mlflow.json"
     with tracking.start(config.mlflow, stage="ingest", settings=config, record=record) as run:
         run.metrics({"rows_in": 100})
-        run.picture("samples/a.png", Image.new("RGB", (8, 8), "blue"))
+        run.image("samples/a.png", Image.new("RGB", (8, 8), "blue"))
         with tracking.attach(run.config, record) as same:
             same.metrics({"loss": 2.5}, step=7)
     assert run.config.uri == url
@@ -268,7 +268,7 @@ def test_killing_the_server_costs_one_warning(
         process.wait()
         for step in range(1, 1000):
             run.metrics({"loss": 3.0}, step)
-        run.picture("samples/a.png", Image.new("RGB", (64, 64)))
+        run.image("samples/a.png", Image.new("RGB", (64, 64)))
     assert time.monotonic() - began < 5
     (warning,) = caplog.records
     assert "is away" in warning.getMessage() and "\n" not in warning.getMessage()

@@ -1,4 +1,4 @@
-"""Tokenizers small enough to record, with weights and pictures from a formula.
+"""Tokenizers small enough to record, with weights and images from a formula.
 
 No random generator: its numbers may change with the version of torch, and the recordings in data/ could not be used.
 """
@@ -43,7 +43,7 @@ def fill(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def picture(height: int, width: int) -> Tensor:
+def image(height: int, width: int) -> Tensor:
     """(1, 3, H, W) in [0, 1]: coarse squares and fine grain, so that many codes are in use."""
     squares = noise(3 * height * width // 64, seed=1000).view(1, 3, height // 8, width // 8)
     grain = noise(3 * height * width, seed=1001).view(1, 3, height, width)

@@ -20,7 +20,7 @@ import attr
 import dall_e
 import safetensors.torch
 import torch
-from formula import SIZE, TINY, fill, picture, thinned, tiny
+from formula import SIZE, TINY, fill, image, thinned, tiny
 from taming.modules.diffusionmodules import model as taming
 from taming.modules.vqvae import quantize
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def answer(codec: Codec, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def record(name: str) -> None:
     weights = fill(tiny(name).state_dict())
     parts, codec = (openai if name == "dvae" else compvis)(TINY[name], weights)
-    ids, pixels = answer(codec, picture(*SIZE))
+    ids, pixels = answer(codec, image(*SIZE))
     answers = {"ids": ids.contiguous(), "pixels": thinned(pixels).contiguous()}
     (DATA / f"{name}.safetensors").write_bytes(safetensors.torch.save(answers))
     print(f"{name}: {len(ids.unique())} codes, pixels {pixels.min():.3f}..{pixels.max():.3f}")
@@ -115,12 +115,12 @@ def archive(parts: nn.ModuleDict, path: Path, is_zip: bool) -> None:
 
 
 def compare(name: str, published: Published) -> None:
-    """The published size, the formula's weights, one picture."""
+    """The published size, the formula's weights, one image."""
     config = published.config
     ours = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
     ours.load_state_dict(fill(ours.state_dict()))
     _, codec = (openai if name == "dvae" else compvis)(config, ours.state_dict())
-    pixels = picture(256, 256)
+    pixels = image(256, 256)
     ids, drawn = answer(codec, pixels)
     mine = ours.eval().encode(pixels)
     difference = (ours.decode(ids) - drawn).abs().max()

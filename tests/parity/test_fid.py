@@ -1,9 +1,9 @@
-"""FID, KID, precision and recall beside their reference implementations: the same folders of pictures and weights.
+"""FID, KID, precision and recall beside their reference implementations: the same folders of images and weights.
 
 The distances are over the 64 features of an early layer, which torch-fidelity and pytorch-fid offer for small sets:
-their matrix roots of 2048 x 2048 take minutes. Pictures are fewer than features, so that covariances are singular;
-that the distance is a number all the same is asserted, and over more pictures than features it was seen to agree alike.
-At the 2048 features of the FID the vectors of single pictures are compared.
+their matrix roots of 2048 x 2048 take minutes. Images are fewer than features, so that covariances are singular;
+that the distance is a number all the same is asserted, and over more images than features it was seen to agree alike.
+At the 2048 features of the FID the vectors of single images are compared.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ AGREE = 1e-3  # relative
 def drawn(count: int) -> np.ndarray:
     """Of the small world, enlarged. (count, SIDE, SIDE, 3) uint8"""
     small = shapes.draw_many(shapes.train_scenes(count, seed=0), seed=0)
-    return np.stack([np.asarray(Image.fromarray(picture).resize((SIDE, SIDE))) for picture in small])
+    return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE))) for image in small])
 
 
 def coloured(count: int) -> np.ndarray:
@@ -38,16 +38,16 @@ def coloured(count: int) -> np.ndarray:
     return (ends[:, 0] * slope + ends[:, 1] * (1 - slope) + noise).clip(0, 255).astype(np.uint8)
 
 
-def write(folder: Path, pictures: np.ndarray) -> str:
+def write(folder: Path, images: np.ndarray) -> str:
     folder.mkdir()
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{i:03d}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """Two folders of pictures, weights as published, and the network as torch-fidelity has it."""
+    """Two folders of images, weights as published, and the network as torch-fidelity has it."""
     place = tmp_path_factory.mktemp("fid")
     network = inception_file.write(place / "weights.pth")
     folders = [write(place / "drawn", drawn(COUNT)), write(place / "coloured", coloured(COUNT))]
@@ -100,7 +100,7 @@ def test_torch_fidelity_says_the_same(given, ours):
         feature_extractor_weights_path=str(given.weights),
         kid_subset_size=COUNT,
         samples_shuffle=False,
-        save_cpu_ram=True,  # no processes that load pictures
+        save_cpu_ram=True,  # no processes that load images
         cuda=False,
         cache=False,
         verbose=False,
@@ -163,7 +163,7 @@ def test_the_features_of_the_fid_are_theirs(given, pytorch_fid, monkeypatch):
     wrapped = torch.nn.Module()
     wrapped.layers = layers(given.network, "Mixed_7c")
     monkeypatch.setattr(torch.jit, "load", lambda path: wrapped)
-    resized = np.stack([build_resizer("clean")(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()])
+    resized = np.stack([build_resizer("clean")(image) for image in pixels.permute(0, 2, 3, 1).numpy()])
     cleans = InceptionV3W("", download=False)(torch.from_numpy(resized).permute(0, 3, 1, 2))
     theirs = {
         "torch-fidelity": given.network(pixels)[-1],

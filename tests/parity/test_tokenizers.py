@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from formula import SIZE, TINY, picture, thinned, tiny
+from formula import SIZE, TINY, image, thinned, tiny
 
 from emage import tokenizers
 from emage.tokenizers import Published, weight_files
@@ -18,7 +18,7 @@ DATA = Path(__file__).with_name("data")
 def test_ids_and_pixels_are_the_references(name):
     recorded = safetensors.torch.load_file(DATA / f"{name}.safetensors")
     tokenizer = tiny(name)
-    ids = tokenizer.encode(picture(*SIZE))
+    ids = tokenizer.encode(image(*SIZE))
     assert torch.equal(ids, recorded["ids"]) and len(ids.unique()) >= 8
     grid = (SIZE[0] // tokenizer.stride, SIZE[1] // tokenizer.stride)
     drawn = thinned(tokenizer.decode(ids, grid))

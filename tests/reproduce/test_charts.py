@@ -14,9 +14,9 @@ from emage.reproduce.report.results import Found, Results
 from emage.training.plot_curves import COLOURS
 
 
-def has_colour(picture: Image.Image, colour: str) -> bool:
+def has_colour(image: Image.Image, colour: str) -> bool:
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return bool((np.abs(np.asarray(picture.convert("RGB")).astype(int) - wanted).max(-1) < 3).any())
+    return bool((np.abs(np.asarray(image.convert("RGB")).astype(int) - wanted).max(-1) < 3).any())
 
 
 def rows(scale: str) -> list[Found]:
@@ -29,17 +29,17 @@ def rows(scale: str) -> list[Found]:
 def test_a_chart_of_rows(scale: str, panels: int, tmp_path: Path):
     results = Results("table3", "Table 3", scale, rows(scale), others=(Other("DALL-E", "12B", 28),))
     charts.rows(results, tmp_path / "table3.png")
-    with Image.open(tmp_path / "table3.png") as picture:
+    with Image.open(tmp_path / "table3.png") as image:
         # Of one scale, the paper's FID stands in the panel of ours, of the other in its own.
-        assert picture.width == pytest.approx((3.2 + 3.1 * panels) * 110, abs=2) and 200 < picture.height < 1_000
-        assert has_colour(picture, COLOURS[0]) and has_colour(picture, COLOURS[1])
+        assert image.width == pytest.approx((3.2 + 3.1 * panels) * 110, abs=2) and 200 < image.height < 1_000
+        assert has_colour(image, COLOURS[0]) and has_colour(image, COLOURS[1])
 
 
 def test_a_chart_without_anything_of_the_papers(tmp_path: Path):
     found = [Found("a", "a", figures={"frechet_tokenizer": [1.0]})]
     charts.rows(Results("figure4", "Figure 4", "small", found), tmp_path / "one.png")
-    with Image.open(tmp_path / "one.png") as picture:
-        assert picture.width == 990 and not has_colour(picture, COLOURS[1])
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.width == 990 and not has_colour(image, COLOURS[1])
 
 
 def record(path: Path, losses: list[float]) -> Path:
@@ -59,6 +59,6 @@ def test_learning_curves(tmp_path: Path):
         for name, rate in (("slow", 0.001), ("fast", 0.01))
     )
     charts.curves({"slow": slow, "fast": fast}, tmp_path / "curves.png", "Figure 3", warm=0.6)
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 800 and picture.height > 400
-        assert has_colour(picture, COLOURS[0]) and has_colour(picture, COLOURS[1])
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 800 and image.height > 400
+        assert has_colour(image, COLOURS[0]) and has_colour(image, COLOURS[1])

@@ -46,7 +46,7 @@ def test_a_tiny_model_is_timed(tiny_model: Path):
     assert "CPU cores" in found["device"]
 
 
-def test_pictures_without_the_cache_are_the_same(autoregressive: str):
+def test_images_without_the_cache_are_the_same(autoregressive: str):
     pipe = Emage.from_pretrained(autoregressive, device="cpu")
     with_cache = pipe.generate([PROMPT, "a red bus"], seed=3)
     without = latency.uncached(pipe)
@@ -55,7 +55,7 @@ def test_pictures_without_the_cache_are_the_same(autoregressive: str):
     ]
 
 
-def test_without_the_cache_the_whole_picture_passes(autoregressive: str, monkeypatch):
+def test_without_the_cache_the_whole_image_passes(autoregressive: str, monkeypatch):
     pipe = latency.uncached(Emage.from_pretrained(autoregressive, device="cpu"))
     lengths: list[int] = []
     pipe.network.decoder.decoder.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))

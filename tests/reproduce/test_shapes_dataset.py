@@ -1,4 +1,4 @@
-"""What scale=small works on: a token table as ingest writes it, held-out captions, reference pictures."""
+"""What scale=small works on: a token table as ingest writes it, held-out captions, reference images."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_a_world(tmp_path: Path):
     scenes = shapes.train_scenes(20, seed=0)
     assert sorted(row.uid) == list(range(20))
     assert [row.captions[row.uid.index(i)] for i in range(20)] == [scene.caption for scene in scenes]
-    # The tokens are those of the pictures: they decode to what the captions say.
+    # The tokens are those of the images: they decode to what the captions say.
     pixels = tokenizers.load(tokenizers.DEMO).decode(row.y, grid=(8, 8))
     drawn = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     verdicts = [shapes.check(Image.fromarray(one), text) for one, text in zip(drawn, row.captions, strict=True)]

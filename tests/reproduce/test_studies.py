@@ -105,7 +105,7 @@ def test_the_papers_plan(tmp_path: Path):
     wanted = config(tmp_path, "table3", "scale=paper")
     told = requirements.describe(wanted, studies.cells(studies.of(wanted)), tmp_path)
     assert "16: 0 done, 16 to do (5 models, 5 evaluations, 6 latency)" in told
-    assert "5 x 250,000 steps of 1,024 pictures" in told and "2,400,000 drawn by models" in told
+    assert "5 x 250,000 steps of 1,024 images" in told and "2,400,000 drawn by models" in told
     assert "days for one process (trainings on 64 V100s" in told
 
 
@@ -121,7 +121,7 @@ def test_the_small_plan_goes_by_finished_trainings(tmp_path: Path):
     requirements.experiments.manifest.write_json(tmp_path / first.name / experiments.RESULT, record)
     told = requirements.describe(wanted, order, tmp_path)
     assert "17: 1 done, 16 to do (1 world, 4 models, 5 evaluations, 6 latency)" in told
-    assert "by 1 finished trainings" in told and "4 x 10 steps of 32 pictures" in told
+    assert "by 1 finished trainings" in told and "4 x 10 steps of 32 images" in told
     assert requirements._past_rate(first, tmp_path, requirements._tokens(wanted)) == pytest.approx(rate)
 
 

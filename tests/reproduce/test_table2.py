@@ -21,7 +21,7 @@ from emage.utils.errors import InputError
 
 @pytest.fixture
 def greys(tmp_path, monkeypatch) -> Path:
-    """A folder of four flat pictures, black, black, grey and white; an empty cache of weights."""
+    """A folder of four flat images, black, black, grey and white; an empty cache of weights."""
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -145,7 +145,7 @@ def test_where_the_published_weights_are_is_told(greys, capsys):
     assert "skipped vqgan-f8-256: fetch https://" in capsys.readouterr().err
 
 
-def test_few_pictures_and_other_networks_are_marked():
+def test_few_images_and_other_networks_are_marked():
     figures = dict.fromkeys(("length", "vocabulary", "live_codes"), 1) | dict.fromkeys(
         ("frechet", "psnr", "lpips", "code_bits", "pictures_per_second"), 1.0
     )
@@ -158,7 +158,7 @@ def test_few_pictures_and_other_networks_are_marked():
     }
     assert table2.cells(record)[0][3:5] == ["1.00*", "36.23"]
     assert [line.split(":")[0] for line in table2.notes(record)] == [
-        "2047 pictures, as ingest keeps them (JPEG)",
+        "2047 images, as ingest keeps them (JPEG)",
         "Frechet IS MEANINGLESS",
         "* COMPARE WITH NOTHING",
     ]

@@ -16,7 +16,7 @@ def job(pipe: FakePipe, prompt: str, seed: int = 0, steps: int = 4, **more: Any)
 
 
 def right(drawn: Drawn, asked: Job) -> bool:
-    return drawn.picture.getpixel((0, 0)) == colour(asked.prompt, asked.seed, asked.settings.steps, asked.canvas)
+    return drawn.image.getpixel((0, 0)) == colour(asked.prompt, asked.seed, asked.settings.steps, asked.canvas)
 
 
 async def until(condition: Any) -> None:
@@ -24,7 +24,7 @@ async def until(condition: Any) -> None:
         await asyncio.sleep(0.002)
 
 
-def test_each_waiter_gets_the_picture_of_its_seed() -> None:
+def test_each_waiter_gets_the_image_of_its_seed() -> None:
     async def scene() -> None:
         pipe = FakePipe()
         batcher = Batcher(max_batch_size=4, wait_s=0.01)
@@ -199,7 +199,7 @@ def test_previews_are_spread_over_the_passes_before_the_last(frames: int, steps:
         )
         assert [frame.step for frame in seen] == after
         assert [frame.known for frame in seen] == [step / steps for step in after]
-        assert [frame.picture.getpixel((0, 0))[0] for frame in seen] == [255 * step // steps for step in after]
+        assert [frame.image.getpixel((0, 0))[0] for frame in seen] == [255 * step // steps for step in after]
 
     asyncio.run(scene())
 

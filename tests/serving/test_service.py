@@ -1,4 +1,4 @@
-"""Orders in, pictures out, over a model of one colour."""
+"""Orders in, images out, over a model of one colour."""
 
 import asyncio
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 from web import encode
 
 from emage.inference.pipeline import candidate_seed
-from emage.serving.request import Order, Picture, Preview, Refusal
+from emage.serving.request import GeneratedImage, Order, Preview, Refusal
 from emage.serving.service import Limits, Service
 
 
@@ -19,8 +19,8 @@ def first_pixel(file: bytes) -> Any:
     return Image.open(io.BytesIO(file)).getpixel((0, 0))
 
 
-def run(order: Order, pipe: FakePipe | None = None, **more: Any) -> list[Picture]:
-    async def scene() -> list[Picture]:
+def run(order: Order, pipe: FakePipe | None = None, **more: Any) -> list[GeneratedImage]:
+    async def scene() -> list[GeneratedImage]:
         return await Service(pipe or FakePipe(), Limits(**more)).draw(order)
 
     return asyncio.run(scene())
@@ -35,23 +35,23 @@ def refusal(order: Order, safety: Callable | None = None) -> Refusal:
     return refused.value
 
 
-def test_n_pictures_have_consecutive_seeds() -> None:
-    pictures = sorted(run(Order("a", n=3, seed=7)), key=lambda picture: picture.index)
-    assert [picture.seed for picture in pictures] == [7, 8, 9]
-    assert [first_pixel(picture.file) for picture in pictures] == [colour("a", seed, 4) for seed in (7, 8, 9)]
+def test_n_images_have_consecutive_seeds() -> None:
+    images = sorted(run(Order("a", n=3, seed=7)), key=lambda image: image.index)
+    assert [image.seed for image in images] == [7, 8, 9]
+    assert [first_pixel(image.file) for image in images] == [colour("a", seed, 4) for seed in (7, 8, 9)]
 
 
 def test_the_best_of_the_candidates_is_given() -> None:
     colours = [colour("a", candidate_seed(7, c), 4) for c in range(5)]
-    (picture,) = run(Order("a", seed=7, candidates=5))
-    assert first_pixel(picture.file) == max(colours) != colours[0] and picture.seed == 7
+    (image,) = run(Order("a", seed=7, candidates=5))
+    assert first_pixel(image.file) == max(colours) != colours[0] and image.seed == 7
     pipe = FakePipe()
     (first,) = run(Order("a", seed=7, candidates=5, rank="none"), pipe)
     assert first_pixel(first.file) == colours[0] and pipe.batches == [(["a"], 4)]
 
 
-def test_a_stream_shows_previews_before_each_picture() -> None:
-    async def scene() -> list[Preview | Picture]:
+def test_a_stream_shows_previews_before_each_image() -> None:
+    async def scene() -> list[Preview | GeneratedImage]:
         return [event async for event in Service(FakePipe(), Limits()).stream(Order("a", n=2, seed=7, frames=None))]
 
     events = asyncio.run(scene())
@@ -62,7 +62,7 @@ def test_a_stream_shows_previews_before_each_picture() -> None:
             (1, 2, 4, 0.5),
             (2, 3, 4, 0.75),
         ]
-        assert isinstance(last, Picture) and last.steps == 4
+        assert isinstance(last, GeneratedImage) and last.steps == 4
         assert first_pixel(last.file) == colour("a", 7 + index, 4)
 
 
@@ -79,14 +79,14 @@ def test_a_stream_that_is_closed_stops_the_drawing() -> None:
     asyncio.run(scene())
 
 
-def test_an_edit_begins_with_the_picture() -> None:
+def test_an_edit_begins_with_the_image() -> None:
     image, mask = Image.new("RGB", (24, 16), (1, 2, 3)), Image.new("L", (24, 16))
     mask.putpixel((23, 0), 255)
     (drawn,) = run(Order("a", image=encode(image), mask=encode(mask)))
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((1, 2, 3), 0, 255))
 
 
-def test_a_mask_is_transparent_or_white_where_the_picture_is_drawn_anew() -> None:
+def test_a_mask_is_transparent_or_white_where_the_image_is_drawn_anew() -> None:
     image = Image.new("RGB", (24, 16), (1, 2, 3))
     clear = Image.new("RGBA", (24, 16), (255, 255, 255, 255))
     clear.putpixel((23, 0), (0, 0, 0, 0))
@@ -100,7 +100,7 @@ def test_a_mask_is_transparent_or_white_where_the_picture_is_drawn_anew() -> Non
     assert first_pixel(run(Order("a", image=encode(itself)))[0].file) == expected
 
 
-PICTURE, BLACK = encode(Image.new("RGB", (24, 16))), encode(Image.new("L", (8, 8)))
+IMAGE, BLACK = encode(Image.new("RGB", (24, 16))), encode(Image.new("L", (8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ PICTURE, BLACK = encode(Image.new("RGB", (24, 16))), encode(Image.new("L", (8, 8
         (Order(" \n"), 400, "prompt", "blank"),
         (Order("a", size="1x1"), 400, "size", "24x16"),
         (Order("a", sampling={"steps": 0}), 400, "steps", "steps must lie in 1..96, not 0"),
-        (Order("a", image=PICTURE), 400, "mask", "no transparent part"),
-        (Order("a", image=PICTURE, mask=BLACK), 400, "mask", "another size"),
-        (Order("a", image=b"GIF89a"), 400, "image", "no picture"),
-        (Order("a", image=PICTURE, mask=PICTURE[:50]), 400, "mask", "mask: it"),
+        (Order("a", image=IMAGE), 400, "mask", "no transparent part"),
+        (Order("a", image=IMAGE, mask=BLACK), 400, "mask", "another size"),
+        (Order("a", image=b"GIF89a"), 400, "image", "no image"),
+        (Order("a", image=IMAGE, mask=IMAGE[:50]), 400, "mask", "mask: it"),
         (Order("fails"), 500, None, "the server's log says why"),
         (Order("breaks"), 503, None, "being replaced"),
     ],
@@ -159,7 +159,7 @@ def test_what_nothing_ranks_takes_no_room() -> None:
     asyncio.run(scene())
 
 
-def test_candidates_of_a_picture_that_failed_are_not_drawn() -> None:
+def test_candidates_of_an_image_that_failed_are_not_drawn() -> None:
     async def scene() -> None:
         pipe = FakePipe()
         service = Service(pipe, Limits(max_batch_size=1))
@@ -171,7 +171,7 @@ def test_candidates_of_a_picture_that_failed_are_not_drawn() -> None:
     asyncio.run(scene())
 
 
-def test_a_16_bit_picture_and_mask_are_read_as_they_look() -> None:
+def test_a_16_bit_image_and_mask_are_read_as_they_look() -> None:
     import numpy as np
 
     image = Image.fromarray(np.full((16, 24), 0x4000, np.uint16))
@@ -181,13 +181,13 @@ def test_a_16_bit_picture_and_mask_are_read_as_they_look() -> None:
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((0x40, 0x40, 0x40), 0, 255))
 
 
-def test_the_safety_hook_sees_prompt_and_picture() -> None:
-    def no_red(prompt: str, picture: Image.Image | None) -> str | None:
-        if picture is None:
+def test_the_safety_hook_sees_prompt_and_image() -> None:
+    def no_red(prompt: str, image: Image.Image | None) -> str | None:
+        if image is None:
             return "not this word" if "bomb" in prompt else None
-        return "too light" if picture.getpixel((0, 0)) == colour("dark", 0, 4) else None
+        return "too light" if image.getpixel((0, 0)) == colour("dark", 0, 4) else None
 
-    def fails(prompt: str, picture: Image.Image | None) -> str | None:
+    def fails(prompt: str, image: Image.Image | None) -> str | None:
         raise OSError("the list is gone")
 
     for order, text in ((Order("a bomb"), "not this word"), (Order("dark"), "withheld: too light")):

@@ -46,7 +46,7 @@ def test_the_background_is_one_code(demo):
     assert len(demo.encode(torch.ones(1, 3, 64, 64)).unique()) == 1
 
 
-def test_a_picture_keeps_its_codes_in_any_batch(demo):
+def test_an_image_keeps_its_codes_in_any_batch(demo):
     pixels = to_pixels(shapes.draw_many(shapes.scenes(20, seed=80), seed=80))
     alone = torch.cat([demo.encode(one[None]) for one in pixels])
     assert torch.equal(demo.encode(pixels), alone)

@@ -8,14 +8,14 @@ def unit(*rows) -> torch.Tensor:
 
 
 def test_distinct_patches():
-    pictures = torch.zeros(2, 3, 8, 16)
-    pictures[0, :, :, 8:] = 1.0
-    pictures[1, :, 0, 0] = 1.0
-    patches, places = train_vqgan.distinct_patches(pictures)
+    images = torch.zeros(2, 3, 8, 16)
+    images[0, :, :, 8:] = 1.0
+    images[1, :, 0, 0] = 1.0
+    patches, places = train_vqgan.distinct_patches(images)
     assert patches.shape == (3, 3, 8, 8)
     assert torch.equal(patches[places[0, 1]], torch.ones(3, 8, 8))
     assert places[0, 0] == places[1, 1] != places[1, 0]
-    assert torch.equal(train_vqgan.assemble(patches[places], (1, 2)), pictures)
+    assert torch.equal(train_vqgan.assemble(patches[places], (1, 2)), images)
 
 
 def test_codes_follow_the_mean_of_their_latents():
@@ -55,7 +55,7 @@ def test_learning_rate():
 
 
 def test_a_few_steps_run_and_are_deterministic():
-    settings = {"steps": 3, "batch": 2, "lr": 1e-3, "freeze": 0.6, "num_pictures": 20, "seed": 0}
+    settings = {"steps": 3, "batch": 2, "lr": 1e-3, "freeze": 0.6, "num_images": 20, "seed": 0}
     first, second = (train_vqgan.train(**settings).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     torch.testing.assert_close(first["quantize.embedding.weight"].norm(dim=1), torch.ones(512))

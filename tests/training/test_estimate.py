@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from emage.config import ModelConfig, TrainConfig, preset
 from emage.methods import METHODS
-from emage.methods.masking import PictureRng
+from emage.methods.masking import ImageRng
 from emage.model.text.state_cache import READ_AT_ONCE
 from emage.model.transformer import Network
 from emage.training import estimate as plan
@@ -35,7 +35,7 @@ def step(config: TrainConfig, tokens: Tokens, batch: int = B) -> tuple[Objective
     y = torch.randint(0, tokens.vocab_size, (batch, tokens.grid[0] * tokens.grid[1]))
     # Short, or they would be cut to the same words, which a frozen encoder reads once.
     ids, _ = network.text.tokenize([f"{i}" for i in range(batch)])
-    return Objective(network, config.method, config.objective), (ids, y, PictureRng(range(batch)))
+    return Objective(network, config.method, config.objective), (ids, y, ImageRng(range(batch)))
 
 
 def counted_flops(config: TrainConfig, tokens: Tokens, warming: bool) -> int:
@@ -234,8 +234,8 @@ def test_rows_are_shared_out_evenly():
 def test_the_plan_of_the_papers_run_in_words():
     lines = dict(_fields(plan.describe(paper(run={"num_workers": 64}), Tokens(), num_rows=280_000_000)))
     assert lines["workers"] == "64 GPUs, ZeRO stage 1, float32"
-    assert lines["batch"] == "1,024 pictures a step: 16 a GPU, in 1 x 16 (accumulation x micro-batch)"
-    assert lines["data"] == "512,000,000 pictures drawn from 280,000,000 rows: 1.83 epochs"
+    assert lines["batch"] == "1,024 images a step: 16 a GPU, in 1 x 16 (accumulation x micro-batch)"
+    assert lines["data"] == "512,000,000 images drawn from 280,000,000 rows: 1.83 epochs"
     assert lines["V100 32 GB"].startswith("fits")
     assert "lower optim.micro_batch_size to" in lines["V100 16 GB"]
     assert "64 V100s at 40% (assumed) of 15.7 TFLOP/s" in lines["time"]
@@ -252,7 +252,7 @@ def test_ranks_with_unequal_shares_and_a_micro_batch_larger_than_both():
     config = paper(run={"num_workers": 3, "use_gpu": False}, optim={"batch_size": 10, "micro_batch_size": 16})
     lines = dict(_fields(plan.describe(config, Tokens())))
     assert lines["workers"].startswith("3 CPU workers")
-    assert lines["batch"].startswith("10 pictures a step: 3 or 4 a CPU worker, in 1 x 4 ")
+    assert lines["batch"].startswith("10 images a step: 3 or 4 a CPU worker, in 1 x 4 ")
     assert "at micro-batch 4" in lines["memory, estimated"]
     assert not any("V100" in name for name in lines) and lines["time"].startswith("not estimated")
 

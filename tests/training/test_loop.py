@@ -9,7 +9,7 @@ import torch.distributed as dist
 from emage.config import CheckpointConfig, OptimConfig, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
-from emage.methods.masking import MASK, PictureRng, draw_mask
+from emage.methods.masking import MASK, ImageRng, draw_mask
 from emage.model import checkpoint
 from emage.training.loop import (
     BareEngine,
@@ -89,7 +89,7 @@ def test_a_step_says_what_it_saw(token_table: Path):
     network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
     engine = BareEngine(Objective(network, "iterative1", config.objective), config.optim)
     batch = rows.batch(0, 8)
-    masked = draw_mask(64, "linear", PictureRng(batch.seeds))
+    masked = draw_mask(64, "linear", ImageRng(batch.seeds))
     with torch.no_grad():
         logits = network.decoder(
             batch.y.masked_fill(masked, MASK), network.read(network.text.tokenize(batch.captions)[0])

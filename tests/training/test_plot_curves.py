@@ -66,7 +66,7 @@ def test_smoothed_by_moving_means():
     np.testing.assert_array_equal(plot_curves.smooth(np.array([1.0, 4, 2]), 0), [1, 4, 2])
 
 
-# --- The picture -----------------------------------------------------------------------------------------------------
+# --- The image -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_has_its_method_and_steps_in_the_title(tmp_path: Path):
@@ -139,7 +139,7 @@ def refused(capsys: pytest.CaptureFixture, *argv: object) -> str:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
-def test_a_picture_of_two_runs(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_image_of_two_runs(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     runs = [train(tmp_path / "lr=1e-3", [4.0, 3.0]), train(tmp_path / "b", [4.5, 3.5])]
     output = tmp_path / f"curves.{ending}"
     plot_curves.main([*map(str, runs), f"output={output}", "title=Figure 3: the loss, in nats"])
@@ -152,7 +152,7 @@ def test_a_picture_of_two_runs(ending: str, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_a_picture_for_a_paper(ending: str, start: bytes, tmp_path: Path):
+def test_an_image_for_a_paper(ending: str, start: bytes, tmp_path: Path):
     plot_curves.draw([train(tmp_path / "a", [4.0, 3.0])], tmp_path / f"curves.{ending}")
     assert (tmp_path / f"curves.{ending}").read_bytes().startswith(start)
 

@@ -1,4 +1,4 @@
-"""Sheets: whatever the captions and the pictures are, each caption stays in its own cell."""
+"""Sheets: whatever the captions and the images are, each caption stays in its own cell."""
 
 from itertools import groupby
 
@@ -20,7 +20,7 @@ def is_blank(area: np.ndarray) -> bool:
     return bool((area == BACKGROUND).all())
 
 
-def test_small_pictures_are_enlarged_and_stand_in_rows():
+def test_small_images_are_enlarged_and_stand_in_rows():
     sheet = image_grid.sheet([RED] * 3, ["", "", ""], columns=2)
     assert sheet.size == (2 * CELL, 2 * CELL)
     assert sheet.getpixel((8, 8)) == sheet.getpixel((8 + 127, 8 + 127)) == (255, 0, 0)
@@ -31,7 +31,7 @@ def test_small_pictures_are_enlarged_and_stand_in_rows():
     "caption",
     ["x" * 3000, "word " * 300, "Москва красный автобус " * 20, "中文标题没有空格" * 40, "a\x1b[31m\u202e\n\nb" * 50],
 )
-def test_a_long_caption_has_four_lines_and_stays_under_its_picture(caption: str):
+def test_a_long_caption_has_four_lines_and_stays_under_its_image(caption: str):
     sheet = image_grid.sheet([RED, RED], [caption, ""], columns=2)
     text = pixels(sheet)[8 + 128 :]
     assert is_blank(text[:, CELL:]) and not is_blank(text[:, 8:CELL])
@@ -51,7 +51,7 @@ def test_a_caption_may_be_short_enough_to_be_shown_whole():
     assert image_grid._wrapped("a red square", image_grid._font("a"), 40) == ["a red", "square"]
 
 
-def test_pictures_of_any_size_and_mode():
+def test_images_of_any_size_and_mode():
     sizes = [(1, 1), (10, 900), (3000, 200), (600, 600)]
     for mode in ("L", "RGBA", "P", "1"):
         sheet = image_grid.sheet([Image.new(mode, size) for size in sizes], list("abcd"))
@@ -98,7 +98,7 @@ def test_a_long_prompt_stays_above_its_row():
     assert (pixels(long)[-8 - 128 : -8, 8 : 8 + 128] == (255, 0, 0)).all()
 
 
-def test_prompts_and_pictures_must_be_equally_many():
+def test_prompts_and_images_must_be_equally_many():
     with pytest.raises(ValueError, match="zip"):
         image_grid.strips([frames(2, "red")] * 3, ["one", "two"])
 

@@ -19,7 +19,7 @@ from emage.data.token_table import TokenTable
 from emage.utils import storage
 from emage.utils.errors import InputError
 
-ROWS = [(f"http://a.test/{i}.jpg", f'picture {i}, "öäü"') for i in range(5_000)]
+ROWS = [(f"http://a.test/{i}.jpg", f'image {i}, "öäü"') for i in range(5_000)]
 CSV = "url,caption\n" + "".join(f'{url},"{caption.replace(chr(34), 2 * chr(34))}"\n' for url, caption in ROWS)
 
 

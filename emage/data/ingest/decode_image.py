@@ -1,4 +1,4 @@
-"""Bytes from the web -> a square RGB picture, or the reason why not. No network, no tokens here.
+"""Bytes from the web -> a square RGB image, or the reason why not. No network, no tokens here.
 
 `square` trusts nothing: only formats that Pillow decodes itself, the number of pixels checked before any is decoded,
 and whatever a hostile file makes a decoder raise becomes a named cause.
@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the others are rare, and some start programs
 MAX_SCANS = 100  # of a JPEG; honest ones have about 10, and each costs a pass over all pixels
-QUALITY = 95  # of the JPEG that we write; without chroma subsampling, which blurs small pictures
+QUALITY = 95  # of the JPEG that we write; without chroma subsampling, which blurs small images
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """`cause` is one of not_an_image, too_small, too_many_pixels, too_many_scans, truncated, decode_error."""
 
     def __init__(self, cause: str):
@@ -25,13 +25,13 @@ class PictureError(ValueError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class SquareImage:
     jpeg: bytes
     width: int  # as downloaded and upright, before resizing
     height: int
 
 
-def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> Picture:
+def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> SquareImage:
     """Upright, RGB, the shorter side resized to `size` with antialias, the centre cropped: always size x size."""
     image = _admit(data, min_size, max_pixels)
     width, height = image.size
@@ -43,7 +43,7 @@ def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> Picture
     image = _rgb(image, size)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, subsampling=0)
-    return Picture(file.getvalue(), width, height)
+    return SquareImage(file.getvalue(), width, height)
 
 
 def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarray:
@@ -54,16 +54,16 @@ def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarra
 
 
 def opened(data: bytes, *, max_pixels: int) -> Image.Image:
-    """An uploaded picture, upright, in its own size, RGB or, where it has transparency, RGBA. Raises PictureError."""
+    """An uploaded image, upright, in its own size, RGB or, where it has transparency, RGBA. Raises ImageError."""
     image = _eight_bit(_upright(_load(_admit(data, 1, max_pixels))))
     try:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except Exception:  # a colour space that Pillow cannot convert, a broken palette
-        raise PictureError("decode_error") from None
+        raise ImageError("decode_error") from None
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """An encoded picture as (H, W, 3) uint8. Raises PictureError where it cannot be decoded."""
+    """An encoded image as (H, W, 3) uint8. Raises ImageError where it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))
 
 
@@ -71,11 +71,11 @@ def _admit(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
     """As _open, and refuses what is too small, or too much to decode."""
     image = _open(data)
     if min(image.size) < min_size:
-        raise PictureError("too_small")
+        raise ImageError("too_small")
     if image.width * image.height > max_pixels:
-        raise PictureError("too_many_pixels")
+        raise ImageError("too_many_pixels")
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-        raise PictureError("too_many_scans")
+        raise ImageError("too_many_scans")
     return image
 
 
@@ -86,28 +86,28 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise PictureError("too_many_pixels") from None
+        raise ImageError("too_many_pixels") from None
     except Exception:  # a hostile header can make a decoder raise anything
-        raise PictureError("not_an_image") from None
+        raise ImageError("not_an_image") from None
 
 
 def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # likewise
-        raise PictureError("truncated" if "truncated" in str(error).lower() else "decode_error") from None
+        raise ImageError("truncated" if "truncated" in str(error).lower() else "decode_error") from None
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF is no reason to lose a picture that decodes
+    except Exception:  # broken EXIF is no reason to lose an image that decodes
         return image
 
 
 def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
-    """The picture in RGB, cut and resized to `size` x `size` where one is given.
+    """The image in RGB, cut and resized to `size` x `size` where one is given.
 
     Transparency goes over white; 16-bit grey is scaled down, where Pillow alone would clip it.
     """
@@ -120,7 +120,7 @@ def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return image
     except Exception:  # a colour space that Pillow cannot convert, a broken palette
-        raise PictureError("decode_error") from None
+        raise ImageError("decode_error") from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

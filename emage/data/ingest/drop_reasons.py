@@ -1,6 +1,6 @@
 """Why rows of an ingest are lost, by the short names under which they are counted: what it means, what to do.
 
-Causes of the fetch and of the picture stand in CAUSES; what a caption rule rejects, the rule's docstring says.
+Causes of the fetch and of the image stand in CAUSES; what a caption rule rejects, the rule's docstring says.
 """
 
 import re
@@ -22,10 +22,10 @@ CAUSES = {
         "look at source.format and source.names",
     ),
     "duplicate": Cause("The same URL with the same caption came before."),
-    "same_content": Cause("Another pair has the same picture, byte for byte, and was kept."),
+    "same_content": Cause("Another pair has the same image, byte for byte, and was kept."),
     "blocked_url": Cause("The URL is on a block-list."),
     "blocked_host": Cause("The host, or a domain above it, is on a block-list."),
-    "blocked_md5": Cause("The picture's md5 sum is on a block-list."),
+    "blocked_md5": Cause("The image's md5 sum is on a block-list."),
     # The download
     "no_url": Cause("The row has no URL.", "look at the column that source.url names"),
     "bad_url": Cause("The URL cannot be read as one.", "look at the column that source.url names"),
@@ -50,19 +50,19 @@ CAUSES = {
         "Not done by the deadline of the whole request.",
         "the network may be full; lower download.threads or raise download.timeout_s",
     ),
-    "too_many_redirects": Cause("More redirects than a picture needs."),
+    "too_many_redirects": Cause("More redirects than an image needs."),
     "bad_response": Cause("The server's answer is not HTTP."),
     "too_big": Cause("More bytes than download.max_bytes."),
     "empty": Cause("The server sent no bytes."),
-    "opted_out": Cause("The server's X-Robots-Tag asks not to train on its pictures, and that is respected."),
-    # The picture
-    "not_an_image": Cause("The bytes are no picture, most often a web page saying that it is gone."),
+    "opted_out": Cause("The server's X-Robots-Tag asks not to train on its images, and that is respected."),
+    # The image
+    "not_an_image": Cause("The bytes are no image, most often a web page saying that it is gone."),
     "too_small": Cause("The shorter side is under download.min_image_size."),
     "too_many_pixels": Cause("More pixels than download.max_image_pixels."),
     "too_many_scans": Cause("A JPEG of over a hundred scans, which takes minutes to decode and is made for that."),
-    "truncated": Cause("The picture's file ends too early."),
-    "decode_error": Cause("The picture's file is damaged."),
-    "wrong_size": Cause("The stored picture does not have download.image_size.", "these shards come from elsewhere"),
+    "truncated": Cause("The image's file ends too early."),
+    "decode_error": Cause("The image's file is damaged."),
+    "wrong_size": Cause("The stored image does not have download.image_size.", "these shards come from elsewhere"),
 }
 _HTTP = {  # what the common ones mean here; the others by their official name
     404: Cause("Link rot: the page is not there any more."),

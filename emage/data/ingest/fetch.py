@@ -1,4 +1,4 @@
-"""One URL -> its bytes, from servers that are slow, hostile or both. Standard library only; no pictures here.
+"""One URL -> its bytes, from servers that are slow, hostile or both. Standard library only; no images here.
 
     1. The scheme must be http or https.
     2. The host is resolved, every address it has must be public, and the connection goes to the address that was

@@ -73,16 +73,16 @@ def why(report: Report) -> list[str]:
     if filtered:
         sentences.append(f"{share(filtered, rows)} of the rows were filtered, {_mostly('filtered', report)}.")
     if failed:
-        sentences.append(f"{share(failed, asked)} of the pictures did not arrive, {_mostly('failed', report)}.")
+        sentences.append(f"{share(failed, asked)} of the images did not arrive, {_mostly('failed', report)}.")
     if report["won_back"]:
-        sentences.append(f"{report['won_back']:,} pictures arrived when they were asked for again in a later pass.")
+        sentences.append(f"{report['won_back']:,} images arrived when they were asked for again in a later pass.")
     if rejected:
         sentences.append(
             f"{share(rejected, asked - failed)} of the captions were rejected, {_mostly('rejected', report)}."
         )
     if report["same_content"]:
         kept = "and were dropped" if dropped else "and were kept (shuffle.drop_same_content=true drops them)"
-        sentences.append(f"{report['same_content']:,} pictures have the same bytes as another one {kept}.")
+        sentences.append(f"{report['same_content']:,} images have the same bytes as another one {kept}.")
     return sentences + [f"{cause}: {advice}." for cause, advice in _advice(report, asked)]
 
 
@@ -97,10 +97,10 @@ def _mostly(outcome: str, report: Report) -> str:
 
 
 def _advice(report: Report, asked: int) -> Iterator[tuple[str, str]]:
-    """Causes of failure that took 1 % of the pictures or more and that something can be done about."""
+    """Causes of failure that took 1 % of the images or more and that something can be done about."""
     for cause, rows in Counter(report["failed"]).most_common():
         if rows >= 0.01 * asked and (advice := explain("failed", cause).advice):
-            yield f"{share(rows, asked)} of the pictures failed with {cause}", advice
+            yield f"{share(rows, asked)} of the images failed with {cause}", advice
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------

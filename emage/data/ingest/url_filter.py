@@ -5,7 +5,7 @@
 
 A list of URLs or of md5 sums is kept as sorted 64-bit hashes, 8 bytes an entry: at ten million entries one row in
 2 * 10^12 is blocked for another one. A URL's host is found as the fetch finds it: no spelling of it gets past a list.
-No network and no pictures here.
+No network and no images here.
 """
 
 import gzip

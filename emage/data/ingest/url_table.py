@@ -1,4 +1,4 @@
-"""Tables of picture URLs and captions: parquet, csv, tsv or jsonl, one file or a folder, here or in object storage.
+"""Tables of image URLs and captions: parquet, csv, tsv or jsonl, one file or a folder, here or in object storage.
 
 Whatever the table looks like, `read` gives record batches with two string columns, url and caption, and the columns
 that its conditions ask for, in the table's own order and never more than a batch in memory. What is wrong with a table

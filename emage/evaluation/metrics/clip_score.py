@@ -1,6 +1,6 @@
-"""CLIP score (Hessel et al. 2021): how well pictures fit their captions, by a CLIP that had no part in choosing them.
+"""CLIP score (Hessel et al. 2021): how well images fit their captions, by a CLIP that had no part in choosing them.
 
-Letters: B pairs of a picture and its caption.
+Letters: B pairs of an image and its caption.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class ClipScore:
         setting: str = "clip_score_weights",
     ):
         """The default is the authors' model. `weights`, `model`: as of Clip; `ranker`: the facts of the ClipRanker that
-        chose the pictures, if one did.
+        chose the images, if one did.
 
         Raises InputError where they cannot be had, or are the ranker's own.
         """
@@ -54,6 +54,6 @@ class ClipScore:
             cosines = self._clip.similarity(*map(list, zip(*batch, strict=True)))
             parts.append(100 * cosines.clamp(min=0).float().cpu())
         if not parts:
-            raise InputError("clip_score: there are no pictures to score")
+            raise InputError("clip_score: there are no images to score")
         scores = torch.cat(parts)  #  (B,)
         return float(scores.double().mean()), scores

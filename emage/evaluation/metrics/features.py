@@ -1,6 +1,6 @@
-"""Networks that turn pictures into vectors, which two sets of pictures are then compared by.
+"""Networks that turn images into vectors, which two sets of images are then compared by.
 
-Letters: B batch, H W picture, C channels of a latent, h w its grid, D features.
+Letters: B batch, H W image, C channels of a latent, h w its grid, D features.
 """
 
 import warnings
@@ -44,7 +44,7 @@ def load(
         path = network_weights.find(inception.WEIGHTS, inception_file, fetch=True)
     except ConnectionError as error:
         warnings.warn(
-            f"no Inception weights ({error}): pictures are compared by the tokenizer's features, which is no FID; "
+            f"no Inception weights ({error}): images are compared by the tokenizer's features, which is no FID; "
             f"fetch {inception.WEIGHTS.url} where there is a network and pass {inception.WEIGHTS.setting}=FILE",
             stacklevel=2,
         )

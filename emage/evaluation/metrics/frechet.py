@@ -1,4 +1,4 @@
-"""Frechet distance of two sets of pictures: of the Gaussians with the means and covariances of their features.
+"""Frechet distance of two sets of images: of the Gaussians with the means and covariances of their features.
 
 Moments add up: what several workers counted merges to what one of them would have counted. Everything is float64,
 because the distance is a small difference of large sums.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ENOUGH = 2048  # Inception's D: the covariance of fewer pictures is singular, and the distance much too large
+ENOUGH = 2048  # Inception's D: the covariance of fewer images is singular, and the distance much too large
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """The features of the FID: the Inception network of 2015, with torch-fidelity's code and published weights.
 
-Families of the distance differ in how a picture reaches the network, and so in their figures; MODES has what to say
+Families of the distance differ in how an image reaches the network, and so in their figures; MODES has what to say
 beside each that is reported. `mode` picks the family.
 
-Letters: B batch, H W picture, D features.
+Letters: B batch, H W image, D features.
 """
 
 import io
@@ -36,7 +36,7 @@ WEIGHTS = Published(
     "6726825d",
 )
 # D -> the layer whose mean over places these features are. The FID's are 2048; the peers offer 64 as well, for sets of
-# so few pictures that a covariance of 2048 would be singular.
+# so few images that a covariance of 2048 would be singular.
 LAYERS = {64: "MaxPool_1", 2048: "Mixed_7c"}
 
 

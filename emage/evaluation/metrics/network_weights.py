@@ -1,4 +1,4 @@
-"""Weights of the networks that judge pictures: a local file, or the cache; fetched only where that is asked for.
+"""Weights of the networks that judge images: a local file, or the cache; fetched only where that is asked for.
 
 <cache>/metrics/FILE    as published, <cache> being $EMAGE_CACHE or ~/.cache/emage
 """

@@ -1,4 +1,4 @@
-"""How much a picture was changed, one number a pair. Letters: B pairs; pictures are uint8 (B, 3, H, W)."""
+"""How much an image was changed, one number a pair. Letters: B pairs; images are uint8 (B, 3, H, W)."""
 
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ def psnr(originals: Tensor, rebuilt: Tensor) -> Tensor:
 
 
 class Lpips:
-    """Zhang et al. 2018, version 0.1: how far two pictures look apart to AlexNet; 0 is equal, lower is better.
+    """Zhang et al. 2018, version 0.1: how far two images look apart to AlexNet; 0 is equal, lower is better.
 
     Its few calibrated weights come with the package; AlexNet's are torchvision's.
     """

@@ -1,6 +1,6 @@
-"""What pictures lose on their way through a tokenizer, by every judge whose weights are here.
+"""What images lose on their way through a tokenizer, by every judge whose weights are here.
 
-Letters: B batch, H W picture.
+Letters: B batch, H W image.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from emage.evaluation.metrics.psnr_lpips import Lpips
 
 @dataclass(frozen=True)
 class Judges:
-    """Networks that compare pictures; None where their weights are not here."""
+    """Networks that compare images; None where their weights are not here."""
 
     inception: Inception | None
     lpips: Lpips | None
@@ -58,7 +58,7 @@ class Damage:
             self.fake.update(self.judges.inception(rebuilt))
 
     def figures(self) -> dict[str, float | None]:
-        """None: its judge is missing, or there were too few pictures to say anything."""
+        """None: its judge is missing, or there were too few images to say anything."""
         return {
             "frechet": frechet.distance(self.real, self.fake) if self.real.n > 1 else None,
             "psnr": float(torch.cat(self.noise).mean()),

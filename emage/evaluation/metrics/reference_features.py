@@ -1,8 +1,8 @@
-"""The real pictures that generated ones are compared with, and the features of them that are kept by content.
+"""The real images that generated ones are compared with, and the features of them that are kept by content.
 
 <cache>/metrics/reference/KEY.safetensors    `features` (M, D) float32, under their sha256
 
-Letters: M real pictures, D features.
+Letters: M real images, D features.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from emage.evaluation.metrics import image_files, network_weights
 from emage.evaluation.metrics.features import Extractor
-from emage.evaluation.metrics.image_files import PictureFile, Survey
+from emage.evaluation.metrics.image_files import ImageFile, Survey
 from emage.tokenizers.weight_files import fingerprint, write
 from emage.utils import manifest
 
 
 def find(place: str) -> Survey:
-    """The pictures of a folder or a .tar: `files` that can be used, `refused` by cause, `sha256` of names and contents.
+    """The images of a folder or a .tar: `files` that can be used, `refused` by cause, `sha256` of names and contents.
 
     Raises InputError where there are none.
     """
     return image_files.survey(image_files.find(place), cut=image_files.exact)
 
 
-def features(files: Sequence[PictureFile], extractor: Extractor, side: int, batch_size: int) -> Tensor:
+def features(files: Sequence[ImageFile], extractor: Extractor, side: int, batch_size: int) -> Tensor:
     """(M, D) float32, in the files' order."""
     batches = image_files.batches(files, side, batch_size, cut=image_files.exact)
     return torch.cat([extractor(pixels) for pixels in batches])
@@ -54,7 +54,7 @@ def preprocessing(side: int) -> str:
 
 
 def key(survey: Survey, extractor: Extractor, side: int) -> str:
-    """Names the features of these pictures, whatever place they lie in."""
+    """Names the features of these images, whatever place they lie in."""
     return manifest.fingerprint([survey.sha256, extractor.facts, preprocessing(side)])
 
 

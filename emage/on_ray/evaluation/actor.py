@@ -16,7 +16,7 @@ from emage.config import EvaluateConfig
 from emage.evaluation import image_shards, scoring
 from emage.evaluation.image_shards import Drawn, Shard
 from emage.evaluation.metrics import reference_features as reference
-from emage.evaluation.metrics.image_files import PictureFile
+from emage.evaluation.metrics.image_files import ImageFile
 from emage.evaluation.scoring import Judge
 from emage.inference.pipeline import Emage
 from emage.inference.ranking import ClipRanker
@@ -70,23 +70,23 @@ class Drawer:
             **config.sampling,
         )
         drawn = [
-            Drawn(task, [picture for picture, _ in group], [score for _, score in group])
+            Drawn(task, [image for image, _ in group], [score for _, score in group])
             for task, group in zip(shard.tasks, groups, strict=True)
         ]
         with tasks.writing(self.output):
             image_shards.write(self.output, shard.index, drawn, config.candidates, self.networks.code | self._place)
 
     def judge(self, shard: Shard, name: str, kind: str) -> None:
-        """Writes what the judge of this name says of the shard's pictures of a kind."""
-        pictures = list(image_shards.pictures(self.output, kind, [shard]))
+        """Writes what the judge of this name says of the shard's images of a kind."""
+        images = list(image_shards.images(self.output, kind, [shard]))
         captions = [task.caption for task in shard.tasks]
         judge, size = self.judges[name], self.config.batch_size
-        rows = [judge.rows(pictures[i : i + size], captions[i : i + size]) for i in range(0, len(pictures), size)]
+        rows = [judge.rows(images[i : i + size], captions[i : i + size]) for i in range(0, len(images), size)]
         with tasks.writing(self.output):
             image_shards.write_judged(self.output, judge.folder, kind, shard.index, torch.cat(rows))
 
-    def reference(self, files: Sequence[PictureFile], name: str) -> Tensor:
-        """(M, D) features of real pictures."""
+    def reference(self, files: Sequence[ImageFile], name: str) -> Tensor:
+        """(M, D) features of real images."""
         extractor = self.judges[name].extractor
         assert extractor is not None
         return reference.features(files, extractor, self.pipe.size[0], self.config.batch_size)

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     method: str
     arguments: tuple[Any, ...]
-    size: int  # pictures, for the bar
+    size: int  # images, for the bar
 
 
 class Pool:
@@ -38,7 +38,7 @@ class Pool:
         self._idle: list[Any] = []
 
     def run(self, stage: str, parts: Sequence[Part], done: int = 0) -> list[Any]:
-        """The parts' results in their order. `done` pictures were there before; the bar counts them.
+        """The parts' results in their order. `done` images were there before; the bar counts them.
 
         Raises InputError for what a person can mend.
         """
@@ -47,7 +47,7 @@ class Pool:
         busy: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self._say_what_is_missing(len(parts))
         self._ask_the_idle()
-        with tasks.bar(stage, done + sum(part.size for part in parts), "pictures", done) as bar:
+        with tasks.bar(stage, done + sum(part.size for part in parts), "images", done) as bar:
             while len(results) < len(parts):
                 self._grow(len(busy), len(busy) + len(waiting))  # one for each part that is left
                 while waiting and self._idle:

@@ -1,4 +1,4 @@
-"""Checkpoint + captions -> pictures -> report, on a pool of Ray actors.
+"""Checkpoint + captions -> images -> report, on a pool of Ray actors.
 
 output/captions.parquet   the captions that were drawn; can be given as captions= again
 output/pictures/ ...      see emage.evaluation.image_shards: what is there is not made again
@@ -36,7 +36,7 @@ from emage.utils import manifest, provenance
 from emage.utils.errors import InputError
 from emage.version import __version__
 
-REFERENCE_PART = 512  # real pictures that an actor looks at in one call
+REFERENCE_PART = 512  # real images that an actor looks at in one call
 
 
 class Job(NamedTuple):
@@ -55,10 +55,10 @@ class Job(NamedTuple):
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """Draws, measures and reports; returns the figures. Goes on where an earlier run of the same command stopped.
 
-    Other metrics of the same pictures are measured without drawing again. Raises InputError.
+    Other metrics of the same images are measured without drawing again. Raises InputError.
     """
     job = _prepared(config)
-    # The pictures depend on these alone: other judges may look at them later.
+    # The images depend on these alone: other judges may look at them later.
     manifest.claim(job.output, "evaluate", {key: job.made_by[key] for key in ("checkpoint", "captions", "drawing")})
     with launch.alone(job.output):
         caption_list.write(job.output / caption_list.NAME, job.listed)
@@ -76,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             report.write(job.output, made, list(grids))
             run.metrics({"captions": made.captions, "captions_cut": made.captions_cut, **speed, **figures})
             for name, grid in grids.items():
-                run.picture(name, grid)
+                run.image(name, grid)
             for name in ("report.json", "report.md", caption_list.NAME):
                 run.file(job.output / name)
     if figures and Path(job.config.checkpoint).is_dir():  # not where it is the hub's cache, which is no place to write
@@ -126,7 +126,7 @@ def _checked(config: EvaluateConfig) -> EvaluateConfig:
         config = replace(config, candidates=1)  # nothing chooses among more
     sets = [name for name in config.metrics if name in ON_SETS]
     if sets and not config.judge.reference:
-        raise InputError(f"metrics={sets[0]} compares with real pictures: judge.reference=FOLDER, or a .tar of them")
+        raise InputError(f"metrics={sets[0]} compares with real images: judge.reference=FOLDER, or a .tar of them")
     if sets and config.judge.reference:
         image_files.find(config.judge.reference)  # names alone; they are looked at later
     if not config.gpus_per_actor:
@@ -161,7 +161,7 @@ def _made_by(
     ranker: dict[str, Any] | None,
     judges: dict[str, Judge],
 ) -> dict[str, Any]:
-    """All that the figures depend on. Pictures depend on `checkpoint`, `captions` and `drawing` alone."""
+    """All that the figures depend on. Images depend on `checkpoint`, `captions` and `drawing` alone."""
     drawing = {
         "seed": config.seed,
         "candidates": config.candidates,
@@ -186,7 +186,7 @@ def _code() -> dict[str, str]:
 
 
 def _real(job: Job) -> Survey | None:
-    """The reference pictures, where something is to be compared with them."""
+    """The reference images, where something is to be compared with them."""
     place = job.config.judge.reference
     if not place or not any(judge.extractor for judge in job.judges.values()):
         return None
@@ -231,12 +231,12 @@ def _measure(job: Job, pool: Pool, real: Survey | None) -> dict[str, float]:
     figures = scoring.figures_of_sets(job.config, job.output, job.parts, job.judges, features)
     captions = [task.caption for task in job.listed]
     for metric in _on_captions(job.config):
-        figures |= dict(metric.measure(image_shards.pictures(job.output, BEST, job.parts), captions))
+        figures |= dict(metric.measure(image_shards.images(job.output, BEST, job.parts), captions))
     return figures
 
 
 def _reference(pool: Pool, name: str, extractor: Extractor, real: Survey, side: int) -> Tensor:
-    """(M, D) features of the real pictures: from the cache, or made on the actors and kept there."""
+    """(M, D) features of the real images: from the cache, or made on the actors and kept there."""
     key = reference_features.key(real, extractor, side)
     if (found := reference_features.load_cached(key)) is not None:
         return found
@@ -247,7 +247,7 @@ def _reference(pool: Pool, name: str, extractor: Extractor, real: Survey, side: 
 
 
 def _scores(job: Job) -> list[float] | None:
-    """What orders the pictures from best to worst: the CLIP that judges, else what ranked them, else nothing."""
+    """What orders the images from best to worst: the CLIP that judges, else what ranked them, else nothing."""
     if CLIP in job.judges:
         return image_shards.judged(job.output, job.judges[CLIP].folder, BEST, job.parts)[:, 0].tolist()
     is_ranked = job.config.rank != "none" and job.config.candidates > 1

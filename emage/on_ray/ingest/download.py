@@ -1,6 +1,6 @@
 """Shards of URLs -> image shards, by a Ray task for every shard. What happens to a row: img2dataset_fetch.py.
 
-1. The first pass makes a folder `shards/NNNNN` of each shard of URLs: `pictures.parquet` (schema.PICTURE),
+1. The first pass makes a folder `shards/NNNNN` of each shard of URLs: `pictures.parquet` (schema.IMAGE),
    `failed.parquet` (every other row with its cause), and `manifest.json`, written under another name and renamed
    last.
 2. When it has ended everywhere, a later pass fetches again what failed for a cause that may pass by itself. It
@@ -27,14 +27,14 @@ from emage.data import schema
 from emage.data.ingest import fetch
 from emage.on_ray import tasks
 from emage.on_ray.ingest import img2dataset_fetch
-from emage.on_ray.ingest.img2dataset_fetch import FAILED, PICTURES, SHARD_DIGITS
+from emage.on_ray.ingest.img2dataset_fetch import FAILED, IMAGES, SHARD_DIGITS
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
 URLS = "_manifest.json"  # lists the shards of URLs
 SUMMED = ("rows", "written", "won_back")  # the counters of a shard's manifest
 SUMMED_BY_NAME = ("failed", "datasets")  # and those with one number for each cause or data set
-# The settings that decide which pictures come out and what they look like.
+# The settings that decide which images come out and what they look like.
 WHAT = ("image_size", "min_image_size", "max_image_pixels", "max_bytes", "allow_private_hosts")
 
 
@@ -57,8 +57,8 @@ def run(
     """Makes the passes that the shards in `folder` have not had yet. Returns the stage's manifest.
 
     `urls` holds the shards of URLs and their manifest. `blocked_md5` (n,) uint64, sorted: the first 8 bytes, big
-    endian, of the md5 of pictures that must not come in. Raises InputError where a shard was made from other rows,
-    where too few pictures arrive, and where the folder cannot be written.
+    endian, of the md5 of images that must not come in. Raises InputError where a shard was made from other rows,
+    where too few images arrive, and where the folder cannot be written.
     """
     if config.passes < 1:
         raise InputError(f"download.passes={config.passes}: there is at least one pass")
@@ -98,15 +98,15 @@ def shard_manifest(folder: Path, number: int) -> dict[str, Any] | None:
     return manifest.read_json(shard_folder(folder, number) / manifest.NAME)
 
 
-def picture_files(folder: Path, number: int) -> list[Path]:
-    """The parquet files (schema.PICTURE) of an image shard: that of the first pass, then those of later ones."""
+def image_files(folder: Path, number: int) -> list[Path]:
+    """The parquet files (schema.IMAGE) of an image shard: that of the first pass, then those of later ones."""
     shard = shard_manifest(folder, number)
     assert shard is not None, f"image shard {number} went away"
     return [shard_folder(folder, number) / name for name in shard["pictures"]]
 
 
 def content(folder: Path, number: int) -> str:
-    """Fingerprint of an image shard's pictures: what a tokenized shard is made from."""
+    """Fingerprint of an image shard's images: what a tokenized shard is made from."""
     shard = shard_manifest(folder, number)
     assert shard is not None, f"image shard {number} went away"
     return manifest.fingerprint([shard["outputs"][name] for name in shard["pictures"]])
@@ -179,7 +179,7 @@ def _pass(
         for tried, written in results:
             fetched, arrived = fetched + tried, arrived + written
             speed = arrived / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{arrived / max(fetched, 1):.1%} arrived, {speed:.1f} pictures/s", refresh=False)
+            bar.set_postfix_str(f"{arrived / max(fetched, 1):.1%} arrived, {speed:.1f} images/s", refresh=False)
             bar.update(tried)
 
 
@@ -207,7 +207,7 @@ def _sums(folder: Path, num_shards: int) -> dict[str, Any]:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _download(job: Job, number: int, blocked: np.ndarray | None) -> tuple[int, int]:
-    """One pass over one shard. Returns how many rows it fetched, and how many of them are pictures now.
+    """One pass over one shard. Returns how many rows it fetched, and how many of them are images now.
 
     Where a worker dies, Ray starts its task again, perhaps after its very last step; the bar may then overshoot.
     """
@@ -234,9 +234,9 @@ def _first_pass(job: Job, blocked: np.ndarray | None) -> tuple[int, int]:
             "failed": dict(sorted(outcome.failed.items())),
             "datasets": dict(sorted(outcome.datasets.items())),
             "passes": 1,
-            "pictures": [PICTURES],
+            "pictures": [IMAGES],
             "failures": FAILED,
-            "outputs": {name: manifest.sha256(folder / name) for name in (PICTURES, FAILED)},
+            "outputs": {name: manifest.sha256(folder / name) for name in (IMAGES, FAILED)},
         }
         manifest.write_json(folder / manifest.NAME, values)
     values = manifest.read_json(Path(job.folder) / manifest.NAME)  # a task that was given up may have been first
@@ -255,7 +255,7 @@ def _later_pass(job: Job, number: int, before: dict[str, Any], blocked: np.ndarr
         failed = pa.concat_tables([failed.filter(pa.array(~is_passing)), pq.read_table(folder / FAILED)])
         pq.write_table(failed.sort_by("key"), folder / FAILED)
         won = outcome.datasets.total()
-        digests = {name: manifest.sha256(folder / name) for name in (FAILED, *([PICTURES] if won else []))}
+        digests = {name: manifest.sha256(folder / name) for name in (FAILED, *([IMAGES] if won else []))}
         moves = {name: _of_pass(name, number, digest) for name, digest in digests.items()}
         for name, new_name in moves.items():
             os.replace(folder / name, shard / new_name)

@@ -1,8 +1,8 @@
-"""URL tables -> token table: select, download, tokenize, shuffle; and an account of every row. Knows no picture.
+"""URL tables -> token table: select, download, tokenize, shuffle; and an account of every row. Knows no image.
 
     output/run.json            the settings that the folder belongs to
     output/urls/NNNNN.parquet  rows to download               (emage.on_ray.ingest.select_urls)
-    output/shards/NNNNN/       downloaded pictures            (emage.on_ray.ingest.download)
+    output/shards/NNNNN/       downloaded images            (emage.on_ray.ingest.download)
     output/tokenized/NNNNN/    tokens, shard by shard         (emage.on_ray.ingest.tokenize_shards)
     output/tokens/*.parquet    the token table                (emage.on_ray.ingest.shuffle)
     output/ingest_report.*     rows in = written + filtered + rejected (by rule) + failed (by cause)
@@ -41,7 +41,7 @@ STAGES = ("select", "download", "tokenize", "shuffle")
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
 WORK = {"select": "select", "shuffle": "shuffle"}  # folders that a stage needs until it ends
 REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
-SHEET = 32  # pictures on the contact sheet
+SHEET = 32  # images on the contact sheet
 
 # Settings that change how fast and how patiently, but not what comes out.
 HOW = {
@@ -261,12 +261,12 @@ def _print(report: dict[str, Any], output: Path) -> None:
 
 
 def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
-    """Writes the report with its pictures, its JSON last, and all of it into the MLflow run."""
+    """Writes the report with its images, its JSON last, and all of it into the MLflow run."""
     (output / MARKDOWN).write_text(ingest_report.markdown(report, ingest_report.examples(output / "tokenized")))
-    for name, picture in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):
-        if picture is not None:
-            picture.save(output / name)
-            run.picture(name, picture)
+    for name, image in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):
+        if image is not None:
+            image.save(output / name)
+            run.image(name, image)
     manifest.write_json(output / REPORT, report)
     lines = ingest_report.outcomes(report)
     columns = [list(column) for column in zip(*lines, strict=True)]
@@ -286,15 +286,15 @@ def _metric(name: str) -> str:
 
 
 def _contact_sheet(output: Path) -> Image.Image | None:
-    """The first pictures of the first shard, as they go to the tokenizer, with their captions."""
+    """The first images of the first shard, as they go to the tokenizer, with their captions."""
     if download.shard_manifest(output / "shards", 0) is None:
         return None
-    with pq.ParquetFile(download.picture_files(output / "shards", 0)[0]) as shard:
+    with pq.ParquetFile(download.image_files(output / "shards", 0)[0]) as shard:
         batch = next(shard.iter_batches(batch_size=SHEET, columns=["image", "caption"]), None)
     if not batch:
         return None
     shown: list[tuple[Image.Image, str]] = []
     for data, caption in zip(batch["image"].to_pylist(), batch["caption"].to_pylist(), strict=True):
-        with suppress(decode_image.PictureError):  # counted where it was tokenized
+        with suppress(decode_image.ImageError):  # counted where it was tokenized
             shown.append((Image.fromarray(decode_image.pixels(data)), caption))
     return image_grid.sheet(*zip(*shown, strict=True), columns=8) if shown else None

@@ -1,8 +1,8 @@
 """Rows of URLs -> pictures.parquet and failed.parquet, by img2dataset's Downloader. Nothing else knows img2dataset.
 
-What is img2dataset's: the loop over the rows with its threads and its bound on pictures in memory, the checksum of the
+What is img2dataset's: the loop over the rows with its threads and its bound on images in memory, the checksum of the
 bytes, the reading of opt-out headers. What is ours, because the web is slow, hostile and rotten: how a URL is fetched
-(emage.data.ingest.fetch), how bytes become a picture (emage.data.ingest.decode_image), when so few arrive
+(emage.data.ingest.fetch), how bytes become an image (emage.data.ingest.decode_image), when so few arrive
 that it is better to stop, and the files, in the rows' order whatever came first.
 """
 
@@ -31,7 +31,7 @@ from emage.utils.errors import InputError
 from emage.version import __version__
 
 OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}  # of the X-Robots-Tag header
-PICTURES, FAILED = "pictures.parquet", "failed.parquet"
+IMAGES, FAILED = "pictures.parquet", "failed.parquet"
 FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
 SHARD_DIGITS = 5
 ROW_GROUP = 1_000
@@ -44,7 +44,7 @@ DNS_SHARE = 0.2  # of the failures: from here on names are the first suspect, wh
 @dataclass(frozen=True)
 class Outcome:
     failed: Counter[str]  # rows by cause
-    datasets: Counter[str]  # pictures by data set
+    datasets: Counter[str]  # images by data set
 
 
 def fetch_rows(
@@ -55,11 +55,11 @@ def fetch_rows(
     blocked: np.ndarray | None,
     min_success_rate: float,
 ) -> Outcome:
-    """Fetches `rows` (FAILED_SCHEMA without the cause) and leaves PICTURES, FAILED and img2dataset's own
+    """Fetches `rows` (FAILED_SCHEMA without the cause) and leaves IMAGES, FAILED and img2dataset's own
     `NNNNN_stats.json` in `folder`; `number` is the shard's.
 
     `blocked` (n,) uint64, sorted: see `is_blocked`. Raises InputError as soon as fewer than `min_success_rate` of the
-    last WINDOW rows (of all, where there are fewer) are pictures.
+    last WINDOW rows (of all, where there are fewer) are images.
     """
     downloader = _downloader_module()
     rows = rows.rename_columns({"key": KEY})
@@ -148,23 +148,23 @@ def _squarer(config: DownloadConfig) -> Any:
         """Bytes -> (JPEG, width, height, width and height as downloaded, cause), as img2dataset wants it."""
         size = config.image_size
         try:
-            picture = decode_image.square(
+            image = decode_image.square(
                 stream.getvalue(), size, min_size=config.min_image_size, max_pixels=config.max_image_pixels
             )
-            return picture.jpeg, size, size, picture.width, picture.height, None
-        except decode_image.PictureError as error:
+            return image.jpeg, size, size, image.width, image.height, None
+        except decode_image.ImageError as error:
             return None, None, None, None, None, error.cause
 
     return square
 
 
 class SuccessRate:
-    """How many of the last `size` rows became pictures, and why the others did not."""
+    """How many of the last `size` rows became images, and why the others did not."""
 
     def __init__(self, size: int, least: float):
         self.least = least
         self.last: deque[str | None] = deque(maxlen=size)
-        self.causes: Counter[str | None] = Counter()  # None: a picture
+        self.causes: Counter[str | None] = Counter()  # None: an image
 
     def add(self, cause: str | None) -> None:
         if len(self.last) == self.last.maxlen:
@@ -184,7 +184,7 @@ class SuccessRate:
             cause, count = "dns_error", causes["dns_error"]
         advice = explain("failed", cause).advice
         return (
-            f"{self.causes[None]} of {len(self.last)} pictures arrived, under download.min_success_rate={self.least}; "
+            f"{self.causes[None]} of {len(self.last)} images arrived, under download.min_success_rate={self.least}; "
             f"{count} failed with {cause}{f': {advice}' if advice else ''}"
         )
 
@@ -202,7 +202,7 @@ class _Files:
         self.rows: list[dict[str, Any]] = []
         self.error: OSError | None = None
         self.failed: Counter[str] = Counter()  # rows by cause
-        self.datasets: Counter[str] = Counter()  # pictures by data set
+        self.datasets: Counter[str] = Counter()  # images by data set
 
     def write(self, jpeg: bytes | None, key: str, caption: str | None, row: dict[str, Any]) -> None:
         if self.stop.is_set():
@@ -242,14 +242,14 @@ class _Files:
     def _write_files(self) -> None:
         self.rows.sort(key=lambda row: row["key"])
         arrived = [row for row in self.rows if row["cause"] is None]
-        with pq.ParquetWriter(self.folder / PICTURES, schema.PICTURE, compression="none") as file:
+        with pq.ParquetWriter(self.folder / IMAGES, schema.IMAGE, compression="none") as file:
             for start in range(0, len(arrived), ROW_GROUP):
-                group = [self._picture(row) for row in arrived[start : start + ROW_GROUP]]
-                file.write_table(pa.Table.from_pylist(group, schema.PICTURE))
+                group = [self._image(row) for row in arrived[start : start + ROW_GROUP]]
+                file.write_table(pa.Table.from_pylist(group, schema.IMAGE))
         failed = [row for row in self.rows if row["cause"] is not None]
         pq.write_table(pa.Table.from_pylist(failed, FAILED_SCHEMA), self.folder / FAILED)
 
-    def _picture(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _image(self, row: dict[str, Any]) -> dict[str, Any]:
         self.spool.seek(row["start"])
         image = self.spool.read(row["size"])
         return {**row, "image": image, "width": row["original_width"], "height": row["original_height"]}

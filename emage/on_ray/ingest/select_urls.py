@@ -1,4 +1,4 @@
-"""URL tables -> shards of URLs: conditions, block-lists, exact duplicates. Knows no network and no picture.
+"""URL tables -> shards of URLs: conditions, block-lists, exact duplicates. Knows no network and no image.
 
     1. Parts of the tables are read by one Ray task each. A row that fails a condition (source.where) or stands on a
        block-list is counted and gone.

@@ -1,6 +1,6 @@
 """Tokenized shards -> the token table: all rows in one seeded random order, in files of equal size.
 
-    1. Which pictures are the same: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first
+    1. Which images are the same: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first
        uid of each are counted and, with `drop_same_content`, dropped.
     2. A row's place in the order is a hash of (seed, uid): no list of all rows is ever needed. Each run (some shards,
        RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
@@ -142,11 +142,11 @@ def _inputs(tokenized: Path, count: int) -> Iterator[list[str]]:
         yield group
 
 
-# --- Step 1: pictures that are there twice ---------------------------------------------------------------------------
+# --- Step 1: images that are there twice ---------------------------------------------------------------------------
 
 
 def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
-    """How many rows' pictures are those of another row before them; their uids are in `plan.dropped`."""
+    """How many rows' images are those of another row before them; their uids are in `plan.dropped`."""
     if not plan.dropped.exists():
         num_ranges = max(1, -(-plan.num_rows // SAME_ROWS))
         with tasks.bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
@@ -175,7 +175,7 @@ def _write_digests(plan: Plan, number: int, files: list[str]) -> int:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _same(plan: Plan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
-    """Rows of one range, and the uids of those that are not the first with their picture."""
+    """Rows of one range, and the uids of those that are not the first with their image."""
     paths = [plan.digests(n) for n in range(plan.num_runs)]
     table, first = sorted_runs.read(paths, number, number + 1, num_ranges, "uid")
     uid, rest = table["uid"].to_numpy(), table["rest"].to_numpy()

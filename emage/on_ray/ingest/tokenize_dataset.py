@@ -2,7 +2,7 @@
 
     shard numbers ─ _Reader (tasks) ─ batches of pixels ─ _Encoder (actors) ─ batches of tokens ─ whole shards
 
-One row of the data set is one batch of pictures. A batch holds consecutive pictures of one shard, so its tokens do not
+One row of the data set is one batch of images. A batch holds consecutive images of one shard, so its tokens do not
 depend on how Ray cuts its blocks, on timing or on restarts. A shard's last row carries its counts and says how many
 batches came before it. Ray starts again what dies with a worker or an actor; where a node takes more than that away,
 the shards that are not complete yet are begun again.
@@ -35,7 +35,7 @@ from emage.utils.errors import InputError
 if TYPE_CHECKING:  # it takes seconds to import, and the tasks that decode have no use for it
     import torch
 
-BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 pictures of 256x256
+BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 images of 256x256
 GROUP = 2_048  # shards in one Ray data set: each costs the driver 1 ms and 4 kB before the first is read
 RESTARTS = 4  # of the data set, where no shard gets done in between
 LOST = "the encoders were lost with their node or died"
@@ -54,7 +54,7 @@ BATCH = pa.schema(
         ("data", pa.binary()),
     ]
 )
-META = pa.schema([item for item in schema.PICTURE if item.name != "image"])
+META = pa.schema([item for item in schema.IMAGE if item.name != "image"])
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Shard:
     num_rows: int = 0  # so far
 
     def take(self, row: dict[str, Any]) -> int:
-        """Adds one batch, or what a shard's last row brings. Returns how many pictures that settles."""
+        """Adds one batch, or what a shard's last row brings. Returns how many images that settles."""
         meta = pa.ipc.open_stream(row["meta"]).read_all()
         if row["places"] == UNKNOWN:
             self.batches[row["place"]] = meta, np.frombuffer(row["data"], np.uint16).reshape(len(meta), -1)
@@ -88,7 +88,7 @@ class Shard:
 def tokenized(
     config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path, bar: tqdm
 ) -> Iterator[tuple[int, Shard]]:
-    """Shard by shard, as they get ready, with their numbers. Moves the bar by pictures."""
+    """Shard by shard, as they get ready, with their numbers. Moves the bar by images."""
     _set_up_ray_data()
     for start in range(0, len(numbers), GROUP):
         left = dict.fromkeys(numbers[start : start + GROUP])
@@ -186,7 +186,7 @@ def _set_up_ray_data() -> None:
 
 
 class _Reader:
-    """One image shard -> its batches: captions judged, pictures decoded. Stateless, runs as tasks."""
+    """One image shard -> its batches: captions judged, images decoded. Stateless, runs as tasks."""
 
     def __init__(self, shards: Path, config: TokenizeConfig, image_size: int):
         self.shards, self.config, self.image_size = shards, config, image_size
@@ -200,15 +200,15 @@ class _Reader:
         dropped: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], np.ndarray]] = []
         place = 0
-        for picture in _rows(download.picture_files(self.shards, number)):
+        for image in _rows(download.image_files(self.shards, number)):
             counts["rows"] += 1
-            result = self._judge(picture)
+            result = self._judge(image)
             if isinstance(result, np.ndarray):
-                waiting.append((picture, result))
+                waiting.append((image, result))
             else:
                 outcome, cause = result
                 counts[outcome][cause] += 1
-                dropped.append({**picture, "cause": cause})
+                dropped.append({**image, "cause": cause})
             if len(waiting) == self.config.batch_size:
                 yield _batch(number, place, waiting)
                 place, waiting = place + 1, []
@@ -218,14 +218,14 @@ class _Reader:
         last = {"shard": number, "place": place, "places": place, "counts": json.dumps(counts), "data": b""}
         yield pa.Table.from_pylist([{**last, "meta": _stream(dropped, REJECTED_SCHEMA)}], BATCH)
 
-    def _judge(self, picture: dict[str, Any]) -> np.ndarray | tuple[str, str]:
-        """The pixels of a picture, or why it is dropped: ("rejected", rule) or ("failed", cause). Takes its image."""
-        data, picture["caption"] = picture.pop("image"), caption_rules.normalise(picture["caption"])
-        if self.config.caption_rules and (rule := caption_rules.keep(picture["caption"])):
+    def _judge(self, image: dict[str, Any]) -> np.ndarray | tuple[str, str]:
+        """The pixels of an image, or why it is dropped: ("rejected", rule) or ("failed", cause). Takes its image."""
+        data, image["caption"] = image.pop("image"), caption_rules.normalise(image["caption"])
+        if self.config.caption_rules and (rule := caption_rules.keep(image["caption"])):
             return "rejected", rule
         try:
             pixels = decode_image.pixels(data)
-        except decode_image.PictureError as error:
+        except decode_image.ImageError as error:
             return "failed", error.cause
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that somebody else made
             return "failed", "wrong_size"
@@ -234,8 +234,8 @@ class _Reader:
 
 def _rows(files: list[Path]) -> Iterator[dict[str, Any]]:
     for file in files:
-        with pq.ParquetFile(file) as pictures_file:
-            for batch in pictures_file.iter_batches(batch_size=256):
+        with pq.ParquetFile(file) as images_file:
+            for batch in images_file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
 
 

@@ -31,7 +31,7 @@ SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, be
 
 
 def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
-    """The tokenizer's identity. Raises InputError where it cannot be loaded or does not fit the pictures' size."""
+    """The tokenizer's identity. Raises InputError where it cannot be loaded or does not fit the images' size."""
     import torch
 
     from emage import tokenizers
@@ -44,7 +44,7 @@ def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
     height, width = tokenizer.grid
     if num_tokens != height * width:
         raise InputError(
-            f"{tokenizer.name} makes {num_tokens} tokens of a {image_size}x{image_size} picture, but its grid is "
+            f"{tokenizer.name} makes {num_tokens} tokens of a {image_size}x{image_size} image, but its grid is "
             f"{height}x{width}: set download.image_size to the size that it was trained on"
         )
     assert tokenizer.vocab_size <= 1 << 16, "tokens are uint16"
@@ -68,7 +68,7 @@ def run(
             missing.append(number)
         else:
             _add(totals, shard)
-    with tasks.bar("tokenize", downloaded["written"] - totals["rows"], "pictures") as bar:
+    with tasks.bar("tokenize", downloaded["written"] - totals["rows"], "images") as bar:
         for number, shard in tokenize_dataset.tokenized(config, missing, image_size, shards, bar):
             target = download.shard_folder(folder, number)
             _add(totals, _write(target, shard, info, inputs[number], settings))
@@ -102,7 +102,7 @@ def _inputs(shards: Path, count: int) -> list[str]:
 
 
 def _made(folder: Path, inputs: list[str], settings: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Every shard's number with its manifest, None where it is missing or made from other pictures."""
+    """Every shard's number with its manifest, None where it is missing or made from other images."""
     for number, content in enumerate(inputs):
         shard = download.shard_manifest(folder, number)
         if shard is not None and shard["input"] == content and shard["settings"] != settings:

@@ -31,7 +31,7 @@ from emage.on_ray.serving.frontend import Frontend
 from emage.on_ray.serving.metrics import ModelMeter
 from emage.serving.http.app import Options
 from emage.serving.http.auth import GateOptions, is_loopback
-from emage.serving.request import MODEL, Order, Picture, Preview, Refusal
+from emage.serving.request import MODEL, GeneratedImage, Order, Preview, Refusal
 from emage.serving.service import Limits, Pipe, Safety, Service
 from emage.utils.errors import InputError
 
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 @serve.deployment
 class Model:
-    """A replica: one model and its queue. Ready once it has drawn a picture.
+    """A replica: one model and its queue. Ready once it has drawn an image.
 
     What it refuses it returns: an exception would fill the log with what clients did wrong.
     """
@@ -115,13 +115,13 @@ class Model:
         _log.error("%s could not be loaded; the model before goes on", checkpoint, exc_info=error)
         self._news = {"not_loaded": checkpoint, "reason": (str(error) or repr(error)).splitlines()[0][:300]}
 
-    async def draw(self, order: Order) -> list[Picture] | Refusal:
+    async def draw(self, order: Order) -> list[GeneratedImage] | Refusal:
         try:
             return await self._there.draw(order)
         except Refusal as refusal:
             return refusal
 
-    async def stream(self, order: Order) -> AsyncIterator[Preview | Picture | Refusal]:
+    async def stream(self, order: Order) -> AsyncIterator[Preview | GeneratedImage | Refusal]:
         try:
             async with contextlib.aclosing(self._there.stream(order)) as events:
                 async for event in events:
@@ -318,7 +318,7 @@ def check(config: ServeConfig) -> ServeConfig:
 
 
 def curl(url: str) -> str:
-    """A line to paste into a terminal: one picture into picture.png."""
+    """A line to paste into a terminal: one image into picture.png."""
     body = '{"prompt": "a small red circle above a large blue square", "seed": 7}'
     request = f"curl -s {url}/v1/images/generations -H 'Content-Type: application/json' -d '{body}'"
     decode = "import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)"

@@ -27,12 +27,12 @@ class ModelMeter:
     """Of a replica that draws."""
 
     def __init__(self) -> None:
-        self._wait = Histogram("emage_queue_wait_seconds", "a picture's time in the queue", boundaries=SECONDS)
-        self._size = Histogram("emage_batch_size", "pictures drawn together", boundaries=SIZES)
+        self._wait = Histogram("emage_queue_wait_seconds", "an image's time in the queue", boundaries=SECONDS)
+        self._size = Histogram("emage_batch_size", "images drawn together", boundaries=SIZES)
         self._step = Histogram("emage_step_seconds", "one pass over a batch, previews included", boundaries=SECONDS)
-        self._pictures = Counter(
+        self._images = Counter(
             "emage_pictures",
-            "pictures drawn, candidates too; finished=false: nobody waited, or it failed",
+            "images drawn, candidates too; finished=false: nobody waited, or it failed",
             tag_keys=("finished",),
         )
         self._loaded = Gauge("emage_model_step", "training step of the model that draws")
@@ -43,7 +43,7 @@ class ModelMeter:
             self._wait.observe(seconds)
         for seconds in batch.steps_s:
             self._step.observe(seconds)
-        self._pictures.inc(batch.size, {"finished": str(batch.finished).lower()})
+        self._images.inc(batch.size, {"finished": str(batch.finished).lower()})
 
     def model(self, step: int) -> None:
         self._loaded.set(step)

@@ -1,6 +1,6 @@
 """The replicas that draw, as one backend: an order that a lost replica had is given to another one.
 
-Drawing twice does no harm, since a picture follows from its seed. An order is begun twice at most: one that ends the
+Drawing twice does no harm, since an image follows from its seed. An order is begun twice at most: one that ends the
 replica which draws it must not end them all.
 """
 
@@ -12,7 +12,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, Worker
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from emage.serving.request import BROKE, BROKEN, Order, Picture, Preview, Refusal
+from emage.serving.request import BROKE, BROKEN, GeneratedImage, Order, Preview, Refusal
 
 LOST = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 ATTEMPTS = 2
@@ -32,7 +32,7 @@ class Replicas:
         except LOST:
             raise _absent() from None
 
-    async def draw(self, order: Order) -> list[Picture]:
+    async def draw(self, order: Order) -> list[GeneratedImage]:
         lost = 0
         while True:
             try:
@@ -42,7 +42,7 @@ class Replicas:
             except Refusal as refusal:
                 lost = await _wait_or_raise(refusal, lost)
 
-    async def stream(self, order: Order) -> AsyncGenerator[Preview | Picture, None]:
+    async def stream(self, order: Order) -> AsyncGenerator[Preview | GeneratedImage, None]:
         seen: set[tuple[int, int]] = set()  # what went out before a replica was lost is not sent again
         lost = 0
         while True:

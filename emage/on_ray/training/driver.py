@@ -4,7 +4,7 @@ output/model/        the checkpoint for use
 output/checkpoints/  those for resuming (emage.training.resume_state); the same command goes on from the last one
 output/steps.jsonl   every step's figures (emage.training.step_log); `emage curves` draws them
 output/skipped.jsonl steps that were not taken, with the ids of their rows
-output/samples/      pictures drawn from fixed prompts on the way
+output/samples/      images drawn from fixed prompts on the way
 output/ray/          Ray Train's own notes
 """
 

@@ -151,7 +151,7 @@ class Watcher:
         if is_blind and step > self.config.optim.steps // 2 and not self.has_warned:
             self.has_warned = True
             _log.warning(
-                "the network ignores the picture it is given (context gain near 0): objective.warm_start or "
+                "the network ignores the image it is given (context gain near 0): objective.warm_start or "
                 "objective.ground_truth_share cure it"
             )
 
@@ -159,16 +159,16 @@ class Watcher:
         """A sheet of the fixed prompts and, for methods that draw in passes, the first of them forming (Figure 5)."""
         prompts, seed = self.config.run.prompts, self.config.run.seed
         self.pipe.network.eval()
-        pictures = {"samples": image_grid.sheet(self.pipe.generate(prompts, seed=seed), prompts)}
+        images = {"samples": image_grid.sheet(self.pipe.generate(prompts, seed=seed), prompts)}
         if METHODS[self.config.method].PARTIAL_CONTEXT:
             frames = [list(self.pipe.stream(prompt, seed=seed)) for prompt in prompts[:STRIPS]]
-            pictures["strips"] = image_grid.strips(frames, prompts[:STRIPS])
+            images["strips"] = image_grid.strips(frames, prompts[:STRIPS])
         self.network.train()
-        for folder, picture in pictures.items():
+        for folder, image in images.items():
             path = self.output / folder / f"step_{step:06d}.png"
-            self.run.picture(f"{folder}/{path.name}", picture)
+            self.run.image(f"{folder}/{path.name}", image)
             try:
                 path.parent.mkdir(exist_ok=True)
-                picture.save(path)
+                image.save(path)
             except OSError as error:  # a full disk: training goes on
                 _log.warning("%s: %s", path, error.strerror)

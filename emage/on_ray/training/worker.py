@@ -1,7 +1,7 @@
 """What every worker of a training run does: builds, goes on from the last checkpoint, trains, saves.
 
 The step itself is emage.training.loop's; nothing here knows what a token means. Rank 0 also keeps the run's record: the
-files under output/, the metrics, the pictures (recorder.py).
+files under output/, the metrics, the images (recorder.py).
 """
 
 import logging

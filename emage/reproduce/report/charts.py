@@ -1,4 +1,4 @@
-"""A study's results as a picture: the paper's points beside ours, or learning curves (Figure 3)."""
+"""A study's results as an image: the paper's points beside ours, or learning curves (Figure 3)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +64,7 @@ def _panels(results: Results, published: dict[str, float]) -> list[Panel]:
         panels.append(Panel(title, paper_fid if measure.name == "fid" else nothing, ours(measure.name), unit))
     if any(row.latency for row in results.rows):
         panels.append(
-            Panel("Latency, batch one", lambda r: r.known.latency, _seconds, "seconds a picture, lower is better", True)
+            Panel("Latency, batch one", lambda r: r.known.latency, _seconds, "seconds an image, lower is better", True)
         )
     return panels
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from emage.reproduce.report.results import Found, Measure, Results
 
 NEAR = 0.9  # share of what 32 iterations gain over 4 that 16 must have gained to be called near
-HARDLY = 0.5  # of the share of right pictures of the worst iterative method: below it a method has failed
+HARDLY = 0.5  # of the share of right images of the worst iterative method: below it a method has failed
 
 
 class Finding(NamedTuple):
@@ -134,7 +134,7 @@ def _fully_nar_fails(results: Results) -> list[Finding]:
 
 
 def _failure(measure: Measure, fully: Found, others: Sequence[Found]) -> str:
-    """By a share of right pictures, failing is a number; by a distance it is to be behind all others."""
+    """By a share of right images, failing is a number; by a distance it is to be behind all others."""
     pairs = list(zip(fully.figures[measure.name], _by_seed(measure, others), strict=True))
     if measure.is_share:
         failed = [own < HARDLY * min(theirs) for own, theirs in pairs]
@@ -189,7 +189,7 @@ def _is_faster(results: Results) -> list[Finding]:
 
 
 def _speed(fast: dict[str, Any], slow: dict[str, Any]) -> str:
-    """The middle halves are compared: a picture during which the machine did something else must not decide."""
+    """The middle halves are compared: an image during which the machine did something else must not decide."""
     ratio = slow["median"] / fast["median"]
     if ratio <= 1:
         return f"does not show: {ratio:.2f} times as fast"

@@ -129,7 +129,7 @@ def _judged_by(output: Path) -> dict[str, str]:
     made_by = report["made_by"]
     told = {"captions": f"{report['captions']:,}, sha256 {made_by['captions']['sha256'][:8]}"}
     if real := made_by.get("reference"):
-        told["reference"] = f"{real['count']:,} pictures of {real['place']}, sha256 {real['sha256'][:8]}"
+        told["reference"] = f"{real['count']:,} images of {real['place']}, sha256 {real['sha256'][:8]}"
     for name, facts in made_by["judges"].items():
         network = facts.get("network") or facts["model"]
         told[f"judge {name}"] = f"{network}; {facts['mode']}; weights sha256 {facts['weights_sha256'][:8]}"

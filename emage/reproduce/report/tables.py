@@ -10,12 +10,12 @@ from emage.reproduce.report.results import Found, Results
 NONE = "–"
 
 
-def markdown(results: Results, picture: str) -> str:
-    """The whole report; `picture`: the file name of its chart."""
+def markdown(results: Results, image: str) -> str:
+    """The whole report; `image`: the file name of its chart."""
     lines = [f"# {results.title}", ""]
     if results.rows:
         lines += [*_table(results), "", _how_to_read(results), ""]
-    lines += [f"![{results.title}]({picture})", ""]
+    lines += [f"![{results.title}]({image})", ""]
     lines += [f"- {note}" for note in results.notes]
     lines += ["", "## What made it", "", *(f"- {name}: {_told(value)}" for name, value in results.made_by.items())]
     if found := findings.find(results):
@@ -39,7 +39,7 @@ def listed(found: Sequence[Finding]) -> list[str]:
 def _table(results: Results) -> list[str]:
     measures, timed = results.measures, any(row.latency for row in results.rows)
     head = ["", "paper: FID", *(f"ours: {measure.label}" for measure in measures)]
-    head += ["paper: s a picture", "ours: s a picture"] if timed else []
+    head += ["paper: s an image", "ours: s an image"] if timed else []
     rows = [_others(other, len(head)) for other in results.others]
     rows += [_row(row, results, timed) for row in results.rows]
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
@@ -68,9 +68,7 @@ def _how_to_read(results: Results) -> str:
     if any(row.latency for row in results.rows):
         parts.append("Seconds: median (quartiles), batch one; the paper's on one V100.")
     if not any(m.name == "fid" for m in results.measures):
-        parts.append(
-            "Our distance is over other features and pictures than the paper's FID: compare rows, not columns."
-        )
+        parts.append("Our distance is over other features and images than the paper's FID: compare rows, not columns.")
     return " ".join(parts)
 
 

@@ -24,17 +24,17 @@ def write(config: ReproduceConfig, studies: Sequence[Study], output: Path) -> li
     found = [results.gather(study, output, config.scale, settings(config, study)) for study in studies]
     paths = []
     for study, one in zip(studies, found, strict=True):
-        picture = output / f"{study.name}.png"
-        text = tables.markdown(one, picture.name)
+        image = output / f"{study.name}.png"
+        text = tables.markdown(one, image.name)
         if study.name == "table2":
             one, text = _table2(one, study, output)
-            charts.rows(one, picture)
+            charts.rows(one, image)
         elif study.name == "figure3":
-            charts.curves(_runs(study), picture, study.title, WARM_START if config.scale == "small" else 0.0)
+            charts.curves(_runs(study), image, study.title, WARM_START if config.scale == "small" else 0.0)
         elif study.name == "figure5":
-            shutil.copyfile(Path(_single(study).config.output) / STRIPS, picture)
+            shutil.copyfile(Path(_single(study).config.output) / STRIPS, image)
         else:
-            charts.rows(one, picture)
+            charts.rows(one, image)
         manifest.write_json(output / f"{study.name}.json", one.as_json())
         paths.append(_write_text(output / f"{study.name}.md", text))
     if len(studies) > 1:
@@ -50,12 +50,12 @@ def settings(config: ReproduceConfig, study: Study) -> dict[str, Any]:
         return told
     first = models[0].config
     told["training"] = [
-        f"{steps:,} steps of {first.optim.batch_size:,} pictures, {first.run.precision}"
+        f"{steps:,} steps of {first.optim.batch_size:,} images, {first.run.precision}"
         for steps in dict.fromkeys(model.config.optim.steps for model in models)
     ]
     if config.scale == "small":
         told["data"] = (
-            f"{config.small.pictures:,} pictures to train on and {config.small.references:,} of held-out scenes for "
+            f"{config.small.pictures:,} images to train on and {config.small.references:,} of held-out scenes for "
             f"reference, drawn by emage.data.shapes; tokenizer {first.data.tokenizer}"
         )
     rated = [cell.config for row in study.rows for cell in row.evaluations]
@@ -67,7 +67,7 @@ def settings(config: ReproduceConfig, study: Study) -> dict[str, Any]:
         )
     timed = [row.latency.config for row in study.rows if row.latency]
     if timed:
-        told["latency"] = f"batch one, median of {timed[0].rounds} pictures after {timed[0].warm_up}, {timed[0].dtype}"
+        told["latency"] = f"batch one, median of {timed[0].rounds} images after {timed[0].warm_up}, {timed[0].dtype}"
     return told
 
 

@@ -26,14 +26,14 @@ from emage.config import nearest
 from emage.serving.http import schemas
 from emage.serving.http.auth import Gate, GateOptions
 from emage.serving.http.openapi import EDITS, GENERATIONS, OTHERS, describe
-from emage.serving.request import MODEL, Order, Picture, Preview, Refusal
+from emage.serving.request import MODEL, GeneratedImage, Order, Preview, Refusal
 from emage.version import __version__
 
 _log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 READY_S = 2.0  # how long /health waits for a model to say that it is there
-# The page's own files and nothing else; its pictures come as data.
+# The page's own files and nothing else; its images come as data.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -45,8 +45,8 @@ CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "requ
 class Backend(Protocol):
     """Who draws: emage.serving.service.Service itself, or replicas of it elsewhere. All of it may raise Refusal."""
 
-    async def draw(self, order: Order) -> list[Picture]: ...
-    def stream(self, order: Order) -> AsyncGenerator[Preview | Picture, None]: ...
+    async def draw(self, order: Order) -> list[GeneratedImage]: ...
+    def stream(self, order: Order) -> AsyncGenerator[Preview | GeneratedImage, None]: ...
     async def describe(self) -> dict[str, Any]: ...
 
 
@@ -61,7 +61,7 @@ class Meter(Protocol):
 class Options:
     """How the endpoint behaves."""
 
-    timeout_s: float = 60.0  # from a request to its last picture
+    timeout_s: float = 60.0  # from a request to its last image
     gate: GateOptions = field(default_factory=GateOptions)
 
 
@@ -117,12 +117,12 @@ class Counted:
 
 
 async def generations(request: Request, body: schemas.ImageRequest) -> Response:
-    """Draws `n` pictures of a prompt."""
+    """Draws `n` images of a prompt."""
     return await _drawn(request, body, body.to_order(secrets.randbits(32)), "image_generation")
 
 
 async def edits(request: Request) -> Response:
-    """Draws a part of a picture anew: where `mask` is transparent or, without transparency, white."""
+    """Draws a part of an image anew: where `mask` is transparent or, without transparency, white."""
     form, files = await _form(request)
     try:
         body = schemas.ImageRequest.model_validate_strings(form, strict=True)
@@ -146,7 +146,7 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 
 async def health(request: Request) -> dict[str, str]:
-    """200 once a model has drawn its first picture, 503 while there is none."""
+    """200 once a model has drawn its first image, 503 while there is none."""
     await _described(request)
     return {"status": "ok"}
 
@@ -170,10 +170,10 @@ async def _drawn(request: Request, body: schemas.ImageRequest, order: Order, nam
     if body.stream:
         return await _streamed(backend, order, name, timeout_s)
     try:
-        pictures = await asyncio.wait_for(backend.draw(order), timeout_s)
+        images = await asyncio.wait_for(backend.draw(order), timeout_s)
     except TimeoutError:
         raise _late(timeout_s) from None
-    return JSONResponse(schemas.answer(pictures).model_dump())
+    return JSONResponse(schemas.answer(images).model_dump())
 
 
 async def _streamed(backend: Backend, order: Order, name: schemas.Event, timeout_s: float) -> Response:
@@ -201,7 +201,7 @@ async def _streamed(backend: Backend, order: Order, name: schemas.Event, timeout
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
 
-async def _next(events: Any, ends: float, timeout_s: float) -> Preview | Picture | None:
+async def _next(events: Any, ends: float, timeout_s: float) -> Preview | GeneratedImage | None:
     """The next event, None after the last. Raises Refusal, also where the request's time is over."""
     try:
         return await asyncio.wait_for(anext(events, None), max(0.0, ends - time.monotonic()))
@@ -214,7 +214,7 @@ def _line(name: str, data: dict[str, Any]) -> str:
 
 
 def _late(timeout_s: float) -> Refusal:
-    return Refusal(408, f"no picture within {timeout_s:g} s", code="timeout")
+    return Refusal(408, f"no image within {timeout_s:g} s", code="timeout")
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from emage.serving.http import schemas
 ABOUT = """Text-to-image in parallel, in the shape of the OpenAI images API: an OpenAI client with another base URL
 works unchanged. `GET /` is a page to try it on.
 
-The same prompt, seed and settings give the same picture, whatever else is being drawn. With `stream`, every pass over
-the picture can be watched."""
+The same prompt, seed and settings give the same image, whatever else is being drawn. With `stream`, every pass over
+the image can be watched."""
 
 _STATUSES = {
     400: "the request is wrong; `param` says where",
@@ -31,10 +31,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 _STREAM = {"schema": _EVENT, "example": 'event: image_generation.partial_image\ndata: {"step": 1, ...}\n\n'}
 _DRAWN: dict[int | str, dict[str, Any]] = {
-    200: {"model": schemas.ImageResponse, "description": "the pictures", "content": {"text/event-stream": _STREAM}}
+    200: {"model": schemas.ImageResponse, "description": "the images", "content": {"text/event-stream": _STREAM}}
 }
 _EXAMPLES = {
-    "one": {"summary": "One picture", "value": {"prompt": schemas.PROMPT, "seed": 7}},
+    "one": {"summary": "One image", "value": {"prompt": schemas.PROMPT, "seed": 7}},
     "several": {
         "summary": "Four, each the best of three",
         "value": {"prompt": schemas.PROMPT, "n": 4, "candidates": 3},

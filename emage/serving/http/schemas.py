@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from emage.config import Order as PositionOrder
 from emage.config import SamplingConfig, Schedule
-from emage.serving.request import MODEL, Order, Picture, Preview
+from emage.serving.request import MODEL, GeneratedImage, Order, Preview
 
 PROMPT = "a small red circle above a large blue square"
 MAX_PROMPT = 4_000  # characters
@@ -25,19 +25,19 @@ class ImageRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT, examples=[PROMPT])
     model: str | None = Field(None, description="a name that /v1/models lists", examples=[MODEL])
-    n: int | None = Field(1, ge=1, le=10, description="pictures; picture i has the seed `seed + i`")
-    size: str | None = Field(None, description="WIDTHxHEIGHT of the model's pictures, or auto", examples=["auto"])
-    response_format: Literal["b64_json"] | None = Field(None, description="no pictures are kept that a url could name")
+    n: int | None = Field(1, ge=1, le=10, description="images; image i has the seed `seed + i`")
+    size: str | None = Field(None, description="WIDTHxHEIGHT of the model's images, or auto", examples=["auto"])
+    response_format: Literal["b64_json"] | None = Field(None, description="no images are kept that a url could name")
     output_format: Literal["png", "jpeg"] | None = Field(None, description="png unless asked otherwise")
     quality: Literal["auto", "standard"] | None = Field(None, description="there is one quality")
     background: Literal["auto", "opaque"] | None = None
     user: str | None = Field(None, max_length=1_000)
-    stream: bool | None = Field(None, description="server-sent events: previews, then the pictures")
+    stream: bool | None = Field(None, description="server-sent events: previews, then the images")
     partial_images: int | None = Field(
-        None, ge=0, le=64, description="previews of each picture, spread evenly; none: one after every pass"
+        None, ge=0, le=64, description="previews of each image, spread evenly; none: one after every pass"
     )
-    seed: int | None = Field(None, ge=0, lt=2**53, description="same seed, same picture; none: random")
-    candidates: int = Field(1, ge=1, le=16, description="pictures drawn for each one returned, the best by `rank`")
+    seed: int | None = Field(None, ge=0, lt=2**53, description="same seed, same image; none: random")
+    candidates: int = Field(1, ge=1, le=16, description="images drawn for each one returned, the best by `rank`")
     rank: Literal["none", "likelihood"] = "likelihood"
     steps: int | None = Field(None, description="passes; none: the model's own")
     schedule: Schedule | None = None
@@ -69,7 +69,7 @@ class ImageRequest(BaseModel):
 
 
 class ImageData(BaseModel):
-    """A picture and the seed that draws it again."""
+    """An image and the seed that draws it again."""
 
     b64_json: str
     seed: int
@@ -98,16 +98,16 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def answer(pictures: list[Picture]) -> ImageResponse:
-    ordered = sorted(pictures, key=lambda picture: picture.index)
-    data = [ImageData(b64_json=_base64(picture.file), seed=picture.seed) for picture in ordered]
+def answer(images: list[GeneratedImage]) -> ImageResponse:
+    ordered = sorted(images, key=lambda image: image.index)
+    data = [ImageData(b64_json=_base64(image.file), seed=image.seed) for image in ordered]
     first = ordered[0]
     return ImageResponse(
         created=int(time.time()), data=data, output_format=first.format, size=first.size, prompt_cut=first.prompt_cut
     )
 
 
-def event(name: Event, what: Preview | Picture) -> dict[str, Any]:
+def event(name: Event, what: Preview | GeneratedImage) -> dict[str, Any]:
     """A server-sent event's data: OpenAI's fields, then ours."""
     shared = {
         "b64_json": _base64(what.file),
@@ -119,7 +119,7 @@ def event(name: Event, what: Preview | Picture) -> dict[str, Any]:
         "index": what.index,
         "seed": what.seed,
     }
-    if isinstance(what, Picture):
+    if isinstance(what, GeneratedImage):
         done = {"step": what.steps, "steps": what.steps, "known": 1.0, "prompt_cut": what.prompt_cut}
         return {"type": f"{name}.completed", **shared, **done}
     progress = {"step": what.step, "steps": what.steps, "known": round(what.known, 4)}

@@ -1,4 +1,4 @@
-"""Bytes to square pictures: a quadrant of colours must end where it belongs, and bad bytes under their cause."""
+"""Bytes to square images: a quadrant of colours must end where it belongs, and bad bytes under their cause."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 from web import encode
 
 from emage.data.ingest import decode_image
-from emage.data.ingest.decode_image import PictureError
+from emage.data.ingest.decode_image import ImageError
 
 RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (255, 255, 255)
 
@@ -22,8 +22,8 @@ def quadrants(width: int = 96, height: int = 96) -> Image.Image:
 
 def square(data: bytes, size: int = 64, min_size: int = 16, max_pixels: int = 1_000_000) -> np.ndarray:
     """(size, size, 3) int"""
-    picture = decode_image.square(data, size, min_size=min_size, max_pixels=max_pixels)
-    return decode_image.pixels(picture.jpeg).astype(int)
+    image = decode_image.square(data, size, min_size=min_size, max_pixels=max_pixels)
+    return decode_image.pixels(image.jpeg).astype(int)
 
 
 def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
@@ -48,8 +48,8 @@ def test_always_square_and_the_middle_is_kept(size):
 
 
 def test_size_as_downloaded():
-    picture = decode_image.square(encode(quadrants(300, 100)), 64, min_size=16, max_pixels=10**6)
-    assert (picture.width, picture.height) == (300, 100)
+    image = decode_image.square(encode(quadrants(300, 100)), 64, min_size=16, max_pixels=10**6)
+    assert (image.width, image.height) == (300, 100)
 
 
 def test_exif_rotation_is_applied():
@@ -57,8 +57,8 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     data = encode(quadrants(128, 96), "JPEG", exif=exif, quality=95, subsampling=0)
     assert is_near(corners(square(data)), [BLUE, RED, WHITE, GREEN])
-    picture = decode_image.square(data, 64, min_size=16, max_pixels=10**6)
-    assert (picture.width, picture.height) == (96, 128)
+    image = decode_image.square(data, 64, min_size=16, max_pixels=10**6)
+    assert (image.width, image.height) == (96, 128)
 
 
 def test_broken_exif_costs_nothing():
@@ -88,7 +88,7 @@ def test_downscaling_is_antialiased():
     assert np.abs(pixels - 128).max() < 20
 
 
-def test_animations_and_stereo_pairs_are_their_first_picture():
+def test_animations_and_stereo_pairs_are_their_first_image():
     other = Image.new("RGB", (96, 96), "black")
     for kind in ("GIF", "WEBP", "PNG", "MPO"):
         data = encode(quadrants(), kind, save_all=True, append_images=[other])
@@ -120,7 +120,7 @@ def bomb(scans: int) -> bytes:
     ],
 )
 def test_bad_bytes(data, cause):
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(ImageError) as error:
         square(data)
     assert error.value.cause == cause
 
@@ -128,7 +128,7 @@ def test_bad_bytes(data, cause):
 def test_damaged_png_is_a_named_cause():
     data = bytearray(encode(Image.effect_noise((200, 200), 80)))
     data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(ImageError) as error:
         square(bytes(data))
     assert error.value.cause in ("decode_error", "truncated")
 
@@ -141,5 +141,5 @@ def test_random_damage_never_raises_anything_else():
         damaged[rng.integers(len(data), size=8)] = rng.integers(256, size=8)
         try:
             assert square(damaged.tobytes()).shape == (64, 64, 3)
-        except PictureError as error:
+        except ImageError as error:
             assert error.cause

@@ -178,18 +178,18 @@ def test_redirects_as_servers_write_them(pages):
 
 def test_packed_answers_are_unpacked_within_the_limit(pages):
     pages, address = pages
-    picture = bytes(range(256)) * 100
-    packed = gzip.compress(picture)
+    image = bytes(range(256)) * 100
+    packed = gzip.compress(image)
     pages |= {
         "/gzip": web.answer(packed, Content_Encoding="gzip"),
-        "/deflate": web.answer(zlib.compress(picture), Content_Encoding="deflate"),
-        "/lie": web.answer(picture, Content_Encoding="gzip"),
-        "/odd": web.answer(picture, Content_Encoding="utf-8"),
+        "/deflate": web.answer(zlib.compress(image), Content_Encoding="deflate"),
+        "/lie": web.answer(image, Content_Encoding="gzip"),
+        "/odd": web.answer(image, Content_Encoding="utf-8"),
         "/bomb": web.answer(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip"),
         "/cut": web.answer(packed[:-20], Content_Encoding="gzip"),
     }
     for path in ("/gzip", "/deflate", "/lie", "/odd"):
-        assert fetch.fetch(address + path, LIMITS, nobody_opts_out) == picture
+        assert fetch.fetch(address + path, LIMITS, nobody_opts_out) == image
     assert cause(address + "/bomb") == "too_big"
     assert cause(address + "/cut") == "connection_error"
 
@@ -341,7 +341,7 @@ def test_a_look_up_that_nobody_waits_for_any_more_is_not_made(monkeypatch):
     assert asked == ["first.test"]
 
 
-def test_answers_that_are_no_picture(pages):
+def test_answers_that_are_no_image(pages):
     pages, address = pages
     pages |= {
         "/endless": web.endless,

@@ -168,7 +168,7 @@ def test_a_long_caption_is_cut():
 
 def test_every_cause_in_the_code_is_explained():
     source = Path(fetch.__file__).read_text() + Path(decode_image.__file__).read_text()
-    names = set(re.findall(r'(?:FetchError\(|PictureError\(|cause = )"([a-z_]+)"', source))
+    names = set(re.findall(r'(?:FetchError\(|ImageError\(|cause = )"([a-z_]+)"', source))
     assert {"timeout", "private_address", "opted_out", "too_small"} <= names
     assert not names - drop_reasons.CAUSES.keys()
 
@@ -192,13 +192,13 @@ def test_why_says_what_was_lost_and_what_to_do():
     assert ingest_report.why(REPORT) == [
         "40.0% of 1,000 rows are in the token table.",
         "20.0% of the rows were filtered, most by similarity>=0.3 (a condition of source.where).",
-        "37.5% of the pictures did not arrive, most with http_404 (link rot: the page is not there any more): "
+        "37.5% of the images did not arrive, most with http_404 (link rot: the page is not there any more): "
         "nothing to do.",
-        "11 pictures arrived when they were asked for again in a later pass.",
+        "11 images arrived when they were asked for again in a later pass.",
         "20.0% of the captions were rejected, most by file_name.",
-        "7 pictures have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them).",
-        f"5.0% of the pictures failed with dns_error: {drop_reasons.CAUSES['dns_error'].advice}.",
-        f"2.5% of the pictures failed with timeout: {drop_reasons.CAUSES['timeout'].advice}.",
+        "7 images have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them).",
+        f"5.0% of the images failed with dns_error: {drop_reasons.CAUSES['dns_error'].advice}.",
+        f"2.5% of the images failed with timeout: {drop_reasons.CAUSES['timeout'].advice}.",
     ]
     assert ingest_report.why(HALF_WAY)[1] == "7 rows wait for the stages that have not run yet."
 
@@ -207,11 +207,11 @@ def test_why_says_what_still_waits():
     assert "7 rows wait for the stages that have not run yet." in ingest_report.why(HALF_WAY)
 
 
-def test_pictures_dropped_for_their_content_had_arrived():
+def test_images_dropped_for_their_content_had_arrived():
     report = REPORT | {"filtered": {"duplicate": 193, "same_content": 7}}
     sentences = ingest_report.why(report)
-    assert "37.2% of the pictures did not arrive" in sentences[2]  # 300 of 807
-    assert "7 pictures have the same bytes as another one and were dropped." in sentences
+    assert "37.2% of the images did not arrive" in sentences[2]  # 300 of 807
+    assert "7 images have the same bytes as another one and were dropped." in sentences
     assert ("rejected", "same_content", 7) in ingest_report._cause_bars(report)  # the colour of what is dropped late
 
 
@@ -277,7 +277,7 @@ def tokenized(folder: Path, shards: list[dict[str, list[str]]]) -> Path:
 
 def test_examples_are_random_captions_of_every_rule(tmp_path: Path):
     shards = [
-        {"file_name": [f"file-name-{shard}-{i}" for i in range(50)], "truncated": ["a picture of a dog"]}
+        {"file_name": [f"file-name-{shard}-{i}" for i in range(50)], "truncated": ["an image of a dog"]}
         for shard in range(5)
     ]
     shards[3]["hashtags"] = ["#a #b #c"]

@@ -54,7 +54,7 @@ def write(path: Path, *lines: str) -> str:
 
 
 def test_block_lists(tmp_path):
-    digest = hashlib.md5(b"a picture").hexdigest()
+    digest = hashlib.md5(b"an image").hexdigest()
     (tmp_path / "more.txt.gz").write_bytes(gzip.compress(b"http://a.test/2.jpg\n"))
     lists = url_filter.block_lists(
         [write(tmp_path / "urls.txt", "# seen in 2023", "http://a.test/1.jpg", ""), str(tmp_path / "more.txt.gz")],

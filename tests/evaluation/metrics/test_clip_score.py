@@ -1,4 +1,4 @@
-"""CLIPs by name, tag and file, and the score of one that did not choose the pictures; all tiny, with random weights."""
+"""CLIPs by name, tag and file, and the score of one that did not choose the images; all tiny, with random weights."""
 
 import json
 from pathlib import Path
@@ -38,9 +38,9 @@ def tiny(tmp_path_factory):
 @torch.no_grad()
 def expected(clip: open_clip.CLIP, **preprocess) -> torch.Tensor:
     transform = open_clip.image_transform(32, is_train=False, **preprocess)
-    pictures = clip.encode_image(torch.stack([transform(image) for image in IMAGES]), normalize=True)
+    images = clip.encode_image(torch.stack([transform(image) for image in IMAGES]), normalize=True)
     texts = clip.encode_text(open_clip.get_tokenizer("ViT-B-32")(CAPTIONS), normalize=True)
-    return (pictures * texts).sum(1)
+    return (images * texts).sum(1)
 
 
 @pytest.mark.parametrize("form", ["mine_safetensors", "mine_pt"])
@@ -52,7 +52,7 @@ def test_any_model_ranks_by_open_clips_own_cosines(form, tiny, caplog):
     assert ranker.facts["weights_sha256"] == ClipRanker(tiny.mine_pt, tiny.tiny_json).facts["weights_sha256"]
 
 
-def test_a_config_may_say_how_pictures_are_prepared(tiny, tmp_path):
+def test_a_config_may_say_how_images_are_prepared(tiny, tmp_path):
     grey = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     (tmp_path / "whole.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": grey}))
     found = ClipRanker(tiny.mine_pt, model=str(tmp_path / "whole.json")).score(IMAGES, CAPTIONS)
@@ -71,7 +71,7 @@ def test_the_score_is_of_each_pair_without_its_negative_half(tiny):
 
 
 def test_nothing_to_score(tiny):
-    with pytest.raises(InputError, match="clip_score: there are no pictures"):
+    with pytest.raises(InputError, match="clip_score: there are no images"):
         ClipScore(tiny.mine_pt, tiny.tiny_json).score([], [])
 
 
@@ -100,7 +100,7 @@ def published(serve_folder, tiny, tmp_path, monkeypatch):
     return SimpleNamespace(folder=folder, tags=tags, grey=grey)
 
 
-def test_a_tag_is_fetched_once_and_prepares_pictures_its_own_way(published, tiny):
+def test_a_tag_is_fetched_once_and_prepares_images_its_own_way(published, tiny):
     ranker = ClipRanker("laion_grey", model="Tiny-16")
     (published.folder / "mine.safetensors").unlink()
     again = ClipRanker(None, model="Tiny-16")  # it has no tag "openai": the first

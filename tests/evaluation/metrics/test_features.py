@@ -1,4 +1,4 @@
-"""What pictures are compared by: the tokenizer's quadrants by hand, Inception from a server, or not to be had."""
+"""What images are compared by: the tokenizer's quadrants by hand, Inception from a server, or not to be had."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ def test_layout_counts(tokenizer):
     assert (extractor(corner) - extractor(corner.flip(3))).abs().max() > 0.1
 
 
-def test_pictures_of_another_size_are_resized_with_antialias(tokenizer):
+def test_images_of_another_size_are_resized_with_antialias(tokenizer):
     extractor = features.load("tokenizer", tokenizer=tokenizer)
     lines = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
     lines[:, :, ::2] = 255  # of which every second line alone would be white or black

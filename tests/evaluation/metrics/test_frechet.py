@@ -78,7 +78,7 @@ def test_nothing_merges_to_nothing():
     assert none.n == 0 and none.mean.tolist() == [0, 0]
 
 
-def test_one_picture_has_no_covariance():
+def test_one_image_has_no_covariance():
     with pytest.raises(ValueError, match="two vectors or more, not 1"):
         frechet.distance(moments(features(1, seed=0)), moments(features(9, seed=1)))
 

@@ -1,4 +1,4 @@
-"""Pictures found in folders and archives, the bad ones counted, the good ones cut as ingest cuts them."""
+"""Images found in folders and archives, the bad ones counted, the good ones cut as ingest cuts them."""
 
 import tarfile
 
@@ -12,7 +12,7 @@ from emage.evaluation.metrics import image_files
 from emage.utils.errors import InputError
 
 
-def picture(red: int, width: int = 96, height: int = 80) -> bytes:
+def png(red: int, width: int = 96, height: int = 80) -> bytes:
     image = Image.new("RGB", (width, height), (red, 200, 30))
     image.paste((0, 0, 255), (0, 0, width // 3, height // 2))
     return encode(image, "PNG")
@@ -20,13 +20,13 @@ def picture(red: int, width: int = 96, height: int = 80) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, one of them deep inside, an archive of two more, and files that are none."""
+    """Two images, one of them deep inside, an archive of two more, and files that are none."""
     (tmp_path / "b" / "deep").mkdir(parents=True)
-    (tmp_path / "b" / "deep" / "2.JPG").write_bytes(picture(20))
-    (tmp_path / "a.png").write_bytes(picture(10))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "b" / "deep" / "2.JPG").write_bytes(png(20))
+    (tmp_path / "a.png").write_bytes(png(10))
+    (tmp_path / "notes.txt").write_text("no png")
     for name, red in (("4.png", 40), ("3.png", 30)):
-        (tmp_path / name).write_bytes(picture(red))
+        (tmp_path / name).write_bytes(png(red))
     with tarfile.open(tmp_path / "c.tar", "w") as archive:
         for name in ("4.png", "3.png"):
             archive.add(tmp_path / name, f"in/{name}")
@@ -38,7 +38,7 @@ def folder(tmp_path):
 def test_found_by_name(folder):
     files = image_files.find(str(folder))
     assert [file.name for file in files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
-    assert [file.read() for file in files] == [picture(red) for red in (10, 20, 30, 40)]
+    assert [file.read() for file in files] == [png(red) for red in (10, 20, 30, 40)]
 
 
 def test_one_archive(folder):
@@ -50,14 +50,14 @@ def test_batches_are_ingests_squares_in_order(folder):
     first, second = image_files.batches(files, side=64, batch_size=3)
     assert (first.shape, second.shape, first.dtype) == ((3, 3, 64, 64), (1, 3, 64, 64), torch.uint8)
     for red, square in zip((10, 20, 30, 40), torch.cat([first, second]), strict=True):
-        ingested = decode_image.square(picture(red), 64, min_size=64, max_pixels=10**8)
+        ingested = decode_image.square(png(red), 64, min_size=64, max_pixels=10**8)
         assert torch.equal(square.permute(1, 2, 0), torch.from_numpy(decode_image.pixels(ingested.jpeg).copy()))
 
 
-def test_bad_pictures_are_counted_by_cause(folder):
-    (folder / "broken.png").write_bytes(picture(50)[:100])
+def test_bad_images_are_counted_by_cause(folder):
+    (folder / "broken.png").write_bytes(png(50)[:100])
     (folder / "page.jpg").write_bytes(b"<html>")
-    (folder / "small.png").write_bytes(picture(60, 96, 63))  # ingest wants 64 px
+    (folder / "small.png").write_bytes(png(60, 96, 63))  # ingest wants 64 px
     survey = image_files.survey(image_files.find(str(folder)))
     assert [file.name for file in survey.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
     assert survey.refused == {"truncated": 1, "not_an_image": 1, "too_small": 1}
@@ -72,17 +72,17 @@ def test_the_digest_is_of_names_and_contents(folder):
     assert digest() == before
     (folder / "a.png").rename(folder / "aa.png")
     renamed = digest()
-    (folder / "aa.png").write_bytes(picture(11))
+    (folder / "aa.png").write_bytes(png(11))
     assert len({before, renamed, digest()}) == 3
 
 
 def test_nothing_to_use(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         image_files.find("nowhere")
-    with pytest.raises(InputError, match="no pictures in it"):
+    with pytest.raises(InputError, match="no images in it"):
         image_files.find(str(tmp_path))
     (tmp_path / "page.jpg").write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"none of 1 pictures can be used: \{'not_an_image': 1\}"):
+    with pytest.raises(InputError, match=r"none of 1 images can be used: \{'not_an_image': 1\}"):
         image_files.survey(image_files.find(str(tmp_path)))
     (tmp_path / "broken.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken.tar: unreadable archive"):

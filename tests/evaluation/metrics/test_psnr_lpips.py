@@ -12,7 +12,7 @@ from emage.utils.errors import InputError
 
 
 def flat(*values: int) -> torch.Tensor:
-    """One picture of 4 x 4 for each grey value."""
+    """One image of 4 x 4 for each grey value."""
     return torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 
 
@@ -53,7 +53,7 @@ def test_lpips_is_its_authors(alexnet):
     torch.testing.assert_close(found, theirs(a / 255, b / 255, normalize=True).flatten(), rtol=1e-4, atol=1e-7)
 
 
-def test_lpips_of_a_picture_and_itself_is_zero(alexnet):
+def test_lpips_of_an_image_and_itself_is_zero(alexnet):
     a, b = torch.randint(0, 256, (2, 1, 3, 64, 64), dtype=torch.uint8)
     judge = Lpips(alexnet)
     assert judge(a, a).item() == 0 < judge(a, b).item()

@@ -1,4 +1,4 @@
-"""Real pictures as the metrics want them, and their features kept by content."""
+"""Real images as the metrics want them, and their features kept by content."""
 
 import dataclasses
 import io
@@ -10,13 +10,13 @@ from PIL import Image
 from web import encode
 
 from emage.data.ingest import decode_image
-from emage.data.ingest.decode_image import PictureError
+from emage.data.ingest.decode_image import ImageError
 from emage.evaluation.metrics import image_files, reference_features
 from emage.utils.errors import InputError
 
 
 class MeanColour:
-    """An extractor whose answers can be read off the picture."""
+    """An extractor whose answers can be read off the image."""
 
     name, width = "colour", 3
     facts = {"network": "mean", "width": 3}  # noqa: RUF012
@@ -31,7 +31,7 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Five pictures, one smaller than ingest takes, and a page."""
+    """Five images, one smaller than ingest takes, and a page."""
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "real"
     folder.mkdir()
@@ -42,7 +42,7 @@ def place(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_picture_of_the_right_size_comes_through_unchanged(place):
+def test_an_image_of_the_right_size_comes_through_unchanged(place):
     files = reference_features.find(str(place)).files
     (batch,) = image_files.batches(files[:4], 96, 8, cut=image_files.exact)
     for i in range(4):
@@ -63,9 +63,9 @@ def test_a_large_jpeg_is_decoded_in_full():
 
 
 def test_what_cannot_be_decoded_safely_is_refused_as_ever():
-    with pytest.raises(PictureError, match="too_many_pixels"):
+    with pytest.raises(ImageError, match="too_many_pixels"):
         decode_image.crop(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
-    with pytest.raises(PictureError, match="not_an_image"):
+    with pytest.raises(ImageError, match="not_an_image"):
         decode_image.crop(b"<html>", 64, min_size=1, max_pixels=10**8)
 
 
@@ -84,8 +84,8 @@ def test_facts(place):
     assert facts["sha256"] == survey.sha256 and "96 px" in facts["preprocessing"]
 
 
-def test_no_pictures_are_one_line(tmp_path):
-    with pytest.raises(InputError, match="no pictures in it"):
+def test_no_images_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="no images in it"):
         reference_features.find(str(tmp_path))
 
 
@@ -100,7 +100,7 @@ def test_features_are_kept_by_content(place):
     assert reference_features.key(reference_features.find(str(moved)), MeanColour(), 96) == key
 
 
-def test_other_pictures_networks_or_sizes_are_other_features(place):
+def test_other_images_networks_or_sizes_are_other_features(place):
     survey, other = reference_features.find(str(place)), MeanColour()
     other.facts = {**MeanColour.facts, "network": "median"}
     changed = dataclasses.replace(survey, sha256="0")

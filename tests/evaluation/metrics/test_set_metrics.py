@@ -93,11 +93,11 @@ def test_names_say_by_which_features():
     assert list(set_metrics.compare(["kid"], x, y, INCEPTION)) == ["kid", "kid_std"]
 
 
-def test_two_pictures_are_enough_and_one_is_not():
+def test_two_images_are_enough_and_one_is_not():
     x, y = vectors(2, seed=0), vectors(9, seed=1)
     figures = set_metrics.compare(list(set_metrics.METRICS), x, y, INCEPTION)
     assert np.isfinite(list(figures.values())).all()
-    with pytest.raises(InputError, match="fid, kid: two generated pictures or more are needed, not 1"):
+    with pytest.raises(InputError, match="fid, kid: two generated images or more are needed, not 1"):
         set_metrics.compare(["fid", "kid"], x[:1], y, INCEPTION)
-    with pytest.raises(InputError, match="two reference pictures or more are needed, not 0"):
+    with pytest.raises(InputError, match="two reference images or more are needed, not 0"):
         set_metrics.compare(["fid"], x, y[:0], INCEPTION)

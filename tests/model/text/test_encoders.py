@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from emage.config import ModelConfig, ObjectiveConfig
 from emage.inference import ranking
 from emage.methods import iterative1
-from emage.methods.masking import PictureRng
+from emage.methods.masking import ImageRng
 from emage.model.text import ENCODERS, TextEncoder, clip, load_published
 from emage.model.text.clip import ClipText
 from emage.model.transformer import Network
@@ -65,7 +65,7 @@ def test_every_weight_is_trained_with_the_rest(text: str):
     config = ModelConfig(width=32, depth=1, num_heads=2, text=text, text_length=8)
     network = Network(config, vocab_size=11, grid=(2, 2), causal=False).train()
     ids, _ = network.text.tokenize(["a red circle"])
-    y, rng = torch.tensor([[1, 2, 3, 4]]), PictureRng([0])
+    y, rng = torch.tensor([[1, 2, 3, 4]]), ImageRng([0])
     iterative1.loss(network.decoder, y, network.read(ids), ObjectiveConfig(), rng).total.backward()
     assert not [name for name, p in network.text.named_parameters() if p.grad is None]
 

@@ -25,7 +25,7 @@ CAPTIONS, CANDIDATES = 11, 3
 
 @pytest.fixture(scope="module")
 def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
-    """Two actors, four shards, CLIP ranks and another CLIP judges, 40 real pictures."""
+    """Two actors, four shards, CLIP ranks and another CLIP judges, 40 real images."""
     folder = tmp_path_factory.mktemp("evaluate")
     scenes = shapes.held_out_scenes(CAPTIONS, 0)
     (folder / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes))
@@ -59,13 +59,13 @@ def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
 @pytest.fixture(scope="module")
 def figures(settings: EvaluateConfig) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_shards, "PICTURES", 9)
+        patch.setattr(image_shards, "IMAGES", 9)
         return evaluate(settings)
 
 
 def split(settings: EvaluateConfig) -> list[image_shards.Shard]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_shards, "PICTURES", 9)
+        patch.setattr(image_shards, "IMAGES", 9)
         return image_shards.split(caption_list.read(settings.captions, 100, settings.seed), CANDIDATES)
 
 
@@ -74,8 +74,8 @@ def bytes_of(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_pictures_are_those_of_one_process(settings: EvaluateConfig, figures):
-    """Each picture follows from the checkpoint, its caption's id and its candidate's number."""
+def test_images_are_those_of_one_process(settings: EvaluateConfig, figures):
+    """Each image follows from the checkpoint, its caption's id and its candidate's number."""
     listed = caption_list.read(settings.captions, 100, settings.seed)
     pipe = Emage.from_pretrained(settings.checkpoint, device="cpu")
     seeds = [task.seed(settings.seed) for task in listed]
@@ -91,9 +91,9 @@ def test_pictures_are_those_of_one_process(settings: EvaluateConfig, figures):
     parts = split(settings)
     assert len(parts) == 4
     for kind, places in ((image_shards.BEST, [row["best"] for row in rows]), (image_shards.FIRST, [0] * CAPTIONS)):
-        kept = list(image_shards.pictures(Path(settings.output), kind, parts))
+        kept = list(image_shards.images(Path(settings.output), kind, parts))
         drawn = [group[place][0] for group, place in zip(groups, places, strict=True)]
-        assert [picture.tobytes() for picture in kept] == [picture.tobytes() for picture in drawn]
+        assert [image.tobytes() for image in kept] == [image.tobytes() for image in drawn]
 
 
 def test_the_distributed_figures_are_those_of_one_process(settings: EvaluateConfig, figures):
@@ -101,9 +101,9 @@ def test_the_distributed_figures_are_those_of_one_process(settings: EvaluateConf
     judge = scoring.load(replace(settings, metrics=("frechet",)), pipe.tokenizer, "cpu", None)["tokenizer"]
     assert judge.extractor is not None
     parts = split(settings)
-    pictures = list(image_shards.pictures(Path(settings.output), image_shards.BEST, parts))
+    images = list(image_shards.images(Path(settings.output), image_shards.BEST, parts))
     real = reference_features.find(str(settings.judge.reference)).files
-    ours = Moments.of(judge.rows(pictures, [""] * len(pictures)))
+    ours = Moments.of(judge.rows(images, [""] * len(images)))
     theirs = Moments.of(reference_features.features(real, judge.extractor, 64, 40))
     assert figures["frechet_tokenizer"] == pytest.approx(frechet.distance(ours, theirs), rel=1e-6)
     expected = {"frechet_tokenizer", "precision_tokenizer", "recall_tokenizer", "clip_score"}
@@ -126,7 +126,7 @@ def test_the_report_says_what_made_the_figures(settings: EvaluateConfig, figures
 
 @pytest.mark.faults
 def test_what_is_there_is_not_made_again_and_the_list_can_be_given(settings: EvaluateConfig, figures, monkeypatch):
-    monkeypatch.setattr(image_shards, "PICTURES", 9)
+    monkeypatch.setattr(image_shards, "IMAGES", 9)
     output = Path(settings.output)
     before = {file: file.stat().st_mtime_ns for file in output.rglob("*.tar")}
     (output / "first" / "000002.tar").unlink()  # one shard is damaged

@@ -51,7 +51,7 @@ def write_urls(folder: Path, *shards: list[str | None]) -> Path:
     folder.mkdir(exist_ok=True)
     listed = []
     for number, urls in enumerate(shards):
-        columns = [urls, [f"picture {url}" for url in urls], [("even", "odd")[i % 2] for i in range(len(urls))]]
+        columns = [urls, [f"image {url}" for url in urls], [("even", "odd")[i % 2] for i in range(len(urls))]]
         name = f"{number:05d}.parquet"
         pq.write_table(pa.table(columns, schema=schema.URL), folder / name)
         listed.append({"name": name, "rows": len(urls), "sha256": manifest.sha256(folder / name)})
@@ -60,9 +60,9 @@ def write_urls(folder: Path, *shards: list[str | None]) -> Path:
 
 
 def arrived(shards: Path) -> list[dict[str, Any]]:
-    """Every picture's row, as the next stage finds it."""
+    """Every image's row, as the next stage finds it."""
     numbers = range(manifest.read_json(shards / manifest.NAME)["shards"])
-    files = [file for number in numbers for file in download.picture_files(shards, number)]
+    files = [file for number in numbers for file in download.image_files(shards, number)]
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
@@ -85,7 +85,7 @@ def test_rows_keep_their_order_their_data_set_and_a_key_of_their_own(ray_cluster
     rows = arrived(tmp_path / "shards")
     assert [row["width"] for row in rows] == [16 + i for i in (*range(100), 0, 1, 2)]
     assert [row["key"] for row in rows] == [f"{i:07d}" for i in (*range(100), 100, 101, 102)]
-    assert {row["url"]: row["caption"] for row in rows} == {url: f"picture {url}" for url in good}
+    assert {row["url"]: row["caption"] for row in rows} == {url: f"image {url}" for url in good}
     assert [(row["key"], row["cause"]) for row in failures(tmp_path / "shards", 1)] == [
         ("0000103", "http_404"),
         ("0000104", "no_url"),
@@ -137,7 +137,7 @@ def test_other_rows_are_refused(ray_cluster, site, tmp_path):
 
 
 @pytest.mark.ray
-def test_blocked_pictures_do_not_come_in(ray_cluster, site, tmp_path):
+def test_blocked_images_do_not_come_in(ray_cluster, site, tmp_path):
     pages, address = site
     pages |= {f"/{i}.png": encode(Image.new("RGB", (64, 64), (i, 0, 0))) for i in range(20)}
     urls = write_urls(tmp_path / "urls", [f"{address}/{i}.png" for i in range(20)])
@@ -154,7 +154,7 @@ def test_an_empty_block_list_blocks_nothing():
     assert not img2dataset_fetch.is_blocked(b"a", np.array([], np.uint64))
 
 
-# --- Too few pictures ------------------------------------------------------------------------------------------------
+# --- Too few images ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.ray
@@ -163,7 +163,7 @@ def test_too_few_successes_stop_the_run_and_mark_nothing(ray_cluster, site, tmp_
     pages["/a.png"] = GREY
     urls = write_urls(tmp_path / "urls", [f"{address}/a.png"] + ["http://no-such-host.invalid/a.png"] * 9)
     shards = tmp_path / "shards"
-    with pytest.raises(InputError, match=r"shard 0: 1 of 10 pictures arrived.*9 failed with dns_error: the resolver"):
+    with pytest.raises(InputError, match=r"shard 0: 1 of 10 images arrived.*9 failed with dns_error: the resolver"):
         download.run(replace(CONFIG, min_success_rate=0.5), urls, shards)
     assert not list(shards.iterdir())
     values = download.run(replace(CONFIG, min_success_rate=0.1), urls, shards)  # the same output goes on
@@ -189,7 +189,7 @@ def test_behind_a_stop_nothing_is_fetched_or_written(ray_cluster, site, tmp_path
 
     pages |= {"/slow": slow, "/late": late}
     urls = write_urls(tmp_path / "urls", [f"{address}/late"] * 10, [f"{address}/slow"] * 100)
-    with pytest.raises(InputError, match="shard 0: 0 of 10 pictures arrived"):
+    with pytest.raises(InputError, match="shard 0: 0 of 10 images arrived"):
         download.run(replace(CONFIG, min_success_rate=0.5, shards_in_flight=2, timeout_s=60), urls, tmp_path / "shards")
     before = asked["slow"]
     stopping.set()
@@ -207,7 +207,7 @@ def test_the_rate_is_that_of_the_last_rows(site, tmp_path, monkeypatch):
     pages["/gone"] = lambda handler: (asked.update(["gone"]), web.answer(b"", 404)(handler))[0]  # type: ignore[operator]
     urls = [f"{address}/a.png"] * 30 + [f"{address}/gone"] * 300
     rows = pa.table([[str(i) for i in range(330)], ["web"] * 330, urls, urls], schema=_rows_schema())
-    with pytest.raises(InputError, match=r"^[0-9] of 20 pictures arrived"):
+    with pytest.raises(InputError, match=r"^[0-9] of 20 images arrived"):
         img2dataset_fetch.fetch_rows(0, rows, tmp_path, CONFIG, None, min_success_rate=0.5)
     assert asked["gone"] < 100
     outcome = img2dataset_fetch.fetch_rows(0, rows, tmp_path, CONFIG, None, min_success_rate=0.0)
@@ -223,7 +223,7 @@ def test_names_are_the_first_suspect():
     for cause in [None] * 10 + ["http_404"] * 6 + ["dns_error"] * 2:
         rate.add(cause)
     assert rate.is_too_low
-    assert "2 of 10 pictures arrived" in rate.explain()
+    assert "2 of 10 images arrived" in rate.explain()
     assert "2 failed with dns_error: the resolver" in rate.explain()
     rate.add(None)
     rate.add(None)
@@ -274,7 +274,7 @@ def test_a_later_pass_wins_back_what_was_only_busy(ray_cluster, site, tmp_path):
     more = download.run(replace(CONFIG, passes=3), urls, shards)
     assert (more["written"], more["won_back"], more["failed"]) == (9, 6, {"http_404": 3})
     assert asked == {"good": 3, "gone": 3, "busy": 6, "down": 9}
-    assert len(download.picture_files(shards, 1)) == 3
+    assert len(download.image_files(shards, 1)) == 3
     assert download.run(replace(CONFIG, passes=9), urls, shards)["passes"] == 9  # nothing is left that may pass
     assert asked.total() == 21
 
@@ -298,7 +298,7 @@ def test_what_a_killed_pass_left_does_not_count(ray_cluster, site, tmp_path):
     assert {file.name for file in shard.iterdir()} == {
         *("pictures.parquet", failures, "manifest.json", "00000_stats.json")
     }
-    assert download.content(shards, 0) == content  # no new pictures: tokenized shards stay what they are
+    assert download.content(shards, 0) == content  # no new images: tokenized shards stay what they are
     assert not list(shards.glob(".*"))
 
 

@@ -69,7 +69,7 @@ def test_rows_are_the_right_ones_and_unique(ingested):
     assert all(len(row["sha256"]) == 64 and row["width"] >= 64 and row["height"] >= 64 for row in rows)
 
 
-def test_tokens_decode_back_to_the_pictures(ingested):
+def test_tokens_decode_back_to_the_images(ingested):
     table = ingested.tokens
     ids = torch.tensor(np.stack(table["tokens"].to_numpy()).astype(np.int64))
     decoded = (tokenizers.load("vqgan-demo-f8-512").decode(ids).permute(0, 2, 3, 1) * 255).round().byte().numpy()
@@ -122,21 +122,21 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_claimed(inges
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_picture_costs_itself_alone(ingested, tmp_path):
+def test_a_damaged_image_costs_itself_alone(ingested, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(ingested.output / "shards" / "00000", shards / "00000")
-    pictures = pq.read_table(shards / "00000" / "pictures.parquet")
-    images = pictures["image"].to_pylist()
+    shard = pq.read_table(shards / "00000" / "pictures.parquet")
+    images = shard["image"].to_pylist()
     cut = max(range(4, len(images)), key=lambda i: len(images[i]))  # the half of a small one would be header alone
-    images[3], images[cut] = b"no picture", images[cut][: len(images[cut]) // 2]
-    damaged = pictures.set_column(pictures.schema.get_field_index("image"), "image", pa.array(images, pa.binary()))
+    images[3], images[cut] = b"no image", images[cut][: len(images[cut]) // 2]
+    damaged = shard.set_column(shard.schema.get_field_index("image"), "image", pa.array(images, pa.binary()))
     pq.write_table(damaged, shards / "00000" / "pictures.parquet")
     reader = tokenize_dataset._Reader(shards, ingested.settings.tokenize, image_size=64)
     *found, last = [row for table in reader(pa.table({"shard": [0]})) for row in table.to_pylist()]
     assert json.loads(last["counts"])["failed"] == {"not_an_image": 1, "truncated": 1}
     keys = [key for row in found for key in pa.ipc.open_stream(row["meta"]).read_all()["key"].to_pylist()]
     whole = pq.read_table(ingested.output / "tokenized" / "00000" / "tokens.parquet")["key"].to_pylist()
-    lost = [pictures["key"][place].as_py() for place in (3, cut)]
+    lost = [shard["key"][place].as_py() for place in (3, cut)]
     assert keys == [key for key in whole if key not in lost]
 
 
@@ -177,7 +177,7 @@ class _Recorder:
     def table(self, name: str, columns: dict) -> None:
         self.records[name] = columns
 
-    picture = table
+    image = table
 
     def file(self, path: Path) -> None:
         self.records[Path(path).name] = path

@@ -56,7 +56,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(ingested, tmp_path):
 
 
 def test_without_the_folders_of_single_shards_a_finished_run_is_still_finished(ingested, tmp_path, monkeypatch):
-    """Pictures of 280 million pairs are 12 TB: who has the tokens may delete them."""
+    """Images of 280 million pairs are 12 TB: who has the tokens may delete them."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     for folder in (*(output / "shards").glob("[0-9]*"), *(output / "tokenized").glob("[0-9]*")):
@@ -79,10 +79,10 @@ def test_a_stop_between_the_stages_of_a_second_run_is_no_end(ingested, tmp_path,
     ingest.ingest(settings)  # nothing new comes; so a row is given back to shard 0 as a later pass does
     shard = output / "shards" / "00000"
     values = manifest.read_json(shard / "manifest.json")
-    pictures = pq.read_table(shard / "pictures.parquet")
-    pq.write_table(pictures.slice(0, len(pictures) - 1), shard / "pictures.parquet")
+    images = pq.read_table(shard / "pictures.parquet")
+    pq.write_table(images.slice(0, len(images) - 1), shard / "pictures.parquet")
     failures = pq.read_table(shard / values["failures"])
-    lost = pictures.slice(len(pictures) - 1).select(["key", "dataset", "url", "caption"])
+    lost = images.slice(len(images) - 1).select(["key", "dataset", "url", "caption"])
     lost = lost.append_column("cause", pa.array(["http_404"]))
     pq.write_table(pa.concat_tables([failures, lost]), shard / values["failures"])
     dataset = lost["dataset"][0].as_py()

@@ -24,7 +24,7 @@ NUM_ROWS, SHARD_ROWS = 300, 25
 
 
 class Site:
-    """Pictures on loopback, slow enough to be killed in between, and how often each was asked for."""
+    """Images on loopback, slow enough to be killed in between, and how often each was asked for."""
 
     def __init__(self, folder: Path):
         self.asked = Counter[str]()
@@ -101,7 +101,7 @@ def test_killed_again_and_again(site, whole, tmp_path):
     started = time.monotonic()
     finish(start(site.command(output)))  # and once more: nothing to do
     print(
-        f"asked again for {again} of {NUM_ROWS} pictures; the same command on the finished output took "
+        f"asked again for {again} of {NUM_ROWS} images; the same command on the finished output took "
         f"{time.monotonic() - started:.1f} s"
     )
     assert site.asked.total() - (NUM_ROWS - 10) == again
@@ -109,14 +109,14 @@ def test_killed_again_and_again(site, whole, tmp_path):
 
 @pytest.mark.chaos
 def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):
-    output = small_disk(400) / "out"  # room for the URLs and some of the pictures
+    output = small_disk(400) / "out"  # room for the URLs and some of the images
     printed = finish(start(site.command(output)), code=2)
     last = printed.splitlines()[-1]
     assert last.startswith("error: ") and "the disk is full; free some space" in last, printed
     assert "Traceback" not in printed
     done = len(list(output.glob("shards/*/manifest.json")))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) // 1024
-    small_disk(size + 300)  # now the pictures fit, or some more of them; the tokens do not
+    small_disk(size + 300)  # now the images fit, or some more of them; the tokens do not
     finish(start(site.command(output)), code=2)
     assert len(list(output.glob("shards/*/manifest.json"))) >= done
     small_disk(100_000)

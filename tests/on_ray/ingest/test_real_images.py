@@ -34,7 +34,7 @@ def read_tar(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def pairs(real_data) -> list[tuple[str, bytes, str]]:
-    """(name, JPEG, caption) of every real picture."""
+    """(name, JPEG, caption) of every real image."""
     coco = json.loads((real_data / "coco_captions_val2017.json").read_text())
     caption_of = {f"{row['image_id']:012d}": row["caption"] for row in reversed(coco["annotations"])}
     photographs = read_tar(real_data / "coco_val2017_159.tar")
@@ -88,7 +88,7 @@ def test_sizes_captions_and_checksums_are_those_of_the_files(output, pairs):
         assert rows[name]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_tokens_are_those_of_the_pictures_and_decode_to_them(output, pairs):
+def test_tokens_are_those_of_the_images_and_decode_to_them(output, pairs):
     """The demo's tokenizer has only seen drawings: a photograph becomes flat patches, still the nearest it can do."""
     tokenizer = tokenizers.load("vqgan-demo-f8-512")
     table = pq.read_table(output / "tokens")
@@ -116,5 +116,5 @@ def test_a_model_trains_on_them_and_draws(output, pairs, tmp_path):
     pipe = Emage.from_pretrained(str(model), device="cpu")
     assert pipe.facts["step"] == 20 and pipe.facts["data"]["rows"] == pq.read_table(output / "tokens").num_rows
     pipe.generate(pairs[0][2], seed=7)[0].save(tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.size == (64, 64) and picture.format == "PNG"
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.size == (64, 64) and image.format == "PNG"

@@ -38,7 +38,7 @@ def tables(tmp_path: Path) -> list[SourceConfig]:
     columns = {"URL": urls, "TEXT": captions, "similarity": i / NUM_ROWS, "NSFW": np.where(i % 5, "UNLIKELY", "NSFW")}
     pq.write_table(pa.table(columns), tmp_path / "laion.parquet", row_group_size=70)
     lines = [f"{urls[n]}\t{captions[n]}" for n in range(500, 600)]  # the same pairs
-    lines += [f"{urls[n]}\tanother caption {n}" for n in range(500, 600)]  # of the same pictures
+    lines += [f"{urls[n]}\tanother caption {n}" for n in range(500, 600)]  # of the same images
     lines += ["http://own.test/1.jpg\towned"] * 10
     (tmp_path / "cc12m.tsv").write_text("\n".join(lines) + "\n")
     settings = config.parse(

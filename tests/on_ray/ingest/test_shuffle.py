@@ -33,7 +33,7 @@ def test_shuffle_in_many_runs_and_files_loses_nothing(ingested, tmp_path, monkey
     assert len(list((tmp_path / "tokens").glob("*.parquet"))) == 16
 
 
-def test_pictures_that_are_there_twice_are_dropped_if_asked(ingested, tmp_path, monkeypatch):
+def test_images_that_are_there_twice_are_dropped_if_asked(ingested, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "RUN_BYTES", 1)
     values = shuffle.run(
         replace(ingested.settings.shuffle, drop_same_content=True),

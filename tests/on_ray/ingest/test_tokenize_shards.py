@@ -34,7 +34,7 @@ SHARDS, ROWS, SIZE = 6, 24, 64
 CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
 DATASETS = ("laion", "shapes")
 BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # place in a shard -> caption
-BAD_IMAGES = {7: b"no picture", 20: b"\xff\xd8\xff\xe0"}
+BAD_IMAGES = {7: b"no image", 20: b"\xff\xd8\xff\xe0"}
 
 
 def jpeg(pixels: np.ndarray) -> bytes:
@@ -65,7 +65,7 @@ def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
     for number in range(count):
         shard = folder / f"{number:05d}"
         shard.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.PICTURE), shard / "p")
+        pq.write_table(pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.IMAGE), shard / "p")
         outputs = {"p": manifest.sha256(shard / "p")}
         values = {"rows": ROWS, "written": ROWS, "failed": {}, "pictures": ["p"], "outputs": outputs}
         manifest.write_json(shard / manifest.NAME, values)
@@ -191,7 +191,7 @@ def test_actors_leave_cpus_for_decoding(ray_cluster):
 @pytest.mark.ray
 def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch, caplog):
     folder, _, values = tokenized
-    monkeypatch.setattr(tokenize_dataset, "BLOCK_BYTES", 1)  # a task for each picture
+    monkeypatch.setattr(tokenize_dataset, "BLOCK_BYTES", 1)  # a task for each image
     killed: list[ActorState] = []
     killer = threading.Thread(target=_kill_an_actor, args=(tmp_path / "tokenized", killed))
     killer.start()
@@ -239,7 +239,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_token():
 
 
 @pytest.mark.ray
-def test_a_picture_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monkeypatch):
+def test_an_image_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monkeypatch):
     """What a pipeline prints: the actor's error, not a stack trace of Ray's."""
     folder, _, _ = tokenized
 

@@ -60,7 +60,7 @@ def right(answer: httpx.Response, prompt: str, seed: int, steps: int = 4) -> boo
 
 
 def passed(url: str) -> float:
-    """Pictures drawn so far, by the metrics: those of all nodes' exporters."""
+    """Images drawn so far, by the metrics: those of all nodes' exporters."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("ray_emage_pictures_total{"))
 
@@ -79,7 +79,7 @@ def test_the_official_client_draws_streams_and_edits(url: str) -> None:
 
 
 def test_same_seed_same_bytes_alone_and_in_company(url: str) -> None:
-    bodies = [{"prompt": f"picture {i % 5}", "seed": i, "steps": 4 + i % 3} for i in range(16)]
+    bodies = [{"prompt": f"image {i % 5}", "seed": i, "steps": 4 + i % 3} for i in range(16)]
     with ThreadPoolExecutor(len(bodies)) as pool:
         answers = list(pool.map(lambda body: post(url, **body), bodies))
     assert all(right(answer, **body) for answer, body in zip(answers, bodies, strict=True))

@@ -1,4 +1,4 @@
-"""The endpoint under a little load while its processes are killed: every request gets a picture or an API-form error.
+"""The endpoint under a little load while its processes are killed: every request gets an image or an API-form error.
 
 A killed model is in `make faults`, the rest in `make chaos`. The programs are those that a person starts;
 nobody helps them afterwards.
@@ -121,7 +121,7 @@ def outcome_of(answer: httpx.Response) -> str:
 
 
 class Load:
-    """Clients that each ask for a picture when they have their last answer, for as long as the block runs."""
+    """Clients that each ask for an image when they have their last answer, for as long as the block runs."""
 
     def __init__(self, url: str, **settings: object):
         self.answers: list[Answer] = []
@@ -148,7 +148,7 @@ class Load:
                     time.sleep(0.2)
 
     def until(self, enough: int, since: float = 0.0, seconds: float = 120.0) -> None:
-        """Waits until so many requests begun after `since` have got their pictures."""
+        """Waits until so many requests begun after `since` have got their images."""
         deadline = time.monotonic() + seconds
         while sum(answer.outcome == "200" and answer.started > since for answer in self.answers) < enough:
             assert time.monotonic() < deadline, Counter(answer.outcome for answer in self.answers)
@@ -183,7 +183,7 @@ def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deploy
 
 
 @pytest.mark.chaos
-def test_the_printed_curl_line_draws_the_models_picture(server: Server, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_printed_curl_line_draws_the_models_image(server: Server, tiny_model: Path, tmp_path: Path) -> None:
     line = curl(server.url)
     subprocess.run(line, shell=True, cwd=tmp_path, check=True, timeout=60)
     prompt = json.loads(line.partition("-d '")[2].partition("'")[0])["prompt"]
@@ -196,7 +196,7 @@ def test_the_printed_curl_line_draws_the_models_picture(server: Server, tiny_mod
 
 @pytest.mark.chaos
 def test_sigterm_lets_what_is_asked_for_finish(tiny_model: Path, tmp_path: Path) -> None:
-    """No picture is lost: requests are answered until the port is closed, and then there is nobody to connect to."""
+    """No image is lost: requests are answered until the port is closed, and then there is nobody to connect to."""
     with serving(tiny_model, tmp_path / "log") as server:
         program = psutil.Process(server.pid)
         with Load(server.url, steps=64, n=2) as load:

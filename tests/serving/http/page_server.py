@@ -106,13 +106,13 @@ def scripted() -> Iterator[Scripted]:
 
 
 def frame(step: int, steps: int = 4, index: int = 0) -> bytes:
-    """The event of a preview: its picture gets lighter with every step."""
-    data = _picture(40 * step) | {"index": index, "seed": 7 + index, "output_format": "png"}
+    """The event of a preview: its image gets lighter with every step."""
+    data = _image(40 * step) | {"index": index, "seed": 7 + index, "output_format": "png"}
     return _event("image_generation.partial_image", data | {"step": step, "steps": steps, "known": step / steps})
 
 
 def completed(index: int = 0, prompt_cut: bool = False) -> bytes:
-    data = _picture(255) | {"index": index, "seed": 7 + index, "output_format": "png", "prompt_cut": prompt_cut}
+    data = _image(255) | {"index": index, "seed": 7 + index, "output_format": "png", "prompt_cut": prompt_cut}
     return _event("image_generation.completed", data)
 
 
@@ -120,7 +120,7 @@ def failed(message: str) -> bytes:
     return _event("error", {"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
 
-def _picture(grey: int) -> dict[str, str]:
+def _image(grey: int) -> dict[str, str]:
     file = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), (grey, grey, grey)).save(file, "PNG")
     return {"b64_json": base64.b64encode(file.getvalue()).decode()}

@@ -36,7 +36,7 @@ def expect_done(page: Page) -> None:
 
 
 def shown(page: Page) -> np.ndarray:
-    """The pixels of the large picture, as many as the server sent."""
+    """The pixels of the large image, as many as the server sent."""
     url = page.evaluate(
         """async () => {
             const image = document.querySelector('#shown');

@@ -153,7 +153,7 @@ def test_every_sampling_setting_can_be_asked_for() -> None:
     assert {item.name for item in fields(SamplingConfig)} <= set(schemas.ImageRequest.model_fields)
 
 
-def test_a_request_gives_a_picture_that_its_seed_gives_again(url: str) -> None:
+def test_a_request_gives_an_image_that_its_seed_gives_again(url: str) -> None:
     answer = post(url, prompt="a red bus")
     seed = answer.json()["data"][0]["seed"]
     assert colours(answer) == [colour("a red bus", seed, 4)] == colours(post(url, prompt="a red bus", seed=seed))
@@ -161,12 +161,12 @@ def test_a_request_gives_a_picture_that_its_seed_gives_again(url: str) -> None:
     assert not answer.json()["prompt_cut"] and post(url, prompt="a red bus " * 20).json()["prompt_cut"]
 
 
-def test_a_picture_can_be_a_jpeg(url: str) -> None:
+def test_an_image_can_be_a_jpeg(url: str) -> None:
     answer = post(url, prompt="a", output_format="jpeg").json()
     assert answer["output_format"] == "jpeg" and opened(answer["data"][0]["b64_json"]).format == "JPEG"
 
 
-def test_events_tell_which_picture_and_how_far(url: str) -> None:
+def test_events_tell_which_image_and_how_far(url: str) -> None:
     answer = post(url, prompt="a", n=2, seed=7, stream=True, steps=3)
     assert answer.headers["content-type"].startswith("text/event-stream")
     got = events(answer.text)
@@ -181,7 +181,7 @@ def test_events_tell_which_picture_and_how_far(url: str) -> None:
         assert opened(mine[-1][1]["b64_json"]).getpixel((0, 0)) == colour("a", 7 + index, 3)
 
 
-def test_events_come_while_the_picture_is_drawn(url: str) -> None:
+def test_events_come_while_the_image_is_drawn(url: str) -> None:
     body = {"prompt": "slow", "stream": True, "steps": 4}  # 0.3 s a pass
     times = []
     with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=30) as answer:
@@ -272,7 +272,7 @@ def test_what_goes_wrong_in_a_stream_is_its_last_event(url: str) -> None:
     assert late[0][0] == "image_generation.partial_image"
     assert late[-1][0] == "error" and late[-1][1]["error"]["code"] == "timeout"
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.APIError, match=r"no picture within 1\.5 s"):
+    with pytest.raises(openai.APIError, match=r"no image within 1\.5 s"):
         list(client.images.generate(prompt="slow", stream=True, extra_body={"steps": 90}))
 
 

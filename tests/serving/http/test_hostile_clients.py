@@ -1,4 +1,4 @@
-"""Garbage, too much, too slow: each is refused in the API's form or hung up on, and the next request gets its picture.
+"""Garbage, too much, too slow: each is refused in the API's form or hung up on, and the next request gets its image.
 
 Then requests that schemathesis makes up from the endpoint's own OpenAPI description.
 """
@@ -46,11 +46,11 @@ def patient(demo_pipe: Emage) -> Iterator[str]:
 
 
 def is_served(url: str) -> None:
-    """A normal request gets its picture at once."""
+    """A normal request gets its image at once."""
     answer = post(url, GOOD)
     assert answer.status == 200, answer
-    picture = Image.open(io.BytesIO(base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])))
-    assert picture.size == (64, 64)
+    image = Image.open(io.BytesIO(base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])))
+    assert image.size == (64, 64)
     assert answer.seconds < AT_ONCE_S
 
 
@@ -227,7 +227,7 @@ def test_a_client_that_never_reads_keeps_nobody_waiting(endpoint: str) -> None:
     with hostile.held_open(endpoint, 5, head(Content_Length=len(many)) + many):
         time.sleep(0.2)
         length = {"Content_Length": len(GOOD), "Connection": "close"}
-        assert send(endpoint, head(**length) + GOOD, within=30).status == 200  # twenty pictures are drawn before
+        assert send(endpoint, head(**length) + GOOD, within=30).status == 200  # twenty images are drawn before
         is_served(endpoint)
     is_served(endpoint)
 
@@ -235,15 +235,15 @@ def test_a_client_that_never_reads_keeps_nobody_waiting(endpoint: str) -> None:
 # --- Forms ------------------------------------------------------------------------------------------------------------
 
 
-def picture(*size: int, mode: str = "RGB", kind: str = "PNG") -> bytes:
+def image(*size: int, mode: str = "RGB", kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new(mode, size, "white").save(file, kind)
     return file.getvalue()
 
 
 PROMPT = ('; name="prompt"', b"a red square")
-IMAGE = ('; name="image"; filename="a.png"', picture(64, 64))
-MASK = ('; name="mask"; filename="b.png"', picture(64, 64, mode="L"))
+IMAGE = ('; name="image"; filename="a.png"', image(64, 64))
+MASK = ('; name="mask"; filename="b.png"', image(64, 64, mode="L"))
 
 
 def file(name: str, content: bytes) -> tuple[str, bytes]:
@@ -263,8 +263,8 @@ FORMS = {
     "an image in words": form(PROMPT, ('; name="image"', b"a.png"), MASK),
     "an empty image": form(PROMPT, file("image", b""), MASK),
     "an image that is none": form(PROMPT, file("image", b"<svg/>" * 1000), MASK),
-    "half an image": form(PROMPT, file("image", picture(640, 640)[:-200]), MASK),
-    "a mask of another size": form(PROMPT, IMAGE, file("mask", picture(32, 64, mode="L"))),
+    "half an image": form(PROMPT, file("image", image(640, 640)[:-200]), MASK),
+    "a mask of another size": form(PROMPT, IMAGE, file("mask", image(32, 64, mode="L"))),
     "a mask that is none": form(PROMPT, IMAGE, file("mask", b"\x89PNG\r\n\x1a\n" + bytes(100))),
     "two images": form(PROMPT, IMAGE, IMAGE, MASK),
     "a file that nobody wants": form(PROMPT, IMAGE, MASK, file("more", b"x")),
@@ -302,7 +302,7 @@ def test_a_form_without_a_boundary_is_refused(endpoint: str, kind: str) -> None:
     is_served(endpoint)
 
 
-def test_a_picture_that_would_fill_the_memory_is_not_decoded(endpoint: str) -> None:
+def test_an_image_that_would_fill_the_memory_is_not_decoded(endpoint: str) -> None:
     before = psutil.Process().memory_info().rss
     for part in ("image", "mask"):
         parts = {"image": IMAGE, "mask": MASK, part: file(part, hostile.bomb(30_000))}
@@ -326,6 +326,6 @@ few = hypothesis.settings(
 @schema.parametrize()
 @few
 def test_answers_are_as_described_whatever_is_asked(case: schemathesis.Case, endpoint: str) -> None:
-    if isinstance(case.body, dict):  # what is right is drawn, but no hundred and sixty pictures for an example
+    if isinstance(case.body, dict):  # what is right is drawn, but no hundred and sixty images for an example
         case.body |= {key: 2 for key in ("n", "candidates") if case.body.get(key) in range(3, 17)}
     case.call_and_validate(base_url=endpoint, checks=CHECKS)

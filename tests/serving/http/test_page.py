@@ -13,7 +13,7 @@ from programs import wait_until
 pytestmark = needs_chromium
 
 
-def test_type_and_watch_the_picture_form(page: Page, server: Server) -> None:
+def test_type_and_watch_the_image_form(page: Page, server: Server) -> None:
     opened(page, server.url)
     draw(page)
     expect_done(page)
@@ -56,7 +56,7 @@ def test_every_frame_shows_before_the_next_is_sent(page: Page, script: Scripted)
         seen.release()
     expect_done(page)
     wait_until(lambda: (shown(page) == 255).all(), 10)
-    expect(page.locator("#strip label")).to_have_count(4)  # the finished picture is the last pass's
+    expect(page.locator("#strip label")).to_have_count(4)  # the finished image is the last pass's
     assert script.asked == [{"prompt": PROMPT, "steps": 4, "stream": True}]
 
 
@@ -128,7 +128,7 @@ def test_a_kept_seed_draws_the_same_again_and_a_link_carries_it(page: Page, serv
     wait_until(lambda: (shown(page) == first).all(), 10)
 
 
-def test_the_curl_command_draws_the_same_picture(page: Page, server: Server, tmp_path: Path) -> None:
+def test_the_curl_command_draws_the_same_image(page: Page, server: Server, tmp_path: Path) -> None:
     opened(page, server.url)
     page.fill("#steps", "5")
     draw(page, 'a "small" circle that\'s red; $HOME `id` \\ ü')

@@ -44,9 +44,9 @@ def test_an_error_page_of_a_proxy_is_not_shown(page: Page, script: Scripted) -> 
 def test_a_busy_server_is_asked_again_when_it_says(page: Page, script: Scripted) -> None:
     script.draw = lambda write: write(completed())
     opened(page, script.url)
-    refuse(page, 429, "128 pictures wait already", {"Retry-After": "3"})
+    refuse(page, 429, "128 images wait already", {"Retry-After": "3"})
     draw(page)
-    expect(page.get_by_role("alert")).to_contain_text("128 pictures wait already")
+    expect(page.get_by_role("alert")).to_contain_text("128 images wait already")
     expect(page.locator("#retry")).to_be_disabled()
     expect(page.locator("#retry")).to_contain_text("Try again in")
     expect(page.locator("#retry")).to_be_enabled()

@@ -41,7 +41,7 @@ export async function* draw(body, edit, signal) {
     }
   } catch (error) {
     if (error instanceof Problem || error.name === "AbortError") throw error;
-    throw new Problem("The connection broke off", "The picture was not finished.");
+    throw new Problem("The connection broke off", "The image was not finished.");
   }
 }
 

@@ -1,4 +1,4 @@
-/** The playground: a form, the run that it starts, and what is done with the picture. */
+/** The playground: a form, the run that it starts, and what is done with the image. */
 
 import * as api from "./api.js";
 import { Brush } from "./brush.js";
@@ -103,7 +103,7 @@ async function submit(event) {
   if ($("brush").hidden) {
     draw({ body, edit: null, parent: null });
   } else if (brush.cells.size) {
-    const edit = { image: view.shown.picture.blob, mask: await brush.mask(...size()) };
+    const edit = { image: view.shown.image.blob, mask: await brush.mask(...size()) };
     edit.urls = [edit.image, edit.mask].map((blob) => URL.createObjectURL(blob));
     if (!$("form").contains(document.activeElement)) $("draw").focus({ preventScroll: true }); // the brush's buttons go
     leaveBrush();
@@ -130,7 +130,7 @@ async function draw(job) {
       view.arrived(run);
       if (event.index === 0) announce(run, frame);
     }
-    if (!isWhole(run)) throw new api.Problem("The connection broke off", "The picture was not finished.");
+    if (!isWhole(run)) throw new api.Problem("The connection broke off", "The image was not finished.");
     end(run, "done");
   } catch (error) {
     end(run, error.name === "AbortError" ? "stopped" : "failed");
@@ -153,7 +153,7 @@ function finish(run, before) {
   if (!empty) remember(run);
   view.show(empty && before ? before : run);
   view.earlier(runs, true);
-  if (run.state === "done" && !kept()) $("seed").value = run.pictures[0].seed;
+  if (run.state === "done" && !kept()) $("seed").value = run.images[0].seed;
   settle();
   say({ done: `Done in ${(run.total / 1000).toFixed(1)} seconds.`, stopped: "Stopped.", failed: "" }[run.state]);
 }
@@ -177,13 +177,13 @@ function busy(controller) {
   view.earlier(runs, !running);
 }
 
-// --- What is done with the picture ---
+// --- What is done with the image ---
 
 function pick(index) {
   view.run.chosen = index;
   view.run.frame = null;
   view.show(view.run);
-  if (view.shown.picture.seed !== undefined) $("seed").value = view.shown.picture.seed;
+  if (view.shown.image.seed !== undefined) $("seed").value = view.shown.image.seed;
   settle();
 }
 
@@ -193,16 +193,16 @@ function look(run) {
   settle();
 }
 
-/** The request of the picture that is shown, alone. */
+/** The request of the image that is shown, alone. */
 function request() {
   const { n, ...body } = view.run.body;
-  return { ...body, seed: view.shown.picture.seed };
+  return { ...body, seed: view.shown.image.seed };
 }
 
-/** Address and command follow the picture that is shown. */
+/** Address and command follow the image that is shown. */
 function settle() {
   const { edit, chosen } = view.run;
-  if (chosen === null || view.shown.picture.seed === undefined) return;
+  if (chosen === null || view.shown.image.seed === undefined) return;
   $("curl").textContent = curl(request(), edit);
   if (edit) [$("image-file").href, $("mask-file").href] = edit.urls;
   else history.replaceState(null, "", link(request()));
@@ -296,7 +296,7 @@ addEventListener("keydown", ({ key }) => {
   else if (!$("brush").hidden) $("leave").click();
 });
 
-if (matchMedia("(max-width: 54rem)").matches) $("settings").open = false; // the picture is to be near the prompt
+if (matchMedia("(max-width: 54rem)").matches) $("settings").open = false; // the image is to be near the prompt
 if (matchMedia("(pointer: fine)").matches) $("prompt").focus();
 setSettings(fromAddress());
 load();

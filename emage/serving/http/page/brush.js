@@ -1,10 +1,10 @@
-/** Choosing the cells of a picture that are regenerated: with mouse, pen, finger or keys.
+/** Choosing the cells of an image that are regenerated: with mouse, pen, finger or keys.
  *
  * The model redraws whole cells of its token grid, so whole cells are what is marked and shown. A place is (x, y) in
  * cells from the top left corner, a cell its number in rows.
  */
 
-/** The checks that stand for nothing in picture editors; the picture shines through a little. */
+/** The checks that stand for nothing in image editors; the image shines through a little. */
 const CHECKS = checks("#fffd", "#9aad", 8);
 
 export class Brush {
@@ -45,7 +45,7 @@ export class Brush {
     this.#changed();
   }
 
-  /** A PNG of the picture's size, transparent where it is regenerated: the form that OpenAI's API has. */
+  /** A PNG of the image's size, transparent where it is regenerated: the form that OpenAI's API has. */
   mask(width, height) {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width, height });
@@ -162,7 +162,7 @@ export class Brush {
   }
 }
 
-/** White within black: seen on every picture. */
+/** White within black: seen on every image. */
 function outline(context, shape) {
   for (const [width, colour] of [[5, "#000"], [2, "#fff"]]) {
     context.beginPath();

@@ -1,4 +1,4 @@
-/** A picture's request as a shell command, and as a link to this page. */
+/** An image's request as a shell command, and as a link to this page. */
 
 import { hasKey } from "./api.js";
 
@@ -7,7 +7,7 @@ export function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A curl command that draws the same picture again and writes it to a file. */
+/** A curl command that draws the same image again and writes it to a file. */
 export function curl(body, edited) {
   const url = new URL(edited ? "v1/images/edits" : "v1/images/generations", document.baseURI);
   const parts = [`curl -sS ${quote(url.href)}`];
@@ -19,8 +19,8 @@ export function curl(body, edited) {
   } else {
     parts.push("-H 'Content-Type: application/json'", `-d ${quote(JSON.stringify(body))}`);
   }
-  const picture = `grep -o '"b64_json": *"[^"]*' | cut -d'"' -f4 | base64 -d > emage-${body.seed}.png`;
-  return `${parts.join(" \\\n  ")} \\\n  | ${picture}`;
+  const image = `grep -o '"b64_json": *"[^"]*' | cut -d'"' -f4 | base64 -d > emage-${body.seed}.png`;
+  return `${parts.join(" \\\n  ")} \\\n  | ${image}`;
 }
 
 export function link(body) {

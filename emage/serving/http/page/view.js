@@ -1,4 +1,4 @@
-/** Shows a run (run.js): its pictures as they form, one of them large with all its frames, and what it took. */
+/** Shows a run (run.js): its images as they form, one of them large with all its frames, and what it took. */
 
 import { isEmpty } from "./run.js";
 
@@ -12,23 +12,23 @@ export class View {
     $("replay").addEventListener("click", () => this.#replay());
   }
 
-  /** All anew: another run, another of its pictures, another state. */
+  /** All anew: another run, another of its images, another state. */
   show(run) {
     clearInterval(this.player);
     this.run = run;
-    const several = run.pictures.length > 1;
+    const several = run.images.length > 1;
     const sideBySide = several && run.chosen === null;
     $("board").classList.toggle("side-by-side", sideBySide);
     $("big").hidden = sideBySide;
     $("stage").className = run.state;
     $("candidates").hidden = !several;
-    const candidate = (_, index) => tile("candidate", `Picture ${index + 1}`, () => this.onPick(index));
-    fill($("candidates"), several ? run.pictures : [], candidate);
+    const candidate = (_, index) => tile("candidate", `Image ${index + 1}`, () => this.onPick(index));
+    fill($("candidates"), several ? run.images : [], candidate);
     $("strip").replaceChildren();
     this.#update();
   }
 
-  /** A frame or the finished picture came. */
+  /** A frame or the finished image came. */
   arrived(run) {
     if (run === this.run) this.#update();
   }
@@ -39,48 +39,48 @@ export class View {
       const box = tile("run", `${run.edit ? "Redrawn: " : ""}${run.body.prompt}`, () => this.onReturn(run));
       const input = box.querySelector("input");
       Object.assign(input, { disabled: !enabled, checked: run === this.run });
-      picture(box, run.pictures[run.chosen ?? 0].frames.at(-1)?.url);
+      image(box, run.images[run.chosen ?? 0].frames.at(-1)?.url);
       return box;
     }));
   }
 
-  /** The picture that is shown large, and the frame of it. */
+  /** The image that is shown large, and the frame of it. */
   get shown() {
-    const { pictures, chosen, frame } = this.run;
-    const { frames } = pictures[chosen ?? 0];
-    return { picture: pictures[chosen ?? 0], frame: frames[frame ?? frames.length - 1] };
+    const { images, chosen, frame } = this.run;
+    const { frames } = images[chosen ?? 0];
+    return { image: images[chosen ?? 0], frame: frames[frame ?? frames.length - 1] };
   }
 
   // --- Parts ---
 
   #update() {
-    this.#pictures();
+    this.#images();
     this.#strip();
     this.#progress();
     this.#result();
   }
 
-  #pictures() {
-    const { pictures, chosen, body } = this.run;
+  #images() {
+    const { images, chosen, body } = this.run;
     for (const [index, box] of [...$("candidates").children].entries()) {
-      picture(box, pictures[index].frames.at(-1)?.url);
+      image(box, images[index].frames.at(-1)?.url);
       box.querySelector("input").checked = index === chosen;
     }
     const { frame } = this.shown;
-    picture($("big"), frame?.url);
+    image($("big"), frame?.url);
     $("shown").hidden = !frame;
     $("shown").alt = body.prompt;
     $("empty").hidden = Boolean(frame);
   }
 
   #strip() {
-    const { pictures, chosen, frame, state } = this.run;
-    const frames = chosen === null ? [] : pictures[chosen].frames;
+    const { images, chosen, frame, state } = this.run;
+    const frames = chosen === null ? [] : images[chosen].frames;
     $("frames").hidden = !frames.length;
     $("replay").hidden = state === "drawing" || frames.length < 2;
     fill($("strip"), frames, (it, index) => tile("frame", passOf(it), () => this.#look(index)));
     for (const [index, box] of [...$("strip").children].entries()) {
-      picture(box, frames[index].url);
+      image(box, frames[index].url);
       box.querySelector("input").checked = index === (frame ?? frames.length - 1);
     }
     if (frame === null) $("strip").scrollTop = $("strip").scrollHeight;
@@ -92,7 +92,7 @@ export class View {
   }
 
   #to(index) {
-    const last = index === this.run.pictures[this.run.chosen].frames.length - 1;
+    const last = index === this.run.images[this.run.chosen].frames.length - 1;
     this.run.frame = last ? null : index; // the last one goes on to the next that comes
     this.#update();
   }
@@ -100,7 +100,7 @@ export class View {
   /** Slower than a small model draws: to be watched. */
   #replay() {
     clearInterval(this.player);
-    const { length } = this.run.pictures[this.run.chosen].frames;
+    const { length } = this.run.images[this.run.chosen].frames;
     let index = 0;
     this.player = setInterval(() => {
       this.#to(index++);
@@ -109,44 +109,44 @@ export class View {
   }
 
   #progress() {
-    const { pictures, chosen, body } = this.run;
-    const frame = chosen === null ? slowest(pictures) : this.shown.frame;
+    const { images, chosen, body } = this.run;
+    const frame = chosen === null ? slowest(images) : this.shown.frame;
     $("bar").max = frame?.steps ?? body.steps;
     $("bar").value = frame?.step ?? 0;
     $("pass").textContent = whereIs(this.run, frame);
   }
 
   #result() {
-    const { pictures, chosen, state, body, parent, edit, first, total } = this.run;
-    const { picture, frame } = this.shown;
-    const [oldest, latest] = [picture.frames[0], picture.frames.at(-1)];
+    const { images, chosen, state, body, parent, edit, first, total } = this.run;
+    const { image, frame } = this.shown;
+    const [oldest, latest] = [image.frames[0], image.frames.at(-1)];
     const nothing = state !== "drawing" && isEmpty(this.run);
     $("hint").hidden = !nothing;
     $("result").hidden = nothing;
     $("caption").textContent = body.prompt;
-    $("cut").hidden = !picture.cut;
+    $("cut").hidden = !image.cut;
     const passes = latest?.step - oldest?.step;
     const perPass = passes > 0 ? (latest.at - oldest.at) / passes : undefined;
-    const seed = chosen === null ? null : picture.seed;
+    const seed = chosen === null ? null : image.seed;
     numbers({ "First frame": duration(first), "Per pass": duration(perPass), "In all": duration(total), Seed: seed });
 
     const done = state !== "drawing" && chosen !== null && frame;
     const has = (id, whether) => ($(id).hidden = !whether);
     has("choose", chosen === null);
-    has("all", pictures.length > 1 && chosen !== null);
-    has("redraw", done && picture.blob);
+    has("all", images.length > 1 && chosen !== null);
+    has("redraw", done && image.blob);
     for (const id of ["download", "copy-curl", "command"]) has(id, done);
     has("copy-link", done && !edit);
     has("back", done && parent);
     has("files", edit);
     if (!frame) return;
     $("download").href = frame.url;
-    const pass = frame === latest && picture.blob ? "" : `-pass-${frame.step}`;
-    $("download").download = `emage-${picture.seed}${pass}.${frame.format}`;
+    const pass = frame === latest && image.blob ? "" : `-pass-${frame.step}`;
+    $("download").download = `emage-${image.seed}${pass}.${frame.format}`;
   }
 }
 
-/** A radio button that is a picture: a group of them has the arrow keys and one tab stop from the browser. */
+/** A radio button that is an image: a group of them has the arrow keys and one tab stop from the browser. */
 function tile(group, name, onPick) {
   const box = document.createElement("label");
   const input = document.createElement("input");
@@ -165,15 +165,15 @@ function fill(element, items, make) {
   for (const [index, item] of items.entries()) if (!element.children[index]) element.append(make(item, index));
 }
 
-function picture(box, url) {
+function image(box, url) {
   const image = box.querySelector("img");
   image.hidden = !url;
   if (url && image.src !== url) image.src = url;
 }
 
-/** The newest frame of the picture that is the least far; none while one has none. */
-function slowest(pictures) {
-  const each = pictures.map(({ frames }) => frames.at(-1));
+/** The newest frame of the image that is the least far; none while one has none. */
+function slowest(images) {
+  const each = images.map(({ frames }) => frames.at(-1));
   return each.includes(undefined) ? undefined : each.reduce((a, b) => (b.step < a.step ? b : a));
 }
 
