@@ -20,7 +20,8 @@ Tokenizer = VQGAN | DVAE
 Config = VQGANConfig | DVAEConfig
 
 METADATA_KEY = "emage"  # one key only: safetensors writes several in random order, and equal weights must hash equal
-KINDS: dict[str, type[Config]] = {"vqgan": VQGANConfig, "dvae": DVAEConfig}
+# What a file calls its architecture -> its settings and its network. A new architecture is one line here.
+KINDS: dict[str, tuple[type[Config], type[Tokenizer]]] = {"vqgan": (VQGANConfig, VQGAN), "dvae": (DVAEConfig, DVAE)}
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
@@ -38,7 +39,7 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
 
     Returns their fingerprint, which a tokenizer loaded from the file has as `sha256`.
     """
-    kind = next(kind for kind, config in KINDS.items() if isinstance(tokenizer.config, config))
+    kind = _kind(tokenizer.config)
     description = json.dumps({"name": tokenizer.name, kind: asdict(tokenizer.config)}, sort_keys=True)
     write(tokenizer.state_dict(), path, {METADATA_KEY: description})
     return fingerprint(tokenizer.state_dict())
@@ -79,7 +80,7 @@ def describe(path: str | Path) -> tuple[str, Config] | None:
     if kind is None or not isinstance(described.get("name"), str):
         raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(KINDS)})")
     try:
-        return described["name"], from_yaml(KINDS[kind], json.dumps(described[kind]))  # which checks names and types
+        return described["name"], from_yaml(KINDS[kind][0], json.dumps(described[kind]))  # which checks names and types
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"{path} holds a tokenizer that this version of emage cannot build: {error}") from error
 
@@ -91,11 +92,20 @@ def _json(text: str) -> Any:
         return None
 
 
+def network(config: Config, name: str) -> Tokenizer:
+    """Return the network of a config, with random weights."""
+    return KINDS[_kind(config)][1](config, name)  # type: ignore[arg-type]
+
+
+def _kind(config: Config) -> str:
+    return next(kind for kind, (settings, _) in KINDS.items() if isinstance(config, settings))
+
+
 def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | torch.device = "cpu") -> Tokenizer:
     """A tokenizer in eval mode, in float32, without gradients."""
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
-            tokenizer = DVAE(config, name) if isinstance(config, DVAEConfig) else VQGAN(config, name)
+            tokenizer = network(config, name)
         tokenizer.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has
         raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error
