@@ -212,7 +212,7 @@ def _read(paths: list[str], token: str) -> str:
 
 
 def services(config: DoctorConfig) -> Iterator[Check]:
-    yield tracking_server(tracking.uri(config.mlflow))
+    yield tracking_server(tracking.resolve_uri(config.mlflow))
     if config.tokenizer in tokenizers.TOKENIZERS:
         yield weights(f"tokenizer {config.tokenizer}", download.cached(config.tokenizer), "tokenize.weights=FILE")
     else:

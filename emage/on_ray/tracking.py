@@ -1,6 +1,6 @@
 """MLflow, and nothing else knows it: one run a stage, with its settings, metrics, tables and images.
 
-    with tracking.start(config.mlflow, stage="train", settings=config, record=file) as run:   # the driver
+    with tracking.start(config.mlflow, stage="train", settings=config, run_file=file) as run:   # the driver
         ...                                                           # run.config and the record's path to the workers
         with tracking.attach(run_config, file) as same_run:                                   # a worker
             same_run.metrics({"loss": 4.2}, step=50)
@@ -35,9 +35,9 @@ from emage.utils.redact import public
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RECORD = "mlflow.json"  # in the output of a stage that goes on with its run
+RUN_FILE = "mlflow.json"  # in the output of a stage that goes on with its run
 RETRY_S = 30.0  # between two tries while the store is away
-TRIES = 1000  # of one record, over eight hours: a store that chokes on it must not hold up the rest for ever
+MAX_ATTEMPTS = 1000  # of one record, over eight hours: a store that chokes on it must not hold up the rest for ever
 MAX_WAITING = 10_000  # records kept while the store is away
 CLOSE_S = 60.0  # the most that the end of a stage waits for a slow store
 MAX_PARAM = 500  # characters
@@ -55,7 +55,7 @@ _ENVIRONMENT = {
 _log = logging.getLogger(__name__)
 
 
-def uri(config: MLflowConfig) -> str:
+def resolve_uri(config: MLflowConfig) -> str:
     """The tracking URI in force: MLFLOW_TRACKING_URI wins over the config; an SQLite file's path is made absolute."""
     address = os.environ.get("MLFLOW_TRACKING_URI") or config.uri
     scheme, separator, path = address.partition(":///")
@@ -63,37 +63,37 @@ def uri(config: MLflowConfig) -> str:
 
 
 def start(
-    config: MLflowConfig, *, stage: str, settings: Any, record: Path | None = None, parent: str | None = None
-) -> "Run":
+    config: MLflowConfig, *, stage: str, settings: Any, run_file: Path | None = None, parent: str | None = None
+) -> "TrackedRun":
     """A run, recorded with `settings` (a config dataclass). Its end depends on how the `with` block ends.
 
     It is a new one, unless `record` names one in the same store. MLflow's pages show it below the run `parent`. Waits
     for the store's first answer, or its absence, a few seconds.
     """
     artifacts = config.artifacts if "://" in config.artifacts else os.path.abspath(config.artifacts)
-    config = dataclasses.replace(config, uri=uri(config), artifacts=artifacts)
-    run = Run(config, stage=stage, record=record, parent=parent)
+    config = dataclasses.replace(config, uri=resolve_uri(config), artifacts=artifacts)
+    run = TrackedRun(config, stage=stage, run_file=run_file, parent=parent)
     run.params(dataclasses.asdict(settings))
     run.text("config.yaml", public(to_yaml(settings)))
     run.wait()
     return run
 
 
-def attach(config: MLflowConfig, record: Path) -> "Run":
+def attach(config: MLflowConfig, run_file: Path) -> "TrackedRun":
     """The run that a driver started, in another process. `config` is the driver's `run.config`: its paths are absolute.
 
     `close` (or the end of a `with` block) writes what is left and leaves the run open for its driver. Metrics of steps
     that the run has from before are not written again.
     """
-    config = dataclasses.replace(config, uri=uri(config))
+    config = dataclasses.replace(config, uri=resolve_uri(config))
     database = _sqlite_file(config)
     if config.enabled and database is not None and not database.is_file():
         _log.warning("MLflow: no %s on this machine, nothing is recorded from here; several need a server", database)
         config = dataclasses.replace(config, enabled=False)
-    return Run(config, record=record)
+    return TrackedRun(config, run_file=run_file)
 
 
-class Run:
+class TrackedRun:
     """A run to write to. `id` is None when tracking is off, or while the store has not been reached yet."""
 
     def __init__(
@@ -101,13 +101,13 @@ class Run:
         config: MLflowConfig,
         *,
         stage: str | None = None,
-        record: Path | None = None,
+        run_file: Path | None = None,
         parent: str | None = None,
     ):
         self.config = config
         self.id: str | None = None
         self._stage = stage  # None: the run belongs to another process, which also ends it
-        self._record, self._parent = record, parent
+        self._run_file, self._parent = run_file, parent
         self._created: str | None = None
         self._is_new, self._last_step = True, -1  # of the metrics that the run had when it was opened here
         self._started = _now()
@@ -120,7 +120,7 @@ class Run:
             _import()  # here, not in the thread: two threads importing at once can see half a module
             self._thread.start()
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "TrackedRun":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -186,7 +186,7 @@ class Run:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            for _ in range(TRIES):
+            for _ in range(MAX_ATTEMPTS):
                 if self._done_with(job):
                     break
                 if self._closing.is_set():  # that was the last try
@@ -211,14 +211,14 @@ class Run:
 
     def _open(self, client: "MlflowClient") -> str:
         """The id of the run that the record names or, for its driver, of a new one."""
-        known = manifest.read_json(self._record) if self._record else None
+        known = manifest.read_json(self._run_file) if self._run_file else None
         if known and known["uri"] == self.config.uri:
             return self._reopen(client, known["run"])
         if self._stage is None:
             raise ConnectionError("the driver has not reached it yet")
         self._created = self._created or self._create(client)  # once, though a full disk may refuse the record
-        if self._record:
-            manifest.write_json(self._record, {"uri": self.config.uri, "run": self._created})
+        if self._run_file:
+            manifest.write_json(self._run_file, {"uri": self.config.uri, "run": self._created})
         return self._created
 
     def _reopen(self, client: "MlflowClient", run_id: str) -> str:

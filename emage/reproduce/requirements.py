@@ -44,7 +44,7 @@ from emage.reproduce.paper_numbers import TABLE2
 from emage.reproduce.tokenizer_comparison import is_here
 from emage.training import estimate
 from emage.training.loop import BareEngine, Objective, train_step
-from emage.training.spike_guard import Guard
+from emage.training.spike_guard import SpikeGuard
 
 PAPER_TOKENS = TokenizerInfo("vqgan-gumbel-f8-8192", "", 8192, (32, 32))
 TOKEN_S = 48.0 / 1024  # of the autoregressive model on a V100, by the paper (Table 3)
@@ -190,7 +190,7 @@ def _seconds(cell: Cell, speed: Speed, tokens: TokenizerInfo) -> float:
         assert isinstance(made, TrainConfig)
         network = _network(made.method, made.model, tokens)
         # A training step is three forward passes' work, of one pass of the network.
-        forward = estimate.flops_per_sample(network, made.method, warming=True) / 3
+        forward = estimate.flops_per_sample(network, made.method, in_warm_start=True) / 3
         images = one.limit * one.candidates if isinstance(one, EvaluateConfig) else one.rounds + one.warm_up
         if made.method == "autoregressive":
             # With a cache all tokens together are one pass; but a GPU waits for each of them, whatever the batch.
@@ -249,7 +249,7 @@ def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> floa
     parts = CheckpointConfig(config.method, tokens.vocab_size, tokens.grid, config.model, config.sampling)
     network = checkpoint.build(parts).to("cuda" if torch.cuda.is_available() else "cpu")
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)
-    rows, guard = config.optim.batch_size, Guard(config.optim.max_spike)
+    rows, guard = config.optim.batch_size, SpikeGuard(config.optim.max_spike)
     captions = [scene.caption for scene in shapes.train_scenes(rows, seed=0)]
     y = torch.randint(tokens.vocab_size, (rows, tokens.num_tokens))
     batch = Batch(list(range(rows)), captions, y, list(range(rows)))
@@ -258,7 +258,7 @@ def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> floa
     try:
         for _ in range(MEASURED_STEPS):
             started = time.perf_counter()
-            train_step(engine, batch, config, guard, lr=0.0, warming=False)
+            train_step(engine, batch, config, guard, lr=0.0, in_warm_start=False)
             seconds.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)

@@ -87,26 +87,26 @@ def _count(module: nn.Module) -> int:
 # --- Work -------------------------------------------------------------------------------------------------------------
 
 
-def flops_per_sample(network: Network, method: Method, *, warming: bool = False) -> int:
+def flops_per_sample(network: Network, method: Method, *, in_warm_start: bool = False) -> int:
     """FLOP of the matrix products that training on one image takes, forward and backward: 2 for a multiply-add.
 
     mfu = flops_per_sample * samples_per_s / (peak * GPUs). Backward costs twice the forward, for the gradients of the
     weights and of the input; a frozen encoder has none of it. The first pass of #2 and #3 is one more forward of the
-    decoder, not of the text, and is left out while `warming`. Causal attention counts in full, as masks make it; what a
-    fused kernel computes anew in its backward does not count.
+    decoder, not of the text, and is left out if `in_warm_start`. Causal attention counts in full, as masks make it;
+    what a fused kernel computes again in its backward does not count.
     """
     text, read, decoder = _text_flops(network), _read_flops(network), _decoder_flops(network)
     frozen = network.text.frozen
-    passes = 4 if METHODS[method].TWO_PASSES and not warming else 3
+    passes = 4 if METHODS[method].TWO_PASSES and not in_warm_start else 3
     # With a frozen encoder nobody asks for the gradient of the text states: the keys' and values' weights alone.
     return passes * decoder + (2 if frozen else 3) * read + (1 if frozen else 3) * text
 
 
 def run_flops(config: TrainConfig, network: Network) -> float:
     """FLOP of the whole run: `optim.steps` of `optim.batch_size` images, a share of them while warming up."""
-    warming = config.objective.warm_start
-    warm, full = (flops_per_sample(network, config.method, warming=flag) for flag in (True, False))
-    return config.optim.steps * config.optim.batch_size * (warming * warm + (1 - warming) * full)
+    warm_start = config.objective.warm_start
+    warm, full = (flops_per_sample(network, config.method, in_warm_start=flag) for flag in (True, False))
+    return config.optim.steps * config.optim.batch_size * (warm_start * warm + (1 - warm_start) * full)
 
 
 def _text_flops(network: Network) -> int:
@@ -284,7 +284,7 @@ def _method_lines(config: TrainConfig, network: Network) -> dict[str, str]:
     }
 
 
-def rows_of_ranks(batch_size: int, ranks: int) -> list[int]:
+def rows_per_rank(batch_size: int, ranks: int) -> list[int]:
     """How many rows of a step each rank gets: rank r has the places from B r // W up to B (r + 1) // W."""
     return [batch_size * (rank + 1) // ranks - batch_size * rank // ranks for rank in range(ranks)]
 
@@ -292,12 +292,12 @@ def rows_of_ranks(batch_size: int, ranks: int) -> list[int]:
 def _passes(config: TrainConfig) -> tuple[int, int]:
     """Accumulation, and images of the largest pass: training.micro_batches makes them equally large."""
     passes = accumulation(config.optim, config.run.num_workers)
-    return passes, -(-max(rows_of_ranks(config.optim.batch_size, config.run.num_workers)) // passes)
+    return passes, -(-max(rows_per_rank(config.optim.batch_size, config.run.num_workers)) // passes)
 
 
 def _batch_lines(config: TrainConfig) -> dict[str, str]:
     run, optim = config.run, config.optim
-    rows = rows_of_ranks(optim.batch_size, run.num_workers)
+    rows = rows_per_rank(optim.batch_size, run.num_workers)
     share = f"{max(rows)}" if min(rows) == max(rows) else f"{min(rows)} or {max(rows)}"
     kind = "GPU" if run.use_gpu else "CPU worker"
     passes, micro_batch = _passes(config)

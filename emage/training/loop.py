@@ -24,8 +24,8 @@ from emage.methods.base import Loss, num_scored
 from emage.methods.masking import MASK, ImageRng, random_mask
 from emage.model.transformer import Network
 from emage.training.optimizer import adamw, learning_rate, set_lr
-from emage.training.spike_guard import Guard
-from emage.training.step_metrics import SUMS, Metrics, fingerprint, metrics, statistics
+from emage.training.spike_guard import SpikeGuard
+from emage.training.step_metrics import SUMS, Metrics, batch_checksum, metrics_from_sums, micro_batch_sums
 from emage.utils.torch_compile import fused
 
 
@@ -45,25 +45,27 @@ class Objective(nn.Module):
         self.network, self.method, self.objective = network, method, objective
         self.autocast, self.compile_passes = autocast or nullcontext(), compile
 
-    def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, warming: bool) -> Loss:
+    def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, in_warm_start: bool) -> Loss:
         """Caption ids (B,S) and tokens (B,N) -> the method's loss; iterative1's while warming up."""
         with self.autocast, fused(self.compile_passes):
-            return self.in_force(warming).loss(self.network.decoder, y, self.network.read(ids), self.objective, rng)
+            return self.active_method(in_warm_start).loss(
+                self.network.decoder, y, self.network.read(ids), self.objective, rng
+            )
 
-    def in_force(self, warming: bool) -> ModuleType:
+    def active_method(self, in_warm_start: bool) -> ModuleType:
         """The method that a step is trained by."""
-        return METHODS["iterative1" if warming else self.method]
+        return METHODS["iterative1" if in_warm_start else self.method]
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """This process's place among those that train together."""
 
     rank: int = 0
     world_size: int = 1
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistributedContext()
 
 
 class Engine(Protocol):
@@ -116,21 +118,21 @@ def fit(
     on_step: Callable[[int, Metrics, Batch], bool | None],
     *,
     start: int = 0,
-    ranks: Ranks = ALONE,
+    ranks: DistributedContext = SINGLE_PROCESS,
     average: AveragedModel | None = None,
-    guard: Guard | None = None,
+    guard: SpikeGuard | None = None,
 ) -> None:
     """Trains from step `start` to `config.optim.steps`; after each, `on_step(steps done, metrics, batch)`.
 
     It ends early where `on_step` returns True. `average` (optim.averaged) follows the network's weights. `guard` says
     which steps are skipped; a resumed run brings its own.
     """
-    guard = guard or Guard(config.optim.max_spike)
+    guard = guard or SpikeGuard(config.optim.max_spike)
     warm_share = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
     warm_steps = round(warm_share * config.optim.steps)
     for step, batch, waited in _prefetched(table, config.optim, start, ranks):
         lr = learning_rate(step, config.optim)
-        values = train_step(engine, batch, config, guard, lr=lr, warming=step < warm_steps, ranks=ranks)
+        values = train_step(engine, batch, config, guard, lr=lr, in_warm_start=step < warm_steps, ranks=ranks)
         if average is not None and not values["skipped"]:
             average.update_parameters(engine.objective.network)
         if on_step(step + 1, values | {"data_wait_s": waited}, batch):
@@ -141,11 +143,11 @@ def train_step(
     engine: Engine,
     batch: Batch,
     config: TrainConfig,
-    guard: Guard,
+    guard: SpikeGuard,
     *,
     lr: float,
-    warming: bool,
-    ranks: Ranks = ALONE,
+    in_warm_start: bool,
+    ranks: DistributedContext = SINGLE_PROCESS,
 ) -> Metrics:
     """One update from this rank's rows, in micro-batches. The metrics are over all ranks.
 
@@ -156,18 +158,18 @@ def train_step(
     text, device = engine.objective.network.text, engine.device
     dropped = _dropped_captions(batch, config.objective.caption_dropout)
     scored = num_scored(
-        engine.objective.in_force(warming), batch.y.shape[1], config.objective, ImageRng(batch.seeds)
+        engine.objective.active_method(in_warm_start), batch.y.shape[1], config.objective, ImageRng(batch.seeds)
     ).sum()
     count = sum_over_ranks(scored.double(), device).item()
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
-    sums[SUMS.index("samples")] = fingerprint(batch.uid, batch.seeds)
+    sums[SUMS.index("samples")] = batch_checksum(batch.uid, batch.seeds)
     sums[SUMS.index("time")] = 0.0 if ranks.rank else time.time()
     for rows in micro_batches(config.optim, len(batch.uid), ranks.world_size):
         y = batch.y[rows].to(device)
         ids, cut = (part.to(device) for part in text.tokenize(dropped[rows]))
-        loss = engine.forward(ids, y, ImageRng(batch.seeds[rows], device), warming)
+        loss = engine.forward(ids, y, ImageRng(batch.seeds[rows], device), in_warm_start)
         engine.backward(loss.total / count)
-        sums += statistics(loss, y, cut).cpu()
+        sums += micro_batch_sums(loss, y, cut).cpu()
     found = dict(zip(SUMS, sum_over_ranks(sums, device).tolist(), strict=True))
     assert found["count"] == count, "a method must score as many positions as it said beforehand"
     take = guard.accepts(found["loss"] / count)
@@ -175,7 +177,7 @@ def train_step(
     taken = take and math.isfinite(norm)
     guard.note(found["loss"] / count, taken)
     vocab_size = engine.objective.network.decoder.head.out_features
-    return {**metrics(found, vocab_size), "lr": lr, "grad_norm": norm, "skipped": float(not taken)}
+    return {**metrics_from_sums(found, vocab_size), "lr": lr, "grad_norm": norm, "skipped": float(not taken)}
 
 
 def micro_batches(optim: OptimConfig, rows: int, world_size: int) -> list[slice]:
@@ -218,7 +220,9 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
 # --- Parts ------------------------------------------------------------------------------------------------------------
 
 
-def _prefetched(table: TokenTable, optim: OptimConfig, start: int, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
+def _prefetched(
+    table: TokenTable, optim: OptimConfig, start: int, ranks: DistributedContext
+) -> Iterator[tuple[int, Batch, float]]:
     """(step, batch, seconds waited for it) from `start` on; the next batch is read by a thread meanwhile."""
     with ThreadPoolExecutor(max_workers=1) as reader:
 

@@ -45,7 +45,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
+def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of `model` that follows it: `update_parameters(model)` takes it 1 - decay of the way (beyond the paper).
 
     The first update copies; then the decay grows to the full one, (1 + n) / (10 + n) at update n, or the average would

@@ -24,7 +24,7 @@ from emage.utils.image_grid import printable
 
 STEPS = "steps.jsonl"
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-POINTS = 2_000  # of a pale curve: more than an image has columns of pixels
+MAX_POINTS = 2_000  # of a pale curve: more than an image has columns of pixels
 _WINDOWS = 100  # that a curve would be the means of, did they stand side by side; they move, one point at a time
 
 # Column of the record -> title. The first is the large panel; one without any numbers is left out.
@@ -52,7 +52,7 @@ class CurvesConfig:
 
 
 class Curve(NamedTuple):
-    """(P,) steps and values, P at most POINTS."""
+    """(P,) steps and values, P at most MAX_POINTS."""
 
     step: np.ndarray
     value: np.ndarray
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     curves: dict[str, Curve]  # by column, those that have any numbers
 
 
-def draw(runs: Sequence[str | Path], path: str | Path, title: str | None = None) -> None:
+def plot(runs: Sequence[str | Path], path: str | Path, title: str | None = None) -> None:
     """Draws the curves of the runs in these folders into the image `path`, whose ending is one of FORMATS.
 
     Raises InputError where a folder holds no step of a training, or where the image can't be written.
@@ -89,14 +89,14 @@ def load(folder: str | Path, name: str) -> Run:
     columns = step_log.columns(file, list(PANELS))
     if not len(columns["step"]):
         raise InputError(f"{folder}: {STEPS} holds no step yet; try again when the training has taken some")
-    curves = {column: thin(columns["step"], columns[column], POINTS) for column in PANELS}
+    curves = {column: downsample(columns["step"], columns[column], MAX_POINTS) for column in PANELS}
     curves = {column: curve for column, curve in curves.items() if len(curve.step)}
     if not curves:
         raise InputError(f"{folder}: {STEPS} has none of the numbers that are drawn ({', '.join(PANELS)})")
     return Run(name, _method(Path(folder)), int(columns["step"][-1]), curves)
 
 
-def thin(step: np.ndarray, value: np.ndarray, points: int) -> Curve:
+def downsample(step: np.ndarray, value: np.ndarray, points: int) -> Curve:
     """(n,) -> at most `points` means over windows of equally many entries; what is NaN does not count."""
     there = ~np.isnan(value)
     step, value = step[there], value[there]
@@ -107,7 +107,7 @@ def thin(step: np.ndarray, value: np.ndarray, points: int) -> Curve:
     return Curve(np.add.reduceat(step, edges) / size, np.add.reduceat(value, edges) / size)
 
 
-def smooth(value: np.ndarray, width: int) -> np.ndarray:
+def moving_mean(value: np.ndarray, width: int) -> np.ndarray:
     """(n,) -> (n,) means over the `width` neighbours on either side.
 
     Near the start there are fewer, equally many on both sides, for curves are steep there; near the end fewer after.
@@ -188,7 +188,7 @@ def _panel(axes: Any, column: str, runs: Sequence[Run]) -> None:
 def _line(axes: Any, column: str, curve: Curve, number: int, of: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws one run's curve; returns the values that are drawn pale, and those drawn on top."""
     colour, dashes = _style(number)
-    means = curve.value if column in _EXACT else smooth(curve.value, len(curve.value) // (2 * _WINDOWS))
+    means = curve.value if column in _EXACT else moving_mean(curve.value, len(curve.value) // (2 * _WINDOWS))
     if means is not curve.value:
         axes.plot(curve.step, curve.value, color=colour, alpha=0.3 if of == 1 else 0.18, linewidth=0.8, zorder=2)
     marker = "o" if len(means) <= 20 else ""
@@ -238,7 +238,7 @@ def main(argv: Sequence[str]) -> None:
         settings = config.parse(CurvesConfig, [_as_text(word) for word in argv if word not in runs])
         if not runs:
             raise InputError("no run: give the output folder of a training, or several")
-        draw(runs, settings.output, settings.title)
+        plot(runs, settings.output, settings.title)
     print(f"{settings.output}: the curves of {', '.join(printable(str(run)) for run in runs)}")
 
 

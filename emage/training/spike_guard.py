@@ -5,7 +5,7 @@ import math
 MEMORY = 50  # steps that the running mean looks back on, roughly
 
 
-class Guard:
+class SpikeGuard:
     """Remembers the loss and refuses a step whose loss is no number or lies far above what it was.
 
     It depends on the losses alone, so that every rank and every resumed run decides the same.
@@ -28,5 +28,5 @@ class Guard:
             self.skipped += 1
 
     def state(self) -> dict[str, float | int]:
-        """What a resumed run needs to decide the same: `Guard(max_spike, **state)`."""
+        """What a resumed run needs to decide the same: `SpikeGuard(max_spike, **state)`."""
         return {"mean": self.mean, "noted": self.noted, "skipped": self.skipped}

@@ -17,11 +17,11 @@ SUMS = (
     "samples",  # of `fingerprint`
     "time",  # rank 0's clock, so that what depends on the time is decided alike by all ranks
 )
-SAMPLES = 1 << 40  # so many values that the sum of 8,192 ranks' fingerprints is exact in float64
+CHECKSUM_MODULUS = 1 << 40  # so many values that the sum of 8,192 ranks' fingerprints is exact in float64
 
 
 @torch.no_grad()
-def statistics(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
+def micro_batch_sums(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
     """The sums of one micro-batch in the order of SUMS, float64; the last two, which are a step's, are 0.
 
     `y` (B,N) are the true tokens, `cut` (B,) bool says which captions did not fit.
@@ -36,7 +36,7 @@ def statistics(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
     return torch.stack([value.double() for value in sums] + [torch.zeros((), dtype=torch.float64, device=y.device)] * 2)
 
 
-def metrics(found: dict[str, float], vocab_size: int) -> Metrics:
+def metrics_from_sums(found: dict[str, float], vocab_size: int) -> Metrics:
     """Figures of a step from its sums over all ranks.
 
     loss is in nats a token, and loss_masked_25, _50, _75, _100 are the same for images of which up to so many per
@@ -50,7 +50,7 @@ def metrics(found: dict[str, float], vocab_size: int) -> Metrics:
         "below_chance": math.log(vocab_size) - loss,
         "accuracy_masked": found["right_masked"] / max(1, found["masked"]),
         "captions_cut": found["cut"] / (found["cut"] + found["whole"]),
-        "samples": found["samples"] % SAMPLES,
+        "samples": found["samples"] % CHECKSUM_MODULUS,
         "time": found["time"],
     }
     if found["visible"]:
@@ -61,11 +61,11 @@ def metrics(found: dict[str, float], vocab_size: int) -> Metrics:
     return values
 
 
-def fingerprint(uid: list[int], seeds: list[int]) -> int:
+def batch_checksum(uid: list[int], seeds: list[int]) -> int:
     """A number for which rows (`uid`) are at which places of the training order (`seeds`: a seed is its place's alone).
 
-    Summed over the ranks, modulo SAMPLES, it is one of the global step, however the rows were shared out.
+    Summed over the ranks, modulo CHECKSUM_MODULUS, it is one of the global step, however the rows were shared out.
     """
     rows, places = np.array(uid, np.uint64), np.array(seeds, np.uint64)
     mixed = (rows * np.uint64(0x9E3779B97F4A7C15) ^ places) * np.uint64(0xBF58476D1CE4E5B9)
-    return int((mixed >> np.uint64(24)).sum() % SAMPLES)
+    return int((mixed >> np.uint64(24)).sum() % CHECKSUM_MODULUS)

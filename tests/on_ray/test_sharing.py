@@ -11,7 +11,7 @@ from emage.data.token_table import TokenTable
 from emage.model import checkpoint
 from emage.on_ray.evaluation import driver as evaluate
 from emage.on_ray.training import worker
-from emage.on_ray.training.recorder import Watcher
+from emage.on_ray.training.recorder import TrainingRecorder
 from emage.training import loop as training
 
 
@@ -26,14 +26,14 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
         mlflow={"enabled": False},
     )
     table = TokenTable(str(token_table), 0)
-    parts = worker.parts(settings, table.tokenizer)
+    parts = worker.checkpoint_config(settings, table.tokenizer)
     torch.manual_seed(0)
     network = checkpoint.build(parts)
     engine = training.BareEngine(training.Objective(network, settings.method, settings.objective), settings.optim)
-    watcher = Watcher(settings, tmp_path / "run", engine, network, parts, start=0)
-    training.fit(engine, table, settings, watcher)
-    watcher.finish(table)
-    watcher.close()
+    recorder = TrainingRecorder(settings, tmp_path / "run", engine, network, parts, start=0)
+    training.fit(engine, table, settings, recorder)
+    recorder.finish(table)
+    recorder.close()
     pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert {"loss", "accuracy_masked", "context_gain"} <= pipe.facts["metrics"].keys()
     assert pipe.facts["settings"]["optim"]["lr"] == settings.optim.lr and pipe.facts["seconds"] >= 0

@@ -94,7 +94,7 @@ def test_another_process_continues_the_run(tmp_path: Path, monkeypatch: pytest.M
         "    run.metrics({'loss': 2.5}, step=7)"
     )
     config, record = ingest_config(MLflowConfig()), tmp_path / "mlflow.json"
-    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+    with tracking.start(config.mlflow, stage="train", settings=config, run_file=record) as run:
         elsewhere = tmp_path / "elsewhere"  # a Ray worker has another working folder
         elsewhere.mkdir()
         root = str(Path(tracking.__file__).parents[2])
@@ -110,7 +110,7 @@ def test_a_driver_that_begins_again_goes_on_with_its_run_and_records_no_step_twi
     """As after a kill at step 7 with a checkpoint of step 5: steps 6 and 7 are taken again."""
     config, record = ingest_config(embedded(tmp_path)), tmp_path / "mlflow.json"
     for first, last in ((1, 7), (6, 9)):
-        with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+        with tracking.start(config.mlflow, stage="train", settings=config, run_file=record) as run:
             with tracking.attach(run.config, record) as same:
                 for step in range(first, last + 1):
                     same.metrics({"loss": 1.0 / step}, step=step)
@@ -119,7 +119,7 @@ def test_a_driver_that_begins_again_goes_on_with_its_run_and_records_no_step_twi
     assert found == [(step, 1.0 / step) for step in range(1, 10)]
     assert rows(tmp_path, "select status from runs") == [("FINISHED",)]
     other = tmp_path / "other.json"
-    with tracking.start(config.mlflow, stage="train", settings=config, record=other):
+    with tracking.start(config.mlflow, stage="train", settings=config, run_file=other):
         pass
     assert rows(tmp_path, "select count(*) from runs") == [(2,)]
 
@@ -240,7 +240,7 @@ def test_a_run_is_read_back_over_rest(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     config, record = ingest_config(MLflowConfig()), tmp_path / "mlflow.json"
-    with tracking.start(config.mlflow, stage="ingest", settings=config, record=record) as run:
+    with tracking.start(config.mlflow, stage="ingest", settings=config, run_file=record) as run:
         run.metrics({"rows_in": 100})
         run.image("samples/a.png", Image.new("RGB", (8, 8), "blue"))
         with tracking.attach(run.config, record) as same:
@@ -278,7 +278,7 @@ def test_a_server_that_was_never_there(tmp_path: Path, caplog: pytest.LogCapture
     config = ingest_config(MLflowConfig(uri=f"http://127.0.0.1:{free_port()}", artifacts=f"{tmp_path}/artifacts"))
     began = time.monotonic()
     record = tmp_path / "mlflow.json"
-    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+    with tracking.start(config.mlflow, stage="train", settings=config, run_file=record) as run:
         assert run.id is None
         with tracking.attach(run.config, record) as same:
             same.metrics({"loss": 1.0})
@@ -292,7 +292,7 @@ def test_a_store_that_comes_later_gets_everything(tmp_path: Path, monkeypatch: p
     folder = tmp_path / "store"
     folder.write_text("in the way of the database")
     config, record = ingest_config(embedded(folder)), tmp_path / "mlflow.json"
-    with tracking.start(config.mlflow, stage="train", settings=config, record=record) as run:
+    with tracking.start(config.mlflow, stage="train", settings=config, run_file=record) as run:
         assert run.id is None
         folder.unlink()
         while not record.exists():  # the test's own time limit bounds it

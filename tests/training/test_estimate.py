@@ -38,11 +38,11 @@ def step(config: TrainConfig, tokens: Tokens, batch: int = B) -> tuple[Objective
     return Objective(network, config.method, config.objective), (ids, y, ImageRng(range(batch)))
 
 
-def counted_flops(config: TrainConfig, tokens: Tokens, warming: bool) -> int:
+def counted_flops(config: TrainConfig, tokens: Tokens, in_warm_start: bool) -> int:
     objective, arguments = step(config, tokens)
     # The plain kernel is made of products that the counter sees; fused ones for the CPU it does not know.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        objective(*arguments, warming).total.backward()
+        objective(*arguments, in_warm_start).total.backward()
     return counter.get_total_flops()
 
 
@@ -68,7 +68,7 @@ def test_flops_are_those_that_pytorch_counts(method: Any, model: str):
     flops = plan.flops_per_sample(network, method) * B
     if network.text.frozen:  # it reads captions that it has not kept in rounds of so many
         flops += plan._text_flops(network) * (READ_AT_ONCE - B)
-    assert flops == counted_flops(config, tokens, warming=False)
+    assert flops == counted_flops(config, tokens, in_warm_start=False)
 
 
 @pytest.mark.parametrize("method", ["iterative2", "iterative3"])
@@ -76,15 +76,15 @@ def test_warming_steps_have_no_first_pass(method: Any):
     config = replace(paper(method=method), model=TINY)
     tokens = Tokens(11, (4, 3))
     network = plan.build(config, tokens)
-    warm = plan.flops_per_sample(network, method, warming=True)
-    assert warm * B == counted_flops(config, tokens, warming=True)
+    warm = plan.flops_per_sample(network, method, in_warm_start=True)
+    assert warm * B == counted_flops(config, tokens, in_warm_start=True)
     assert warm == plan.flops_per_sample(network, "iterative1")
 
 
 def test_a_runs_work_has_its_share_of_warming_steps():
     config = replace(paper(objective={"warm_start": 0.25}, optim={"steps": 100, "batch_size": 8}), model=TINY)
     network = plan.build(config, Tokens(11, (4, 3)))
-    warm, full = (plan.flops_per_sample(network, "iterative3", warming=flag) for flag in (True, False))
+    warm, full = (plan.flops_per_sample(network, "iterative3", in_warm_start=flag) for flag in (True, False))
     assert plan.run_flops(config, network) == 200 * warm + 600 * full
 
 
@@ -227,8 +227,8 @@ def test_disk_by_hand():
 
 
 def test_rows_are_shared_out_evenly():
-    assert plan.rows_of_ranks(10, 4) == [2, 3, 2, 3]
-    assert plan.rows_of_ranks(1024, 64) == [16] * 64
+    assert plan.rows_per_rank(10, 4) == [2, 3, 2, 3]
+    assert plan.rows_per_rank(1024, 64) == [16] * 64
 
 
 def test_the_plan_of_the_papers_run_in_words():

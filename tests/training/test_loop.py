@@ -22,8 +22,8 @@ from emage.training.loop import (
     sum_over_ranks,
     train_step,
 )
-from emage.training.optimizer import averaged
-from emage.training.spike_guard import Guard
+from emage.training.optimizer import make_ema
+from emage.training.spike_guard import SpikeGuard
 
 
 def run(table: Path, compile: bool = False, recompute: bool = False, **values) -> tuple[list[float], Objective]:
@@ -95,7 +95,7 @@ def test_a_step_says_what_it_saw(token_table: Path):
             batch.y.masked_fill(masked, MASK), network.read(network.text.tokenize(batch.captions)[0])
         )
     nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.y, reduction="none")
-    values = train_step(engine, batch, config, Guard(3.0), lr=1e-3, warming=False)
+    values = train_step(engine, batch, config, SpikeGuard(3.0), lr=1e-3, in_warm_start=False)
     assert values["loss"] == pytest.approx(nats[masked].mean().item(), rel=1e-5)
     assert values["below_chance"] == pytest.approx(math.log(512) - values["loss"])
     right = logits.argmax(-1) == batch.y
@@ -116,7 +116,7 @@ def test_a_step_says_what_it_saw(token_table: Path):
 def test_a_step_without_a_usable_loss_changes_nothing(token_table: Path, broken: str):
     config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"}, optim={"steps": 4})
     network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
-    engine, guard = BareEngine(Objective(network, "iterative1", config.objective), config.optim), Guard(3.0)
+    engine, guard = BareEngine(Objective(network, "iterative1", config.objective), config.optim), SpikeGuard(3.0)
     head = network.decoder.head.weight
     if broken == "gradient":
         head.register_hook(lambda gradient: gradient * (math.nan if guard.skipped == 0 and guard.noted else 1))
@@ -173,7 +173,7 @@ def test_warm_start_trains_number_1_first(token_table: Path):
 
 def test_the_average_follows_the_weights():
     layer = torch.nn.Linear(1, 1, bias=False)
-    average = averaged(layer, decay=0.25)
+    average = make_ema(layer, decay=0.25)
     expected = 0.0
     for n, value in enumerate([1.0, 2.0, 4.0, 8.0]):
         torch.nn.init.constant_(layer.weight, value)
@@ -183,11 +183,11 @@ def test_the_average_follows_the_weights():
         assert average.module.weight.item() == pytest.approx(expected)
 
 
-def test_training_updates_the_average_after_every_step(token_table: Path):
+def test_training_updates_the_ema_after_every_step(token_table: Path):
     config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"}, optim={"steps": 3})
     rows = TokenTable(str(token_table), seed=0)
     network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
-    average, head = averaged(network, decay=0.9), network.decoder.head.weight
+    average, head = make_ema(network, decay=0.9), network.decoder.head.weight
     seen: list[torch.Tensor] = []
     engine = BareEngine(Objective(network, "iterative1", config.objective), config.optim)
     fit(engine, rows, config, lambda *_: seen.append(head.detach().clone()), average=average)
@@ -239,7 +239,7 @@ def test_captions_that_are_cut_are_counted(token_table: Path):
         engine = BareEngine(Objective(checkpoint.build(parts), config.method, config.objective), config.optim)
         captions = ["a small red circle", "a small red circle left of a square"] * 4
         batch = Batch(list(range(8)), captions, torch.zeros(8, 64, dtype=torch.int64), list(range(8)))
-        assert train_step(engine, batch, config, Guard(3.0), lr=0.0, warming=False)["captions_cut"] == share
+        assert train_step(engine, batch, config, SpikeGuard(3.0), lr=0.0, in_warm_start=False)["captions_cut"] == share
 
 
 def test_a_sum_over_ranks_leaves_what_one_rank_has(tmp_path: Path):

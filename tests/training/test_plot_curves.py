@@ -41,29 +41,29 @@ def titles(drawn) -> list[str]:
 
 def test_thinned_to_means_over_windows():
     step, value = np.arange(1.0, 8.0), np.array([1.0, 3, 5, np.nan, 7, 9, 11])
-    thinned = plot_curves.thin(step, value, 3)  # six numbers, two a window
+    thinned = plot_curves.downsample(step, value, 3)  # six numbers, two a window
     np.testing.assert_array_equal(thinned.step, [1.5, 4, 6.5])
     np.testing.assert_array_equal(thinned.value, [2, 6, 10])
 
 
 def test_a_short_curve_stays_as_it_is():
-    thinned = plot_curves.thin(np.array([1.0, 2, 3]), np.array([4.0, np.nan, 6]), 2)
+    thinned = plot_curves.downsample(np.array([1.0, 2, 3]), np.array([4.0, np.nan, 6]), 2)
     np.testing.assert_array_equal(thinned.step, [1, 3])
     np.testing.assert_array_equal(thinned.value, [4, 6])
-    assert len(plot_curves.thin(np.array([1.0]), np.array([np.nan]), 2).step) == 0
+    assert len(plot_curves.downsample(np.array([1.0]), np.array([np.nan]), 2).step) == 0
 
 
 @pytest.mark.parametrize("n", [2_000, 2_001, 3_999, 4_001, 100_003])
 def test_thinning_keeps_every_number_and_the_number_of_points(n: int):
-    thinned = plot_curves.thin(np.arange(n, dtype=float), np.ones(n), 2_000)
+    thinned = plot_curves.downsample(np.arange(n, dtype=float), np.ones(n), 2_000)
     assert len(thinned.step) == 2_000 and (thinned.value == 1).all()
     assert (np.diff(thinned.step) > 0).all() and thinned.step[0] < n / 2_000 and thinned.step[-1] > n - 1 - n / 2_000
 
 
 def test_smoothed_by_moving_means():
-    np.testing.assert_allclose(plot_curves.smooth(np.array([9.0, 3, 3, 6, 0, 0]), 1), [9, 5, 4, 3, 2, 0])
-    np.testing.assert_allclose(plot_curves.smooth(np.array([9.0, 3, 3, 6, 0, 0]), 2), [9, 5, 4.2, 2.4, 2.25, 2])
-    np.testing.assert_array_equal(plot_curves.smooth(np.array([1.0, 4, 2]), 0), [1, 4, 2])
+    np.testing.assert_allclose(plot_curves.moving_mean(np.array([9.0, 3, 3, 6, 0, 0]), 1), [9, 5, 4, 3, 2, 0])
+    np.testing.assert_allclose(plot_curves.moving_mean(np.array([9.0, 3, 3, 6, 0, 0]), 2), [9, 5, 4.2, 2.4, 2.25, 2])
+    np.testing.assert_array_equal(plot_curves.moving_mean(np.array([1.0, 4, 2]), 0), [1, 4, 2])
 
 
 # --- The image -----------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_a_run_of_one_step_or_without_any_loss(tmp_path: Path):
 def test_a_record_that_nothing_can_be_drawn_of(tmp_path: Path):
     (tmp_path / "steps.jsonl").write_text('{"step": 1, "loss": null}\n')
     with pytest.raises(InputError, match="none of the numbers that are drawn"):
-        plot_curves.draw([tmp_path], tmp_path / "curves.png")
+        plot_curves.plot([tmp_path], tmp_path / "curves.png")
 
 
 # --- The command -----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_an_image_of_two_runs(ending: str, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_an_image_for_a_paper(ending: str, start: bytes, tmp_path: Path):
-    plot_curves.draw([train(tmp_path / "a", [4.0, 3.0])], tmp_path / f"curves.{ending}")
+    plot_curves.plot([train(tmp_path / "a", [4.0, 3.0])], tmp_path / f"curves.{ending}")
     assert (tmp_path / f"curves.{ending}").read_bytes().startswith(start)
 
 

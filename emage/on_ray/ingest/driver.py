@@ -260,7 +260,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
     console.print(f"token table: {output / 'tokens'}" if report["written"] else f"output: {output}", soft_wrap=True)
 
 
-def _record(run: tracking.Run, report: dict[str, Any], output: Path) -> None:
+def _record(run: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
     """Writes the report with its images, its JSON last, and all of it into the MLflow run."""
     (output / MARKDOWN).write_text(ingest_report.markdown(report, ingest_report.examples(output / "tokenized")))
     for name, image in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):

@@ -83,10 +83,10 @@ def train(config: TrainConfig) -> Path:
     manifest.claim(output, "train", identity)
     with launch.alone(output):
         launch.start_ray()
-        with tracking.start(config.mlflow, stage="train", settings=config, record=output / tracking.RECORD) as run:
+        with tracking.start(config.mlflow, stage="train", settings=config, run_file=output / tracking.RUN_FILE) as run:
             if not _is_trained(config, model):
                 _train(replace(config, mlflow=run.config), output)
-            plot_curves.draw([output], output / CURVES)
+            plot_curves.plot([output], output / CURVES)
             run.file(output / CURVES)
             run.file(model / manifest.NAME)
     return model
@@ -190,7 +190,7 @@ def _check_inputs(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> 
     try:
         mine = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
         with torch.device("meta"):
-            network = checkpoint.build(worker.parts(config, made_by))
+            network = checkpoint.build(worker.checkpoint_config(config, made_by))
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from None
     if made_by.sha256 != mine.sha256:
@@ -199,7 +199,7 @@ def _check_inputs(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> 
             f"{config.data.tokenizer} ({mine.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to that one"
         )
     if config.init and is_new:
-        finetune.starting_point(config.init, worker.parts(config, made_by), made_by)
+        finetune.starting_point(config.init, worker.checkpoint_config(config, made_by), made_by)
     elif is_new:
         load_published(network.text.to_empty(device="cpu"), config.model)  # fetches them here, once, or says what to do
 

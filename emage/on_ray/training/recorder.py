@@ -25,12 +25,12 @@ from emage.training.step_metrics import Metrics
 from emage.utils import image_grid, provenance
 
 STRIPS = 2  # prompts that are shown forming
-AGAIN = 1_000  # steps that were logged before a restart, offered to the store again
+MAX_RESENT_STEPS = 1_000  # steps that were logged before a restart, offered to the store again
 
 _log = logging.getLogger(__name__)
 
 
-class Watcher:
+class TrainingRecorder:
     """`kept` are the weights that are drawn from and saved in the end: the network's own, or their average."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Watcher:
         self.config, self.output, self.engine, self.start = config, output, engine, start
         self.log = StepLog(output / "steps.jsonl", start)
         self.skipped = StepLog(output / "skipped.jsonl", start)
-        self.run = tracking.attach(config.mlflow, output / tracking.RECORD)
+        self.run = tracking.attach(config.mlflow, output / tracking.RUN_FILE)
         self.device = engine.device
         tokenizer = tokenizers.load(
             config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(self.device)
@@ -119,8 +119,8 @@ class Watcher:
         rate = steps * self.config.optim.batch_size / seconds
         objective = self.engine.objective
         warm_steps = round(self.config.objective.warm_start * self.config.optim.steps)
-        is_warming = METHODS[self.config.method].TWO_PASSES and step <= warm_steps
-        flops = estimate.flops_per_sample(objective.network, self.config.method, warming=is_warming)
+        in_warm_start = METHODS[self.config.method].TWO_PASSES and step <= warm_steps
+        flops = estimate.flops_per_sample(objective.network, self.config.method, in_warm_start=in_warm_start)
         values = {
             "samples_per_s": rate,
             "tokens_per_s": rate * self.pipe.config.grid[0] * self.pipe.config.grid[1],
@@ -142,7 +142,9 @@ class Watcher:
 
     def _record_again(self) -> None:
         """What a run that is gone logged last: its store may not have got it. What it did get is not written twice."""
-        for values in deque(filter(lambda values: "mfu" in values, steps.read(self.output / "steps.jsonl")), AGAIN):
+        for values in deque(
+            filter(lambda values: "mfu" in values, steps.read(self.output / "steps.jsonl")), MAX_RESENT_STEPS
+        ):
             self.metrics = {name: value for name, value in values.items() if name != "step" and value is not None}
             self.run.metrics(self.metrics, step=values["step"])
 

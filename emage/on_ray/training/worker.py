@@ -21,12 +21,12 @@ from emage.model import checkpoint, device_support, finetune
 from emage.model.text import load_published
 from emage.model.transformer import Network
 from emage.on_ray.training.deepspeed_engine import DeepSpeedEngine
-from emage.on_ray.training.recorder import Watcher
+from emage.on_ray.training.recorder import TrainingRecorder
 from emage.training import resume_state
-from emage.training.loop import Objective, Ranks, fit
-from emage.training.optimizer import averaged
+from emage.training.loop import DistributedContext, Objective, fit
+from emage.training.optimizer import make_ema
 from emage.training.resume_state import State
-from emage.training.spike_guard import Guard
+from emage.training.spike_guard import SpikeGuard
 from emage.training.step_metrics import Metrics
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -36,12 +36,12 @@ PREEMPTION_S = 2.0  # between two questions whether a node is about to be taken 
 _log = logging.getLogger(__name__)
 
 
-class Built(NamedTuple):
+class WorkerState(NamedTuple):
     """What a worker trains, and where it goes on."""
 
     engine: DeepSpeedEngine
     average: AveragedModel | None  # rank 0's, with optim.ema
-    guard: Guard
+    guard: SpikeGuard
     start: int  # steps done
     updates: int  # those of them that were taken
 
@@ -52,7 +52,7 @@ def work(config: TrainConfig, output: str) -> str | None:
     `output`: the run's folder, which all nodes share.
     """
     context = ray.train.get_context()
-    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    ranks = DistributedContext(context.get_world_rank(), context.get_world_size())
     prepared, problem = _prepared(config, output)
     last, broken = _last_checkpoint(output) if ranks.rank == 0 else (None, None)
     if problem := _first(problem or broken):
@@ -63,7 +63,7 @@ def work(config: TrainConfig, output: str) -> str | None:
     return Worker(config, output, table, _build(config, network, last, ranks), ranks).run()
 
 
-def parts(config: TrainConfig, tokenizer: TokenizerInfo) -> CheckpointConfig:
+def checkpoint_config(config: TrainConfig, tokenizer: TokenizerInfo) -> CheckpointConfig:
     return CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
 
 
@@ -80,10 +80,10 @@ def _prepared(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Netwo
             raise InputError(f"run.output={output}: another folder on this node; use one that all nodes share")
         torch.manual_seed(config.run.seed)
         table = TokenTable(config.data.path, config.run.seed)
-        network = checkpoint.build(parts(config, table.tokenizer))
+        network = checkpoint.build(checkpoint_config(config, table.tokenizer))
         if not any((Path(output) / "checkpoints").glob("step_*")):
             if config.init:
-                finetune.start_from(network, config.init, parts(config, table.tokenizer), table.tokenizer)
+                finetune.start_from(network, config.init, checkpoint_config(config, table.tokenizer), table.tokenizer)
             else:
                 load_published(network.text, config.model)
         return (table, network), None
@@ -111,7 +111,7 @@ def _first(problem: str | None) -> str | None:
     return next(filter(None, problems), None)
 
 
-def _build(config: TrainConfig, network: Network, last: str | None, ranks: Ranks) -> Built:
+def _build(config: TrainConfig, network: Network, last: str | None, ranks: DistributedContext) -> WorkerState:
     state = resume_state.load(Path(last)) if last else None
     if state:
         network.load_state_dict(state.weights)
@@ -119,9 +119,9 @@ def _build(config: TrainConfig, network: Network, last: str | None, ranks: Ranks
     network.decoder.recompute = config.run.recompute
     objective = Objective(network, config.method, config.objective, autocast, config.run.compile)
     engine = DeepSpeedEngine(objective, config, ranks.world_size)
-    average = averaged(network, config.optim.ema) if config.optim.ema and ranks.rank == 0 else None
+    average = make_ema(network, config.optim.ema) if config.optim.ema and ranks.rank == 0 else None
     if state is None:
-        return Built(engine, average, Guard(config.optim.max_spike), start=0, updates=0)
+        return WorkerState(engine, average, SpikeGuard(config.optim.max_spike), start=0, updates=0)
     facts = state.facts
     engine.restore(state.moments, facts["updates"])
     if average is not None:
@@ -130,13 +130,17 @@ def _build(config: TrainConfig, network: Network, last: str | None, ranks: Ranks
         before = facts["world_size"]
         shared = f", saved by {before} workers, with {ranks.world_size} now" if before != ranks.world_size else ""
         print(f"going on from step {facts['step']}{shared}", flush=True)
-    return Built(engine, average, Guard(config.optim.max_spike, **facts["guard"]), facts["step"], facts["updates"])
+    return WorkerState(
+        engine, average, SpikeGuard(config.optim.max_spike, **facts["guard"]), facts["step"], facts["updates"]
+    )
 
 
 class Worker:
     """One rank on its way from the first step to the last."""
 
-    def __init__(self, config: TrainConfig, output: str, table: TokenTable, built: Built, ranks: Ranks):
+    def __init__(
+        self, config: TrainConfig, output: str, table: TokenTable, built: WorkerState, ranks: DistributedContext
+    ):
         self.config, self.output, self.table, self.ranks = config, output, table, ranks
         self.engine, self.average, self.guard, self.start, self.updates = built
         self.checkpoints = Path(output) / "checkpoints"
@@ -144,10 +148,10 @@ class Worker:
         self.asked = 0.0  # when the last question for a preemption was put
         self.leaving: set[str] = set()  # nodes about to go, for which a checkpoint has been saved
         kept = self.engine.objective.network if self.average is None else cast(Network, self.average.module)
-        self.watcher = None
+        self.recorder = None
         if ranks.rank == 0:
-            settings = parts(self.config, table.tokenizer)
-            self.watcher = Watcher(config, Path(output), self.engine, kept, settings, self.start)
+            settings = checkpoint_config(self.config, table.tokenizer)
+            self.recorder = TrainingRecorder(config, Path(output), self.engine, kept, settings, self.start)
 
     def run(self) -> str | None:
         fit(
@@ -160,21 +164,21 @@ class Worker:
             average=self.average,
             guard=self.guard,
         )
-        if self.watcher is None:
+        if self.recorder is None:
             return self.problem
         try:
             if self.problem is None:
-                self.watcher.finish(self.table)
+                self.recorder.finish(self.table)
         except OSError as error:
             self.problem = f"{self.output}: {error.strerror or error}; make room there and give the same command again"
-        self.watcher.close()
+        self.recorder.close()
         return self.problem
 
     def after(self, step: int, metrics: Metrics, batch: Batch) -> bool:
         """After a step. Whether training ends here; all ranks say the same."""
         self.updates += not metrics["skipped"]
-        if self.watcher:
-            self.watcher(step, metrics, batch)
+        if self.recorder:
+            self.recorder(step, metrics, batch)
         if metrics["skipped"] and self._is_too_much(step, metrics):
             return True
         is_due = step % self.config.run.checkpoint_every == 0 or step == self.config.optim.steps
@@ -184,11 +188,11 @@ class Worker:
 
     def _is_too_much(self, step: int, metrics: Metrics) -> bool:
         """Counts and records a skipped step; `problem` says so where it was one too many."""
-        if self.watcher:
+        if self.recorder:
             rows = self.table.batch(step - 1, self.config.optim.batch_size).uid
             values = {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "uid": rows}
             _log.warning("step %d is skipped: loss %s, gradient norm %s", step, values["loss"], values["grad_norm"])
-            self.watcher.skipped.append(step, values)
+            self.recorder.skipped.append(step, values)
         if self.guard.skipped <= self.config.run.max_skipped:
             return False
         self.problem = (
@@ -220,8 +224,8 @@ class Worker:
             "world_size": self.ranks.world_size,
         }
         average = None if self.average is None else dict(self.average.state_dict())
-        assert self.watcher is not None
-        self.watcher.log.sync()
+        assert self.recorder is not None
+        self.recorder.log.sync()
         try:
             weights = self.engine.objective.network.state_dict()
             resume_state.save(self.checkpoints, State(facts, weights, moments, average))
@@ -229,4 +233,4 @@ class Worker:
         except OSError as error:
             reason = error.strerror or error
             _log.warning("no checkpoint at step %d: %s: %s; training goes on", step, self.checkpoints, reason)
-            self.watcher.count_lost_checkpoint(step)
+            self.recorder.count_lost_checkpoint(step)

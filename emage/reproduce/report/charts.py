@@ -8,7 +8,7 @@ import numpy as np
 
 from emage.reproduce.report.results import Found, Results
 from emage.training import step_log
-from emage.training.plot_curves import COLOURS, Curve, smooth, thin
+from emage.training.plot_curves import COLOURS, Curve, downsample, moving_mean
 from emage.utils import manifest
 
 OURS, PAPER = COLOURS[0], COLOURS[1]
@@ -130,13 +130,13 @@ def losses(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for run in runs:
         columns = step_log.columns(run, ["loss"])
-        found.append(thin(columns["step"], columns["loss"], _POINTS))
+        found.append(downsample(columns["step"], columns["loss"], _POINTS))
     shared = min(found, key=lambda curve: curve.step[-1]).step
     return shared, np.stack([np.interp(shared, curve.step, _smoothed(curve)) for curve in found])
 
 
 def _smoothed(curve: Curve) -> np.ndarray:
-    return smooth(curve.value, min(_SMOOTHED, len(curve.value) // 10))
+    return moving_mean(curve.value, min(_SMOOTHED, len(curve.value) // 10))
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

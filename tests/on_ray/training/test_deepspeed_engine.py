@@ -16,8 +16,8 @@ import torch.multiprocessing as multiprocessing
 from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.model import checkpoint
-from emage.training.loop import Objective, Ranks, fit
-from emage.training.spike_guard import Guard
+from emage.training.loop import DistributedContext, Objective, fit
+from emage.training.spike_guard import SpikeGuard
 
 pytestmark = pytest.mark.faults
 STAGES = (0, 1, 2)
@@ -37,7 +37,7 @@ def config(table: str, stage: int) -> TrainConfig:
     )
 
 
-def train(table: str, stage: int, ranks: Ranks, saved: Any = None) -> tuple[list[tuple], Any, dict]:
+def train(table: str, stage: int, ranks: DistributedContext, saved: Any = None) -> tuple[list[tuple], Any, dict]:
     """Steps as (loss, gradient norm, samples, skipped), the state after BREAK of them, the last weights."""
     from emage.on_ray.training.deepspeed_engine import DeepSpeedEngine
 
@@ -61,7 +61,7 @@ def train(table: str, stage: int, ranks: Ranks, saved: Any = None) -> tuple[list
             weights = {key: value.clone() for key, value in network.state_dict().items()}
             states.append({"weights": weights, "moments": engine.moments(), "updates": BREAK - 1, "step": step})
 
-    guard = Guard(settings.optim.max_spike)
+    guard = SpikeGuard(settings.optim.max_spike)
     fit(engine, rows, settings, on_step, start=now[0], ranks=ranks, guard=guard)
     return seen, states and states[0], {key: value.clone() for key, value in network.state_dict().items()}
 
@@ -72,7 +72,7 @@ def work(rank: int, world_size: int, port: int, table: str, folder: str) -> None
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    ranks, found = Ranks(rank, world_size), {}
+    ranks, found = DistributedContext(rank, world_size), {}
     if world_size == 1:
         saved = torch.load(f"{folder}/saved.pt")
         found = {stage: train(table, stage, ranks, saved) for stage in (0, 1)}

@@ -21,7 +21,7 @@ from emage.data.token_table import TokenTable
 from emage.model.hub import SHIPPED
 from emage.on_ray.training.driver import train
 from emage.training import resume_state, step_log
-from emage.training.step_metrics import fingerprint
+from emage.training.step_metrics import batch_checksum
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -72,7 +72,7 @@ def test_every_step_is_on_record(trained: TrainConfig):
         assert values["tokens_per_s"] == pytest.approx(64 * values["samples_per_s"])
     rows = TokenTable(trained.data.path, trained.run.seed)
     batches = [rows.batch(values["step"] - 1, 8) for values in found]
-    assert [values["samples"] for values in found] == [fingerprint(batch.uid, batch.seeds) for batch in batches]
+    assert [values["samples"] for values in found] == [batch_checksum(batch.uid, batch.seeds) for batch in batches]
 
 
 def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
