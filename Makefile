@@ -9,6 +9,7 @@ UV_VERSION := 0.13.8
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v))) python3)
 READY := .venv/.ready
 PEERS := .venv/.peers
+DOCS := .venv/.docs
 RUN := .venv/bin/python
 # One process more than cores: those with the Ray cluster wait for Ray's own processes.
 PARALLEL = --numprocesses=$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) --dist=loadgroup --no-loadscope-reorder
@@ -18,7 +19,7 @@ FAST := not faults and not chaos and not gpu
 
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile the package each time
-.PHONY: help demo test faults chaos lint format serve ui bench bench-all doctor setup
+.PHONY: help demo test faults chaos lint format docs serve ui bench bench-all doctor setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -44,6 +45,9 @@ lint: $(READY) ## ruff, pyright, and which folder may import which
 format: $(READY) ## ruff's formatter and fixes
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: $(DOCS) ## the documentation site, into site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 serve: $(READY) ## the endpoint of the shipped model, or of CHECKPOINT=folder, on 127.0.0.1:8000
 	$(RUN) pipelines/serve.py demo checkpoint=$(CHECKPOINT) port=$(PORT)
@@ -80,4 +84,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS): $(READY)
 	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+$(DOCS): $(READY)
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[docs]'
 	@touch $@

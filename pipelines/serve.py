@@ -7,7 +7,7 @@
 
 checkpoint= may be a hub id as well. GET / is a page on which the image forms; POST /v1/images/generations
 {"prompt": ..., "n": 2, "seed": 7, "steps": 16} -> {"created", "data": [{"b64_json"}]}; POST /v1/images/edits; GET
-/v1/models, /health, /metrics, /docs (docs/serving.md).
+/v1/models, /health, /metrics, /docs (docs/guides/serving.md).
 Other machines are let in with an API key: EMAGE_API_KEY. Ctrl-C or SIGTERM drains it and exits with 0.
 """
 

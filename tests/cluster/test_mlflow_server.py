@@ -171,7 +171,7 @@ def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
     *old, new = sorted(tmp_path.iterdir())
     assert len(old) == 13 and old[0].name == "mlflow-2020-01-17.dump"
     psql(database, "mlflow", "delete from metrics")
-    command = re.search(r"-- (pg_restore [^<]+) < FILE", (ROOT / "docs" / "operations.md").read_text())
+    command = re.search(r"-- (pg_restore [^<]+) < FILE", (ROOT / "docs" / "guides" / "operations.md").read_text())
     assert command
     with new.open("rb") as file:  # over the server's head, which holds no lock between two requests
         subprocess.run(command[1].split(), env=own, stdin=file, check=True)
