@@ -15,7 +15,7 @@ from typing import Any
 
 from emage import __version__, config
 from emage.utils.errors import InputError
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run(name: str, argv: Sequence[str]) -> None:
             _load(command.function)(argv)
             return
         settings = config.parse(_load(command.settings), argv)
-        print(public(config.to_yaml(settings)), flush=True)
+        print(redact(config.to_yaml(settings)), flush=True)
         _load(command.function)(settings)
     except InputError as error:
         cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack

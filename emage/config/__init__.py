@@ -5,7 +5,7 @@ overrides; what comes out is a plain frozen dataclass, and `to_yaml` writes the 
 MLflow and into the checkpoint. Sections in comments are the paper's.
 """
 
-from emage.config.choices import Dtype, FidMode, Method, Order, Precision, Rank, Schedule, Study
+from emage.config.choices import Dtype, FidMode, Method, Precision, Rank, Schedule, Study, UnmaskingOrder
 from emage.config.cli import from_yaml, nearest, parse, preset, to_yaml, usage
 from emage.config.evaluation import EvaluateConfig, JudgeConfig
 from emage.config.ingest import DownloadConfig, IngestConfig, SelectConfig, ShuffleConfig, SourceConfig, TokenizeConfig
@@ -35,7 +35,6 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",
-    "Order",
     "PaperConfig",
     "Precision",
     "Rank",
@@ -52,6 +51,7 @@ __all__ = [
     "Table2Config",
     "TokenizeConfig",
     "TrainConfig",
+    "UnmaskingOrder",
     "from_yaml",
     "nearest",
     "parse",

@@ -4,7 +4,7 @@ from typing import Literal
 
 Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
 Schedule = Literal["cosine", "linear", "square", "cubic", "sqrt"]
-Order = Literal["confidence", "random", "halton"]
+UnmaskingOrder = Literal["confidence", "random", "halton"]
 Rank = Literal["none", "likelihood", "clip"]
 Dtype = Literal["float32", "tf32", "bfloat16", "float16"]  # of drawing; tf32: float32 with faster products
 Precision = Literal["float32", "tf32", "bfloat16"]  # of training

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from emage.config.choices import Method, Order, Schedule
+from emage.config.choices import Method, Schedule, UnmaskingOrder
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SamplingConfig:
 
     steps: int = 16
     schedule: Schedule = "cosine"
-    order: Order = "confidence"
+    order: UnmaskingOrder = "confidence"
     temperature: float = 1.0  # of the token draw; 0 takes the argmax
     top_k: int = 0  # 0: all
     top_p: float = 1.0

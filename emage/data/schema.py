@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 # One row of a shard of URLs, as the download reads it.
 URL = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
@@ -82,10 +82,10 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
     try:
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(public(f"{path}: {storage.first_line(error)}")) from None
+        raise InputError(redact(f"{path}: {storage.first_line(error)}")) from None
     files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
     if not files:
-        raise InputError(f"{public(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
+        raise InputError(f"{redact(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
     with _readable(files[0]):
         return files, tokenizer_of(pq.read_schema(files[0], filesystem=filesystem))
 

@@ -26,7 +26,7 @@ from emage.methods.masking import ImageRng, Tape
 from emage.model import device_support
 from emage.model.transformer import Context, Network
 from emage.utils.errors import InputError
-from emage.utils.torch_compile import fused
+from emage.utils.torch_compile import compiled
 
 PAINTED_AT_ONCE = 8  # images that a GPU decodes together
 
@@ -56,7 +56,7 @@ class Drawing:
     @contextlib.contextmanager
     def way(self) -> Iterator[None]:
         """In here numbers are multiplied as this model does it, and fused where it is compiled."""
-        with device_support.arithmetic(self._dtype, self.device), fused(self._fused):
+        with device_support.arithmetic(self._dtype, self.device), compiled(self._fused):
             yield
 
     @torch.no_grad()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emage.config import Order, Schedule
-from emage.utils.torch_compile import fusible
+from emage.config import Schedule, UnmaskingOrder
+from emage.utils.torch_compile import compilable
 
 MASK = -1  # input-only: the network has a row for it, its head has none
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
     return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
 
 
-def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: ImageRng) -> Tensor:
+def position_scores(order: UnmaskingOrder, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: ImageRng) -> Tensor:
     """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
 
     confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` () (Sec. 4); other orders: `fixed`.
@@ -203,12 +203,12 @@ def position_scores(order: Order, log_p: Tensor, fixed: Tensor, noise: Tensor, r
     return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
 
 
-@fusible
+@compilable
 def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
     return log_p + noise * gumbel(u)
 
 
-@fusible
+@compilable
 def keep(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
     """The tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
 
@@ -229,7 +229,7 @@ def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     return highest(-log_p.masked_fill(~known, torch.inf), count)
 
 
-def fixed_scores(order: Order, n: int, rng: ImageRng) -> Tensor:
+def fixed_scores(order: UnmaskingOrder, n: int, rng: ImageRng) -> Tensor:
     """(B,N) scores of the orders that don't look at the model, drawn once an image. Zeros for `confidence`."""
     if order == "random":
         return rng.uniform(n)

@@ -9,9 +9,9 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from emage.config import Order, SamplingConfig, Schedule
+from emage.config import SamplingConfig, Schedule, UnmaskingOrder
 from emage.utils.errors import InputError
-from emage.utils.torch_compile import fusible
+from emage.utils.torch_compile import compilable
 
 
 class Drawn(NamedTuple):
@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
     best_log_p: Tensor  # (B,M) float32
 
 
-@fusible
+@compilable
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Drawn:
     """Logits (B,M,V) and a uniform number (B,M) for each position -> tokens. Temperature 0: the best ones.
 
@@ -93,7 +93,7 @@ def check_sampling(settings: SamplingConfig, n: int) -> None:
         whole = name in ("steps", "top_k")
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
-    choices = {"schedule": get_args(Schedule), "order": get_args(Order)}
+    choices = {"schedule": get_args(Schedule), "order": get_args(UnmaskingOrder)}
     choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from emage.config import ModelConfig
 from emage.methods.masking import MASK
 from emage.model.text import ENCODERS
-from emage.utils.torch_compile import fusible
+from emage.utils.torch_compile import compilable
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Transformer(nn.Module):
         x = self._states(y, context.keys_values)
         return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
 
-    @fusible
+    @compilable
     def _states(
         self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[Slot] | None = None
     ) -> Tensor:

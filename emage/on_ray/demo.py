@@ -44,7 +44,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs every stage and prints what each did and took. A stage that an earlier try finished isn't run again."""
     output = Path(config.output).absolute()
     _make_room(output)
-    manifest.claim(output, "demo", {key: value for key, value in asdict(config).items() if key != "output"})
+    manifest.claim_output(output, "demo", {key: value for key, value in asdict(config).items() if key != "output"})
     stages: dict[str, tuple[float, str]] = {}
 
     def timed(name: str, stage: Callable[[], Any], summary: Callable[[Any], str]) -> Any:

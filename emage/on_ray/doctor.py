@@ -43,7 +43,7 @@ from emage.on_ray import launch, tracking
 from emage.tokenizers import download
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 GIB = 1 << 30
 LEAST_MEMORY, LEAST_DISK, LEAST_STORE = 8 * GIB, 20 * GIB, 1 * GIB
@@ -162,10 +162,10 @@ def shared_storage(place: str, nodes: list[dict[str, Any]]) -> Iterator[Check]:
     advice = "mount the same storage, writable, on every node (or give object storage by its URI)"
     for node in nodes:
         wrong = on(node, _write, paths[node["NodeID"]], token)
-        yield verdict(f"storage written, {name_of(node)}", not wrong, wrong or public(place), advice)
+        yield verdict(f"storage written, {name_of(node)}", not wrong, wrong or redact(place), advice)
     for node in nodes:
         wrong = on(node, _read, list(paths.values()), token)
-        yield verdict(f"storage read, {name_of(node)}", not wrong, wrong or public(place), advice)
+        yield verdict(f"storage read, {name_of(node)}", not wrong, wrong or redact(place), advice)
     for path in paths.values():
         system, path = storage.find(path)
         with contextlib.suppress(OSError):  # it may never have been written
@@ -179,7 +179,7 @@ def on(node: dict[str, Any], work: Any, *arguments: Any) -> str:
         wrong: Any = ray.get(work.options(num_cpus=0, scheduling_strategy=pinned).remote(*arguments), timeout=NODE_S)
     except RayError as error:
         wrong = storage.first_line(error)
-    return public(wrong)
+    return redact(wrong)
 
 
 @ray.remote
@@ -221,7 +221,7 @@ def services(config: DoctorConfig) -> Iterator[Check]:
 
 
 def tracking_server(uri: str) -> Check:
-    shown = public(uri)
+    shown = redact(uri)
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
         there = next(path for path in (file, *file.parents) if os.path.exists(path))  # Path.exists() may raise

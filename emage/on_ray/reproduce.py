@@ -49,7 +49,7 @@ def reproduce(config: ReproduceConfig) -> None:
     if lacking:
         raise InputError(f"scale={config.scale} needs {'; '.join(lacking)}")
     requirements.load_weights(experiments.waiting(todo, output))
-    manifest.claim(output, "reproduce", {"scale": config.scale})
+    manifest.claim_output(output, "reproduce", {"scale": config.scale})
     if config.force:
         experiments.forget(todo, output)
     on_gpu = config.scale == "paper" and config.device != "cpu"

@@ -30,7 +30,7 @@ from PIL import Image
 
 from emage.config import MLflowConfig, to_yaml
 from emage.utils import manifest
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +74,7 @@ def start(
     config = dataclasses.replace(config, uri=resolve_uri(config), artifacts=artifacts)
     run = TrackedRun(config, stage=stage, run_file=run_file, parent=parent)
     run.params(dataclasses.asdict(settings))
-    run.text("config.yaml", public(to_yaml(settings)))
+    run.text("config.yaml", redact(to_yaml(settings)))
     run.wait()
     return run
 
@@ -241,8 +241,8 @@ class TrackedRun:
         if what in self._warned:
             return
         self._warned.add(what)
-        reason = public((str(error) or repr(error)).splitlines()[0])[:160]
-        store = public(self.config.uri)
+        reason = redact((str(error) or repr(error)).splitlines()[0])[:160]
+        store = redact(self.config.uri)
         if what == "away":
             _log.warning("MLflow at %s is away; the stage goes on, records follow if it returns (%s)", store, reason)
         else:
@@ -314,7 +314,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[prefix + name] = public(text)[:MAX_PARAM]
+            flat[prefix + name] = redact(text)[:MAX_PARAM]
     return flat
 
 

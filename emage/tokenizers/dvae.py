@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emage.tokenizers.input_checks import check_pixels, to_grid
-from emage.utils.torch_compile import fusible
+from emage.utils.torch_compile import compilable
 
 STRIDE = 8  # px per token: three of the four groups change the size
 MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is tame
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         blocks["output"] = output(n, 6)
         self.blocks = nn.Sequential(blocks)
 
-    @fusible
+    @compilable
     def forward(self, ids: Tensor) -> Tensor:  # (B, h, w)
         table = self.blocks[0]
         assert isinstance(table, Conv2d)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emage.tokenizers.input_checks import check_pixels, to_grid
-from emage.utils.torch_compile import fusible
+from emage.utils.torch_compile import compilable
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Decoder(nn.Module):
         self.norm_out = norm(width, groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
-    @fusible
+    @compilable
     def forward(self, z: Tensor) -> Tensor:  # (B, Z, h, w)
         x = self.mid(self.conv_in(z))  #        (B, C, h, w)
         for stage in reversed(self.up):

@@ -26,7 +26,7 @@ from emage.model.transformer import Network
 from emage.training.optimizer import adamw, learning_rate, set_lr
 from emage.training.spike_guard import SpikeGuard
 from emage.training.step_metrics import SUMS, Metrics, batch_checksum, metrics_from_sums, micro_batch_sums
-from emage.utils.torch_compile import fused
+from emage.utils.torch_compile import compiled
 
 
 class Objective(nn.Module):
@@ -47,7 +47,7 @@ class Objective(nn.Module):
 
     def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, in_warm_start: bool) -> Loss:
         """Caption ids (B,S) and tokens (B,N) -> the method's loss; iterative1's while warming up."""
-        with self.autocast, fused(self.compile_passes):
+        with self.autocast, compiled(self.compile_passes):
             return self.active_method(in_warm_start).loss(
                 self.network.decoder, y, self.network.read(ids), self.objective, rng
             )

@@ -95,7 +95,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
-def claim(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
+def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
     """Makes `folder` the output of this run, or confirms that it is: the same command resumes.
 
     `identity` is what the result depends on (nested dicts of settings). Raises InputError where the folder holds

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
-class InParts:
+class HalvedOnOom:
     """Applies `work` (B, ...) -> (B, ...) to as many rows at a time as fit. Rows must not depend on each other.
 
     The size that worked is kept: a batch that failed costs time, and the next one would fail as well.

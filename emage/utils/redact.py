@@ -6,6 +6,6 @@ import re
 _USER = re.compile(r"(?<=://)([^\s/@:]+:[^\s@]*|[^\s/@]+)@")
 
 
-def public(text: str) -> str:
+def redact(text: str) -> str:
     """s3://key:secret@bucket/path -> s3://***@bucket/path, anywhere in a text."""
     return _USER.sub("***@", text)

@@ -1,6 +1,6 @@
-"""torch.compile by choice: functions that run as they are written, and fused inside `with fused():`.
+"""torch.compile by choice: functions that run eagerly, and compiled inside `with compiled():`.
 
-Who owns a model decides, not its modules: the same network is drawn from with it and saved without.
+The owner of a model decides, not its modules: the same network generates compiled and is saved uncompiled.
 """
 
 import functools
@@ -13,28 +13,30 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_wanted: ContextVar[bool] = ContextVar("fused", default=False)
+_wanted: ContextVar[bool] = ContextVar("compiled", default=False)
 
 
-def fusible(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, or method; compiled when it is first called inside `with fused():`."""
+def compilable(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function or method that runs eagerly, or compiled inside `with compiled():` (at the first call)."""
 
     @functools.cache
-    def compiled() -> Any:  # loading the compiler takes a second
-        # Whole variants (batch 1 or more, with top_k, ...) of all models count; past the limit nothing is compiled.
+    def compiled_function() -> Any:  # made at the first use: loading the compiler takes a second
+        # The limit counts the variants (batch 1 or more, with top_k, ...) of all models; past it nothing is compiled.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         return torch.compile(function)
 
     @functools.wraps(function)
-    def either(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (compiled() if _wanted.get() and not torch.compiler.is_compiling() else function)(*args, **kwargs)
+    def either_version(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (compiled_function() if _wanted.get() and not torch.compiler.is_compiling() else function)(
+            *args, **kwargs
+        )
 
-    return either
+    return either_version
 
 
 @contextmanager
-def fused(wanted: bool = True) -> Iterator[None]:
-    """In here fusible functions run compiled, or where it is not wanted as they are written."""
+def compiled(wanted: bool = True) -> Iterator[None]:
+    """Run the compilable functions that are called inside compiled, or eagerly if `wanted` is False."""
     token = _wanted.set(wanted)
     try:
         yield

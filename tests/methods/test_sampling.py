@@ -3,7 +3,7 @@ import torch
 
 from emage.methods.masking import ImageRng
 from emage.methods.sampling import draw, truncate
-from emage.utils.torch_compile import fused
+from emage.utils.torch_compile import compiled
 
 
 def numbers(n: int) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_fused_it_draws_the_same_tokens():
     logits = torch.randn(2, 50, 512, generator=torch.Generator().manual_seed(0))
     u = ImageRng([0, 1]).uniform(50)
     plain = draw(logits, u, 0.9)
-    with fused():
+    with compiled():
         other = draw(logits, u, 0.9)
     assert (plain.tokens == other.tokens).float().mean() > 0.98 and torch.equal(plain.best, other.best)
     assert torch.allclose(plain.best_log_p, other.best_log_p, atol=1e-5)

@@ -39,11 +39,11 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path):
 
 def test_an_output_belongs_to_one_run(tmp_path: Path):
     output = tmp_path / "out"
-    manifest.claim(output, "train", {"optim": {"lr": 1e-3}})
-    manifest.claim(output, "train", {"optim": {"lr": 1e-3}})
+    manifest.claim_output(output, "train", {"optim": {"lr": 1e-3}})
+    manifest.claim_output(output, "train", {"optim": {"lr": 1e-3}})
     with pytest.raises(InputError, match=r"already holds a run with optim\.lr=0\.001 \(now 0\.1\)"):
-        manifest.claim(output, "train", {"optim": {"lr": 0.1}})
+        manifest.claim_output(output, "train", {"optim": {"lr": 0.1}})
     with pytest.raises(InputError, match="holds the output of train, not of ingest"):
-        manifest.claim(output, "ingest", {})
+        manifest.claim_output(output, "ingest", {})
     with pytest.raises(InputError, match="not a URL"):
-        manifest.claim("s3://bucket/out", "train", {})
+        manifest.claim_output("s3://bucket/out", "train", {})

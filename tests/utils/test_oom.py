@@ -7,7 +7,7 @@ import torch
 from fakes import OUT_OF_MEMORY, Cramped
 
 from emage.utils.errors import InputError
-from emage.utils.oom import InParts
+from emage.utils.oom import HalvedOnOom
 
 ROWS = torch.arange(22).reshape(11, 2)
 
@@ -27,7 +27,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=str)
 def test_halved_until_it_fits_and_remembered(error, caplog):
     work = Cramped(doubled, 3, error)
-    in_parts = InParts(work, most=11)
+    in_parts = HalvedOnOom(work, most=11)
     with caplog.at_level(logging.WARNING):
         assert in_parts(ROWS).equal(2 * ROWS)
         assert work.calls == [11, 6, 3, 3, 3, 2]
@@ -42,19 +42,19 @@ def test_halved_until_it_fits_and_remembered(error, caplog):
 
 def test_what_fits_is_not_cut():
     work = Cramped(doubled, 11, ERRORS[0])
-    assert InParts(work, most=11)(ROWS).equal(2 * ROWS)
+    assert HalvedOnOom(work, most=11)(ROWS).equal(2 * ROWS)
     assert work.calls == [11]
 
 
 def test_one_that_does_not_fit_alone_is_an_error_that_says_so():
     with pytest.raises(InputError, match=r"not even a batch of one fits .* \(CUDA out of memory"):
-        InParts(Cramped(doubled, 0, ERRORS[0]), most=4)(ROWS)
+        HalvedOnOom(Cramped(doubled, 0, ERRORS[0]), most=4)(ROWS)
 
 
 def test_other_errors_are_raised():
     work = Cramped(doubled, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        InParts(work, most=4)(ROWS)
+        HalvedOnOom(work, most=4)(ROWS)
     assert work.calls == [4]
 
 
@@ -65,4 +65,4 @@ def test_the_cpu_allocator_itself():
         torch.empty(2**50 if len(rows) > 2 else 1, dtype=torch.uint8)
         return rows
 
-    assert InParts(work, most=8)(ROWS).equal(ROWS)
+    assert HalvedOnOom(work, most=8)(ROWS).equal(ROWS)

@@ -1,6 +1,6 @@
 import pytest
 
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from emage.utils.redact import public
     ],
 )
 def test_what_is_secret_is_not_shown(text, shown):
-    assert public(text) == shown
+    assert redact(text) == shown

@@ -28,7 +28,7 @@ from emage.config.presets import PRESETS
 from emage.data.ingest import url_filter
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 META = "meta."  # in front of the names of columns beside url and caption
 PART_ROWS = 1_000_000
@@ -112,7 +112,7 @@ def read(config: SourceConfig, part: Part | None = None, bad: Counter[str] | Non
 
 def check(config: SourceConfig) -> None:
     """Raises InputError where the table is missing, unreadable, empty or without the mapped columns."""
-    table, bad = public(config.table), Counter[str]()
+    table, bad = redact(config.table), Counter[str]()
     first = next(read(config, bad=bad), None)
     if first is None and bad:
         raise InputError(f"{table}: no row has as many columns as there are names (source.names, source.format)")
@@ -162,14 +162,14 @@ def _lines(filesystem: pyarrow.fs.FileSystem, file: str) -> int:
 
 def _files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     """The table's files, in order of their names."""
-    table = public(config.table)
+    table = redact(config.table)
     filesystem, path = storage.find(config.table)
     try:
         info = filesystem.get_file_info(path)
         is_folder = info.type == pyarrow.fs.FileType.Directory
         listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
     except (pa.ArrowException, OSError) as error:
-        raise InputError(public(f"{table}: {storage.first_line(error)}")) from None
+        raise InputError(redact(f"{table}: {storage.first_line(error)}")) from None
     if info.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"{table}: no such file or folder (source.table)")
     if info.type == pyarrow.fs.FileType.File:

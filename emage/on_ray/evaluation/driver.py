@@ -59,7 +59,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     job = _prepared(config)
     # The images depend on these alone: other judges may look at them later.
-    manifest.claim(job.output, "evaluate", {key: job.made_by[key] for key in ("checkpoint", "captions", "drawing")})
+    manifest.claim_output(
+        job.output, "evaluate", {key: job.made_by[key] for key in ("checkpoint", "captions", "drawing")}
+    )
     with launch.alone(job.output):
         caption_list.write(job.output / caption_list.NAME, job.listed)
         real = _real(job)

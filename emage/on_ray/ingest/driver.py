@@ -35,7 +35,7 @@ from emage.on_ray import launch, tasks, tracking
 from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
 from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
-from emage.utils.redact import public
+from emage.utils.redact import redact
 
 STAGES = ("select", "download", "tokenize", "shuffle")
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count beside the rows that go on, by cause
@@ -69,7 +69,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         if "tokenize" in stages:
             launch.check_gpus(config.tokenize.gpus_per_actor * config.tokenize.num_actors, "tokenize.gpus_per_actor")
             tokenizer = tokenize_shards.describe(config.tokenize, config.download.image_size)
-        manifest.claim(output, "ingest", _identity(config))
+        manifest.claim_output(output, "ingest", _identity(config))
         seconds = {} if report is None else report["seconds"]
         launch.start_ray()
         with (
@@ -99,14 +99,14 @@ def _pending(config: IngestConfig, tables: list[SourceConfig], output: Path) -> 
             url_table.check(table)
         _block_lists(config)
     if (output / "run.json").exists():
-        manifest.claim(output, "ingest", _identity(config))
+        manifest.claim_output(output, "ingest", _identity(config))
     done = _manifests(config, output)
     if (
         "select" in wanted
         and "select" in done
         and done["select"]["source"] != select_urls.describe(tables, config.select)
     ):
-        names = [*(public(table.table) for table in tables), *select_urls.lists(config.select)]
+        names = [*(redact(table.table) for table in tables), *select_urls.lists(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"
@@ -141,8 +141,8 @@ def _block_lists(config: IngestConfig) -> url_filter.BlockLists:
 def _identity(config: IngestConfig) -> dict[str, Any]:
     """What the token table depends on."""
     settings = asdict(config)
-    settings["source"]["table"] = public(settings["source"]["table"])  # another key opens the same table
-    settings["more"] = json.loads(public(json.dumps(settings["more"])))
+    settings["source"]["table"] = redact(settings["source"]["table"])  # another key opens the same table
+    settings["more"] = json.loads(redact(json.dumps(settings["more"])))
     names = ("source", "more", "select", "download", "tokenize", "shuffle")
     return {
         name: {key: settings[name][key] for key in settings[name] if key not in HOW.get(name, ())} for name in names

@@ -272,7 +272,7 @@ class _Encoder:
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = tokenizers.load(config.tokenizer, config.weights, device=self.device)
-        self.in_parts = oom.InParts(self._tokens, config.batch_size)
+        self.in_parts = oom.HalvedOnOom(self._tokens, config.batch_size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         data = [self._encoded(pixels) for pixels in batch["data"].to_pylist()]

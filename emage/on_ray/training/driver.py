@@ -76,11 +76,11 @@ def train(config: TrainConfig) -> Path:
     _check_inputs(config, tokenizer, is_new=not any(output.glob("checkpoints/step_*")))
     identity = _identity(config)
     if (output / "run.json").exists():
-        manifest.claim(output, "train", identity)
+        manifest.claim_output(output, "train", identity)
     if _is_trained(config, model) and (output / CURVES).exists():
         print(f"{model} is finished ({config.optim.steps} steps); nothing to do")
         return model
-    manifest.claim(output, "train", identity)
+    manifest.claim_output(output, "train", identity)
     with launch.alone(output):
         launch.start_ray()
         with tracking.start(config.mlflow, stage="train", settings=config, run_file=output / tracking.RUN_FILE) as run:

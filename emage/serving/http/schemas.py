@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emage.config import Order as PositionOrder
-from emage.config import SamplingConfig, Schedule
+from emage.config import SamplingConfig, Schedule, UnmaskingOrder
 from emage.serving.request import MODEL, GeneratedImage, Order, Preview
 
 PROMPT = "a small red circle above a large blue square"
@@ -41,7 +40,7 @@ class ImageRequest(BaseModel):
     rank: Literal["none", "likelihood"] = "likelihood"
     steps: int | None = Field(None, description="passes; none: the model's own")
     schedule: Schedule | None = None
-    order: PositionOrder | None = None
+    order: UnmaskingOrder | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
