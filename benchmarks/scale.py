@@ -5,7 +5,7 @@
 
 Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
     select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
-    captions  every rule of emage.data.ingest.caption_rules on the rows that are left
+    captions  every rule of emage.data.ingest.captions.caption_rules on the rows that are left
     shuffle   tokenized shards (random tokens, 2 % of the images the same) -> the token table
 What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
 of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
@@ -40,7 +40,7 @@ import emage
 from emage import config
 from emage.config import SelectConfig, ShuffleConfig, SourceConfig, cli
 from emage.data import schema
-from emage.data.ingest import caption_rules
+from emage.data.ingest.captions import caption_rules
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
 from emage.utils import manifest
@@ -201,7 +201,7 @@ def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> 
 @ray.remote(num_cpus=1)
 def judge(file: str) -> int:
     """Captions of a shard that a rule rejects."""
-    return sum(caption_rules.keep(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
+    return sum(caption_rules.drop_reason(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
 
 
 @ray.remote(num_cpus=1)

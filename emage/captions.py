@@ -1,9 +1,14 @@
-"""An alias, for one release: what is here is in emage.data.ingest.caption_rules."""
+"""An alias, for one release: see emage.data.ingest.captions.caption_rules, where `keep` is called `drop_reason`."""
 
 import warnings
 
-from emage.data.ingest.caption_rules import keep, normalise
+from emage.data.ingest.captions.caption_rules import drop_reason as keep
+from emage.data.ingest.captions.caption_rules import normalise
 
 __all__ = ["keep", "normalise"]
 
-warnings.warn("emage.captions is now emage.data.ingest.caption_rules", DeprecationWarning, stacklevel=2)
+warnings.warn(
+    "emage.captions is now emage.data.ingest.captions.caption_rules, keep is drop_reason",
+    DeprecationWarning,
+    stacklevel=2,
+)

@@ -7,7 +7,7 @@ import re
 from http import HTTPStatus
 from typing import NamedTuple
 
-from emage.data.ingest.caption_rules import RULES
+from emage.data.ingest.captions.caption_rules import RULES
 
 
 class Cause(NamedTuple):

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from emage.data.ingest.caption_rules import RULES
+from emage.data.ingest.captions.caption_rules import RULES
 from emage.data.ingest.drop_reasons import explain
 from emage.utils import manifest
 from emage.utils.image_grid import printable

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from emage.config import TokenizeConfig
 from emage.data import schema
-from emage.data.ingest import caption_rules, decode_image
+from emage.data.ingest import decode_image
+from emage.data.ingest.captions import caption_cleaning, caption_rules
 from emage.on_ray import tasks
 from emage.on_ray.ingest import download
 from emage.utils.errors import InputError
@@ -220,8 +221,8 @@ class _Reader:
 
     def _judge(self, image: dict[str, Any]) -> np.ndarray | tuple[str, str]:
         """The pixels of an image, or why it is dropped: ("rejected", rule) or ("failed", cause). Takes its image."""
-        data, image["caption"] = image.pop("image"), caption_rules.normalise(image["caption"])
-        if self.config.caption_rules and (rule := caption_rules.keep(image["caption"])):
+        data, image["caption"] = image.pop("image"), caption_cleaning.normalise(image["caption"])
+        if self.config.caption_rules and (rule := caption_rules.drop_reason(image["caption"])):
             return "rejected", rule
         try:
             pixels = decode_image.pixels(data)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from emage.config import TokenizeConfig
 from emage.data import schema
-from emage.data.ingest import caption_rules
+from emage.data.ingest.captions import caption_rules
 from emage.on_ray import tasks
 from emage.on_ray.ingest import download, tokenize_dataset
 from emage.utils import manifest

@@ -13,7 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from emage.data.ingest import decode_image, drop_reasons, fetch, ingest_report
-from emage.data.ingest.caption_rules import RULES
+from emage.data.ingest.captions.caption_rules import RULES
 from emage.utils import manifest
 
 REPORT = {

@@ -17,7 +17,9 @@ from PIL import Image
 
 from emage import config, tokenizers
 from emage.config import IngestConfig, TrainConfig
-from emage.data.ingest import caption_rules, decode_image
+from emage.data.ingest import decode_image
+from emage.data.ingest.captions.caption_cleaning import normalise
+from emage.data.ingest.captions.caption_rules import drop_reason
 from emage.inference.pipeline import Emage
 from emage.on_ray.ingest import driver as ingest
 from emage.on_ray.training import driver as train
@@ -70,7 +72,7 @@ def output(ray_cluster, pairs, tmp_path_factory) -> Iterator[Path]:
 
 def test_every_pair_is_accounted_for(output, pairs):
     report = json.loads((output / "ingest_report.json").read_text())
-    rejected = [caption for *_, caption in pairs if caption_rules.keep(caption_rules.normalise(caption))]
+    rejected = [caption for *_, caption in pairs if drop_reason(normalise(caption))]
     assert report["rows_in"] == NUM_COCO + NUM_CC12M
     assert report["failed"] == {}
     assert sum(report["rejected"].values()) == len(rejected) <= 10
@@ -80,11 +82,11 @@ def test_every_pair_is_accounted_for(output, pairs):
 def test_sizes_captions_and_checksums_are_those_of_the_files(output, pairs):
     rows = {row["url"].rsplit("/", 1)[1]: row for row in pq.read_table(output / "tokens").to_pylist()}
     for name, data, caption in pairs:
-        if caption_rules.keep(caption_rules.normalise(caption)):
+        if drop_reason(normalise(caption)):
             continue
         with Image.open(io.BytesIO(data)) as image:
             assert {rows[name]["width"], rows[name]["height"]} == set(image.size)
-        assert rows[name]["caption"] == caption_rules.normalise(caption)
+        assert rows[name]["caption"] == normalise(caption)
         assert rows[name]["sha256"] == hashlib.sha256(data).hexdigest()
 
 

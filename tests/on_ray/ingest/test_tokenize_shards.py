@@ -25,7 +25,7 @@ from ray.util.state.common import ActorState
 from emage import tokenizers
 from emage.config import TokenizeConfig
 from emage.data import schema, shapes
-from emage.data.ingest import caption_rules
+from emage.data.ingest.captions import caption_rules
 from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -94,7 +94,7 @@ def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]]
 @pytest.mark.ray
 def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
     folder, rows, values = tokenized
-    causes = {3: "empty", 11: caption_rules.keep(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
+    causes = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
     bad = {row["key"]: causes[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in causes}
     written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
     rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))

@@ -1,0 +1,1 @@
+"""Captions of an ingest: their cleaning, and the rules that drop those not worth training on."""
