@@ -54,7 +54,7 @@ def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_table(Path(folder), shapes.train_scenes(IMAGES, seed=0), seed=0)
+        write_table(Path(folder), shapes.sample_train_scenes(IMAGES, seed=0), seed=0)
         jobs = list(itertools.product(range(seeds), VARIANTS))
         for i, (seed, (method, cure)) in enumerate(jobs):
             runs.append(run(folder, method, cure, seed, steps))
@@ -96,7 +96,7 @@ def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, 
     started = time.process_time()
     fit(BareEngine(Objective(network, method, config.objective), config.optim), rows, config, on_step)
     seconds = time.process_time() - started
-    captions = [scene.caption for scene in shapes.held_out_scenes(SCORED, seed)]
+    captions = [scene.caption for scene in shapes.sample_held_out_scenes(SCORED, seed)]
     pipe = Emage(network, tokenizers.load(tokenizers.DEMO), parts)
     scores = dict(measure(pipe.generate(captions, seed=seed, batch_size=50), captions))
     about = {"method": method, "cure": cure, "seed": seed, "objective": asdict(config.objective)}

@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
-from emage.data.shapes import held_out_scenes
+from emage.data.shapes import sample_held_out_scenes
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS
 from emage.methods.masking import MASK, ImageRng
@@ -20,7 +20,7 @@ from emage.model.transformer import Network
 from emage.tokenizers import TOKENIZERS
 from emage.tokenizers.vqgan import VQGAN
 
-PROMPTS = [scene.caption for scene in held_out_scenes(64, seed=0)]
+PROMPTS = [scene.caption for scene in sample_held_out_scenes(64, seed=0)]
 V, GRID = 8192, (32, 32)
 N = GRID[0] * GRID[1]
 TOKENS_TIMED = 16  # of an autoregressive image on a CPU: all cost the same

@@ -139,7 +139,7 @@ def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig,
 def draw(count: int, size: int) -> list[bytes]:
     """JPEGs as the download writes them."""
     jpegs = []
-    for drawn in shapes.draw_many(shapes.train_scenes(count, seed=0), seed=0):
+    for drawn in shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0):
         file = io.BytesIO()
         image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC)
         image.save(file, "JPEG", quality=images.QUALITY, subsampling=0)

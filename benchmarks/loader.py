@@ -92,7 +92,7 @@ def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:
     real = Path(os.environ.get("EMAGE_DATA", "")) / "laion_urls_10k.parquet"
     path = benchmark.captions or (str(real) if real.is_file() else None)
     if path is None:
-        scenes = shapes.train_scenes(min(benchmark.rows, 10_000), seed=0)
+        scenes = shapes.sample_train_scenes(min(benchmark.rows, 10_000), seed=0)
         return "drawn", [scene.caption for scene in scenes]
     try:
         column = pq.read_table(path, columns=[benchmark.column])[benchmark.column]

@@ -39,9 +39,9 @@ class Inputs(NamedTuple):
 @contextmanager
 def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
     """Draws images, serves them over loopback while the block runs, and ingests them once."""
-    scenes, asked = shapes.train_scenes(num_rows, seed=5), Counter[str]()
+    scenes, asked = shapes.sample_train_scenes(num_rows, seed=5), Counter[str]()
     (folder / "www").mkdir()
-    for number, pixels in enumerate(shapes.draw_many(scenes, seed=5)):
+    for number, pixels in enumerate(shapes.render_many(scenes, seed=5)):
         Image.fromarray(pixels).save(folder / "www" / f"{number}.png")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -177,7 +177,7 @@ def train(inputs: Inputs) -> Stage:
 
 def evaluate(inputs: Inputs) -> Stage:
     captions = inputs.folder / "captions.txt"
-    captions.write_text("".join(f"{scene.caption}\n" for scene in shapes.held_out_scenes(CAPTIONS, 0)))
+    captions.write_text("".join(f"{scene.caption}\n" for scene in shapes.sample_held_out_scenes(CAPTIONS, 0)))
     settings = f"""
         candidates=2 limit={CAPTIONS} num_actors=2 batch_size=32 sampling.steps=4 metrics=[shapes] mlflow.enabled=false
     """

@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(checkpoint: str) -> None:
-    captions = [scene.caption for scene in shapes.held_out_scenes(IMAGES, seed=0)]
+    captions = [scene.caption for scene in shapes.sample_held_out_scenes(IMAGES, seed=0)]
     on_gpu = torch.cuda.is_available()
     runs = {dtype: run(checkpoint, dtype, captions) for dtype in DTYPES if on_gpu or dtype != "tf32"}
     exact = runs["float32"]

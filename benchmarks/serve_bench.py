@@ -15,10 +15,10 @@ from serve_client import Answer, ask
 
 import emage
 from emage.config import ModelConfig, ServeConfig
-from emage.data.shapes import held_out_scenes
+from emage.data.shapes import sample_held_out_scenes
 
 RESULTS = Path(__file__).parent / "results"
-PROMPTS = [scene.caption for scene in held_out_scenes(256, seed=0)]
+PROMPTS = [scene.caption for scene in sample_held_out_scenes(256, seed=0)]
 SPARE_S = 15.0  # an answer so much later than the server's own deadline is none
 PARTS = ("latency", "throughput", "memory", "kill")
 

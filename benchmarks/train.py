@@ -34,7 +34,7 @@ import emage
 from emage import tokenizers
 from emage.config import MLflowConfig, Precision, TrainConfig, cli, preset
 from emage.data import schema
-from emage.data.shapes import train_scenes
+from emage.data.shapes import sample_train_scenes
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
 from emage.methods.masking import ImageRng
@@ -231,7 +231,7 @@ def bare_step(
 
 def rows(size: int, tokens: Tokens) -> Batch:
     """Captions of the small world and tokens by chance: what a step costs does not depend on them."""
-    captions = [scene.caption for scene in train_scenes(size, seed=0)]
+    captions = [scene.caption for scene in sample_train_scenes(size, seed=0)]
     n = tokens.grid[0] * tokens.grid[1]
     y = torch.randint(0, tokens.vocab_size, (size, n), generator=torch.Generator().manual_seed(0))
     return Batch(list(range(size)), captions, y, list(range(size)))

@@ -115,7 +115,7 @@ def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from emage.reproduce.shapes_dataset import write_table
 
     folder = tmp_path_factory.mktemp("tokens")
-    write_table(folder, shapes.train_scenes(200, seed=0), seed=0, files=2, row_group=30)
+    write_table(folder, shapes.sample_train_scenes(200, seed=0), seed=0, files=2, row_group=30)
     return folder
 
 

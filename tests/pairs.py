@@ -35,8 +35,8 @@ FAILED = {  # cause -> rows; what each row is, is in `table`
 
 def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, str]]:
     """The pages, and rows of (URL, caption) in which good and bad are mixed."""
-    scenes = shapes.train_scenes(NUM_GOOD, seed=1)
-    images = [Image.fromarray(pixels) for pixels in shapes.draw_many(scenes, seed=1)]
+    scenes = shapes.sample_train_scenes(NUM_GOOD, seed=1)
+    images = [Image.fromarray(pixels) for pixels in shapes.render_many(scenes, seed=1)]
     rows: list[tuple[str | None, str]] = []
     for i, (scene, image) in enumerate(zip(scenes, images, strict=True)):
         pages[f"/{i}.png"] = encode(image)
@@ -72,7 +72,7 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
 def more_table(pages: dict[str, web.Page], address: str) -> list[tuple[str, str, float]]:
     """A second table: a pair of the first again, an image of the first under another URL, one that scores too low."""
     pages["/again.png"] = pages["/0.png"]
-    caption = shapes.train_scenes(1, seed=1)[0].caption
+    caption = shapes.sample_train_scenes(1, seed=1)[0].caption
     return [
         (f"{address}/0.png", caption, 0.9),
         (f"{address}/again.png", caption, 0.9),

@@ -86,13 +86,13 @@ def _draw(config: DemoConfig, output: Path) -> int:
     www = output / "www"
     shutil.rmtree(www, ignore_errors=True)
     www.mkdir(parents=True)
-    scenes = shapes.train_scenes(config.pictures, config.seed)
+    scenes = shapes.sample_train_scenes(config.pictures, config.seed)
     rng = np.random.default_rng(config.seed)
     for i, scene in enumerate(tqdm(scenes, unit="image", mininterval=1)):
-        shapes.draw(scene, rng).save(www / f"{i:06d}.png", compress_level=1)
+        shapes.render(scene, rng).save(www / f"{i:06d}.png", compress_level=1)
     names = [f"{i:06d}.png" for i in range(config.pictures)] + _trouble(www)
     captions = [scene.caption for scene in scenes + scenes[: len(names) - len(scenes)]]
-    held_out = shapes.held_out_scenes(config.held_out, config.seed)
+    held_out = shapes.sample_held_out_scenes(config.held_out, config.seed)
     (output / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in held_out))
     # The port goes into the URLs, and so it must be the same when an interrupted demo goes on.
     with _web_server(www) as port:

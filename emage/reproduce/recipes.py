@@ -88,7 +88,7 @@ def _small_training(
             cpus_per_worker=small.cpus,
             sample_every=steps,
             checkpoint_every=min(steps, 500),
-            prompts=tuple(scene.caption for scene in shapes.held_out_scenes(8, seed=1)),
+            prompts=tuple(scene.caption for scene in shapes.sample_held_out_scenes(8, seed=1)),
         ),
         mlflow=config.mlflow,
     )
@@ -188,7 +188,7 @@ def strips(config: ReproduceConfig, model: Cell) -> Cell:
     """Figure 5, of the paper's prompts or of held-out captions."""
     prompts = FIGURE5_PROMPTS
     if is_small(config):
-        prompts = tuple(scene.caption for scene in shapes.held_out_scenes(4, seed=2))
+        prompts = tuple(scene.caption for scene in shapes.sample_held_out_scenes(4, seed=2))
     name = f"strips/{_tail(model)}"
     made = Strips(f"{model.config.run.output}/model", prompts, config.device, _work(config, name))
     return Cell(name, made, (model,))

@@ -250,7 +250,7 @@ def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> floa
     network = checkpoint.build(parts).to("cuda" if torch.cuda.is_available() else "cpu")
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)
     rows, guard = config.optim.batch_size, SpikeGuard(config.optim.max_spike)
-    captions = [scene.caption for scene in shapes.train_scenes(rows, seed=0)]
+    captions = [scene.caption for scene in shapes.sample_train_scenes(rows, seed=0)]
     y = torch.randint(tokens.vocab_size, (rows, tokens.num_tokens))
     batch = Batch(list(range(rows)), captions, y, list(range(rows)))
     threads, seconds = torch.get_num_threads(), []

@@ -43,11 +43,11 @@ def make(world: SmallWorld) -> dict[str, int]:
     """Draws and writes all of it; returns how much."""
     folder = Path(world.output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / TOKENS, shapes.train_scenes(world.pictures, world.seed), world.seed)
-    held_out = shapes.held_out_scenes(world.captions, world.seed)
+    write_table(folder / TOKENS, shapes.sample_train_scenes(world.pictures, world.seed), world.seed)
+    held_out = shapes.sample_held_out_scenes(world.captions, world.seed)
     (folder / CAPTIONS).write_text("".join(f"{scene.caption}\n" for scene in held_out))
     # Other scenes and other images than those of the captions, of the same distribution.
-    write_reference(folder / REFERENCE, shapes.held_out_scenes(world.references, world.seed + 1), world.seed + 1)
+    write_reference(folder / REFERENCE, shapes.sample_held_out_scenes(world.references, world.seed + 1), world.seed + 1)
     return {"pictures": world.pictures, "captions": world.captions, "references": world.references}
 
 
@@ -56,7 +56,7 @@ def write_table(
 ) -> None:
     """A token table of one image a scene, made with the tokenizer that is shipped."""
     tokenizer = tokenizers.load(tokenizers.DEMO)
-    pixels = torch.from_numpy(shapes.draw_many(list(scenes), seed=seed)).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(shapes.render_many(list(scenes), seed=seed)).permute(0, 3, 1, 2).float() / 255
     tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(ENCODED_AT_ONCE)])
     table = token_rows(tokens.numpy(), [scene.caption for scene in scenes], checkpoint.describe(tokenizer))
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: Tokenizer
         "url": [""] * n,
         "caption": list(captions),
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.astype(np.uint16).ravel()), tokenizer.num_tokens),
-        "width": [shapes.SIDE] * n,
-        "height": [shapes.SIDE] * n,
+        "width": [shapes.IMAGE_SIZE] * n,
+        "height": [shapes.IMAGE_SIZE] * n,
         "sha256": [""] * n,
     }
     return pa.table(columns, schema=schema.token_table(tokenizer, __version__))
@@ -88,7 +88,7 @@ def write_reference(path: Path, scenes: Sequence[shapes.Scene], seed: int) -> No
     with tarfile.open(path, "w") as archive:
         for i, scene in enumerate(scenes):
             file = io.BytesIO()
-            shapes.draw(scene, rng).save(file, "PNG", compress_level=1)
+            shapes.render(scene, rng).save(file, "PNG", compress_level=1)
             member = tarfile.TarInfo(f"{i:06d}.png")
             member.size = file.tell()
             file.seek(0)

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import trange
 
-from emage.data import shapes
+from emage.data import shapes, shapes_checker
 from emage.tokenizers import save
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -57,7 +57,7 @@ SHAPE_WEIGHT = 4.0  # of pixels on or near a shape, against 1 for the background
 def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, seed: int) -> VQGAN:
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    images = to_pixels(shapes.draw_many(shapes.train_scenes(num_images, seed), seed))
+    images = to_pixels(shapes.render_many(shapes.sample_train_scenes(num_images, seed), seed))
     patches, places = distinct_patches(images)  # (P, 3, s, s), (n, N)
     model = VQGAN(CONFIG, NAME)
     codes = model.quantize.codes.requires_grad_(False)
@@ -185,10 +185,9 @@ def settle(codes: Tensor, latents: Tensor, rng: torch.Generator) -> Tensor:
 
 def readable(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> float:
     """Share of reconstructions in which the checker reads what the caption says."""
-    drawn = reconstruct(model, shapes.draw_many(scenes, seed))
-    return float(
-        np.mean([shapes.check(Image.fromarray(a), s.caption).right for a, s in zip(drawn, scenes, strict=True)])
-    )
+    drawn = reconstruct(model, shapes.render_many(scenes, seed))
+    pairs = zip(drawn, scenes, strict=True)
+    return float(np.mean([shapes_checker.check(Image.fromarray(a), s.caption).all_correct for a, s in pairs]))
 
 
 def reconstruct(model: VQGAN, images: np.ndarray) -> np.ndarray:
@@ -206,7 +205,7 @@ def margin(model: VQGAN, images: np.ndarray) -> float:
 
 def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Image:
     """Rows of drawings, each above its reconstructions, three times their size."""
-    images = shapes.draw_many(scenes, seed)
+    images = shapes.render_many(scenes, seed)
     cells = np.stack([images, reconstruct(model, images)])
     cells = np.pad(cells, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
     rows = cells.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
@@ -233,11 +232,12 @@ def main() -> None:
     print(f"{args.out}  sha256 {save(model, args.out)}")
     with torch.no_grad():
         fresh = args.seed + 1000
-        for kind, sample in (("train", shapes.train_scenes), ("unseen", shapes.unseen_kind_scenes)):
+        for kind, sample in (("train", shapes.sample_train_scenes), ("unseen", shapes.sample_unseen_kind_scenes)):
             print(f"readable, {kind} scenes: {readable(model, sample(1000, fresh), fresh):.1%} of 1000")
-        print(f"smallest lead of a code: {margin(model, shapes.draw_many(shapes.scenes(4000, fresh), fresh)):.3f}")
+        images = shapes.render_many(shapes.sample_scenes(4000, fresh), fresh)
+        print(f"smallest lead of a code: {margin(model, images):.3f}")
         if args.grid:
-            half = shapes.train_scenes(24, fresh) + shapes.unseen_kind_scenes(16, fresh)
+            half = shapes.sample_train_scenes(24, fresh) + shapes.sample_unseen_kind_scenes(16, fresh)
             comparison(model, half, fresh).save(args.grid)
 
 

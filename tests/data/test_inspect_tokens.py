@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from emage.data import inspect_tokens, schema, shapes
+from emage.data import inspect_tokens, schema, shapes_checker
 from emage.utils.errors import InputError
 
 INFO = schema.TokenizerInfo("hand-made", "0" * 64, vocab_size=4, grid=(1, 2))
@@ -104,7 +104,7 @@ def test_the_sheet_shows_the_images_of_the_tokens(token_table: Path, tmp_path: P
     pq.write_table(row, tmp_path / "0.parquet")
     sheet = inspect_tokens.contact_sheet(str(tmp_path))
     image = sheet.crop((8, 8, 8 + 128, 8 + 128)).resize((64, 64), Image.Resampling.NEAREST)
-    assert shapes.check(image, row["caption"][0].as_py()).right
+    assert shapes_checker.check(image, row["caption"][0].as_py()).all_correct
     assert sheet.width == 128 + 16 and sheet.height > 128 + 16
     assert inspect_tokens.contact_sheet(str(token_table), num_images=9).width == 8 * (128 + 16)
 

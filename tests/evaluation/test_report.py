@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from emage.data.shapes import draw_many, train_scenes
+from emage.data.shapes import render_many, sample_train_scenes
 from emage.evaluation import image_shards, report
 from emage.evaluation.caption_list import Task
 from emage.evaluation.image_shards import Drawn
@@ -26,8 +26,8 @@ FIGURES = {"fid": 19.74, "precision": 0.6, "fid_first": 23.0, "clip_score": 28.1
 @pytest.fixture
 def drawn(tmp_path: Path) -> list[image_shards.Shard]:
     """30 images in two shards."""
-    scenes = train_scenes(30, seed=0)
-    images = [Image.fromarray(pixels) for pixels in draw_many(scenes, seed=0)]
+    scenes = sample_train_scenes(30, seed=0)
+    images = [Image.fromarray(pixels) for pixels in render_many(scenes, seed=0)]
     tasks = [Task(i, scene.caption) for i, scene in enumerate(scenes)]
     parts = [image_shards.Shard(0, tuple(tasks[:20])), image_shards.Shard(1, tuple(tasks[20:]))]
     for part in parts:

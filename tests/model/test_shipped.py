@@ -22,7 +22,7 @@ def pipe() -> emage.Emage:
 
 def test_it_draws_what_held_out_captions_say(pipe: emage.Emage):
     """93.2 % of 1,000 when it was shipped: 40 captions leave room for chance."""
-    captions = [scene.caption for scene in shapes.held_out_scenes(40, seed=77)]
+    captions = [scene.caption for scene in shapes.sample_held_out_scenes(40, seed=77)]
     figures = dict(measure(pipe.generate(captions, batch_size=40), captions))
     assert figures["objects_right"] >= 0.8
 

@@ -74,9 +74,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 @pytest.fixture(scope="module")
 def tokens(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The token table of an ingest that was a job."""
-    folder, scenes = tmp_path_factory.mktemp("ingest"), shapes.train_scenes(IMAGES, seed=7)
+    folder, scenes = tmp_path_factory.mktemp("ingest"), shapes.sample_train_scenes(IMAGES, seed=7)
     pages: dict[str, web.Page] = {}
-    for number, pixels in enumerate(shapes.draw_many(scenes, seed=7)):
+    for number, pixels in enumerate(shapes.render_many(scenes, seed=7)):
         pages[f"/{number}.png"] = web.encode(Image.fromarray(pixels))
     with web.serving(pages) as address:
         urls = [f"{address}/{number}.png" for number in range(IMAGES)]

@@ -25,7 +25,7 @@ AGREE = 1e-3  # relative
 
 def drawn(count: int) -> np.ndarray:
     """Of the small world, enlarged. (count, SIDE, SIDE, 3) uint8"""
-    small = shapes.draw_many(shapes.train_scenes(count, seed=0), seed=0)
+    small = shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0)
     return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE))) for image in small])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from emage import tokenizers
-from emage.data import shapes
+from emage.data import shapes, shapes_checker
 from emage.data.token_table import TokenTable
 from emage.evaluation.metrics import image_files
 from emage.model import checkpoint
@@ -19,14 +19,14 @@ def test_a_world(tmp_path: Path):
     table = TokenTable(str(tmp_path / "tokens"), seed=0)
     assert table.num_rows == 20 and table.tokenizer == checkpoint.describe(tokenizers.load(tokenizers.DEMO))
     row = table.batch(0, 20)
-    scenes = shapes.train_scenes(20, seed=0)
+    scenes = shapes.sample_train_scenes(20, seed=0)
     assert sorted(row.uid) == list(range(20))
     assert [row.captions[row.uid.index(i)] for i in range(20)] == [scene.caption for scene in scenes]
     # The tokens are those of the images: they decode to what the captions say.
     pixels = tokenizers.load(tokenizers.DEMO).decode(row.y, grid=(8, 8))
     drawn = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    verdicts = [shapes.check(Image.fromarray(one), text) for one, text in zip(drawn, row.captions, strict=True)]
-    assert sum(verdict.right for verdict in verdicts) >= 19
+    verdicts = [shapes_checker.check(Image.fromarray(one), text) for one, text in zip(drawn, row.captions, strict=True)]
+    assert sum(verdict.all_correct for verdict in verdicts) >= 19
     captions = (tmp_path / "captions.txt").read_text().splitlines()
     assert len(captions) == 5 and not set(captions) & set(row.captions)
     files = image_files.find(str(tmp_path / "reference.tar"))
@@ -35,6 +35,6 @@ def test_a_world(tmp_path: Path):
 
 
 def test_a_table_of_several_files(tmp_path: Path):
-    shapes_dataset.write_table(tmp_path, shapes.train_scenes(5, seed=1), seed=1, files=2, row_group=2)
+    shapes_dataset.write_table(tmp_path, shapes.sample_train_scenes(5, seed=1), seed=1, files=2, row_group=2)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00000.parquet", "00001.parquet"]
     assert TokenTable(str(tmp_path), seed=0).num_rows == 5

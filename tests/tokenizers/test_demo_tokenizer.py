@@ -21,18 +21,18 @@ def test_what_it_is(demo):
     assert TOKENIZERS[DEMO].file.stat().st_size <= 3e6
 
 
-@pytest.mark.parametrize("sample", [shapes.train_scenes, shapes.unseen_kind_scenes])
+@pytest.mark.parametrize("sample", [shapes.sample_train_scenes, shapes.sample_unseen_kind_scenes])
 def test_reconstructions_are_readable(demo, sample):
     assert readable(demo, sample(200, seed=77), seed=77) >= 0.98
 
 
 def test_reconstructions_are_close(demo):
-    pixels = to_pixels(shapes.draw_many(shapes.scenes(50, seed=78), seed=78))
+    pixels = to_pixels(shapes.render_many(shapes.sample_scenes(50, seed=78), seed=78))
     assert (demo.decode(demo.encode(pixels)) - pixels).abs().mean() < 0.02
 
 
 def test_equal_patches_get_equal_codes_and_different_ones_different(demo):
-    pixels = to_pixels(shapes.draw_many(shapes.train_scenes(200, seed=79), seed=79))
+    pixels = to_pixels(shapes.render_many(shapes.sample_train_scenes(200, seed=79), seed=79))
     patches = pixels.unflatten(3, (8, 8)).unflatten(2, (8, 8)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2).flatten(1)
     ids = demo.encode(pixels).flatten()
     codes_of: dict[bytes, set[int]] = {}
@@ -47,6 +47,6 @@ def test_the_background_is_one_code(demo):
 
 
 def test_an_image_keeps_its_codes_in_any_batch(demo):
-    pixels = to_pixels(shapes.draw_many(shapes.scenes(20, seed=80), seed=80))
+    pixels = to_pixels(shapes.render_many(shapes.sample_scenes(20, seed=80), seed=80))
     alone = torch.cat([demo.encode(one[None]) for one in pixels])
     assert torch.equal(demo.encode(pixels), alone)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
-from emage.data import shapes
+from emage.data import shapes, shapes_checker
 from emage.utils.errors import InputError
 
 
@@ -21,7 +21,7 @@ def check(captions: Iterable[str]) -> None:
 
 def measure(images: Iterable[Image.Image], captions: Iterable[str]) -> Iterator[tuple[str, float]]:
     """Shares in [0, 1]: both objects' shape and colour right; their relation as well; their sizes as well."""
-    verdicts = [shapes.check(image, caption) for image, caption in zip(images, captions, strict=True)]
+    verdicts = [shapes_checker.check(image, caption) for image, caption in zip(images, captions, strict=True)]
     yield "objects_right", sum(verdict.objects for verdict in verdicts) / len(verdicts)
     yield "relation_right", sum(verdict.relation for verdict in verdicts) / len(verdicts)
-    yield "all_right", sum(verdict.right for verdict in verdicts) / len(verdicts)
+    yield "all_right", sum(verdict.all_correct for verdict in verdicts) / len(verdicts)

@@ -27,10 +27,10 @@ CAPTIONS, CANDIDATES = 11, 3
 def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
     """Two actors, four shards, CLIP ranks and another CLIP judges, 40 real images."""
     folder = tmp_path_factory.mktemp("evaluate")
-    scenes = shapes.held_out_scenes(CAPTIONS, 0)
+    scenes = shapes.sample_held_out_scenes(CAPTIONS, 0)
     (folder / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes))
     (folder / "real").mkdir()
-    for i, pixels in enumerate(shapes.draw_many(shapes.train_scenes(40, 1), seed=1)):
+    for i, pixels in enumerate(shapes.render_many(shapes.sample_train_scenes(40, 1), seed=1)):
         Image.fromarray(pixels).save(folder / "real" / f"{i}.png")
     ranks, judges = (clip_files.write(folder / name, seed) for seed, name in enumerate(("ranks", "judges")))
     return preset(

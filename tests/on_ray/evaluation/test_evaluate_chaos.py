@@ -22,7 +22,7 @@ CAPTIONS, CANDIDATES, SHARDS = 384, 4, 6
 
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
-    scenes = shapes.held_out_scenes(CAPTIONS, 0)
+    scenes = shapes.sample_held_out_scenes(CAPTIONS, 0)
     (tmp_path / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes))
     return tmp_path / "captions.txt"
 

@@ -18,7 +18,7 @@ from pairs import FAILED, FILTERED, NUM_GOOD, NUM_WRITTEN, ODD, Ingested
 from PIL import Image
 
 from emage import tokenizers
-from emage.data import schema, shapes
+from emage.data import schema, shapes_checker
 from emage.on_ray import tracking
 from emage.on_ray.ingest import driver as ingest
 from emage.on_ray.ingest import tokenize_dataset
@@ -75,7 +75,7 @@ def test_tokens_decode_back_to_the_images(ingested):
     decoded = (tokenizers.load("vqgan-demo-f8-512").decode(ids).permute(0, 2, 3, 1) * 255).round().byte().numpy()
     captions = table["caption"].to_pylist()
     right = [
-        shapes.check(Image.fromarray(pixels), caption).right
+        shapes_checker.check(Image.fromarray(pixels), caption).all_correct
         for pixels, caption in zip(decoded, captions, strict=True)
         if not any(name in caption for name in ODD)
     ]

@@ -30,10 +30,10 @@ class Site:
         self.asked = Counter[str]()
         self.pages: dict[str, web.Page] = {}
         self.table = folder / "urls.parquet"
-        self.scenes = shapes.train_scenes(NUM_ROWS, seed=3)
+        self.scenes = shapes.sample_train_scenes(NUM_ROWS, seed=3)
 
     def open(self, address: str) -> None:
-        for i, pixels in enumerate(shapes.draw_many(self.scenes, seed=3)):
+        for i, pixels in enumerate(shapes.render_many(self.scenes, seed=3)):
             self.pages[f"/{i}.png"] = self._counted(f"/{i}.png", web.encode(Image.fromarray(pixels)))
         urls = [f"{address}/{i}.png" for i in range(NUM_ROWS - 10)] + [f"{address}/gone{i}.png" for i in range(10)]
         pq.write_table(pa.table({"url": urls, "caption": [scene.caption for scene in self.scenes]}), self.table)

@@ -45,8 +45,8 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
     """Image shards as the download leaves them, in each the same bad rows. Returns all rows."""
-    scenes = shapes.train_scenes(count * ROWS, seed=3)
-    drawn = shapes.draw_many(scenes, seed=3)
+    scenes = shapes.sample_train_scenes(count * ROWS, seed=3)
+    drawn = shapes.render_many(scenes, seed=3)
     rows = []
     for i, scene in enumerate(scenes):
         number, place = divmod(i, ROWS)
@@ -227,7 +227,7 @@ def encoder(room: int, batch_size: int) -> tuple[tokenize_dataset._Encoder, Cram
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_token():
-    drawn = shapes.draw_many(shapes.train_scenes(11, seed=4), seed=4)
+    drawn = shapes.render_many(shapes.sample_train_scenes(11, seed=4), seed=4)
     batch = pa.table({"data": pa.array([drawn.tobytes(), b"", drawn[:7].tobytes()], pa.binary())})
     whole, _ = encoder(room=11, batch_size=11)
     cramped, device = encoder(room=3, batch_size=11)
