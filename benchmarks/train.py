@@ -41,7 +41,7 @@ from emage.methods.masking import ImageRng
 from emage.model.checkpoint import describe
 from emage.model.device_support import check_precision, choose, matmul_rate, set_precision, wait_for
 from emage.model.transformer import Network
-from emage.training import estimate
+from emage.training.estimate import gpus, memory_and_disk, parameters_and_flops
 from emage.training.loop import BareEngine, Objective, fit
 from emage.training.optimizer import adamw
 from emage.training.step_log import columns as steps_of
@@ -126,7 +126,7 @@ def check(settings: TrainBenchmark) -> torch.device:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise InputError(f"{name}={value}: there must be at least one")
-    choices = {"methods": tuple(METHODS), "precision": tuple(estimate.GPUS)}
+    choices = {"methods": tuple(METHODS), "precision": tuple(gpus.GPUS)}
     for name, allowed in choices.items():
         for value in getattr(settings, name):
             if value not in allowed:
@@ -182,7 +182,7 @@ def speed(variant: Variant, forward: AbstractContextManager, bench: Bench, peak:
     found: dict[str, dict[str, Any]] = {}
     for method, seconds in times.items():
         network, _ = networks[METHODS[method].CAUSAL]
-        flops = estimate.flops_per_sample(network, method) * len(batch.uid) / seconds  # type: ignore[arg-type]
+        flops = parameters_and_flops.flops_per_sample(network, method) * len(batch.uid) / seconds  # type: ignore[arg-type]
         found[method] = {
             "ms": seconds * 1e3,
             "tokens_per_s": batch.y.numel() / seconds,
@@ -265,7 +265,7 @@ def memory_of(method: str, forward: AbstractContextManager, bench: Bench) -> dic
     return {
         "peak_bytes": large,
         "bytes_a_picture": (large - small) / half,
-        "planned_activation_bytes": estimate.activation_bytes(network, precision),
+        "planned_activation_bytes": memory_and_disk.activation_bytes(network, precision),
         "largest_micro_batch": largest(lambda size: fits(step, rows(size, bench.tokens)), start=2 * half),
     }
 

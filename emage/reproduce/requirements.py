@@ -42,7 +42,7 @@ from emage.reproduce.experiments import Cell
 from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.paper_numbers import TABLE2
 from emage.reproduce.tokenizer_comparison import is_here
-from emage.training import estimate
+from emage.training.estimate import gpus, parameters_and_flops
 from emage.training.loop import BareEngine, Objective, train_step
 from emage.training.spike_guard import SpikeGuard
 
@@ -184,13 +184,13 @@ def duration(seconds: float) -> str:
 def _seconds(cell: Cell, speed: Speed, tokens: TokenizerInfo) -> float:
     one = cell.config
     if isinstance(one, TrainConfig):
-        return START_S + estimate.run_flops(one, _network(one.method, one.model, tokens)) / speed.training
+        return START_S + parameters_and_flops.run_flops(one, _network(one.method, one.model, tokens)) / speed.training
     if isinstance(one, EvaluateConfig | LatencyConfig) and cell.needs:
         made = cell.needs[0].config
         assert isinstance(made, TrainConfig)
         network = _network(made.method, made.model, tokens)
         # A training step is three forward passes' work, of one pass of the network.
-        forward = estimate.flops_per_sample(network, made.method, in_warm_start=True) / 3
+        forward = parameters_and_flops.flops_per_sample(network, made.method, in_warm_start=True) / 3
         images = one.limit * one.candidates if isinstance(one, EvaluateConfig) else one.rounds + one.warm_up
         if made.method == "autoregressive":
             # With a cache all tokens together are one pass; but a GPU waits for each of them, whatever the batch.
@@ -219,12 +219,11 @@ def _tokens(config: ReproduceConfig) -> TokenizerInfo:
 
 def _speed(config: ReproduceConfig, wanted: Sequence[Cell], output: Path) -> Speed:
     if config.scale == "paper":
-        gpu = estimate.GPUS["float32"]
-        one = gpu.peak * estimate.UTILISATION
+        gpu = gpus.GPUS["float32"]
+        one = gpu.assumed_flops_per_s
         workers, actors = config.paper.num_workers, config.paper.num_actors
         source = (
-            f"trainings on {workers} {gpu.name}s, drawing on {actors}, "
-            f"at {estimate.UTILISATION:.0%} of their peak, assumed"
+            f"trainings on {workers} {gpu.name}s, drawing on {actors}, at {one / gpu.peak:.0%} of their peak, assumed"
         )
         return Speed(one * workers, one * actors, source, actors, TOKEN_S)
     trainings = [cell for cell in wanted if isinstance(cell.config, TrainConfig)]
@@ -241,7 +240,7 @@ def _past_rate(cell: Cell, output: Path, tokens: TokenizerInfo) -> float | None:
     if not record or not record["seconds"]:
         return None
     network = _network(cell.config.method, cell.config.model, tokens)
-    return estimate.run_flops(cell.config, network) / max(1.0, record["seconds"] - START_S)
+    return parameters_and_flops.run_flops(cell.config, network) / max(1.0, record["seconds"] - START_S)
 
 
 def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> float:
@@ -262,4 +261,4 @@ def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> floa
             seconds.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    return rows * estimate.flops_per_sample(network, config.method) / min(seconds[1:])
+    return rows * parameters_and_flops.flops_per_sample(network, config.method) / min(seconds[1:])

@@ -115,7 +115,7 @@ def test_the_small_plan_goes_by_finished_trainings(tmp_path: Path):
     rate = 1e9
     first = next(cell for cell in order if cell.name.startswith("models/iterative1"))
     network = requirements._network(first.config.method, first.config.model, requirements._tokens(wanted))
-    seconds = requirements.START_S + requirements.estimate.run_flops(first.config, network) / rate
+    seconds = requirements.START_S + requirements.parameters_and_flops.run_flops(first.config, network) / rate
     record = {"fingerprint": experiments.fingerprint(first, tmp_path), "figures": {}, "seconds": seconds}
     (tmp_path / first.name).mkdir(parents=True)
     requirements.experiments.manifest.write_json(tmp_path / first.name / experiments.RESULT, record)

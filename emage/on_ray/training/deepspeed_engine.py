@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emage.config import TrainConfig
 from emage.methods.base import Loss
-from emage.training.estimate import REDUCE_BUCKET
+from emage.training.estimate.memory_and_disk import REDUCE_BUCKET_SIZE
 from emage.training.loop import Objective, accumulation
 from emage.training.optimizer import adamw, set_lr
 
@@ -42,7 +42,7 @@ class DeepSpeedEngine:
                 "train_micro_batch_size_per_gpu": config.optim.micro_batch_size,
                 "gradient_accumulation_steps": accumulation(config.optim, world_size),
                 "gradient_clipping": config.optim.clip_norm if self._is_zero else 0.0,  # without ZeRO `step` clips
-                "zero_optimization": {"stage": config.run.zero_stage, "reduce_bucket_size": REDUCE_BUCKET},
+                "zero_optimization": {"stage": config.run.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
                 "zero_allow_untested_optimizer": True,  # it is PyTorch's AdamW, in a class of ours
                 "steps_per_print": 1 << 30,
                 "wall_clock_breakdown": False,

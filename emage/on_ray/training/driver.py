@@ -32,7 +32,8 @@ from emage.model.text import load_published
 from emage.on_ray import launch, tasks, tracking
 from emage.on_ray.training import job as train_job
 from emage.on_ray.training import worker
-from emage.training import estimate, plot_curves, step_log
+from emage.training import plot_curves, step_log
+from emage.training.estimate import estimate_report
 from emage.training.loop import accumulation
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
@@ -70,7 +71,7 @@ def train(config: TrainConfig) -> Path:
     _, tokenizer = schema.open_token_table(config.data.path)
     check_sampling(config.sampling, tokenizer.num_tokens)
     if config.dry_run:  # on any machine, without weights
-        print(estimate.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows))
+        print(estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows))
         return model
     _check_machine(config)
     _check_inputs(config, tokenizer, is_new=not any(output.glob("checkpoints/step_*")))

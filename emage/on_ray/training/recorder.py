@@ -17,8 +17,8 @@ from emage.methods import METHODS
 from emage.model import device_support
 from emage.model.transformer import Network
 from emage.on_ray import tracking
-from emage.training import estimate
 from emage.training import step_log as steps
+from emage.training.estimate.parameters_and_flops import flops_per_sample
 from emage.training.loop import Engine, context_gain
 from emage.training.step_log import StepLog
 from emage.training.step_metrics import Metrics
@@ -120,7 +120,7 @@ class TrainingRecorder:
         objective = self.engine.objective
         warm_steps = round(self.config.objective.warm_start * self.config.optim.steps)
         in_warm_start = METHODS[self.config.method].TWO_PASSES and step <= warm_steps
-        flops = estimate.flops_per_sample(objective.network, self.config.method, in_warm_start=in_warm_start)
+        flops = flops_per_sample(objective.network, self.config.method, in_warm_start=in_warm_start)
         values = {
             "samples_per_s": rate,
             "tokens_per_s": rate * self.pipe.config.grid[0] * self.pipe.config.grid[1],
