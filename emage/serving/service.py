@@ -281,7 +281,7 @@ def _opened(name: str, data: bytes) -> Image.Image:
         return decode_image.opened(data, max_pixels=MAX_UPLOAD_PIXELS)
     except decode_image.ImageError as error:
         raise Refusal(
-            400, f"{name}: {UNREADABLE.get(error.cause, 'it can not be decoded')}", name, "invalid_image"
+            400, f"{name}: {UNREADABLE.get(error.reason, 'it can not be decoded')}", name, "invalid_image"
         ) from None
 
 

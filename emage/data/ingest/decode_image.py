@@ -17,11 +17,15 @@ QUALITY = 95  # of the JPEG that we write; without chroma subsampling, which blu
 
 
 class ImageError(ValueError):
-    """`cause` is one of not_an_image, too_small, too_many_pixels, too_many_scans, truncated, decode_error."""
+    """Bytes that give no usable image.
 
-    def __init__(self, cause: str):
-        super().__init__(cause)
-        self.cause = cause
+    Attributes:
+        reason: The drop reason: not_an_image, too_small, too_many_pixels, too_many_scans, truncated or decode_error.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)

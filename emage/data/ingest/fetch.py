@@ -1,136 +1,143 @@
-"""One URL -> its bytes, from servers that are slow, hostile or both. Standard library only; no images here.
+"""The download of one URL: its bytes, from servers that may be slow or hostile. Standard library only; no images here.
 
     1. The scheme must be http or https.
-    2. The host is resolved, every address it has must be public, and the connection goes to the address that was
-       checked: a name that answers differently a second time (DNS rebinding) is never asked a second time.
-    3. One deadline covers everything: names, connecting, TLS, headers, body, redirects.
-    4. At most `max_bytes` are read, and no more come of unpacking them.
-    5. A redirect starts again at 1. It brings no cookies and no passwords along.
+    2. Only public addresses are connected to (safe_connection.py).
+    3. One deadline covers everything: resolving, connecting, TLS, headers, body, redirects.
+    4. At most `max_bytes` are read, and decompression ends at `max_bytes` as well.
+    5. A redirect starts again at 1. It takes no cookies and no passwords along.
 
-Proxies named in the environment are not asked: they would connect to addresses that nobody here has checked.
-Whatever goes wrong has a short name, `FetchError.cause`, by which it is counted.
+Proxies named in the environment are not used: they would connect to addresses that were not checked here.
+Every failure has a short name, `FetchError.reason`, the drop reason under which the row is counted.
 """
 
-import functools
 import http.client
-import ipaddress
-import math
 import re
 import socket
 import ssl
 import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from emage.data.ingest import safe_connection
+
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 5
-BLOCK = 1 << 16
-SAFE = "/%:=&?~#+!$,;'@()*[]"  # left alone in a path; the rest is percent-encoded, as browsers do
+BLOCK_BYTES = 1 << 16  # read at a time
+UNQUOTED = "/%:=&?~#+!$,;'@()*[]"  # stays as it is in a path; the rest is percent-encoded, as browsers do
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]+")  # a name, or an IPv6 address without a zone
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # carries an IPv4 address in its last 32 bits
-LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # of one site alone (RFC 8215); Python 3.11 calls it global
-LOOK_UPS = 256  # names at once; those that the system's resolver is slow to give up need room beside the others
-TRANSIENT = ("timeout", "connection_error", "dns_error")  # worth another try at once
-# Worth another try hours later: beside these, what servers say that are busy for now.
-PASSING = (*TRANSIENT, *(f"http_{status}" for status in (408, 425, 429, 500, 502, 503, 504)))
+RETRIED_AT_ONCE = ("timeout", "connection_error", "dns_error")
+# Worth another attempt hours later: those, and the statuses of servers that are busy for now.
+RETRIED_LATER = (*RETRIED_AT_ONCE, *(f"http_{status}" for status in (408, 425, 429, 500, 502, 503, 504)))
+
+IsOptedOut = Callable[[Message], bool]  # of the response's headers
 
 
 class FetchError(Exception):
-    """`cause`: no_url, bad_url, bad_scheme, private_address, dns_error (no such name, or a silent resolver),
-    connection_error, tls_error, timeout, too_many_redirects, http_404 (any status), bad_response, too_big, empty,
-    opted_out."""
+    """A URL that could not be downloaded.
 
-    def __init__(self, cause: str):
-        super().__init__(cause)
-        self.cause = cause
+    Attributes:
+        reason: The drop reason: no_url, bad_url, bad_scheme, private_address, dns_error (no such name, or a resolver
+            that does not answer), connection_error, tls_error, timeout, too_many_redirects, http_404 (any status),
+            bad_response, too_big, empty or opted_out. drop_reasons.py explains each.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
-class Limits:
-    timeout_s: float = 10.0
+class FetchLimits:
+    """How long and how much to read, and from which hosts."""
+
+    timeout_s: float = 10.0  # for the whole download
     max_bytes: int = 50_000_000
     allow_private_hosts: bool = False
     user_agent: str = "emage"
 
 
-def fetch(url: str | None, limits: Limits, is_opted_out: Callable[[Message], bool]) -> bytes:
-    """The bytes behind `url`. `is_opted_out` sees the response's headers, before its body is read."""
+def fetch(url: str | None, limits: FetchLimits, is_opted_out: IsOptedOut) -> bytes:
+    """Return the bytes at a URL.
+
+    Args:
+        url: http or https; missing or empty is the drop reason no_url.
+        limits: Time, size and hosts.
+        is_opted_out: Called with the response's headers before the body is read; True ends the download.
+
+    Raises:
+        FetchError: With a drop reason, whatever the server did.
+    """
     if not url:
         raise FetchError("no_url")
     deadline = time.monotonic() + limits.timeout_s
     try:
         for _ in range(MAX_REDIRECTS + 1):
-            with _Hop(url, limits, deadline) as hop:
-                if hop.response.status not in REDIRECTS:
-                    return _body(hop.response, limits, is_opted_out)
-                url = urljoin(url, _location(hop.response))
+            with _Request(url, limits, deadline) as request:
+                if request.response.status not in REDIRECTS:
+                    return _body(request.response, limits, is_opted_out)
+                url = urljoin(url, _redirect_target(request.response))
         raise FetchError("too_many_redirects")
-    except TimeoutError:
-        cause = "timeout"
-    except socket.gaierror:
-        cause = "dns_error"
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):  # it hung up in the middle
-        cause = "connection_error"
-    except ssl.SSLError:
-        cause = "tls_error"
-    except OSError:
-        cause = "connection_error"
-    except http.client.IncompleteRead:
-        cause = "connection_error"
-    except ValueError:  # urlsplit, the port, IDNA
-        cause = "bad_url"
     except FetchError:
         raise
-    except Exception:  # a hostile answer can make the standard library raise anything
-        cause = "bad_response"
-    raise FetchError(cause)
+    except Exception as error:  # a hostile response can make the standard library raise anything
+        raise FetchError(_reason(error)) from None
 
 
-def fetch_with_retries(url: str | None, limits: Limits, is_opted_out: Callable[[Message], bool], retries: int) -> bytes:
-    """`fetch`, up to `retries` more times where the cause may pass by itself."""
-    for tries_left in range(retries, -1, -1):
+def _reason(error: Exception) -> str:
+    """Return the drop reason of what the standard library raised. The order matters: most are kinds of OSError."""
+    if isinstance(error, safe_connection.PrivateAddressError):
+        return "private_address"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, socket.gaierror):
+        return "dns_error"
+    if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return "tls_error"
+    if isinstance(error, (OSError, http.client.IncompleteRead)):  # the two SSL errors as well: a broken connection
+        return "connection_error"
+    if isinstance(error, ValueError):  # of urlsplit, the port or IDNA
+        return "bad_url"
+    return "bad_response"
+
+
+def fetch_with_retries(url: str | None, limits: FetchLimits, is_opted_out: IsOptedOut, retries: int) -> bytes:
+    """Call `fetch`, and up to `retries` times again if the failure may be temporary."""
+    for retries_left in range(retries, -1, -1):
         try:
             return fetch(url, limits, is_opted_out)
         except FetchError as error:
-            if error.cause not in TRANSIENT or not tries_left:
+            if error.reason not in RETRIED_AT_ONCE or not retries_left:
                 raise
     raise AssertionError("unreachable")
 
 
-class _Hop:
-    """One request: a connection to a checked address and its response, closed together."""
+class _Request:
+    """One GET request: the connection and its response, closed together."""
 
-    def __init__(self, url: str, limits: Limits, deadline: float):
-        parts, host, port = _parts(url)
+    def __init__(self, url: str, limits: FetchLimits, deadline: float):
+        parts, host, port = _split(url)
         is_tls = parts.scheme == "https"
-        addresses = _resolve(host, port, deadline)
-        if not limits.allow_private_hosts and not all(is_public(address[0]) for _, address in addresses):
-            raise FetchError("private_address")
-        self.socket = _connect(addresses, deadline)
+        private = limits.allow_private_hosts
+        self.socket = safe_connection.connect(host, port, deadline, is_tls=is_tls, allow_private_hosts=private)
         try:
             if is_tls:
-                self.socket.settimeout(_left(deadline))
-                self.socket = _tls().wrap_socket(self.socket, server_hostname=host)
-                self.socket.deadline = deadline  # type: ignore[attr-defined]
-                connection = http.client.HTTPSConnection(host, port, context=_tls())
+                connection = http.client.HTTPSConnection(host, port, context=safe_connection.tls_context())
             else:
                 connection = http.client.HTTPConnection(host, port)
-            connection.sock = self.socket  # it connects by itself only where it has none
-            self.socket.settimeout(_left(deadline))
+            connection.sock = self.socket  # with a socket, it does not connect by itself
+            self.socket.settimeout(safe_connection.seconds_left(deadline))
             # http.client adds Host, and Accept-Encoding: identity. Nothing of the URL's user:password@ is sent.
             headers = {"User-Agent": limits.user_agent, "Accept": "image/*,*/*;q=0.1"}
-            connection.request("GET", _target(parts), headers=headers)
+            connection.request("GET", _path_and_query(parts), headers=headers)
             self.response = connection.getresponse()
         except BaseException:
             self.socket.close()
             raise
 
-    def __enter__(self) -> "_Hop":
+    def __enter__(self) -> "_Request":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,7 +145,7 @@ class _Hop:
         self.socket.close()
 
 
-def _body(response: http.client.HTTPResponse, limits: Limits, is_opted_out: Callable[[Message], bool]) -> bytes:
+def _body(response: http.client.HTTPResponse, limits: FetchLimits, is_opted_out: IsOptedOut) -> bytes:
     if response.status != 200:
         raise FetchError(f"http_{response.status}")
     if is_opted_out(response.headers):
@@ -147,7 +154,7 @@ def _body(response: http.client.HTTPResponse, limits: Limits, is_opted_out: Call
         raise FetchError("too_big")
     blocks: list[bytes] = []
     size = 0
-    while block := response.read(BLOCK):
+    while block := response.read(BLOCK_BYTES):
         blocks.append(block)
         size += len(block)
         if size > limits.max_bytes:
@@ -156,27 +163,27 @@ def _body(response: http.client.HTTPResponse, limits: Limits, is_opted_out: Call
         raise FetchError("connection_error")
     if not size:
         raise FetchError("empty")
-    return _unpacked(b"".join(blocks), response.headers.get("Content-Encoding", ""), limits.max_bytes)
+    return _decompressed(b"".join(blocks), response.headers.get("Content-Encoding", ""), limits.max_bytes)
 
 
-def _unpacked(data: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undoes gzip or deflate, which some servers send unasked. Bytes that are no such thing stay what they are."""
+def _decompressed(data: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Undo gzip or deflate, which some servers send unasked. Bytes that are neither stay as they are."""
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return data
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with gzip's header or zlib's
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # accepts gzip's header and zlib's
     try:
-        unpacked = unpacking.decompress(data, max_bytes + 1)  # a bomb ends here
+        plain = stream.decompress(data, max_bytes + 1)  # a decompression bomb ends here
     except zlib.error:
         return data
-    if len(unpacked) > max_bytes:
+    if len(plain) > max_bytes:
         raise FetchError("too_big")
-    if not unpacking.eof:
+    if not stream.eof:
         raise FetchError("connection_error")  # its end is missing
-    return unpacked
+    return plain
 
 
-def _location(response: http.client.HTTPResponse) -> str:
-    """Where a redirect leads. UTF-8 is not allowed there and is sent all the same; http.client reads Latin-1."""
+def _redirect_target(response: http.client.HTTPResponse) -> str:
+    """Return a redirect's URL. Some servers send UTF-8, which is not allowed there; http.client reads Latin-1."""
     location = response.headers.get("Location", "").strip()
     if not location:
         raise FetchError("bad_response")
@@ -186,122 +193,24 @@ def _location(response: http.client.HTTPResponse) -> str:
         return location
 
 
-def host(url: str) -> str:
-    """The host that `fetch` would ask, in ASCII. Raises ValueError or FetchError where it would ask none."""
-    return _parts(url)[1]
+def host_of(url: str) -> str:
+    """Return the host that `fetch` would connect to, in ASCII. Raises ValueError or FetchError if there is none."""
+    return _split(url)[1]
 
 
-def _parts(url: str) -> tuple[SplitResult, str, int]:
-    """A URL taken apart, its host in ASCII, its port. Raises ValueError, or FetchError."""
+def _split(url: str) -> tuple[SplitResult, str, int]:
+    """Return a URL's parts, its host in ASCII, its port. Raises ValueError or FetchError."""
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https"):
         raise FetchError("bad_scheme")
     host, port = parts.hostname or "", parts.port
     if not host.isascii():
-        host = host[:254].encode("idna").decode()  # cut, because it is slow on long names
+        host = host[:254].encode("idna").decode()  # truncated, because it is slow on long names
     if not HOST.fullmatch(host) or port == 0:
         raise FetchError("bad_url")
     return parts, host, port or (443 if parts.scheme == "https" else 80)
 
 
-def _target(parts: SplitResult) -> str:
-    query = f"?{quote(parts.query, safe=SAFE)}" if parts.query else ""
-    return (quote(parts.path, safe=SAFE) or "/") + query
-
-
-# --- Addresses -------------------------------------------------------------------------------------------------------
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet, also where IPv6 wraps an IPv4 one."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip.is_site_local or ip in LOCAL_NAT64:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-def _resolve(host: str, port: int, deadline: float) -> list[tuple[socket.AddressFamily, tuple]]:
-    """Every address of a host, in the resolver's order. The resolver knows no deadline, so it waits in a thread."""
-    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    if _is_address(host):
-        answers = look_up()
-    else:
-        seconds, waiting = _left(deadline), _resolver().submit(look_up)
-        try:
-            answers = waiting.result(seconds)
-        except FutureTimeoutError:  # not TimeoutError itself before Python 3.11
-            waiting.cancel()
-            raise FetchError("dns_error") from None
-    return [(family, address) for family, _, _, _, address in answers]
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-        return True
-    except ValueError:
-        return False
-
-
-@functools.cache
-def _resolver() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=LOOK_UPS, thread_name_prefix="resolve")
-
-
-# --- Sockets that keep a deadline ------------------------------------------------------------------------------------
-
-
-def _left(deadline: float) -> float:
-    """Seconds until the deadline. Raises TimeoutError where it is over."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError
-    return seconds
-
-
-class _Socket(socket.socket):
-    """Waits for data until the deadline and no longer, however the data dribble in."""
-
-    deadline = math.inf
-
-    def recv_into(self, *args, **kwargs) -> int:
-        self.settimeout(_left(self.deadline))
-        return super().recv_into(*args, **kwargs)
-
-
-class _TLSSocket(ssl.SSLSocket):
-    deadline = math.inf
-
-    def recv_into(self, *args, **kwargs) -> int:
-        self.settimeout(_left(self.deadline))
-        return super().recv_into(*args, **kwargs)
-
-
-def _connect(addresses: list[tuple[socket.AddressFamily, tuple]], deadline: float) -> socket.socket:
-    """A connection to the first address that takes one. One that stays silent costs half of the time left, so that a
-    host with a broken IPv6 route is still reached by IPv4."""
-    error: OSError = ConnectionError("no address")
-    for others, (family, address) in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
-        connection = _Socket(family, socket.SOCK_STREAM)
-        connection.deadline = deadline
-        try:
-            connection.settimeout(_left(deadline) / (2 if others else 1))
-            connection.connect(address)
-            return connection
-        except OSError as refused:
-            connection.close()
-            error = refused
-    raise error
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.sslsocket_class = _TLSSocket
-    return context
+def _path_and_query(parts: SplitResult) -> str:
+    query = f"?{quote(parts.query, safe=UNQUOTED)}" if parts.query else ""
+    return (quote(parts.path, safe=UNQUOTED) or "/") + query

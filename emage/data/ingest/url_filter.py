@@ -159,8 +159,8 @@ def _listed_host(entry: str) -> str:
 
 
 def _host(url: str) -> str:
-    """The host that the fetch would ask, in one spelling. Raises ValueError or fetch.FetchError where there is none."""
-    host = fetch.host(url)
+    """Return the host that the fetch connects to, in one spelling. Raises ValueError or FetchError if there is none."""
+    host = fetch.host_of(url)
     return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
 
 

@@ -110,7 +110,7 @@ def _check(file: ImageFile, cut: Cut) -> tuple[str, str | None]:
     try:
         cut(data, LIMITS.image_size)
     except ImageError as error:
-        return "", error.cause
+        return "", error.reason
     return hashlib.sha256(data).hexdigest(), None
 
 

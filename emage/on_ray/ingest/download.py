@@ -153,7 +153,7 @@ def _left(jobs: list[Job], number: int) -> list[tuple[Job, int]]:
                 f"{job.folder} was downloaded with other settings (download.{', download.'.join(WHAT)}); "
                 "choose another output= or delete the folder"
             )
-        rows = sum(count for cause, count in shard["failed"].items() if cause in fetch.PASSING)
+        rows = sum(count for cause, count in shard["failed"].items() if cause in fetch.RETRIED_LATER)
         if shard["passes"] < number and rows:
             left.append((job, rows))
     return left
@@ -247,7 +247,7 @@ def _later_pass(job: Job, number: int, before: dict[str, Any], blocked: np.ndarr
     """Step 2 of the docstring on top. Until the manifest is replaced, nothing of it counts."""
     shard = Path(job.folder)
     failed = pq.read_table(shard / before["failures"])
-    is_passing = np.isin(failed["cause"].to_pylist(), fetch.PASSING)
+    is_passing = np.isin(failed["cause"].to_pylist(), fetch.RETRIED_LATER)
     with TemporaryDirectory(prefix=f".{shard.name}.", dir=shard.parent) as temporary:
         folder = Path(temporary)
         again = failed.filter(pa.array(is_passing)).drop_columns(["cause"])

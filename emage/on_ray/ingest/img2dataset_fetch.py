@@ -107,7 +107,7 @@ def _downloader_module() -> Any:
 
 
 def _fetcher(config: DownloadConfig, blocked: np.ndarray | None, is_disallowed: Any, stop: threading.Event) -> Any:
-    limits = fetch.Limits(
+    limits = fetch.FetchLimits(
         timeout_s=config.timeout_s,
         max_bytes=config.max_bytes,
         allow_private_hosts=config.allow_private_hosts,
@@ -127,7 +127,7 @@ def _fetcher(config: DownloadConfig, blocked: np.ndarray | None, is_disallowed: 
                 retries,
             )
         except fetch.FetchError as error:
-            return place, None, error.cause
+            return place, None, error.reason
         if blocked is not None and is_blocked(data, blocked):
             return place, None, "blocked_md5"
         return place, io.BytesIO(data), None
@@ -153,7 +153,7 @@ def _squarer(config: DownloadConfig) -> Any:
             )
             return image.jpeg, size, size, image.width, image.height, None
         except decode_image.ImageError as error:
-            return None, None, None, None, None, error.cause
+            return None, None, None, None, None, error.reason
 
     return square
 

@@ -227,7 +227,7 @@ class _Reader:
         try:
             pixels = decode_image.pixels(data)
         except decode_image.ImageError as error:
-            return "failed", error.cause
+            return "failed", error.reason
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that somebody else made
             return "failed", "wrong_size"
         return pixels

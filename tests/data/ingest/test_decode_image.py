@@ -1,4 +1,4 @@
-"""Bytes to square images: a quadrant of colours must end where it belongs, and bad bytes under their cause."""
+"""Bytes to square images: a quadrant of colours must end where it belongs, and bad bytes get their drop reason."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def bomb(scans: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "cause"),
+    ("data", "reason"),
     [
         (b"<html>not found</html>", "not_an_image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "not_an_image"),
@@ -119,18 +119,18 @@ def bomb(scans: int) -> bytes:
         (bomb(200), "too_many_scans"),
     ],
 )
-def test_bad_bytes(data, cause):
+def test_bad_bytes(data, reason):
     with pytest.raises(ImageError) as error:
         square(data)
-    assert error.value.cause == cause
+    assert error.value.reason == reason
 
 
-def test_damaged_png_is_a_named_cause():
+def test_damaged_png_has_a_drop_reason():
     data = bytearray(encode(Image.effect_noise((200, 200), 80)))
     data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
     with pytest.raises(ImageError) as error:
         square(bytes(data))
-    assert error.value.cause in ("decode_error", "truncated")
+    assert error.value.reason in ("decode_error", "truncated")
 
 
 def test_random_damage_never_raises_anything_else():
@@ -142,4 +142,4 @@ def test_random_damage_never_raises_anything_else():
         try:
             assert square(damaged.tobytes()).shape == (64, 64, 3)
         except ImageError as error:
-            assert error.cause
+            assert error.reason

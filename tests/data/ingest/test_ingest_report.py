@@ -168,7 +168,7 @@ def test_a_long_caption_is_cut():
 
 def test_every_cause_in_the_code_is_explained():
     source = Path(fetch.__file__).read_text() + Path(decode_image.__file__).read_text()
-    names = set(re.findall(r'(?:FetchError\(|ImageError\(|cause = )"([a-z_]+)"', source))
+    names = set(re.findall(r'(?:FetchError\(|ImageError\(|return )"([a-z_]+)"', source))
     assert {"timeout", "private_address", "opted_out", "too_small"} <= names
     assert not names - drop_reasons.CAUSES.keys()
 

@@ -88,7 +88,7 @@ EVIL = [
 
 def test_no_spelling_of_a_host_gets_past_a_list(tmp_path):
     for url in EVIL:  # the fetch asks that host, or one below it
-        assert fetch.host(url).rstrip(".").endswith("evil.com"), url
+        assert fetch.host_of(url).rstrip(".").endswith("evil.com"), url
     assert blocked_by(tmp_path, ["evil.com"], EVIL) == [True] * len(EVIL)
     others = [
         "http://good.com/evil.com",

@@ -1,0 +1,156 @@
+"""Sockets to public addresses alone, which keep one deadline however slowly names, TLS or data come.
+
+1. A host is resolved once. Every address that it has must be public (this prevents server-side request forgery),
+   and the connection goes to an address that was checked: a name that resolves differently the second time (DNS
+   rebinding) is not resolved a second time.
+2. A deadline is a time of time.monotonic(). Resolving, connecting, the TLS handshake and every read wait until it
+   is over, and no longer.
+"""
+
+import functools
+import ipaddress
+import math
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # carries an IPv4 address in its last 32 bits
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # of one site alone (RFC 8215); Python 3.11 calls it global
+MAX_LOOKUPS = 256  # names resolved at once: slow ones must not hold up the others
+
+Address = tuple[socket.AddressFamily, tuple]
+
+
+class PrivateAddressError(Exception):
+    """A host has an address that is not public."""
+
+
+def connect(host: str, port: int, deadline: float, *, is_tls: bool, allow_private_hosts: bool) -> socket.socket:
+    """Return a connected socket, behind a TLS handshake if `is_tls`. Its reads keep the deadline as well.
+
+    Raises:
+        PrivateAddressError: One of the host's addresses is not public, and `allow_private_hosts` is False.
+        socket.gaierror: The host has no address, or the resolver did not answer by the deadline.
+        TimeoutError: The deadline is over.
+        OSError: No address accepts a connection, or (ssl.SSLError) the handshake failed.
+    """
+    addresses = _resolve(host, port, deadline)
+    if not allow_private_hosts and not all(is_public(address[0]) for _, address in addresses):
+        raise PrivateAddressError(host)
+    plain = _connect_to_first(addresses, deadline)
+    if not is_tls:
+        return plain
+    try:
+        plain.settimeout(seconds_left(deadline))
+        encrypted = tls_context().wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise
+    encrypted.deadline = deadline  # type: ignore[attr-defined]
+    return encrypted
+
+
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until the deadline. Raises TimeoutError if it is over."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Return the system's trusted certificates, with sockets that keep a deadline."""
+    context = ssl.create_default_context()
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+def is_public(address: str) -> bool:
+    """Return True if an IP address belongs to the open internet. Of an IPv4 address inside IPv6, the former decides."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip.is_site_local or ip in LOCAL_NAT64:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+# Resolving names
+
+
+def _resolve(host: str, port: int, deadline: float) -> list[Address]:
+    """Return every address of a host, in the resolver's order.
+
+    The system's resolver accepts no deadline, so the lookup runs in a thread that is given up when the time is over.
+    """
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if _is_address(host):
+        answers = look_up()
+    else:
+        seconds, waiting = seconds_left(deadline), _resolver().submit(look_up)
+        try:
+            answers = waiting.result(seconds)
+        except TimeoutError:
+            waiting.cancel()
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer by the deadline") from None
+    return [(family, address) for family, _, _, _, address in answers]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+        return True
+    except ValueError:
+        return False
+
+
+@functools.cache
+def _resolver() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=MAX_LOOKUPS, thread_name_prefix="resolve")
+
+
+# Sockets that keep a deadline
+
+
+class _Socket(socket.socket):
+    """A socket whose reads wait until the deadline and no longer, however slowly the data come."""
+
+    deadline = math.inf
+
+    def recv_into(self, *args, **kwargs) -> int:
+        self.settimeout(seconds_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    deadline = math.inf
+
+    def recv_into(self, *args, **kwargs) -> int:
+        self.settimeout(seconds_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+
+def _connect_to_first(addresses: list[Address], deadline: float) -> socket.socket:
+    """Return a connection to the first address that accepts one.
+
+    An address that stays silent costs half of the remaining time, so that a host with a broken IPv6 route is still
+    reached over IPv4.
+    """
+    error: OSError = ConnectionError("no address")
+    for num_others, (family, address) in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
+        connection = _Socket(family, socket.SOCK_STREAM)
+        connection.deadline = deadline
+        try:
+            connection.settimeout(seconds_left(deadline) / (2 if num_others else 1))
+            connection.connect(address)
+            return connection
+        except OSError as failure:
+            connection.close()
+            error = failure
+    raise error
