@@ -263,7 +263,7 @@ def test_kuberay_makes_every_service_that_the_files_speak_of():
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert {"gcs-server", "dashboard"} <= set(ports)
         assert ("serve" in ports) == (name == "serve")
-    text = "".join(file.read_text() for file in FILES) + (ROOT / "cluster" / "README.md").read_text()
+    text = "".join(file.read_text() for file in FILES) + (ROOT / "docs" / "guides" / "cluster.md").read_text()
     named = set(re.findall(r"service/([a-z0-9-]+)-(head|serve)-svc", text))
     assert named == {("jobs", "head"), ("emage", "serve")} and {name for name, _ in named} == set(heads)
 

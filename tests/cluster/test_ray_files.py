@@ -14,6 +14,7 @@ from emage import config
 from emage.config import parse
 
 ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "cluster.md"
 
 
 def cluster(name: str) -> dict[str, Any]:
@@ -51,10 +52,10 @@ def test_the_head_works_for_no_job_and_only_what_can_be_lost_is_spot():
 
 
 def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
-    """What cluster/README.md and serve.yaml say of aws.yaml's nodes."""
+    """What docs/guides/cluster.md and serve.yaml say of aws.yaml's nodes."""
     types = cluster("aws.yaml")["available_node_types"]
-    readme, serve = (ROOT / "cluster" / "README.md").read_text(), (ROOT / "cluster" / "serve.yaml").read_text()
-    kept_to = dict(re.findall(r"(\w+)\.node_resource=(\w+)", readme))
+    serve = (ROOT / "cluster" / "serve.yaml").read_text()
+    kept_to = dict(re.findall(r"(\w+)\.node_resource=(\w+)", GUIDE.read_text()))
     assert kept_to == {"download": "download", "tokenize": "accelerator"}
     for program, name in (("download", "download"), ("tokenize", "gpu")):
         assert kept_to[program] in types[name]["resources"]
@@ -63,8 +64,8 @@ def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
 
 
 def job_lines() -> list[list[str]]:
-    """Every `python pipelines/...` of cluster/README.md, as a shell reads it."""
-    text = (ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
+    """Every `python pipelines/...` of docs/guides/cluster.md, as a shell reads it."""
+    text = GUIDE.read_text().replace("\\\n", " ")
     return [shlex.split(line, comments=True) for line in re.findall(r"-- (python .*)", text)]
 
 

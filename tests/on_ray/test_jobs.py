@@ -45,7 +45,7 @@ class Head:
         return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     def submit(self, name: str, *job: str, token: str | None = None, how: tuple[str, ...] = ()) -> Done:
-        """As cluster/README.md has it."""
+        """As docs/guides/cluster.md has it."""
         how = (f"--submission-id={name}", "--runtime-env=cluster/runtime_env.yaml", *how)
         return self.job("submit", *how, "--", sys.executable, *job, token=token)
 
