@@ -88,7 +88,7 @@ def line(config: SourceConfig) -> str:
 def test_tables_in_a_bucket(address, path):
     config = source(address, f"tables/{path}")
     url_table.check(config)
-    parts = url_table.parts(config)
+    parts = url_table.split(config)
     found = [row for part in parts for batch in url_table.read(config, part) for row in batch.to_pylist()]
     assert [(row["url"], row["caption"]) for row in found] == ROWS
 
@@ -96,9 +96,9 @@ def test_tables_in_a_bucket(address, path):
 @pytest.mark.parametrize("path", ["one.parquet", "one.csv", "folder"])
 def test_rows_and_files_are_known_before_reading(address, path):
     config = source(address, f"tables/{path}")
-    assert url_table.count(config) == len(ROWS)
+    assert url_table.count_rows(config) == len(ROWS)
     expected = [key for key in sorted(OBJECTS) if key == path or (key.startswith(f"{path}/") and "_" not in key)]
-    assert url_table.describe(config) == [[key.rpartition("/")[2], len(OBJECTS[key])] for key in expected]
+    assert url_table.list_file_sizes(config) == [[key.rpartition("/")[2], len(OBJECTS[key])] for key in expected]
 
 
 @pytest.mark.parametrize("path", ["tables/none.parquet", "tables/none", "no-such-bucket/one.parquet", "no-such-bucket"])

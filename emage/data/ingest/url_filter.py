@@ -57,7 +57,7 @@ class Condition:
         return pc.fill_null(OPERATIONS[self.operation](values, pa.scalar(self.value, values.type)), False)
 
 
-def condition(text: str) -> Condition:
+def parse_condition(text: str) -> Condition:
     """ "similarity>=0.3" -> a condition on that column. Raises InputError where it is none."""
     parts = CONDITION.fullmatch(text)
     if parts is None:

@@ -61,7 +61,7 @@ HOW = {
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Runs the stages that `config.stage` asks for, as far as they are not done. Prints and returns the report."""
     output = Path(config.output).absolute()
-    tables = url_table.all_of(config)
+    tables = url_table.list_tables(config)
     stages = _pending(config, tables, output)
     report = manifest.read_json(output / REPORT)
     if stages or report is None or report["stages"] != list(_manifests(config, output)):

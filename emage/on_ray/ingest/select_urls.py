@@ -81,10 +81,10 @@ def run(
         str(work / manifest.fingerprint([described, list(map(asdict, tables)), shard_rows])[:16]), shard_rows, RUN_ROWS
     )
     plan.urls.mkdir(parents=True, exist_ok=True)
-    parts = [(table, part) for table in tables for part in url_table.parts(table)]
+    parts = [(table, part) for table in tables for part in url_table.split(table)]
     blocked = ray.put(url_filter.block_lists(config.block_urls, config.block_hosts, config.block_md5))
     read: dict[int, dict[str, Any]] = {}
-    with tasks.bar("select: read", sum(map(url_table.count, tables)), "rows") as bar:
+    with tasks.bar("select: read", sum(map(url_table.count_rows, tables)), "rows") as bar:
         calls = (lambda n=n, p=p: _read_part.remote(plan, n, p[0], p[1], blocked) for n, p in enumerate(parts))
         for counts in tasks.run(calls, folder.parent):
             read[counts["part"]] = counts
@@ -116,7 +116,7 @@ def run(
 def describe(tables: list[SourceConfig], config: SelectConfig) -> dict[str, Any]:
     """Enough to notice that a table or a block-list is no longer the one that it was."""
     return {
-        "tables": [[table.dataset, url_table.describe(table)] for table in tables],
+        "tables": [[table.dataset, url_table.list_file_sizes(table)] for table in tables],
         "lists": [[file, manifest.sha256(file)] for file in lists(config)],
     }
 
@@ -159,7 +159,7 @@ def _summary(read: list[dict[str, Any]], shards: list[dict[str, Any]]) -> dict[s
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _read_part(
-    plan: Plan, number: int, table: SourceConfig, part: url_table.Part, blocked: url_filter.BlockLists
+    plan: Plan, number: int, table: SourceConfig, part: url_table.TablePart, blocked: url_filter.BlockLists
 ) -> dict[str, Any]:
     """One part -> its runs. Returns what became of its rows."""
     if known := manifest.read_json(plan.counts(number)):
@@ -193,11 +193,11 @@ def _kept(
 ) -> np.ndarray:
     """Booleans; what is dropped is counted under the first reason there is."""
     kept = np.ones(len(batch), bool)
-    for condition in url_table.conditions(table):
-        fails = ~condition.holds(batch[url_table.META + condition.column]).to_numpy(zero_copy_only=False)
+    for condition in url_table.parse_conditions(table):
+        fails = ~condition.holds(batch[url_table.METADATA_PREFIX + condition.column]).to_numpy(zero_copy_only=False)
         filtered[condition.text] += int((kept & fails).sum())
         kept &= ~fails
-    md5 = batch[url_table.META + table.md5].cast(pa.string()) if table.md5 else None
+    md5 = batch[url_table.METADATA_PREFIX + table.md5].cast(pa.string()) if table.md5 else None
     for cause, fails in blocked.blocks(batch["url"], md5):
         filtered[cause] += int((kept & fails).sum())
         kept &= ~fails

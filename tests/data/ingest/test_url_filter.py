@@ -37,7 +37,7 @@ URLS = pa.array(
     ],
 )
 def test_conditions(text, values, expected):
-    condition = url_filter.condition(text)
+    condition = url_filter.parse_condition(text)
     assert condition.text == text
     assert condition.holds(pa.array(values)).to_pylist() == expected
 
@@ -45,7 +45,7 @@ def test_conditions(text, values, expected):
 @pytest.mark.parametrize("text", ["similarity", "similarity=0.3", ">=3", "similarity>=high", ""])
 def test_what_is_no_condition(text):
     with pytest.raises(InputError, match=r"source\.where"):
-        url_filter.condition(text)
+        url_filter.parse_condition(text)
 
 
 def write(path: Path, *lines: str) -> str:

@@ -48,7 +48,7 @@ def tables(tmp_path: Path) -> list[SourceConfig]:
             *("source.where=[similarity>=0.2,NSFW==UNLIKELY]", f"more.cc12m.table={tmp_path / 'cc12m.tsv'}"),
         ],
     )
-    return url_table.all_of(settings)
+    return url_table.list_tables(settings)
 
 
 def select(tables: list[SourceConfig], folder: Path, rows: int = 100, **lists: Any) -> tuple[dict, list[dict]]:
@@ -122,7 +122,7 @@ def test_the_same_shards_however_the_work_is_cut(ray_cluster, tables, tmp_path, 
     for name, value in (("RUN_ROWS", 100), ("TASK_ROWS", 150)):
         monkeypatch.setattr(select_urls, name, value)
     monkeypatch.setattr(url_table, "PART_ROWS", 100)
-    assert len(url_table.parts(tables[0])) > 5
+    assert len(url_table.split(tables[0])) > 5
     cut, _ = select(tables, tmp_path / "cut")
     assert cut["shards"] == whole["shards"]
     other, _ = select(pieces, tmp_path / "other")  # another order of the tables: another data set keeps the pair
@@ -160,7 +160,7 @@ table, folder = sys.argv[1], Path(sys.argv[2])
 sources.PART_ROWS = selecting.RUN_ROWS = selecting.TASK_ROWS = 100
 ray.init(address="local", num_cpus=2, include_dashboard=False)
 settings = config.parse(IngestConfig, ["tiny", f"source.table={table}", f"output={folder}"])
-selecting.run(sources.all_of(settings), SelectConfig(), 100, work=folder / "work", folder=folder / "urls")
+selecting.run(sources.list_tables(settings), SelectConfig(), 100, work=folder / "work", folder=folder / "urls")
 """
 
 
