@@ -23,7 +23,7 @@ from rich.table import Table
 
 import emage
 from emage.config import cli
-from emage.reproduce.latency import surroundings
+from emage.reproduce.latency import device_and_load
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,7 +61,7 @@ def run(settings: GenerateBenchmark) -> dict[str, Any]:
 def described(bench: Bench, figures: Sequence[Figure], complete: bool) -> dict[str, Any]:
     """The results file: where, by which code, what."""
     return {
-        **surroundings(bench.device),
+        **device_and_load(bench.device),
         "emage": emage.__version__,
         "versions": bench.versions,
         "commit": bench.commit,

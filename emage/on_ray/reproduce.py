@@ -1,6 +1,6 @@
-"""The paper's tables and figures: runs the cells that are not there, on Ray, and writes what all of them found.
+"""The paper's tables and figures: runs the experiments that are not finished, on Ray, and writes the reports.
 
-output/models, evaluations, latency, ...   one folder a cell (emage.reproduce.experiments); no cell is made twice
+output/models, evaluations, latency, ...   one folder per experiment (emage.reproduce.experiments)
 output/table3.md, .json, .png              one of each a study; findings.md of `all`
 """
 
@@ -28,9 +28,9 @@ PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
     SmallWorld: shapes_dataset.make,
     TrainConfig: lambda config: {"model": train(config).name},
     EvaluateConfig: evaluate,
-    LatencyConfig: latency.of_checkpoint,
+    LatencyConfig: latency.measure,
     Table2Config: tokenizer_comparison.run,
-    Strips: report.draw_strips,
+    Strips: report.write_filmstrips,
 }
 
 
@@ -39,8 +39,8 @@ def reproduce(config: ReproduceConfig) -> None:
     check(config)
     output = Path(config.output).absolute()
     config = replace(config, output=str(output))
-    wanted = studies.of(config)
-    todo = studies.cells(wanted)
+    wanted = studies.requested(config)
+    todo = studies.experiments_of(wanted)
     lacking = requirements.missing(config, todo)
     print(requirements.describe(config, todo, output), flush=True)
     if config.dry_run:
@@ -48,18 +48,18 @@ def reproduce(config: ReproduceConfig) -> None:
         return
     if lacking:
         raise InputError(f"scale={config.scale} needs {'; '.join(lacking)}")
-    requirements.load_weights(experiments.waiting(todo, output))
+    requirements.load_weights(experiments.unfinished(todo, output))
     manifest.claim_output(output, "reproduce", {"scale": config.scale})
     if config.force:
-        experiments.forget(todo, output)
+        experiments.set_aside(todo, output)
     on_gpu = config.scale == "paper" and config.device != "cpu"
-    experiments.work_through(todo, output, lambda one: _made(one, on_gpu))
+    experiments.run_all(todo, output, lambda one: _made(one, on_gpu))
     for path in report.write(config, wanted, output):
         print(f"report: {path}")
 
 
 def _made(one: Any, on_gpu: bool) -> dict[str, Any]:
-    """Runs a cell's program. What uses Ray itself, or no network, runs here; the rest on a GPU of the cluster."""
+    """Run an experiment's program: here if it uses Ray itself or no network, otherwise on a GPU of the cluster."""
     program = PROGRAMS[type(one)]
     if not on_gpu or isinstance(one, TrainConfig | EvaluateConfig | SmallWorld):
         return program(one)

@@ -1,4 +1,5 @@
-"""The paper's tables and figures, made again: which trainings and measurements each needs, and what is told of them.
+"""The paper's tables and figures, reproduced: which trainings and measurements each needs, and the reports on them.
 
-recipes.py, studies.py -> experiments.py (what is done, what is to do) -> report/: results, tables, charts, findings
+recipes.py, studies.py -> experiments.py (what is finished, what is left to run) -> report/: results, tables, charts,
+findings
 """

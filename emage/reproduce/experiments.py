@@ -1,13 +1,13 @@
-"""Units of work that are done once: a training, an evaluation, a measurement. Several processes may share them.
+"""Experiments that are run once: a training, an evaluation, a measurement. Several processes may share them.
 
 output/models/iterative3-seed0/
-    started.json   the settings it was begun with, and their fingerprint
-    work/          what the program itself writes
-    result.json    figures, seconds and the fingerprint; written last, so that a cell that has one is finished
-output/.locks/     one a cell, held while a process works on it
+    started.json   the settings with which it was started, and their fingerprint
+    work/          the output of the program itself
+    result.json    results, seconds and the fingerprint; written last: an experiment that has this file is finished
+output/.locks/     one per experiment, held while a process runs it
 
-A cell is a config of some program, the folder of its result, and the cells that it needs first. Other settings than
-those recorded: the old folder moves to the next free number, and the cell is made anew.
+An experiment is the config of a program, the folder of its result, and the experiments that it needs first. If the
+settings differ from those recorded, the old folder is renamed (to the next free number) and the experiment runs again.
 """
 
 import os
@@ -25,111 +25,130 @@ from emage.utils import manifest, provenance
 from emage.version import __version__
 
 RESULT, STARTED, WORK, LOCKS = "result.json", "started.json", "work", ".locks"
-POLL_S = 5.0  # until a cell that another process works on is looked at again
+POLL_S = 5.0  # seconds between two looks at experiments that other processes are running
 
-# What does not change a result: where things lie and how many share the work. Files of cells count by the cell itself.
-INDIFFERENT = (
+# Settings that do not change a result: where files are, and how many processes share the work. A file made by another
+# experiment counts by that experiment's own fingerprint.
+IGNORED_SETTINGS = (
     *("output", "mlflow", "num_workers", "num_actors", "cpus_per_worker", "use_gpu", "gpus_per_actor", "zero_stage"),
     *("log_every", "sample_every", "checkpoint_every", "keep", "keep_every", "max_failures", "prompts", "dry_run"),
 )
 
 
 @dataclass(frozen=True)
-class Cell:
-    """`name` is its folder below the output; `config` the dataclass of the program that makes it."""
+class Experiment:
+    """One run of a program.
+
+    Args:
+        name: Its folder below the output.
+        config: The dataclass of settings of the program that runs it. Its field names are part of the fingerprint.
+        program: The program's name in the fingerprint. It is data on disk and does not follow the class's name.
+        needs: Experiments that must be finished before.
+        lock: Experiments with the same lock never run at the same time. None: the experiment's name.
+    """
 
     name: str
     config: Any
-    needs: tuple["Cell", ...] = ()
-    lock: str | None = None  # cells of one lock are never made at the same time; none: its own
+    program: str
+    needs: tuple["Experiment", ...] = ()
+    lock: str | None = None
 
 
-Work = Callable[[Any], dict[str, Any]]  # runs a config, which says where it writes; returns figures
+Program = Callable[[Any], dict[str, Any]]  # runs a config, which names its own output; returns the results
 
 
-def in_order(cells: Iterable[Cell]) -> list[Cell]:
-    """Each cell once, after those that it needs; else in the order given."""
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        for other in (*in_order(cell.needs), cell):
-            found.setdefault(other.name, other)
-    return list(found.values())
+def in_dependency_order(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Return each experiment once, after those that it needs; otherwise in the order given."""
+    ordered: dict[str, Experiment] = {}
+    for experiment in experiments:
+        for one in (*in_dependency_order(experiment.needs), experiment):
+            ordered.setdefault(one.name, one)
+    return list(ordered.values())
 
 
-# --- What is finished -------------------------------------------------------------------------------------------------
+# --- Finished experiments ---------------------------------------------------------------------------------------------
 
 
-def fingerprint(cell: Cell, output: Path) -> str:
-    """Equal for equal settings, of the cell and of all that it needs, wherever the output lies."""
-    needs = [fingerprint(need, output) for need in cell.needs]
-    return manifest.fingerprint([type(cell.config).__name__, settings(cell, output), needs])
+def fingerprint(experiment: Experiment, output: Path) -> str:
+    """Return a hash of the settings of the experiment and of all that it needs. It does not depend on the output."""
+    needs = [fingerprint(need, output) for need in experiment.needs]
+    return manifest.fingerprint([experiment.program, settings(experiment, output), needs])
 
 
-def settings(cell: Cell, output: Path) -> dict[str, Any]:
-    """What a cell's result depends on: its config without what is indifferent."""
-    return _plain(asdict(cell.config), f"{output.absolute()}{os.sep}")
+def settings(experiment: Experiment, output: Path) -> dict[str, Any]:
+    """Return the settings on which the result depends: the config without IGNORED_SETTINGS."""
+    return _without_ignored(asdict(experiment.config), f"{output.absolute()}{os.sep}")
 
 
-def _plain(value: Any, root: str) -> Any:
-    """Places below the output are told from there."""
+def _without_ignored(value: Any, root: str) -> Any:
+    """Drop ignored keys, and make paths below the output relative to it."""
     if isinstance(value, dict):
-        return {key: _plain(item, root) for key, item in value.items() if key not in INDIFFERENT}
+        return {key: _without_ignored(item, root) for key, item in value.items() if key not in IGNORED_SETTINGS}
     if isinstance(value, list | tuple):
-        return [_plain(item, root) for item in value]
+        return [_without_ignored(item, root) for item in value]
     return value.removeprefix(root) if isinstance(value, str) else value
 
 
-def result(cell: Cell, output: Path) -> dict[str, Any] | None:
-    """What a finished cell found; None where it is not finished, or was made with other settings."""
-    record = manifest.read_json(output / cell.name / RESULT)
-    return record if record and record["fingerprint"] == fingerprint(cell, output) else None
+def read_result(experiment: Experiment, output: Path) -> dict[str, Any] | None:
+    """Return result.json; None if the experiment is not finished, or was run with other settings."""
+    record = manifest.read_json(output / experiment.name / RESULT)
+    return record if record and record["fingerprint"] == fingerprint(experiment, output) else None
 
 
-def waiting(cells: Iterable[Cell], output: Path) -> list[Cell]:
-    return [cell for cell in cells if result(cell, output) is None]
+def unfinished(experiments: Iterable[Experiment], output: Path) -> list[Experiment]:
+    """Return the experiments that still have to run."""
+    return [experiment for experiment in experiments if read_result(experiment, output) is None]
 
 
-# --- Working ----------------------------------------------------------------------------------------------------------
+# --- Running ----------------------------------------------------------------------------------------------------------
 
 
-def work_through(cells: Sequence[Cell], output: Path, work: Work) -> None:
-    """Makes all that is not there; `cells` in order. What another process works on is skipped and come back to."""
+def run_all(experiments: Sequence[Experiment], output: Path, program: Program) -> None:
+    """Run the experiments that are not finished.
+
+    Those that another process is running are skipped, and looked at again until they are finished.
+
+    Args:
+        experiments: In dependency order.
+        output: The folder that the processes share.
+        program: Runs one config and returns its results.
+    """
     (output / LOCKS).mkdir(parents=True, exist_ok=True)
-    while left := waiting(cells, output):
-        ready = (cell for cell in left if not waiting(cell.needs, output))
-        if not any(_attempt(cell, output, work) for cell in ready):  # after one that was made, others may be ready
+    while left := unfinished(experiments, output):
+        ready = (experiment for experiment in left if not unfinished(experiment.needs, output))
+        if not any(_try_to_run(experiment, output, program) for experiment in ready):  # each run may make others ready
             time.sleep(POLL_S)
 
 
-def forget(cells: Iterable[Cell], output: Path) -> None:
-    """Moves away what these cells hold, but for those that a process works on now."""
+def set_aside(experiments: Iterable[Experiment], output: Path) -> None:
+    """Rename the folders of these experiments, except those that a process is running now."""
     (output / LOCKS).mkdir(parents=True, exist_ok=True)
-    for cell in cells:
-        with _mine(cell, output) as mine:
-            if mine:
-                _move_away(output / cell.name)
+    for experiment in experiments:
+        with _try_lock(experiment, output) as is_ours:
+            if is_ours:
+                _rename_old(output / experiment.name)
 
 
-def _attempt(cell: Cell, output: Path, work: Work) -> bool:
-    """Makes one cell, unless somebody else does or has done meanwhile; whether it was made here."""
-    with _mine(cell, output) as mine:
-        if not mine or result(cell, output) is not None:
+def _try_to_run(experiment: Experiment, output: Path, program: Program) -> bool:
+    """Run the experiment unless another process runs it or has finished it meanwhile; return whether it ran here."""
+    with _try_lock(experiment, output) as is_ours:
+        if not is_ours or read_result(experiment, output) is not None:
             return False
-        made_with = fingerprint(cell, output)
-        folder = output / cell.name
-        begun = manifest.read_json(folder / STARTED)
-        if begun is not None and begun["fingerprint"] != made_with:
-            _move_away(folder)
+        current = fingerprint(experiment, output)
+        folder = output / experiment.name
+        started_before = manifest.read_json(folder / STARTED)
+        if started_before is not None and started_before["fingerprint"] != current:
+            _rename_old(folder)
+        is_resumed = started_before is not None and started_before["fingerprint"] == current
         (folder / WORK).mkdir(parents=True, exist_ok=True)
-        # One that was begun and killed is gone on with: its seconds so far are lost, its work is not.
-        manifest.write_json(folder / STARTED, {"fingerprint": made_with, "settings": settings(cell, output)})
+        # The program resumes what a killed process left in work/; only the seconds of that process are lost.
+        manifest.write_json(folder / STARTED, {"fingerprint": current, "settings": settings(experiment, output)})
         started = time.monotonic()
-        figures = work(cell.config)
+        figures = program(experiment.config)
         record = {
-            "fingerprint": made_with,
+            "fingerprint": current,
             "figures": figures,
-            # Of one that was gone on with nobody knows all seconds.
-            "seconds": None if begun and begun["fingerprint"] == made_with else time.monotonic() - started,
+            "seconds": None if is_resumed else time.monotonic() - started,  # unknown for a resumed one
             "made_by": made_by(),
         }
         manifest.write_json(folder / RESULT, record)
@@ -137,9 +156,9 @@ def _attempt(cell: Cell, output: Path, work: Work) -> bool:
 
 
 @contextmanager
-def _mine(cell: Cell, output: Path) -> Iterator[bool]:
-    """Whether this process may work on the cell. The lock goes with its process."""
-    lock = FileLock(output / LOCKS / f"{(cell.lock or cell.name).replace('/', '.')}.lock", timeout=0)
+def _try_lock(experiment: Experiment, output: Path) -> Iterator[bool]:
+    """Yield whether this process now holds the experiment's lock. The operating system frees it with the process."""
+    lock = FileLock(output / LOCKS / f"{(experiment.lock or experiment.name).replace('/', '.')}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -152,7 +171,7 @@ def _mine(cell: Cell, output: Path) -> Iterator[bool]:
 
 
 def made_by() -> dict[str, str]:
-    """The machine and the code of a result."""
+    """Return the machine, versions and commit that go into a result."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
         "machine": f"{os.cpu_count()} CPU cores, {gpu}",
@@ -161,8 +180,8 @@ def made_by() -> dict[str, str]:
     }
 
 
-def _move_away(folder: Path) -> None:
-    """To the next free number: what took hours is not deleted because a setting changed."""
+def _rename_old(folder: Path) -> None:
+    """Move a folder to the next free number: hours of work are not deleted because a setting changed."""
     if folder.exists():
         number = next(i for i in range(1, 10_000) if not folder.with_name(f"{folder.name}.{i}").exists())
         os.replace(folder, folder.with_name(f"{folder.name}.{number}"))

@@ -1,6 +1,8 @@
-"""Seconds an image as the paper takes them (Sec. 4.3): batch one, one device, text to pixels.
+"""Seconds per image, timed as in the paper (Sec. 4.3): batch size one, one device, text to pixels.
 
-Of several images after some to warm up: median, extremes and the range of the middle half (IQR).
+Several images are timed after a few warm-up images; reported are the median, the extremes and the quartiles (IQR).
+
+Letters: B batch, V codes.
 """
 
 import os
@@ -20,34 +22,34 @@ from emage.model.transformer import Context
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """What is timed: a checkpoint's images, one after the other."""
+    """Settings of one timing. The field names are part of fingerprints on disk (emage.reproduce.experiments)."""
 
     checkpoint: str
     prompt: str
     sampling: dict[str, Any] = field(default_factory=dict)
-    cached: bool = True  # of the autoregressive model: with its cache of keys and values
-    rounds: int = 20
-    warm_up: int = 3
+    cached: bool = True  # the autoregressive model with its cache of keys and values
+    rounds: int = 20  # timed images
+    warm_up: int = 3  # images before them
     device: str = "auto"
     dtype: Dtype = "float32"
 
 
-def of_checkpoint(config: LatencyConfig) -> dict[str, Any]:
-    """The seconds of a checkpoint's images, and on what they were taken."""
+def measure(config: LatencyConfig) -> dict[str, Any]:
+    """Time images of a checkpoint; return `summarize` of the seconds, `device_and_load`, `dtype` and `batch`."""
     pipe = Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
     if not config.cached:
-        pipe = uncached(pipe)
+        pipe = without_cache(pipe)
     seeds = iter(range(config.rounds + config.warm_up))
-    seconds = timed(
+    seconds = time_calls(
         lambda: pipe.generate(config.prompt, seed=next(seeds), **config.sampling),
         rounds=config.rounds,
         warm_up=config.warm_up,
     )
-    return {**spread(seconds), **surroundings(pipe.device), "dtype": config.dtype, "batch": 1}
+    return {**summarize(seconds), **device_and_load(pipe.device), "dtype": config.dtype, "batch": 1}
 
 
-def timed(work: Callable[[], object], *, rounds: int = 3, warm_up: int = 1) -> list[float]:
-    """Seconds of each of `rounds` calls of `work`, after `warm_up` that do not count. A GPU is waited for."""
+def time_calls(work: Callable[[], object], *, rounds: int = 3, warm_up: int = 1) -> list[float]:
+    """Return the seconds of each of `rounds` calls of `work`, after `warm_up` untimed calls; synchronizes the GPU."""
     seconds = []
     for _ in range(warm_up + rounds):
         started = time.perf_counter()
@@ -58,8 +60,8 @@ def timed(work: Callable[[], object], *, rounds: int = 3, warm_up: int = 1) -> l
     return seconds[warm_up:]
 
 
-def spread(seconds: Sequence[float]) -> dict[str, float | int]:
-    """Median, extremes, quartiles, the distance of these (IQR), and how many there were."""
+def summarize(seconds: Sequence[float]) -> dict[str, float | int]:
+    """Return median, extremes, quartiles, their distance (IQR) and the number of images."""
     lower, median, upper = np.percentile(seconds, (25, 50, 75)).tolist()
     return {
         "median": median,
@@ -72,8 +74,8 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """The device by name; of a CPU the threads, and what else the machine had to do: the load of the last minute."""
+def device_and_load(device: torch.device) -> dict[str, Any]:
+    """Return the name of the GPU; for a CPU the number of threads and the machine's load in the last minute."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
     load = {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
@@ -83,8 +85,8 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 # --- Without the cache ------------------------------------------------------------------------------------------------
 
 
-class Uncached(nn.Module):
-    """An autoregressive decoder without its cache: for every token it passes the whole image so far."""
+class UncachedDecoder(nn.Module):
+    """An autoregressive decoder without its cache: each token takes a forward pass over all tokens so far."""
 
     def __init__(self, decoder: Any):
         super().__init__()
@@ -101,13 +103,13 @@ class Uncached(nn.Module):
         return []
 
     def forward(self, last: Tensor, context: Context, cache: list[Tensor]) -> Tensor:
-        """(B,1) the newest token -> (B,1,V) logits of the next."""
+        """Return the logits (B, 1, V) of the next token after the newest token `last` (B, 1)."""
         cache.append(last.clone())
         return self.decoder(torch.cat(cache, dim=1), context)[:, -1:]
 
 
-def uncached(pipe: Emage) -> Emage:
-    """The same model, to be used without a cache. It shares its weights, and so takes the given one's place."""
-    pipe.network.decoder = Uncached(pipe.network.decoder)  # type: ignore[assignment]
-    pipe.drawing.records = False  # its tensors grow
+def without_cache(pipe: Emage) -> Emage:
+    """Switch off the cache of keys and values. The pipeline is changed in place and returned."""
+    pipe.network.decoder = UncachedDecoder(pipe.network.decoder)  # type: ignore[assignment]
+    pipe.drawing.records = False  # the shapes of its tensors change with every token, so no CUDA graph fits
     return pipe

@@ -1,6 +1,7 @@
-"""The figures that the paper gives (Sec. 4): FID on 30,000 captions of MS-COCO, zero-shot; seconds on one V100.
+"""Numbers from the paper (Sec. 4): FID on 30,000 captions of MS-COCO, zero-shot, and seconds per image on one V100.
 
-Figures 3 and 4 are drawings without numbers. Of the fully non-autoregressive model it says that it hardly converges.
+Figures 3 and 4 are plots without numbers. For the fully non-autoregressive model the paper gives no numbers: it hardly
+converges.
 """
 
 from typing import Literal, NamedTuple
@@ -8,14 +9,14 @@ from typing import Literal, NamedTuple
 from emage.config import Method
 
 
-class Known(NamedTuple):
-    """What the paper says of one row; None where it says nothing."""
+class PaperNumbers(NamedTuple):
+    """The paper's numbers for one row of a table; None if it gives none."""
 
     fid: float | None = None
-    latency: float | None = None  # seconds an image
+    latency: float | None = None  # seconds per image
 
 
-UNKNOWN = Known()
+NO_NUMBERS = PaperNumbers()
 
 # Table 2: FID of reconstructions of the 40,504 images of val2014, by our names of the tokenizers.
 TABLE2 = {
@@ -28,17 +29,17 @@ TABLE2 = {
 }
 
 # Table 3: base models, about 250k steps, by method.
-TABLE3: dict[Method, Known] = {
-    "fully_nar": UNKNOWN,
-    "iterative1": Known(32.59, 0.95),
-    "iterative2": Known(28.01, 0.95),
-    "iterative3": Known(24.97, 0.95),
-    "autoregressive": Known(19.45, 48.0),
+TABLE3: dict[Method, PaperNumbers] = {
+    "fully_nar": NO_NUMBERS,
+    "iterative1": PaperNumbers(32.59, 0.95),
+    "iterative2": PaperNumbers(28.01, 0.95),
+    "iterative3": PaperNumbers(24.97, 0.95),
+    "autoregressive": PaperNumbers(19.45, 48.0),
 }
 
 
-class Other(NamedTuple):
-    """A row of somebody else's model, as Table 4 gives it."""
+class OtherModel(NamedTuple):
+    """A row of Table 4 about another group's model."""
 
     name: str
     parameters: str
@@ -47,16 +48,19 @@ class Other(NamedTuple):
 
 # Table 4: 500k steps for the last two, which are the paper's own.
 TABLE4_OTHERS = (
-    Other("DALL-E", "12B", 28),  # "~28"
-    Other("CogView", "4B", 27.1),
-    Other("CogView2", "6B", 24.0),
-    Other("GLIDE", "5B", 12.24),
-    Other("Make-A-Scene", "4B", 11.84),
-    Other("DALL-E 2", "6.5B", 10.39),
-    Other("Imagen", "7.9B", 7.27),
-    Other("Parti", "20B", 7.23),
+    OtherModel("DALL-E", "12B", 28),  # "~28"
+    OtherModel("CogView", "4B", 27.1),
+    OtherModel("CogView2", "6B", 24.0),
+    OtherModel("GLIDE", "5B", 12.24),
+    OtherModel("Make-A-Scene", "4B", 11.84),
+    OtherModel("DALL-E 2", "6.5B", 10.39),
+    OtherModel("Imagen", "7.9B", 7.27),
+    OtherModel("Parti", "20B", 7.23),
 )
-TABLE4: dict[Method, Known] = {"autoregressive": Known(17.00, 48.0), "iterative3": Known(19.74, 0.95)}
+TABLE4: dict[Method, PaperNumbers] = {
+    "autoregressive": PaperNumbers(17.00, 48.0),
+    "iterative3": PaperNumbers(19.74, 0.95),
+}
 
 # Table 5: about 250k steps, by method and text encoder.
 TABLE5: dict[tuple[Method, Literal["bert", "clip"]], float] = {
@@ -66,9 +70,14 @@ TABLE5: dict[tuple[Method, Literal["bert", "clip"]], float] = {
     ("iterative1", "clip"): 32.59,
 }
 
-# Table 6: #3 of Table 4, by iterations.
-TABLE6 = {4: Known(71.13, 0.25), 8: Known(27.99, 0.48), 16: Known(19.74, 0.95), 32: Known(18.94, 1.85)}
+# Table 6: iterative3 of Table 4, by decoding steps.
+TABLE6 = {
+    4: PaperNumbers(71.13, 0.25),
+    8: PaperNumbers(27.99, 0.48),
+    16: PaperNumbers(19.74, 0.95),
+    32: PaperNumbers(18.94, 1.85),
+}
 
-# Figure 5: the iterations that it shows, of 16.
+# Figure 5: the decoding steps that it shows, of 16.
 FIGURE5 = (1, 3, 5, 7, 9, 11, 14, 16)
 FIGURE5_PROMPTS = ("a living area with a television and a table.", "aerial view of the beach at night.")

@@ -1,9 +1,9 @@
-"""How the cells of the studies are made, at either scale: a training, an evaluation, a timing.
+"""The settings of each experiment at either scale: trainings, evaluations, timings. Names are folders of the output.
 
 models/METHOD-seedS[-bert][-cosine][-500k]     a training
-evaluations/MODEL[-steps8][-linear]            images of held-out captions, and their figures
-latency/MODEL[-steps8][-uncached]              seconds an image
-strips/MODEL, tokenizers, world                Figure 5, Table 2, what scale=small works on
+evaluations/MODEL[-steps8][-linear]            images of held-out captions, and their scores
+latency/MODEL[-steps8][-uncached]              seconds per image
+strips/MODEL, tokenizers, world                Figure 5, Table 2, the data set of scale=small
 """
 
 import functools
@@ -12,26 +12,28 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from emage import tokenizers
-from emage.config import EvaluateConfig, Method, ReproduceConfig, Schedule, TrainConfig, preset
+from emage.config import EvaluateConfig, Method, ReproduceConfig, Schedule, Table2Config, TrainConfig, preset
 from emage.data import shapes
 from emage.methods import METHODS
 from emage.reproduce import shapes_dataset
-from emage.reproduce.experiments import WORK, Cell
+from emage.reproduce.experiments import WORK, Experiment
 from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.paper_numbers import FIGURE5_PROMPTS
 from emage.reproduce.shapes_dataset import SmallWorld
 
-Text = Literal["clip", "bert"]
-Program = TypeVar("Program", TrainConfig, EvaluateConfig)
+TextEncoder = Literal["clip", "bert"]
+Config = TypeVar("Config", TrainConfig, EvaluateConfig)
 
-WARM_START = 0.6  # in small: #2 and #3 from scratch learn to ignore the image they are given
+# With scale=small, iterative2 and iterative3 learn to ignore their image context if they are trained from scratch: they
+# are trained as iterative1 for this fraction of the steps.
+WARM_START = 0.6
 SMALL_STEPS = 1_500
-LETTERS = 77  # positions of the small BERT, which reads letters and not words
+BERT_TINY_TEXT_LENGTH = 77  # positions; it reads letters, not words
 
 
 @dataclass(frozen=True)
 class Strips:
-    """Figure 5: images forming."""
+    """Settings of Figure 5. The field names are part of fingerprints on disk (emage.reproduce.experiments)."""
 
     checkpoint: str
     captions: tuple[str, ...]
@@ -40,11 +42,27 @@ class Strips:
     steps: int = 16
 
 
-def world(config: ReproduceConfig) -> Cell:
+# Names of the programs in fingerprints on disk. They are data: another name would run every experiment again, so they
+# stay as they are when a class is renamed.
+PROGRAM_NAMES: dict[type, str] = {
+    SmallWorld: "SmallWorld",
+    TrainConfig: "TrainConfig",
+    EvaluateConfig: "EvaluateConfig",
+    LatencyConfig: "LatencyConfig",
+    Table2Config: "Table2Config",
+    Strips: "Strips",
+}
+
+
+def _experiment(name: str, config: Any, needs: tuple[Experiment, ...] = (), lock: str | None = None) -> Experiment:
+    return Experiment(name, config, PROGRAM_NAMES[type(config)], needs, lock)
+
+
+def small_world(config: ReproduceConfig) -> Experiment:
+    """Return the experiment that makes the data set of scale=small."""
     small = config.small
-    return Cell(
-        "world", SmallWorld(small.pictures, small.captions, small.references, output=_work(config, "world")), ()
-    )
+    output = _work(config, "world")
+    return _experiment("world", SmallWorld(small.pictures, small.captions, small.references, output=output))
 
 
 def training(
@@ -53,29 +71,35 @@ def training(
     seed: int,
     *,
     mask: Schedule = "linear",
-    text: Text = "clip",
+    text: TextEncoder = "clip",
     long: bool = False,
-) -> Cell:
-    """One model. `mask`: the schedule of Figure 4; `long`: the paper's 500k steps, for which small has no time."""
+) -> Experiment:
+    """Return the training of one model.
+
+    Args:
+        mask: The schedule of training masks (Figure 4).
+        text: The text encoder (Table 5).
+        long: Train for the paper's 500k steps in place of 250k. Ignored with scale=small.
+    """
     small = is_small(config)
-    marks = [text if text != "clip" else "", mask if mask != "linear" else "", "500k" if long and not small else ""]
-    name = "-".join(["models/" + method, f"seed{seed}", *filter(None, marks)])
+    suffixes = [text if text != "clip" else "", mask if mask != "linear" else "", "500k" if long and not small else ""]
+    name = "-".join(["models/" + method, f"seed{seed}", *filter(None, suffixes)])
     if small:
-        return Cell(name, _small_training(config, name, method, seed, mask, text), (world(config),))
-    return Cell(name, _paper_training(config, name, method, seed, mask, text, long))
+        return _experiment(name, _small_training(config, name, method, seed, mask, text), (small_world(config),))
+    return _experiment(name, _paper_training(config, name, method, seed, mask, text, long))
 
 
 def _small_training(
-    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: Text
+    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: TextEncoder
 ) -> TrainConfig:
     base, small, steps = _preset(TrainConfig, "demo"), config.small, config.steps or SMALL_STEPS
     encoder = replace(base.model, text="clip_tiny")
     if text == "bert":
-        encoder = replace(base.model, text="bert_tiny", text_length=LETTERS)
+        encoder = replace(base.model, text="bert_tiny", text_length=BERT_TINY_TEXT_LENGTH)
     return replace(
         base,
         method=method,
-        data=replace(base.data, path=f"{world(config).config.output}/{shapes_dataset.TOKENS}"),
+        data=replace(base.data, path=f"{small_world(config).config.output}/{shapes_dataset.TOKENS}"),
         model=encoder,
         objective=replace(
             base.objective, mask_schedule=mask, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0
@@ -95,7 +119,7 @@ def _small_training(
 
 
 def _paper_training(
-    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: Text, long: bool
+    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: TextEncoder, long: bool
 ) -> TrainConfig:
     base, paper = _preset(TrainConfig, "paper" if long else "paper_250k"), config.paper
     encoder = replace(base.model, text_weights=paper.text_weights)
@@ -113,29 +137,32 @@ def _paper_training(
     )
 
 
-def evaluation(config: ReproduceConfig, model: Cell, **sampling: Any) -> Cell:
-    """A model's images of held-out captions. `sampling` that the model has by itself makes no other cell."""
+def evaluation(config: ReproduceConfig, model: Experiment, **sampling: Any) -> Experiment:
+    """Return the evaluation of a trained model on held-out captions, with these sampling settings.
+
+    Settings that are the model's defaults do not make another experiment.
+    """
     changed = _changed(model, sampling)
-    name = f"evaluations/{_tail(model)}{_suffix(changed)}"
-    made = _small_evaluation(config) if is_small(config) else _paper_evaluation(config)
-    made = replace(
-        made,
+    name = f"evaluations/{_model_name(model)}{_suffix(changed)}"
+    base = _small_evaluation(config) if is_small(config) else _paper_evaluation(config)
+    settings = replace(
+        base,
         checkpoint=f"{model.config.run.output}/model",
         output=_work(config, name),
         sampling=changed,
         mlflow=config.mlflow,
     )
-    return Cell(name, made, (model,))
+    return _experiment(name, settings, (model,))
 
 
 def _small_evaluation(config: ReproduceConfig) -> EvaluateConfig:
-    base, here = _preset(EvaluateConfig, "demo"), world(config).config.output
+    base, world = _preset(EvaluateConfig, "demo"), small_world(config).config.output
     return replace(
         base,
-        captions=f"{here}/{shapes_dataset.CAPTIONS}",
+        captions=f"{world}/{shapes_dataset.CAPTIONS}",
         limit=config.small.captions,
         metrics=("shapes", "frechet"),
-        judge=replace(base.judge, reference=f"{here}/{shapes_dataset.REFERENCE}"),
+        judge=replace(base.judge, reference=f"{world}/{shapes_dataset.REFERENCE}"),
     )
 
 
@@ -153,55 +180,57 @@ def _paper_evaluation(config: ReproduceConfig) -> EvaluateConfig:
     )
 
 
-def latency(config: ReproduceConfig, model: Cell, **sampling: Any) -> Cell:
+def latency(config: ReproduceConfig, model: Experiment, **sampling: Any) -> Experiment:
+    """Return the timing of a trained model, with these sampling settings."""
     changed = _changed(model, sampling)
-    return _timing(config, model, f"latency/{_tail(model)}{_suffix(changed)}", LatencyConfig("", "", changed))
+    return _timing(config, model, f"latency/{_model_name(model)}{_suffix(changed)}", LatencyConfig("", "", changed))
 
 
-def uncached(config: ReproduceConfig, model: Cell) -> Cell:
-    """The autoregressive model without its cache; in the paper's size an image takes a minute."""
+def uncached(config: ReproduceConfig, model: Experiment) -> Experiment:
+    """Return the timing of the autoregressive model without its cache; at scale=paper an image takes a minute."""
     settings = LatencyConfig("", "", cached=False)
     if not is_small(config):
         settings = replace(settings, rounds=3, warm_up=1)
-    return _timing(config, model, f"latency/{_tail(model)}-uncached", settings)
+    return _timing(config, model, f"latency/{_model_name(model)}-uncached", settings)
 
 
-def _timing(config: ReproduceConfig, model: Cell, name: str, settings: LatencyConfig) -> Cell:
-    """One device, one timing at a time."""
+def _timing(config: ReproduceConfig, model: Experiment, name: str, settings: LatencyConfig) -> Experiment:
+    """Return a timing; the shared lock keeps timings from running at the same time."""
     prompt = model.config.run.prompts[0]
     settings = replace(settings, checkpoint=f"{model.config.run.output}/model", prompt=prompt, device=config.device)
-    return Cell(name, settings, (model,), lock="latency")
+    return _experiment(name, settings, (model,), lock="latency")
 
 
-def tokenizer_figures(config: ReproduceConfig) -> Cell:
-    """Table 2, in small of the tokenizer that is shipped and of drawn images where no others are given."""
+def tokenizer_comparison(config: ReproduceConfig) -> Experiment:
+    """Return Table 2. Without other settings, scale=small compares the shipped tokenizer on rendered images."""
     settings, needs = replace(config.table2, output=_work(config, "tokenizers")), ()
     if is_small(config):
         settings = replace(settings, tokenizers=settings.tokenizers or (tokenizers.DEMO,))
         if settings.pictures is None:
-            needs = (world(config),)
+            needs = (small_world(config),)
             settings = replace(settings, pictures=f"{needs[0].config.output}/{shapes_dataset.REFERENCE}")
-    return Cell("tokenizers", settings, needs)
+    return _experiment("tokenizers", settings, needs)
 
 
-def strips(config: ReproduceConfig, model: Cell) -> Cell:
-    """Figure 5, of the paper's prompts or of held-out captions."""
+def filmstrips(config: ReproduceConfig, model: Experiment) -> Experiment:
+    """Return Figure 5, for the paper's prompts or, with scale=small, for held-out captions."""
     prompts = FIGURE5_PROMPTS
     if is_small(config):
         prompts = tuple(scene.caption for scene in shapes.sample_held_out_scenes(4, seed=2))
-    name = f"strips/{_tail(model)}"
-    made = Strips(f"{model.config.run.output}/model", prompts, config.device, _work(config, name))
-    return Cell(name, made, (model,))
+    name = f"strips/{_model_name(model)}"
+    settings = Strips(f"{model.config.run.output}/model", prompts, config.device, _work(config, name))
+    return _experiment(name, settings, (model,))
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
+# --- Names and presets ------------------------------------------------------------------------------------------------
 
 
 def is_small(config: ReproduceConfig) -> bool:
+    """Return whether the scale is "small"."""
     return config.scale == "small"
 
 
-def _changed(model: Cell, sampling: dict[str, Any]) -> dict[str, Any]:
+def _changed(model: Experiment, sampling: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sampling.items() if getattr(model.config.sampling, key) != value}
 
 
@@ -209,7 +238,7 @@ def _suffix(sampling: dict[str, Any]) -> str:
     return "".join(f"-{key}{value}" if key == "steps" else f"-{value}" for key, value in sampling.items())
 
 
-def _tail(model: Cell) -> str:
+def _model_name(model: Experiment) -> str:
     return model.name.removeprefix("models/")
 
 
@@ -217,11 +246,11 @@ def _work(config: ReproduceConfig, name: str) -> str:
     return str(Path(config.output).absolute() / name / WORK)
 
 
-@functools.cache  # a study has dozens of them, and OmegaConf takes its time
-def _preset(program: type[Program], name: str) -> Program:
-    """A preset whose places are still to be filled in."""
-    places: dict[type, dict[str, Any]] = {
+@functools.cache  # a study has dozens of configs, and OmegaConf is slow
+def _preset(kind: type[Config], name: str) -> Config:
+    """Return a preset with empty paths, which the caller fills in."""
+    paths: dict[type, dict[str, Any]] = {
         TrainConfig: {"data": {"path": ""}, "run": {"output": ""}},
         EvaluateConfig: {"checkpoint": "", "captions": "", "output": ""},
     }
-    return preset(program, name, **places[program])
+    return preset(kind, name, **paths[kind])

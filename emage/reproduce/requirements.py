@@ -1,7 +1,7 @@
-"""What a command needs and how long it takes, told before it starts; what it lacks, all at once.
+"""Requirements of a `reproduce` command: missing settings and files, and an estimate of its work and time.
 
-Times come from FLOP: in small by the rate of finished trainings on this machine, or of a few steps taken now; at paper
-scale by data sheets (emage.training.estimate).
+Times come from FLOP. With scale=small the rate is that of finished trainings on this machine, or of a few training
+steps run now; with scale=paper it comes from data sheets (emage.training.estimate).
 """
 
 import functools
@@ -37,51 +37,53 @@ from emage.methods import METHODS
 from emage.model import checkpoint
 from emage.model.text import ENCODERS, load_published
 from emage.model.transformer import Network
-from emage.reproduce import experiments, studies
-from emage.reproduce.experiments import Cell
+from emage.reproduce import studies
+from emage.reproduce.experiments import Experiment, read_result, unfinished
 from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.paper_numbers import TABLE2
-from emage.reproduce.tokenizer_comparison import is_here
+from emage.reproduce.tokenizer_comparison import is_available
 from emage.training.estimate import gpus, parameters_and_flops
 from emage.training.loop import BareEngine, Objective, train_step
 from emage.training.spike_guard import SpikeGuard
 
-PAPER_TOKENS = TokenizerInfo("vqgan-gumbel-f8-8192", "", 8192, (32, 32))
-TOKEN_S = 48.0 / 1024  # of the autoregressive model on a V100, by the paper (Table 3)
-START_S = 25.0  # of a training's or an evaluation's workers
-OTHER_S = 30.0  # a cell of another kind: drawing, tokenizers, strips
+PAPER_TOKENIZER = TokenizerInfo("vqgan-gumbel-f8-8192", "", 8192, (32, 32))
+SECONDS_PER_TOKEN = 48.0 / 1024  # of the autoregressive model on a V100 (paper, Table 3)
+START_S = 25.0  # until the workers of a training or an evaluation run
+OTHER_S = 30.0  # an experiment of another kind: data set, tokenizers, filmstrips
 MEASURED_STEPS = 4
 
 
 class Speed(NamedTuple):
-    """FLOP/s of training and of drawing, and how that is known."""
+    """FLOP/s of training and of generation, and where the numbers come from."""
 
     training: float
-    drawing: float
+    generation: float
     source: str
-    actors: int = 1  # that draw
-    token: float = 0.0  # seconds that a token of the autoregressive model takes at least
+    num_actors: int = 1  # actors that generate images
+    seconds_per_token: float = 0.0  # of the autoregressive model, at least
 
 
-# --- What is missing --------------------------------------------------------------------------------------------------
+# --- Missing settings and files ---------------------------------------------------------------------------------------
 
 
-def missing(config: ReproduceConfig, wanted: Sequence[Cell]) -> list[str]:
-    """The settings and files without which the command could not end well, each as what to do."""
-    kinds = {type(cell.config) for cell in wanted}
+def missing(config: ReproduceConfig, experiments: Sequence[Experiment]) -> list[str]:
+    """Return the settings and files that the experiments need and that are missing, each as an instruction."""
+    kinds = {type(experiment.config) for experiment in experiments}
     lacking = []
     if config.scale == "paper":
-        lacking += _places(config) if TrainConfig in kinds else []
+        lacking += _missing_inputs(config) if TrainConfig in kinds else []
         if Table2Config in kinds and config.table2.pictures is None:
             lacking.append("table2.pictures=FOLDER (COCO's val2014)")
-        if Table2Config in kinds and not any(is_here(name, config.table2) for name in _tokenizers(config)):
-            lacking.append("table2.weights.NAME=FILE or table2.fetch=true (no tokenizer's weights are here)")
+        if Table2Config in kinds and not any(is_available(name, config.table2) for name in _tokenizers(config)):
+            lacking.append("table2.weights.NAME=FILE or table2.fetch=true (the weights of no tokenizer are available)")
         if EvaluateConfig in kinds and not config.paper.inception and not inception.WEIGHTS.cached.exists():
             lacking.append(f"paper.inception=FILE (fetch {inception.WEIGHTS.url})")
-    return lacking + [f"{name}={path} (no such file)" for name, path in _files(config).items() if not _is_there(path)]
+    return lacking + [
+        f"{name}={path} (no such file)" for name, path in _files(config).items() if not Path(path).exists()
+    ]
 
 
-def _places(config: ReproduceConfig) -> list[str]:
+def _missing_inputs(config: ReproduceConfig) -> list[str]:
     needed = {
         "data": "FOLDER, a token table (pipelines/ingest.py writes one)",
         "captions": "FILE (COCO's captions_val2014.json)",
@@ -91,7 +93,7 @@ def _places(config: ReproduceConfig) -> list[str]:
 
 
 def _files(config: ReproduceConfig) -> dict[str, str]:
-    """Files and folders that settings name. CLIP's may be names of published weights: those are left to the loader."""
+    """Return the paths in the settings, except those that may also be names of published weights (CLIP's)."""
     names = ("captions", "reference", "inception", "tokenizer_weights", "text_weights", "bert_weights")
     given: dict[str, Any] = {f"paper.{name}": getattr(config.paper, name) for name in names}
     given["table2.pictures"] = config.table2.pictures
@@ -102,155 +104,177 @@ def _tokenizers(config: ReproduceConfig) -> list[str]:
     return [*(config.table2.tokenizers or TABLE2), *config.table2.weights]
 
 
-def load_weights(wanted: Sequence[Cell]) -> None:
-    """Loads, and where needed fetches, the networks that are had by name: now, and not after days of training.
+def load_weights(experiments: Sequence[Experiment]) -> None:
+    """Load, and if necessary fetch, the networks and inputs of the experiments, before days of training.
 
-    Raises InputError, which says what to do, for one that cannot be had.
+    Raises:
+        InputError: One of them is unavailable; the message states what to do.
     """
-    for model in dict.fromkeys(cell.config.model for cell in wanted if isinstance(cell.config, TrainConfig)):
+    configs = [experiment.config for experiment in experiments]
+    for model in dict.fromkeys(config.model for config in configs if isinstance(config, TrainConfig)):
         load_published(ENCODERS[model.text](model), model)
-    rated = next((cell.config for cell in wanted if isinstance(cell.config, EvaluateConfig)), None)
-    if rated and rated.rank == "clip" and rated.candidates > 1:
-        ClipRanker(rated.rank_weights, rated.rank_model)
-    if rated and "clip_score" in rated.metrics:
-        ClipScore(rated.judge.clip_weights, rated.judge.clip_model, setting="paper.clip_weights")
-    for one in {cell.config.captions: cell.config for cell in wanted if _is_outside(cell)}.values():
-        caption_list.read(one.captions, one.limit, one.seed)
-        image_files.find(str(one.judge.reference))
-        if one.judge.inception:
-            Inception(one.judge.inception)
+    evaluations = [config for config in configs if isinstance(config, EvaluateConfig)]
+    if evaluations:
+        _load_clip(evaluations[0])
+    # The captions of scale=small do not exist before its data set is made.
+    by_captions = {config.captions: config for config in evaluations if Path(config.captions).exists()}
+    for config in by_captions.values():
+        caption_list.read(config.captions, config.limit, config.seed)
+        image_files.find(str(config.judge.reference))
+        if config.judge.inception:
+            Inception(config.judge.inception)
 
 
-def _is_outside(cell: Cell) -> bool:
-    """Whether it is an evaluation of captions that are there already; those of the small world are yet to be made."""
-    return isinstance(cell.config, EvaluateConfig) and Path(cell.config.captions).exists()
+def _load_clip(config: EvaluateConfig) -> None:
+    if config.rank == "clip" and config.candidates > 1:
+        ClipRanker(config.rank_weights, config.rank_model)
+    if "clip_score" in config.metrics:
+        ClipScore(config.judge.clip_weights, config.judge.clip_model, setting="paper.clip_weights")
 
 
-def _is_there(path: str) -> bool:
-    return Path(path).exists()
+# --- Work and time ----------------------------------------------------------------------------------------------------
 
 
-# --- What is to do ----------------------------------------------------------------------------------------------------
+def describe(config: ReproduceConfig, experiments: Sequence[Experiment], output: Path) -> str:
+    """Return the text that is printed before a command starts: experiments, trainings, images and time, one per line.
 
-
-def describe(config: ReproduceConfig, wanted: Sequence[Cell], output: Path) -> str:
-    """A line a fact. Takes a few training steps where nothing else tells how fast this machine is."""
-    todo = list(wanted) if config.force else experiments.waiting(wanted, output)
-    trainings = [cell for cell in todo if isinstance(cell.config, TrainConfig)]
+    Runs a few training steps if no finished training shows how fast this machine is.
+    """
+    todo = list(experiments) if config.force else unfinished(experiments, output)
+    trainings = [experiment for experiment in todo if isinstance(experiment.config, TrainConfig)]
+    num_done = len(experiments) - len(todo)
     lines = {
         "what": f"{config.what}, scale={config.scale}, seeds: {studies.num_seeds(config)}, in {output}",
-        "cells": f"{len(wanted)}: {len(wanted) - len(todo)} done, {len(todo)} to do ({_kinds(todo)})",
+        "experiments": f"{len(experiments)}: {num_done} done, {len(todo)} to run ({_kinds(todo)})",
         "trainings": ", ".join(_trainings(trainings)) or "none",
-        "pictures": _images(config, todo),
-        "time": _time(config, wanted, todo, output),
+        "images": _images(config, todo),
+        "time": _time(config, experiments, todo, output),
     }
     return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
-def _kinds(todo: Sequence[Cell]) -> str:
-    kinds = [cell.name.partition("/")[0] for cell in todo]
+def _kinds(todo: Sequence[Experiment]) -> str:
+    kinds = [experiment.name.partition("/")[0] for experiment in todo]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
 
 
-def _trainings(todo: Sequence[Cell]) -> list[str]:
-    sizes = [(cell.config.optim.steps, cell.config.optim.batch_size) for cell in todo]
+def _trainings(todo: Sequence[Experiment]) -> list[str]:
+    sizes = [(experiment.config.optim.steps, experiment.config.optim.batch_size) for experiment in todo]
     return [f"{sizes.count(size)} x {size[0]:,} steps of {size[1]:,} images" for size in dict.fromkeys(sizes)]
 
 
-def _images(config: ReproduceConfig, todo: Sequence[Cell]) -> str:
-    rated = [cell.config for cell in todo if isinstance(cell.config, EvaluateConfig)]
-    drawn = sum(one.limit * one.candidates for one in rated)
+def _images(config: ReproduceConfig, todo: Sequence[Experiment]) -> str:
+    evaluations = [experiment.config for experiment in todo if isinstance(experiment.config, EvaluateConfig)]
+    generated = sum(one.limit * one.candidates for one in evaluations)
     small = (
         f"{config.small.pictures:,} to train on and {config.small.references:,} for reference, "
-        "drawn by emage.data.shapes; "
+        "rendered by emage.data.shapes; "
     )
-    return (small if config.scale == "small" else "") + f"{drawn:,} drawn by models for {len(rated)} evaluations"
+    prefix = small if config.scale == "small" else ""
+    return prefix + f"{generated:,} generated by models for {len(evaluations)} evaluations"
 
 
-def _time(config: ReproduceConfig, wanted: Sequence[Cell], todo: Sequence[Cell], output: Path) -> str:
+def _time(config: ReproduceConfig, experiments: Sequence[Experiment], todo: Sequence[Experiment], output: Path) -> str:
     if not todo:
-        return "all is done"
-    speed = _speed(config, wanted, output)
-    seconds = sum(_seconds(cell, speed, _tokens(config)) for cell in todo)
-    return f"about {duration(seconds)} for one process ({speed.source})"
+        return "everything is finished"
+    speed = _speed(config, experiments, output)
+    seconds = sum(_seconds(experiment, speed, _tokenizer(config)) for experiment in todo)
+    return f"about {format_duration(seconds)} for one process ({speed.source})"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return minutes, hours or days, as "12 min", "3.5 h", "2.1 days"."""
     if seconds < 3600:
         return f"{math.ceil(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86_400 else f"{seconds / 86_400:.1f} days"
 
 
-def _seconds(cell: Cell, speed: Speed, tokens: TokenizerInfo) -> float:
-    one = cell.config
-    if isinstance(one, TrainConfig):
-        return START_S + parameters_and_flops.run_flops(one, _network(one.method, one.model, tokens)) / speed.training
-    if isinstance(one, EvaluateConfig | LatencyConfig) and cell.needs:
-        made = cell.needs[0].config
-        assert isinstance(made, TrainConfig)
-        network = _network(made.method, made.model, tokens)
-        # A training step is three forward passes' work, of one pass of the network.
-        forward = parameters_and_flops.flops_per_sample(network, made.method, in_warm_start=True) / 3
-        images = one.limit * one.candidates if isinstance(one, EvaluateConfig) else one.rounds + one.warm_up
-        if made.method == "autoregressive":
-            # With a cache all tokens together are one pass; but a GPU waits for each of them, whatever the batch.
-            batches = images / (one.batch_size * speed.actors if isinstance(one, EvaluateConfig) else 1)
-            waiting = batches * tokens.num_tokens * speed.token
-            return START_S + max(waiting, images * forward / speed.drawing)
-        passes = METHODS[made.method].num_passes(replace(made.sampling, **one.sampling), tokens.num_tokens)
-        return START_S + images * passes * forward / speed.drawing
+def _seconds(experiment: Experiment, speed: Speed, tokenizer: TokenizerInfo) -> float:
+    """Estimate the seconds of one experiment."""
+    config = experiment.config
+    if isinstance(config, TrainConfig):
+        network = _network(config.method, config.model, tokenizer)
+        return START_S + parameters_and_flops.run_flops(config, network) / speed.training
+    if isinstance(config, EvaluateConfig | LatencyConfig) and experiment.needs:
+        return START_S + _generation_seconds(config, experiment.needs[0].config, speed, tokenizer)
     return OTHER_S
 
 
+def _generation_seconds(
+    config: EvaluateConfig | LatencyConfig, trained: TrainConfig, speed: Speed, tokenizer: TokenizerInfo
+) -> float:
+    """Estimate the seconds in which the trained model generates the images of an evaluation or a timing."""
+    is_evaluation = isinstance(config, EvaluateConfig)
+    network = _network(trained.method, trained.model, tokenizer)
+    # A training step costs as much as three forward passes.
+    forward = parameters_and_flops.flops_per_sample(network, trained.method, in_warm_start=True) / 3
+    images = config.limit * config.candidates if is_evaluation else config.rounds + config.warm_up
+    if trained.method == "autoregressive":
+        # With a cache all tokens together cost one forward pass; but a GPU takes a minimum time for each token,
+        # however large the batch is.
+        batches = images / (config.batch_size * speed.num_actors if is_evaluation else 1)
+        return max(batches * tokenizer.num_tokens * speed.seconds_per_token, images * forward / speed.generation)
+    sampling = replace(trained.sampling, **config.sampling)
+    passes = METHODS[trained.method].num_passes(sampling, tokenizer.num_tokens)
+    return images * passes * forward / speed.generation
+
+
 @functools.lru_cache(maxsize=32)
-def _network(method: Method, model: ModelConfig, tokens: TokenizerInfo) -> Network:
+def _network(method: Method, model: ModelConfig, tokenizer: TokenizerInfo) -> Network:
     with torch.device("meta"):
-        return Network(model, tokens.vocab_size, tokens.grid, causal=METHODS[method].CAUSAL)
+        return Network(model, tokenizer.vocab_size, tokenizer.grid, causal=METHODS[method].CAUSAL)
 
 
-def _tokens(config: ReproduceConfig) -> TokenizerInfo:
+def _tokenizer(config: ReproduceConfig) -> TokenizerInfo:
     if config.scale == "small":
         return checkpoint.describe(tokenizers.load(tokenizers.DEMO))
-    return schema.open_token_table(config.paper.data)[1] if config.paper.data else PAPER_TOKENS
+    return schema.open_token_table(config.paper.data)[1] if config.paper.data else PAPER_TOKENIZER
 
 
-# --- How fast ---------------------------------------------------------------------------------------------------------
+# --- Speed ------------------------------------------------------------------------------------------------------------
 
 
-def _speed(config: ReproduceConfig, wanted: Sequence[Cell], output: Path) -> Speed:
+def _speed(config: ReproduceConfig, experiments: Sequence[Experiment], output: Path) -> Speed:
     if config.scale == "paper":
-        gpu = gpus.GPUS["float32"]
-        one = gpu.assumed_flops_per_s
-        workers, actors = config.paper.num_workers, config.paper.num_actors
-        source = (
-            f"trainings on {workers} {gpu.name}s, drawing on {actors}, at {one / gpu.peak:.0%} of their peak, assumed"
-        )
-        return Speed(one * workers, one * actors, source, actors, TOKEN_S)
-    trainings = [cell for cell in wanted if isinstance(cell.config, TrainConfig)]
+        return _data_sheet_speed(config)
+    trainings = [experiment for experiment in experiments if isinstance(experiment.config, TrainConfig)]
     if not trainings:
         return Speed(math.inf, math.inf, "no training")
-    rates = [rate for cell in trainings if (rate := _past_rate(cell, output, _tokens(config)))]
-    rate = mean(rates) if rates else measured_rate(trainings[0].config, _tokens(config), config.small.cpus)
-    return Speed(rate, rate, f"by {len(rates)} finished trainings" if rates else "by a few steps taken now")
+    tokenizer = _tokenizer(config)
+    rates = [rate for experiment in trainings if (rate := _finished_rate(experiment, output, tokenizer))]
+    rate = mean(rates) if rates else measure_rate(trainings[0].config, tokenizer, config.small.cpus)
+    source = f"at the speed of {len(rates)} finished trainings" if rates else "at the speed of a few steps run now"
+    return Speed(rate, rate, source)
 
 
-def _past_rate(cell: Cell, output: Path, tokens: TokenizerInfo) -> float | None:
-    """FLOP/s of a finished training; None where it was not done in one go."""
-    record = experiments.result(cell, output)
+def _data_sheet_speed(config: ReproduceConfig) -> Speed:
+    gpu = gpus.GPUS["float32"]
+    one_gpu = gpu.assumed_flops_per_s
+    workers, actors = config.paper.num_workers, config.paper.num_actors
+    source = (
+        f"trainings on {workers} {gpu.name}s, generation on {actors}, "
+        f"at {one_gpu / gpu.peak:.0%} of their peak, assumed"
+    )
+    return Speed(one_gpu * workers, one_gpu * actors, source, actors, SECONDS_PER_TOKEN)
+
+
+def _finished_rate(experiment: Experiment, output: Path, tokenizer: TokenizerInfo) -> float | None:
+    """Return the FLOP/s of a finished training; None if it was resumed, so that its seconds are unknown."""
+    record = read_result(experiment, output)
     if not record or not record["seconds"]:
         return None
-    network = _network(cell.config.method, cell.config.model, tokens)
-    return parameters_and_flops.run_flops(cell.config, network) / max(1.0, record["seconds"] - START_S)
+    network = _network(experiment.config.method, experiment.config.model, tokenizer)
+    return parameters_and_flops.run_flops(experiment.config, network) / max(1.0, record["seconds"] - START_S)
 
 
-def measured_rate(config: TrainConfig, tokens: TokenizerInfo, cpus: int) -> float:
-    """FLOP/s of training steps of this run, on random tokens; the first one warms up."""
-    parts = CheckpointConfig(config.method, tokens.vocab_size, tokens.grid, config.model, config.sampling)
+def measure_rate(config: TrainConfig, tokenizer: TokenizerInfo, cpus: int) -> float:
+    """Return the FLOP/s of MEASURED_STEPS training steps of this run on random tokens; the first one is warm-up."""
+    parts = CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
     network = checkpoint.build(parts).to("cuda" if torch.cuda.is_available() else "cpu")
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)
     rows, guard = config.optim.batch_size, SpikeGuard(config.optim.max_spike)
     captions = [scene.caption for scene in shapes.sample_train_scenes(rows, seed=0)]
-    y = torch.randint(tokens.vocab_size, (rows, tokens.num_tokens))
+    y = torch.randint(tokenizer.vocab_size, (rows, tokenizer.num_tokens))
     batch = Batch(list(range(rows)), captions, y, list(range(rows)))
     threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(cpus)

@@ -1,8 +1,8 @@
-"""What scale=small works on: drawn images as a token table, held-out captions, reference images.
+"""The data set of scale=small: rendered shapes as a token table, held-out captions, and reference images.
 
 tokens/         the token table, as ingest writes it
-captions.txt    of held-out scenes, one a line
-reference.tar   other images of held-out scenes, PNG
+captions.txt    captions of held-out scenes, one per line
+reference.tar   PNG images of other held-out scenes
 
 Letters: n images, N tokens of an image.
 """
@@ -25,39 +25,39 @@ from emage.model import checkpoint
 from emage.version import __version__
 
 TOKENS, CAPTIONS, REFERENCE = "tokens", "captions.txt", "reference.tar"
-ROW_GROUP, ENCODED_AT_ONCE = 1_024, 256
+ROWS_PER_GROUP, IMAGES_PER_BATCH = 1_024, 256
 
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """How much of it there is."""
+    """The size of the data set. The field names are part of fingerprints (emage.reproduce.experiments)."""
 
-    pictures: int  # in the token table
+    pictures: int  # images in the token table
     captions: int
-    references: int
+    references: int  # reference images
     output: str  # folder
     seed: int = 0
 
 
 def make(world: SmallWorld) -> dict[str, int]:
-    """Draws and writes all of it; returns how much."""
+    """Render and write the data set; return the number of images, captions and reference images."""
     folder = Path(world.output)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / TOKENS, shapes.sample_train_scenes(world.pictures, world.seed), world.seed)
     held_out = shapes.sample_held_out_scenes(world.captions, world.seed)
     (folder / CAPTIONS).write_text("".join(f"{scene.caption}\n" for scene in held_out))
-    # Other scenes and other images than those of the captions, of the same distribution.
+    # Other scenes than those of the captions, from the same distribution.
     write_reference(folder / REFERENCE, shapes.sample_held_out_scenes(world.references, world.seed + 1), world.seed + 1)
     return {"pictures": world.pictures, "captions": world.captions, "references": world.references}
 
 
 def write_table(
-    folder: Path, scenes: Sequence[shapes.Scene], seed: int, *, files: int = 1, row_group: int = ROW_GROUP
+    folder: Path, scenes: Sequence[shapes.Scene], seed: int, *, files: int = 1, row_group: int = ROWS_PER_GROUP
 ) -> None:
-    """A token table of one image a scene, made with the tokenizer that is shipped."""
+    """Write a token table with one image per scene, encoded by the shipped tokenizer."""
     tokenizer = tokenizers.load(tokenizers.DEMO)
     pixels = torch.from_numpy(shapes.render_many(list(scenes), seed=seed)).permute(0, 3, 1, 2).float() / 255
-    tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(ENCODED_AT_ONCE)])
+    tokens = torch.cat([tokenizer.encode(part) for part in pixels.split(IMAGES_PER_BATCH)])
     table = token_rows(tokens.numpy(), [scene.caption for scene in scenes], checkpoint.describe(tokenizer))
     folder.mkdir(parents=True, exist_ok=True)
     size = -(-len(table) // files)
@@ -66,7 +66,7 @@ def write_table(
 
 
 def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: TokenizerInfo, first: int = 0) -> pa.Table:
-    """(n, N) tokens and n captions as rows of a token table, from uid `first` on. They came from no URL."""
+    """Return tokens (n, N) and n captions as rows of a token table, with uids from `first` on and empty URLs."""
     n = len(tokens)
     columns = {
         "uid": np.arange(first, first + n),
@@ -83,7 +83,7 @@ def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: Tokenizer
 
 
 def write_reference(path: Path, scenes: Sequence[shapes.Scene], seed: int) -> None:
-    """One PNG a scene, in a .tar."""
+    """Write a .tar with one PNG per scene."""
     rng = np.random.default_rng(seed)
     with tarfile.open(path, "w") as archive:
         for i, scene in enumerate(scenes):

@@ -1,6 +1,6 @@
-"""Which trainings and measurements each table and figure of the paper is made of (Sec. 4), at either scale.
+"""Studies: the experiments that each table and figure of the paper needs (Sec. 4), at either scale.
 
-A study is a list of rows. Studies share cells: the models of Table 3 are those of Figure 3, and so are their images.
+A study is a list of table rows. Studies share experiments: the models of Table 3 are also those of Figure 3.
 """
 
 from collections.abc import Sequence
@@ -9,24 +9,25 @@ from itertools import zip_longest
 
 from emage.config import Method, ReproduceConfig
 from emage.reproduce import paper_numbers
-from emage.reproduce.experiments import Cell, in_order
-from emage.reproduce.paper_numbers import UNKNOWN, Known, Other
+from emage.reproduce.experiments import Experiment, in_dependency_order
+from emage.reproduce.paper_numbers import NO_NUMBERS, OtherModel, PaperNumbers
 from emage.reproduce.recipes import (
     WARM_START,
     evaluation,
+    filmstrips,
     is_small,
     latency,
-    strips,
-    tokenizer_figures,
+    tokenizer_comparison,
     training,
     uncached,
 )
 
-NAMES: dict[Method, str] = {
+# In tables and charts, with the paper's names of the iterative methods.
+METHOD_LABELS: dict[Method, str] = {
     "fully_nar": "Fully non-autoregressive",
-    "iterative1": "Iterative #1",
-    "iterative2": "Iterative #2",
-    "iterative3": "Iterative #3",
+    "iterative1": "iterative1 (#1)",
+    "iterative2": "iterative2 (#2)",
+    "iterative3": "iterative3 (#3)",
     "autoregressive": "Autoregressive",
 }
 ITERATIVE: tuple[Method, ...] = ("iterative1", "iterative2", "iterative3")
@@ -34,42 +35,53 @@ SMALL_SEEDS = 3
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of a table: what the paper says of it, and ours: one evaluation a seed, one timing."""
+class TableRow:
+    """A row of a table: the paper's numbers, and the experiments that give ours.
 
-    key: str  # what findings ask for it by
+    Args:
+        key: The name by which findings.py looks it up.
+        label: The name in the table.
+        paper: The paper's numbers.
+        evaluations: One per seed.
+        latency: One timing, of the first seed's model.
+    """
+
+    key: str
     label: str
-    known: Known = UNKNOWN
-    evaluations: tuple[Cell, ...] = ()
-    latency: Cell | None = None
+    paper: PaperNumbers = NO_NUMBERS
+    evaluations: tuple[Experiment, ...] = ()
+    latency: Experiment | None = None
 
 
 @dataclass(frozen=True)
 class Study:
+    """The experiments of one table or figure of the paper."""
+
     name: str
     title: str
-    rows: tuple[Row, ...] = ()
-    others: tuple[Other, ...] = ()  # rows of other people's models
-    curves: tuple[Cell, ...] = ()  # trainings whose losses are drawn
-    single: Cell | None = None  # the one cell of table2 and figure5
+    rows: tuple[TableRow, ...] = ()
+    others: tuple[OtherModel, ...] = ()
+    curves: tuple[Experiment, ...] = ()  # trainings whose losses are plotted
+    single: Experiment | None = None  # the only experiment of table2 and figure5
     notes: tuple[str, ...] = ()
 
 
-def cells(studies: Sequence[Study]) -> list[Cell]:
-    """All that the studies need, each once, in the order of the work.
+def experiments_of(studies: Sequence[Study]) -> list[Experiment]:
+    """Return the experiments that the studies need, each once, in the order in which they should run.
 
-    Seed after seed, so that a command that is stopped leaves whole seeds. Timings last: less else goes on by then.
+    Seed by seed, so that a stopped command leaves complete seeds. Timings come last, when less else is running.
     """
     rows = [row for study in studies for row in study.rows]
-    curves = [cell for study in studies for cell in study.curves]
-    rated = [cell for of_seed in zip_longest(*(row.evaluations for row in rows)) for cell in of_seed if cell]
+    curves = [experiment for study in studies for experiment in study.curves]
+    by_seed = zip_longest(*(row.evaluations for row in rows))
+    evaluations = [experiment for one_seed in by_seed for experiment in one_seed if experiment]
     singles = [study.single for study in studies if study.single]
-    return in_order([*rated, *curves, *singles, *(row.latency for row in rows if row.latency)])
+    return in_dependency_order([*evaluations, *curves, *singles, *(row.latency for row in rows if row.latency)])
 
 
-def of(config: ReproduceConfig) -> list[Study]:
-    """The studies that a command asks for."""
-    known = {
+def requested(config: ReproduceConfig) -> list[Study]:
+    """Return the studies named by `config.what`."""
+    makers = {
         "table2": _table2,
         "table3": _table3,
         "table4": _table4,
@@ -79,25 +91,27 @@ def of(config: ReproduceConfig) -> list[Study]:
         "figure4": _figure4,
         "figure5": _figure5,
     }
-    return [make(config) for make in (known.values() if config.what == "all" else [known[config.what]])]
+    return [make(config) for make in (makers.values() if config.what == "all" else [makers[config.what]])]
 
 
 # --- Studies ----------------------------------------------------------------------------------------------------------
 
 
 def _table2(config: ReproduceConfig) -> Study:
-    return Study("table2", "Table 2: tokenizers", single=tokenizer_figures(config))
+    return Study("table2", "Table 2: tokenizers", single=tokenizer_comparison(config))
 
 
 def _table3(config: ReproduceConfig) -> Study:
-    rows = [_method_row(config, method, known) for method, known in paper_numbers.TABLE3.items()]
+    rows = [_method_row(config, method, paper) for method, paper in paper_numbers.TABLE3.items()]
     slow = uncached(config, training(config, "autoregressive", 0))
-    rows.append(Row("autoregressive/uncached", "Autoregressive, without its cache", Known(None, 48.0), (), slow))
+    rows.append(
+        TableRow("autoregressive/uncached", "Autoregressive, without its cache", PaperNumbers(None, 48.0), (), slow)
+    )
     return Study("table3", "Table 3: the five methods", tuple(rows), notes=(_CACHE_NOTE,))
 
 
 def _table4(config: ReproduceConfig) -> Study:
-    rows = [_method_row(config, method, known, long=True) for method, known in paper_numbers.TABLE4.items()]
+    rows = [_method_row(config, method, paper, long=True) for method, paper in paper_numbers.TABLE4.items()]
     return Study(
         "table4", "Table 4: main results", tuple(rows), others=paper_numbers.TABLE4_OTHERS, notes=(_CACHE_NOTE,)
     )
@@ -107,11 +121,14 @@ def _table5(config: ReproduceConfig) -> Study:
     rows = []
     for (method, text), fid in paper_numbers.TABLE5.items():
         models = [training(config, method, seed, text=text) for seed in _few_seeds(config)]
-        rated = tuple(evaluation(config, model) for model in models)
-        rows.append(Row(f"{method}/{text}", f"{NAMES[method]}, {text.upper()}", Known(fid), rated))
+        evaluations = tuple(evaluation(config, model) for model in models)
+        rows.append(
+            TableRow(f"{method}/{text}", f"{METHOD_LABELS[method]}, {text.upper()}", PaperNumbers(fid), evaluations)
+        )
     note = (
-        "In small neither encoder is pretrained: both are four layers of random weights, CLIP's with its words, BERT's "
-        "with letters in their place. This says nothing about CLIP's images and BERT's texts, the paper's point."
+        "With scale=small neither encoder is pretrained: both are four layers of random weights, CLIP's with a "
+        "vocabulary of words, BERT's with one of letters. The paper's point, pretraining on image-text pairs against "
+        "pretraining on text, is not tested."
     )
     return Study("table5", "Table 5: BERT against CLIP", tuple(rows), notes=(note,) if is_small(config) else ())
 
@@ -119,21 +136,24 @@ def _table5(config: ReproduceConfig) -> Study:
 def _table6(config: ReproduceConfig) -> Study:
     rows = []
     models = [training(config, "iterative3", seed, long=True) for seed in _seeds(config)]
-    for steps, known in paper_numbers.TABLE6.items():
-        rated = tuple(evaluation(config, model, steps=steps) for model in models)
-        timed = latency(config, models[0], steps=steps)
-        rows.append(Row(f"iterative3/steps={steps}", f"{steps} iterations", known, rated, timed))
-    return Study("table6", "Table 6: iterations of #3", tuple(rows))
+    for steps, paper in paper_numbers.TABLE6.items():
+        evaluations = tuple(evaluation(config, model, steps=steps) for model in models)
+        timing = latency(config, models[0], steps=steps)
+        rows.append(TableRow(f"iterative3/steps={steps}", f"{steps} decoding steps", paper, evaluations, timing))
+    return Study("table6", "Table 6: decoding steps of iterative3", tuple(rows))
 
 
 def _figure3(config: ReproduceConfig) -> Study:
     methods = ("fully_nar", *ITERATIVE)
     curves = [training(config, method, seed) for seed in _seeds(config) for method in methods]
     note = (
-        "The losses are not all of one kind: fully non-autoregressive and #3 are scored on all positions, #1 and #2 on "
-        "the masked ones."
+        "The losses are not the same quantity: fully_nar and iterative3 are scored on all positions, iterative1 and "
+        "iterative2 on the masked ones."
     )
-    warm = f"In small, #2 and #3 are trained as #1 for the first {WARM_START:.0%} of the steps (dotted line)."
+    warm = (
+        "With scale=small, iterative2 and iterative3 are trained as iterative1 for the first "
+        f"{WARM_START:.0%} of the steps (dotted line)."
+    )
     notes = (note, warm) if is_small(config) else (note,)
     return Study("figure3", "Figure 3: learning curves", curves=tuple(curves), notes=notes)
 
@@ -143,13 +163,15 @@ def _figure4(config: ReproduceConfig) -> Study:
     for method in ITERATIVE:
         for mask in ("linear", "cosine"):
             models = [training(config, method, seed, mask=mask) for seed in _few_seeds(config)]
-            rated = tuple(evaluation(config, model) for model in models)
-            rows.append(Row(f"{method}/train={mask}", f"{NAMES[method]}, trained with {mask} masks", UNKNOWN, rated))
+            evaluations = tuple(evaluation(config, model) for model in models)
+            label = f"{METHOD_LABELS[method]}, trained with {mask} masks"
+            rows.append(TableRow(f"{method}/train={mask}", label, NO_NUMBERS, evaluations))
     for schedule in ("cosine", "linear"):
         models = [training(config, "iterative3", seed) for seed in _seeds(config)]
-        rated = tuple(evaluation(config, model, schedule=schedule) for model in models)
-        rows.append(Row(f"iterative3/draw={schedule}", f"Iterative #3, drawn with {schedule} steps", UNKNOWN, rated))
-    note = "The paper shows a drawing without numbers: linear is lower for all three methods."
+        evaluations = tuple(evaluation(config, model, schedule=schedule) for model in models)
+        label = f"iterative3 (#3), {schedule} schedule of decoding"
+        rows.append(TableRow(f"iterative3/draw={schedule}", label, NO_NUMBERS, evaluations))
+    note = "The paper shows a plot without numbers: linear is lower for all three methods."
     return Study("figure4", "Figure 4: masking strategies", tuple(rows), notes=(note,))
 
 
@@ -157,26 +179,27 @@ def _figure5(config: ReproduceConfig) -> Study:
     return Study(
         "figure5",
         "Figure 5: images forming",
-        single=strips(config, training(config, "iterative3", 0, long=True)),
+        single=filmstrips(config, training(config, "iterative3", 0, long=True)),
     )
 
 
 _CACHE_NOTE = (
-    "The paper's 48 s of the autoregressive model are 47 ms a token, and it does not say whether keys and values are "
-    "cached: ours is timed both ways."
+    "The paper's 48 s of the autoregressive model are 47 ms per token, and the paper does not state whether keys and "
+    "values are cached: ours is timed both ways."
 )
 
 
-def _method_row(config: ReproduceConfig, method: Method, known: Known, long: bool = False) -> Row:
+def _method_row(config: ReproduceConfig, method: Method, paper: PaperNumbers, long: bool = False) -> TableRow:
     models = [training(config, method, seed, long=long) for seed in _seeds(config)]
-    rated = tuple(evaluation(config, model) for model in models)
-    return Row(method, NAMES[method], known, rated, latency(config, models[0]))
+    evaluations = tuple(evaluation(config, model) for model in models)
+    return TableRow(method, METHOD_LABELS[method], paper, evaluations, latency(config, models[0]))
 
 
 # --- Seeds ------------------------------------------------------------------------------------------------------------
 
 
 def num_seeds(config: ReproduceConfig) -> int:
+    """Return `config.seeds`, or the default of the scale: SMALL_SEEDS, or one at scale=paper."""
     return config.seeds or (SMALL_SEEDS if is_small(config) else 1)
 
 
@@ -185,5 +208,5 @@ def _seeds(config: ReproduceConfig) -> Sequence[int]:
 
 
 def _few_seeds(config: ReproduceConfig) -> Sequence[int]:
-    """Of Figure 4 and Table 5, which need trainings of their own: one, in small."""
+    """Return the seeds of Figure 4 and Table 5, which need trainings of their own: one seed with scale=small."""
     return range(1) if is_small(config) else _seeds(config)

@@ -35,7 +35,7 @@ from emage.utils.errors import InputError
 from emage.version import __version__
 
 SHOWN = 6  # images of the sheet
-SHEET = "sheet.png"
+IMAGE_GRID = "sheet.png"
 
 
 def run(config: Table2Config) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def choose(config: Table2Config) -> tuple[dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
     for name in names:
-        if name in TOKENIZERS and not is_here(name, config):
+        if name in TOKENIZERS and not is_available(name, config):
             skipped[name] = how_to_get(name)
             continue
         try:
@@ -111,7 +111,7 @@ def how_to_get(name: str) -> str:
     return f"fetch {' and '.join(urls)} and pass table2.weights.{name}={kind}, or table2.fetch=true"
 
 
-def is_here(name: str, config: Table2Config) -> bool:
+def is_available(name: str, config: Table2Config) -> bool:
     """Whether `tokenizers.load` would need no network, or may use it."""
     cached = download.cache_folder() / f"{name}.safetensors"
     return name in config.weights or name == tokenizers.DEMO or config.fetch or cached.exists()
@@ -192,7 +192,7 @@ def describe(
 COLUMNS = ("tokenizer", "length", "vocabulary", "Frechet", "paper", "PSNR dB", "LPIPS", "live codes", "bits", "pict./s")
 
 
-def cells(record: dict[str, Any]) -> list[list[str]]:
+def table_rows(record: dict[str, Any]) -> list[list[str]]:
     mark = "*" if record["pictures"]["count"] < frechet.ENOUGH else ""
     return [
         [
@@ -234,12 +234,12 @@ def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image
     manifest.write_json(output / "record.json", record)
     labels = [name for name, row in rows.items() for _ in row]
     shown = [image for row in rows.values() for image in row]
-    image_grid.sheet(shown, labels, len(rows["original"])).save(output / SHEET)
+    image_grid.sheet(shown, labels, len(rows["original"])).save(output / IMAGE_GRID)
 
 
 def markdown(record: dict[str, Any], sheet: str) -> str:
     """The report; `sheet` is the way from it to the image."""
-    table = [COLUMNS, ["---"] * len(COLUMNS), *cells(record)]
+    table = [COLUMNS, ["---"] * len(COLUMNS), *table_rows(record)]
     made_by = {key: record[key] for key in ("settings", "device", "versions", "pictures", "judges")}
     lines = [
         *("# Table 2: what each tokenizer loses of an image", ""),
@@ -256,7 +256,7 @@ def markdown(record: dict[str, Any], sheet: str) -> str:
 
 def show(record: dict[str, Any]) -> None:
     table = Table(*(Column(name, no_wrap=True) for name in COLUMNS))
-    for row in cells(record):
+    for row in table_rows(record):
         table.add_row(*row)
     console = Console(width=140)
     console.print(table)

@@ -35,11 +35,11 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     reproduce(table)
     assert "trainings   none" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "table6.json").read_text())["rows"]
-    assert row["label"] == "4 iterations" and row["latency"]["median"] > 0
+    assert row["label"] == "4 decoding steps" and row["latency"]["median"] > 0
     assert set(row["figures"]) >= {"frechet_tokenizer", "objects_right"}
-    assert "| 4 iterations | 71.13 | " in (tmp_path / "table6.md").read_text()
+    assert "| 4 decoding steps | 71.13 | " in (tmp_path / "table6.md").read_text()
     reproduce(table)
-    assert "0 to do" in capsys.readouterr().out
+    assert "0 to run" in capsys.readouterr().out
 
 
 def test_what_could_not_end_well_is_refused_before_any_work(tmp_path: Path):
@@ -53,6 +53,6 @@ def test_what_could_not_end_well_is_refused_before_any_work(tmp_path: Path):
 
 def test_a_dry_run_starts_nothing(tmp_path: Path, capsys):
     reproduce(parse(ReproduceConfig, ["all", "scale=paper", "dry_run=true", f"output={tmp_path / 'out'}"]))
-    told = capsys.readouterr().out
-    assert "missing     paper.data=" in told and "days for one process" in told
+    printed = capsys.readouterr().out
+    assert "missing     paper.data=" in printed and "days for one process" in printed
     assert not (tmp_path / "out").exists()

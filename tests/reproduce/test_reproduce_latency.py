@@ -28,19 +28,17 @@ def test_calls_to_warm_up_do_not_count(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(clock))
     calls: list[int] = []
-    assert latency.timed(lambda: calls.append(next(clock)), rounds=3, warm_up=2) == [2, 2, 2]
+    assert latency.time_calls(lambda: calls.append(next(clock)), rounds=3, warm_up=2) == [2, 2, 2]
     assert len(calls) == 5
 
 
-def test_spread():
-    found = latency.spread([1.0, 2.0, 3.0, 4.0, 100.0])
+def test_summary_of_seconds():
+    found = latency.summarize([1.0, 2.0, 3.0, 4.0, 100.0])
     assert found == {"median": 3, "min": 1, "max": 100, "lower": 2, "upper": 4, "iqr": 2, "pictures": 5}
 
 
 def test_a_tiny_model_is_timed(tiny_model: Path):
-    found = latency.of_checkpoint(
-        LatencyConfig(str(tiny_model), PROMPT, {"steps": 2}, rounds=3, warm_up=1, device="cpu")
-    )
+    found = latency.measure(LatencyConfig(str(tiny_model), PROMPT, {"steps": 2}, rounds=3, warm_up=1, device="cpu"))
     assert 0 < found["min"] <= found["lower"] <= found["median"] <= found["upper"] <= found["max"]
     assert found["pictures"] == 3 and found["batch"] == 1 and found["dtype"] == "float32"
     assert "CPU cores" in found["device"]
@@ -49,14 +47,14 @@ def test_a_tiny_model_is_timed(tiny_model: Path):
 def test_images_without_the_cache_are_the_same(autoregressive: str):
     pipe = Emage.from_pretrained(autoregressive, device="cpu")
     with_cache = pipe.generate([PROMPT, "a red bus"], seed=3)
-    without = latency.uncached(pipe)
+    without = latency.without_cache(pipe)
     assert [image.tobytes() for image in without.generate([PROMPT, "a red bus"], seed=3)] == [
         image.tobytes() for image in with_cache
     ]
 
 
 def test_without_the_cache_the_whole_image_passes(autoregressive: str, monkeypatch):
-    pipe = latency.uncached(Emage.from_pretrained(autoregressive, device="cpu"))
+    pipe = latency.without_cache(Emage.from_pretrained(autoregressive, device="cpu"))
     lengths: list[int] = []
     pipe.network.decoder.decoder.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     pipe.generate(PROMPT)
@@ -64,7 +62,5 @@ def test_without_the_cache_the_whole_image_passes(autoregressive: str, monkeypat
 
 
 def test_a_timing_without_the_cache(autoregressive: str):
-    found = latency.of_checkpoint(
-        LatencyConfig(autoregressive, PROMPT, cached=False, rounds=1, warm_up=0, device="cpu")
-    )
+    found = latency.measure(LatencyConfig(autoregressive, PROMPT, cached=False, rounds=1, warm_up=0, device="cpu"))
     assert found["median"] > 0 and found["pictures"] == 1

@@ -1,12 +1,13 @@
-"""What each table and figure is made of, at either scale, and what is told before it starts."""
+"""The experiments that each table and figure needs, at either scale, and the text that is printed before it starts."""
 
 from pathlib import Path
 
 import pytest
 
 from emage.config import EvaluateConfig, ReproduceConfig, TrainConfig, parse
-from emage.reproduce import experiments, requirements, studies
+from emage.reproduce import experiments, recipes, requirements, studies
 from emage.reproduce.experiments import WORK
+from emage.utils import manifest
 
 STUDIES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5")
 
@@ -16,31 +17,31 @@ def config(tmp_path: Path, *arguments: str) -> ReproduceConfig:
 
 
 def names(config: ReproduceConfig) -> list[str]:
-    return [cell.name for cell in studies.cells(studies.of(config))]
+    return [experiment.name for experiment in studies.experiments_of(studies.requested(config))]
 
 
 def test_every_preset_is_a_study(tmp_path: Path):
     for name in STUDIES:
-        (study,) = studies.of(config(tmp_path, name))
+        (study,) = studies.requested(config(tmp_path, name))
         assert study.name == name and study.title
-    assert [study.name for study in studies.of(config(tmp_path, "all"))] == list(STUDIES)
+    assert [study.name for study in studies.requested(config(tmp_path, "all"))] == list(STUDIES)
 
 
 def test_table_3_trains_five_methods_as_long_on_the_same_data(tmp_path: Path):
-    found = studies.cells(studies.of(config(tmp_path, "table3", "seeds=2", "small.cpus=1")))
-    trainings = [cell.config for cell in found if isinstance(cell.config, TrainConfig)]
-    assert len(trainings) == 10 and {one.method for one in trainings} == set(studies.NAMES)
+    found = studies.experiments_of(studies.requested(config(tmp_path, "table3", "seeds=2", "small.cpus=1")))
+    trainings = [experiment.config for experiment in found if isinstance(experiment.config, TrainConfig)]
+    assert len(trainings) == 10 and {one.method for one in trainings} == set(studies.METHOD_LABELS)
     assert {one.optim.steps for one in trainings} == {1_500} and {one.run.seed for one in trainings} == {0, 1}
     assert {one.data.path for one in trainings} == {str(tmp_path / "world" / WORK / "tokens")}
     warm = {one.method for one in trainings if one.objective.warm_start}
     assert warm == {"iterative2", "iterative3"} and {one.run.cpus_per_worker for one in trainings} == {1}
-    (rated,) = [cell for cell in found if cell.name == "evaluations/iterative3-seed1"]
-    assert isinstance(rated.config, EvaluateConfig) and rated.config.metrics == ("shapes", "frechet")
-    assert rated.config.checkpoint == str(tmp_path / "models/iterative3-seed1" / WORK / "model")
-    assert rated.config.limit == 500 and rated.config.candidates == 1
+    (evaluation,) = [experiment for experiment in found if experiment.name == "evaluations/iterative3-seed1"]
+    assert isinstance(evaluation.config, EvaluateConfig) and evaluation.config.metrics == ("shapes", "frechet")
+    assert evaluation.config.checkpoint == str(tmp_path / "models/iterative3-seed1" / WORK / "model")
+    assert evaluation.config.limit == 500 and evaluation.config.candidates == 1
 
 
-def test_one_seed_is_whole_before_the_next_begins_and_timings_are_last(tmp_path: Path):
+def test_seeds_run_one_after_the_other_and_timings_are_last(tmp_path: Path):
     order = names(config(tmp_path, "table3", "seeds=2"))
     assert order[0] == "world"
     assert max(i for i, name in enumerate(order) if "seed0" in name and "latency" not in name) < min(
@@ -55,7 +56,7 @@ def test_studies_share_what_they_need(tmp_path: Path):
     assert len(together) == len(set(together)) and set(together) == set.union(*alone.values())
     assert alone["table4"] < alone["table3"] and alone["figure5"] - alone["table3"] == {"strips/iterative3-seed0"}
     assert {name for name in alone["figure3"] if name.startswith("models/")} < alone["table3"]
-    # 16 iterations and the cosine are what a model has anyway.
+    # 16 decoding steps and the cosine schedule are a model's defaults.
     steps = {name for name in alone["table6"] if name.startswith("evaluations/iterative3-seed0")}
     assert steps == {f"evaluations/iterative3-seed0{end}" for end in ("", "-steps4", "-steps8", "-steps32")}
     assert {name for name in alone["figure4"] - alone["table3"] if "seed0" in name} == {
@@ -64,72 +65,123 @@ def test_studies_share_what_they_need(tmp_path: Path):
     }
 
 
-def test_equal_cells_of_different_commands_have_one_fingerprint(tmp_path: Path):
+def test_equal_experiments_of_different_commands_have_one_fingerprint(tmp_path: Path):
     def prints(*arguments: str) -> dict[str, str]:
-        found = studies.cells(studies.of(config(tmp_path, *arguments)))
-        return {cell.name: experiments.fingerprint(cell, tmp_path) for cell in found}
+        found = studies.experiments_of(studies.requested(config(tmp_path, *arguments)))
+        return {experiment.name: experiments.fingerprint(experiment, tmp_path) for experiment in found}
 
     table, everything, changed = prints("table3", "small.cpus=1"), prints("all"), prints("table3", "steps=9")
     assert all(everything[name] == value for name, value in table.items())
     assert {name for name in table if changed[name] == table[name]} == {"world"}
-    larger = prints("table3", "small.pictures=7000")  # another world makes all anew
+    larger = prints("table3", "small.pictures=7000")  # all experiments depend on the data set
     assert not any(larger[name] == table[name] for name in table)
 
 
 def test_the_paper_at_its_own_scale(tmp_path: Path):
     given = ["scale=paper", "paper.data=t", "paper.captions=c.json", "paper.reference=r", "paper.num_workers=8"]
-    found = {cell.name: cell.config for cell in studies.cells(studies.of(config(tmp_path, "all", *given)))}
+    found = {
+        experiment.name: experiment.config
+        for experiment in studies.experiments_of(studies.requested(config(tmp_path, "all", *given)))
+    }
     base, best = found["models/iterative3-seed0"], found["models/iterative3-seed0-500k"]
     assert (base.optim.steps, best.optim.steps) == (250_000, 500_000) and base.optim.batch_size == 1_024
     assert base.objective.warm_start == 0 and base.run.num_workers == 8 and base.run.use_gpu
     assert found["models/autoregressive-seed0-bert"].model.text == "bert_base"
     assert found["models/iterative2-seed0-cosine"].objective.mask_schedule == "cosine"
-    rated = found["evaluations/iterative3-seed0-500k-steps8"]
-    assert (rated.candidates, rated.rank, rated.limit, rated.captions) == (16, "clip", 30_000, "c.json")
-    assert rated.metrics == ("fid", "clip_score") and rated.sampling == {"steps": 8} and rated.judge.reference == "r"
+    evaluation = found["evaluations/iterative3-seed0-500k-steps8"]
+    assert (evaluation.candidates, evaluation.rank, evaluation.limit, evaluation.captions) == (
+        16,
+        "clip",
+        30_000,
+        "c.json",
+    )
+    assert (
+        evaluation.metrics == ("fid", "clip_score")
+        and evaluation.sampling == {"steps": 8}
+        and evaluation.judge.reference == "r"
+    )
     assert "world" not in found and len([name for name in found if name.startswith("models/")]) == 12
 
 
-def test_what_is_missing_is_told_at_once(tmp_path: Path, monkeypatch):
+def test_everything_that_is_missing_is_reported_at_once(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     wanted = config(tmp_path, "all", "scale=paper", "paper.bert_weights=nowhere")
-    lacking = " ".join(requirements.missing(wanted, studies.cells(studies.of(wanted))))
+    lacking = " ".join(requirements.missing(wanted, studies.experiments_of(studies.requested(wanted))))
     for word in ("data=", "captions=", "reference=", "inception=", "bert_weights=nowhere (no such file)"):
         assert f"paper.{word}" in lacking
     assert "table2.pictures=" in lacking and "table2.weights.NAME=" in lacking
     small = config(tmp_path, "all")
-    assert requirements.missing(small, studies.cells(studies.of(small))) == []
+    assert requirements.missing(small, studies.experiments_of(studies.requested(small))) == []
 
 
-def test_the_papers_plan(tmp_path: Path):
+def test_the_estimate_at_the_papers_scale(tmp_path: Path):
     wanted = config(tmp_path, "table3", "scale=paper")
-    told = requirements.describe(wanted, studies.cells(studies.of(wanted)), tmp_path)
-    assert "16: 0 done, 16 to do (5 models, 5 evaluations, 6 latency)" in told
-    assert "5 x 250,000 steps of 1,024 images" in told and "2,400,000 drawn by models" in told
-    assert "days for one process (trainings on 64 V100s" in told
+    text = requirements.describe(wanted, studies.experiments_of(studies.requested(wanted)), tmp_path)
+    assert "16: 0 done, 16 to run (5 models, 5 evaluations, 6 latency)" in text
+    assert "5 x 250,000 steps of 1,024 images" in text and "2,400,000 generated by models" in text
+    assert "days for one process (trainings on 64 V100s" in text
 
 
-def test_the_small_plan_goes_by_finished_trainings(tmp_path: Path):
+def test_the_small_estimate_uses_finished_trainings(tmp_path: Path):
     wanted = config(tmp_path, "table3", "seeds=1", "steps=10")
-    order = studies.cells(studies.of(wanted))
+    order = studies.experiments_of(studies.requested(wanted))
     rate = 1e9
-    first = next(cell for cell in order if cell.name.startswith("models/iterative1"))
-    network = requirements._network(first.config.method, first.config.model, requirements._tokens(wanted))
+    first = next(experiment for experiment in order if experiment.name.startswith("models/iterative1"))
+    network = requirements._network(first.config.method, first.config.model, requirements._tokenizer(wanted))
     seconds = requirements.START_S + requirements.parameters_and_flops.run_flops(first.config, network) / rate
     record = {"fingerprint": experiments.fingerprint(first, tmp_path), "figures": {}, "seconds": seconds}
     (tmp_path / first.name).mkdir(parents=True)
-    requirements.experiments.manifest.write_json(tmp_path / first.name / experiments.RESULT, record)
-    told = requirements.describe(wanted, order, tmp_path)
-    assert "17: 1 done, 16 to do (1 world, 4 models, 5 evaluations, 6 latency)" in told
-    assert "by 1 finished trainings" in told and "4 x 10 steps of 32 images" in told
-    assert requirements._past_rate(first, tmp_path, requirements._tokens(wanted)) == pytest.approx(rate)
+    manifest.write_json(tmp_path / first.name / experiments.RESULT, record)
+    text = requirements.describe(wanted, order, tmp_path)
+    assert "17: 1 done, 16 to run (1 world, 4 models, 5 evaluations, 6 latency)" in text
+    assert "at the speed of 1 finished trainings" in text and "4 x 10 steps of 32 images" in text
+    assert requirements._finished_rate(first, tmp_path, requirements._tokenizer(wanted)) == pytest.approx(rate)
 
 
-def test_a_rate_is_measured_where_nothing_is_finished(tmp_path: Path):
+def test_the_rate_is_measured_if_nothing_is_finished(tmp_path: Path):
     wanted = config(tmp_path, "figure3", "seeds=1", "small.batch_size=2")
-    order = studies.cells(studies.of(wanted))
-    assert "by a few steps taken now" in requirements.describe(wanted, order, tmp_path)
+    order = studies.experiments_of(studies.requested(wanted))
+    assert "at the speed of a few steps run now" in requirements.describe(wanted, order, tmp_path)
 
 
 def test_durations():
-    assert [requirements.duration(s) for s in (30, 3599, 7200, 3 * 86_400)] == ["1 min", "60 min", "2.0 h", "3.0 days"]
+    assert [requirements.format_duration(s) for s in (30, 3599, 7200, 3 * 86_400)] == [
+        "1 min",
+        "60 min",
+        "2.0 h",
+        "3.0 days",
+    ]
+
+
+# As they were when fingerprints got explicit program names. Names of classes and functions may change; if one of these
+# values changes, every user's finished experiments run again, and CHANGELOG.md must say so.
+FINGERPRINTS = {
+    "small": {
+        "world": "ba0c496b51cc19c31fddd447f4c4f7f5be2ef2d5d491cb2056a028c00856c74b",
+        "models/iterative3-seed0": "3ebb7cf3790f227bbd1530df8922c744988ab25d7abd7c554316994c145f3609",
+        "evaluations/iterative3-seed0": "2f041dab63d614d071f8709ecaef8ffd1ce8c2122b4005f52605f31982b0a12d",
+        "tokenizers": "0c31e42ceb5dfd5a42d942a9d95bb2f94888ee55e90bbb7b7f59faf7855bc411",
+        "strips/iterative3-seed0": "d7bf1cae17a503009b46612c5324a120e509004c72a9b1cfd406cc001de30aeb",
+        "latency/iterative3-seed0": "558436cf81d135592173b313a96bef6ec0da20a48e445aa0e3e2382b181d711f",
+        "latency/autoregressive-seed0-uncached": "317e4e26299a781433988f4e9d179a37ffc8656d9029047c61fa7c8e21322ee2",
+    },
+    "paper": {
+        "models/iterative3-seed0": "ce8fc09e290914ff60ca73da5a8c6beeed506db2796cc8b29560dd38fa51299e",
+        "evaluations/iterative3-seed0-500k": "13882f22db3dd054d30b8e1816cb7077f7f65966653fe038357c42af09f3a56e",
+        "tokenizers": "03c2b70be0633cd6bd5e0d419e4956bc38bb01504c2ab5d96992d79a3061c680",
+        "strips/iterative3-seed0-500k": "53f056e3bbf3b66ca93b0e8ddee92b39525466b997a6c32eab199ef7bbf9507f",
+        "latency/iterative3-seed0-500k": "174a7aea757d3a9d4631ecf8710062ea58229b075eba593f9736a5739137a468",
+    },
+}
+
+
+@pytest.mark.parametrize("scale", FINGERPRINTS)
+def test_fingerprints_are_those_of_results_on_disk(scale: str, tmp_path: Path):
+    found = studies.experiments_of(studies.requested(config(tmp_path, "all", f"scale={scale}")))
+    fingerprints = {experiment.name: experiments.fingerprint(experiment, tmp_path) for experiment in found}
+    assert {name: fingerprints[name] for name in FINGERPRINTS[scale]} == FINGERPRINTS[scale]
+
+
+def test_every_program_has_a_pinned_name(tmp_path: Path):
+    found = studies.experiments_of(studies.requested(config(tmp_path, "all")))
+    assert {experiment.program for experiment in found} == set(recipes.PROGRAM_NAMES.values())

@@ -156,11 +156,11 @@ def test_few_images_and_other_networks_are_marked():
         "tokenizers": {"dvae": figures | {"paper": 36.23}},
         "skipped": {},
     }
-    assert table2.cells(record)[0][3:5] == ["1.00*", "36.23"]
+    assert table2.table_rows(record)[0][3:5] == ["1.00*", "36.23"]
     assert [line.split(":")[0] for line in table2.notes(record)] == [
         "2047 images, as ingest keeps them (JPEG)",
         "Frechet IS MEANINGLESS",
         "* COMPARE WITH NOTHING",
     ]
     record["pictures"]["count"] = 2_048
-    assert table2.cells(record)[0][3] == "1.00" and len(table2.notes(record)) == 2
+    assert table2.table_rows(record)[0][3] == "1.00" and len(table2.notes(record)) == 2

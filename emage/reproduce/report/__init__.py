@@ -1,1 +1,1 @@
-"""What the experiments found, as tables, charts and findings."""
+"""Results of the experiments as tables, charts, and claims of the paper that they support or not."""

@@ -1,4 +1,7 @@
-"""A study's results as an image: the paper's points beside ours, or learning curves (Figure 3)."""
+"""Results of a study as an image: the paper's numbers next to ours, or learning curves (Figure 3).
+
+Letters: P points of a learning curve, R runs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,34 +9,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emage.reproduce.report.results import Found, Results
+from emage.reproduce.report.results import Results, RowResults
 from emage.training import step_log
 from emage.training.plot_curves import COLOURS, Curve, downsample, moving_mean
 from emage.utils import manifest
 
 OURS, PAPER = COLOURS[0], COLOURS[1]
 GREY = "#999999"
-_POINTS, _SMOOTHED = 400, 10  # of a learning curve; neighbours on either side that a mean is over
+MAX_POINTS = 400  # of a learning curve
+SMOOTHING = 10  # points on either side that a mean is taken over
 
 
 class Panel(NamedTuple):
-    """One axis of the row chart: what the paper and ours have of a row, as (middle, low, high), or None."""
+    """One axis of a row chart.
+
+    Args:
+        title: Above the axis.
+        paper: Return the paper's number for a row, or None.
+        ours: Return our (middle, low, high) for a row, or None.
+        unit: Label of the axis.
+        is_log: Use a logarithmic axis.
+    """
 
     title: str
-    paper: Callable[[Found], float | None]
-    ours: Callable[[Found], tuple[float, float, float] | None]
+    paper: Callable[[RowResults], float | None]
+    ours: Callable[[RowResults], tuple[float, float, float] | None]
     unit: str
     is_log: bool = False
 
 
 def rows(results: Results, path: Path) -> None:
-    """One line a row, one panel a figure; what has other units has its own panel."""
-    shown = [Found(other.name, f"{other.name} ({other.parameters})") for other in results.others] + results.rows
+    """Plot one line per row and one panel per metric."""
+    shown = [RowResults(other.name, f"{other.name} ({other.parameters})") for other in results.others] + results.rows
     published = {other.name: other.fid for other in results.others}
     panels = _panels(results, published)
     figure, axes = _figure(len(panels), len(shown))
     for axis, panel in zip(axes, panels, strict=True):
-        _draw_panel(axis, panel, shown)
+        _plot_panel(axis, panel, shown)
     axes[0].set_yticks(range(len(shown)), [row.label for row in shown])
     axes[0].set_ylim(len(shown) - 0.5, -0.5)  # shared: the first row on top
     figure.suptitle(results.title, x=0.01, ha="left", fontsize=13)
@@ -42,45 +54,44 @@ def rows(results: Results, path: Path) -> None:
 
 
 def _panels(results: Results, published: dict[str, float]) -> list[Panel]:
-    """The paper's FID stands beside ours where ours is an FID, and by itself where ours is another distance."""
+    """The paper's FID is in the same panel as ours if ours is an FID, and in its own if ours is another distance."""
 
-    def paper_fid(row: Found) -> float | None:
-        return published.get(row.key, row.known.fid)
+    def paper_fid(row: RowResults) -> float | None:
+        return published.get(row.key, row.paper.fid)
 
-    def nothing(row: Found) -> None:
+    def nothing(row: RowResults) -> None:
         return None
 
-    def ours(name: str) -> Callable[[Found], tuple[float, float, float] | None]:
-        return lambda row: row.span(name) if name in row.figures else None
+    def ours(name: str) -> Callable[[RowResults], tuple[float, float, float] | None]:
+        return lambda row: row.span(name) if name in row.values else None
 
-    known = any(paper_fid(row) is not None for row in results.rows)
-    measures = results.measures
+    has_paper_fid = any(paper_fid(row) is not None for row in results.rows)
+    metrics = results.metrics
     panels = []
-    if known and not any(measure.name == "fid" for measure in measures):
+    if has_paper_fid and not any(metric.name == "fid" for metric in metrics):
         panels.append(Panel("The paper's FID", paper_fid, nothing, "FID, lower is better"))
-    for measure in measures:
-        title = measure.label[0].upper() + measure.label[1:]
-        unit = f"{'share' if measure.is_share else measure.unit}, {measure.direction}"
-        panels.append(Panel(title, paper_fid if measure.name == "fid" else nothing, ours(measure.name), unit))
+    for metric in metrics:
+        title = metric.label[0].upper() + metric.label[1:]
+        unit = f"{'fraction' if metric.is_fraction else metric.unit}, {metric.direction}"
+        panels.append(Panel(title, paper_fid if metric.name == "fid" else nothing, ours(metric.name), unit))
     if any(row.latency for row in results.rows):
-        panels.append(
-            Panel("Latency, batch one", lambda r: r.known.latency, _seconds, "seconds an image, lower is better", True)
-        )
+        unit = "seconds per image, lower is better"
+        panels.append(Panel("Latency, batch size one", lambda row: row.paper.latency, _seconds, unit, is_log=True))
     return panels
 
 
-def _seconds(row: Found) -> tuple[float, float, float] | None:
+def _seconds(row: RowResults) -> tuple[float, float, float] | None:
     return (row.latency["median"], row.latency["lower"], row.latency["upper"]) if row.latency else None
 
 
-def _draw_panel(axis: Any, panel: Panel, shown: Sequence[Found]) -> None:
-    for place, row in enumerate(shown):
-        if (known := panel.paper(row)) is not None:
-            axis.plot(known, place, "D", color=PAPER, markerfacecolor="white", markeredgewidth=1.6, clip_on=False)
-        if (found := panel.ours(row)) is not None:
-            middle, low, high = found
-            axis.plot((low, high), (place, place), color=OURS, linewidth=2.2, alpha=0.6, solid_capstyle="butt")
-            axis.plot(middle, place, "o", color=OURS, clip_on=False)
+def _plot_panel(axis: Any, panel: Panel, shown: Sequence[RowResults]) -> None:
+    for position, row in enumerate(shown):
+        if (paper := panel.paper(row)) is not None:
+            axis.plot(paper, position, "D", color=PAPER, markerfacecolor="white", markeredgewidth=1.6, clip_on=False)
+        if (ours := panel.ours(row)) is not None:
+            middle, low, high = ours
+            axis.plot((low, high), (position, position), color=OURS, linewidth=2.2, alpha=0.6, solid_capstyle="butt")
+            axis.plot(middle, position, "o", color=OURS, clip_on=False)
     if panel.is_log:
         axis.set_xscale("log")
     else:
@@ -92,9 +103,8 @@ def _draw_panel(axis: Any, panel: Panel, shown: Sequence[Found]) -> None:
 def _legend(figure: Any, has_paper: bool) -> None:
     from matplotlib.lines import Line2D
 
-    ours = Line2D(
-        [], [], color=OURS, marker="o", label="ours: mean and range over seeds; of seconds, median, quartiles"
-    )
+    label = "ours: mean and range over seeds; of seconds, median and quartiles"
+    ours = Line2D([], [], color=OURS, marker="o", label=label)
     paper = Line2D([], [], color=PAPER, marker="D", markerfacecolor="white", linestyle="", label="the paper")
     handles = [paper, ours] if has_paper else [ours]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
@@ -103,51 +113,55 @@ def _legend(figure: Any, has_paper: bool) -> None:
 # --- Learning curves --------------------------------------------------------------------------------------------------
 
 
-def curves(methods: Mapping[str, Sequence[Path]], path: Path, title: str, warm: float = 0.0) -> None:
-    """Figure 3: the loss of each method, by its label; mean over its runs (steps.jsonl of each) and their range.
+def curves(methods: Mapping[str, Sequence[Path]], path: Path, title: str, warm_start: float = 0.0) -> None:
+    """Plot Figure 3: the loss of each method, mean and range over its runs.
 
-    `warm`: the share of the steps at which a dotted line stands; 0 for none.
+    Args:
+        methods: steps.jsonl of each run, by the method's label.
+        path: The PNG file to write.
+        title: Above the plot.
+        warm_start: Fraction of the steps at which a dotted line is plotted; 0 for none.
     """
     figure, (axis,) = _figure(1, 10)
     last = 0.0
     for colour, (label, runs) in zip(COLOURS, methods.items(), strict=False):
-        step, values = losses(runs)  # (P,), (R,P)
+        step, values = losses(runs)  # (P,), (R, P)
         last = max(last, step[-1])
         axis.fill_between(step, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
         axis.plot(step, values.mean(0), color=colour, linewidth=1.8, label=f"{label} (seeds: {len(runs)})")
-    if warm:
-        axis.axvline(warm * last, color=GREY, linestyle=":", linewidth=1.2)
+    if warm_start:
+        axis.axvline(warm_start * last, color=GREY, linestyle=":", linewidth=1.2)
     axis.set_xlim(0, last)
     axis.set_xlabel("training step", fontsize=10)
-    axis.set_ylabel("loss, nats a token (lower is better)", fontsize=10)
+    axis.set_ylabel("loss, nats per token (lower is better)", fontsize=10)
     axis.legend(frameon=False, fontsize=9.5)
     figure.suptitle(f"{title}: mean and range over seeds", x=0.01, ha="left", fontsize=13)
     _save(figure, path)
 
 
 def losses(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (P,) and the runs' smoothed losses (R,P) at them, up to where the shortest run ends."""
+    """Return steps (P,) and the smoothed losses (R, P) of the runs at them, up to the end of the shortest run."""
     found = []
     for run in runs:
         columns = step_log.columns(run, ["loss"])
-        found.append(downsample(columns["step"], columns["loss"], _POINTS))
+        found.append(downsample(columns["step"], columns["loss"], MAX_POINTS))
     shared = min(found, key=lambda curve: curve.step[-1]).step
     return shared, np.stack([np.interp(shared, curve.step, _smoothed(curve)) for curve in found])
 
 
 def _smoothed(curve: Curve) -> np.ndarray:
-    return moving_mean(curve.value, min(_SMOOTHED, len(curve.value) // 10))
+    return moving_mean(curve.value, min(SMOOTHING, len(curve.value) // 10))
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
+# --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _figure(panels: int, num_rows: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot there is no state, and no window
+def _figure(num_panels: int, num_rows: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # without pyplot there is no global state and no window
 
-    size = (3.2 + 3.1 * panels if panels > 1 else 9, 1.7 + 0.36 * num_rows)
+    size = (3.2 + 3.1 * num_panels if num_panels > 1 else 9, 1.7 + 0.36 * num_rows)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, num_panels, sharey=True, squeeze=False)[0]
     for axis in axes:
         axis.grid(color="#E6E6E6", linewidth=0.8)
         axis.set_axisbelow(True)

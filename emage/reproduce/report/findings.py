@@ -1,19 +1,25 @@
-"""Which of the paper's findings show in our figures, computed from them, and never more than the spread allows.
+"""Findings: which of the paper's claims our results support, and never more than the spread over seeds allows.
 
-Two rows are compared seed by seed. "Shows" asks for every seed, and for ranges over the seeds that do not overlap.
+Two rows are compared seed by seed. A claim is "reproduced" if it holds for every seed and the two ranges over the seeds
+do not overlap.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from emage.reproduce.report.results import Found, Measure, Results
+from emage.reproduce.report.results import ReportedMetric, Results, RowResults
 
-NEAR = 0.9  # share of what 32 iterations gain over 4 that 16 must have gained to be called near
-HARDLY = 0.5  # of the share of right images of the worst iterative method: below it a method has failed
+# 16 decoding steps count as near 32 if they reach this fraction of what 32 gain over 4.
+NEAR_FRACTION = 0.9
+# A method has failed if its fraction of correct images is below this fraction of the worst iterative method's.
+FAILURE_FRACTION = 0.5
+ITERATIVE = ("iterative1", "iterative2", "iterative3")
 
 
 class Finding(NamedTuple):
-    claim: str  # the paper's
+    """A claim of the paper, the verdict on it, and the numbers behind the verdict."""
+
+    claim: str
     verdict: str
     numbers: str
 
@@ -21,36 +27,42 @@ class Finding(NamedTuple):
         return f"**{self.claim}**: {self.verdict}. {self.numbers}"
 
 
-class Order(NamedTuple):
-    """A claim that one row is better than another."""
+class ExpectedOrder(NamedTuple):
+    """A claim that one row is better than another. `better` and `worse` are keys of rows."""
 
     claim: str
-    better: str  # keys of rows
+    better: str
     worse: str
 
 
-ORDERS: dict[str, tuple[Order, ...]] = {
+EXPECTED_ORDERS: dict[str, tuple[ExpectedOrder, ...]] = {
     "table3": (
-        Order("#3 is better than #2 (Table 3)", "iterative3", "iterative2"),
-        Order("#2 is better than #1 (Table 3)", "iterative2", "iterative1"),
-        Order("The autoregressive model is better than #3 (Table 3)", "autoregressive", "iterative3"),
+        ExpectedOrder("iterative3 is better than iterative2 (Table 3)", "iterative3", "iterative2"),
+        ExpectedOrder("iterative2 is better than iterative1 (Table 3)", "iterative2", "iterative1"),
+        ExpectedOrder("The autoregressive model is better than iterative3 (Table 3)", "autoregressive", "iterative3"),
     ),
-    "table4": (Order("The autoregressive model is a little better than #3 (Table 4)", "autoregressive", "iterative3"),),
+    "table4": (
+        ExpectedOrder(
+            "The autoregressive model is a little better than iterative3 (Table 4)", "autoregressive", "iterative3"
+        ),
+    ),
     "table5": (
-        Order("CLIP is better than BERT, autoregressive (Table 5)", "autoregressive/clip", "autoregressive/bert"),
-        Order("CLIP is better than BERT, #1 (Table 5)", "iterative1/clip", "iterative1/bert"),
+        ExpectedOrder(
+            "CLIP is better than BERT, autoregressive (Table 5)", "autoregressive/clip", "autoregressive/bert"
+        ),
+        ExpectedOrder("CLIP is better than BERT, iterative1 (Table 5)", "iterative1/clip", "iterative1/bert"),
     ),
     "figure4": (
         *(
-            Order(
-                f"Training #{i} with linear masks is better than with cosine ones (Figure 4)",
-                f"iterative{i}/train=linear",
-                f"iterative{i}/train=cosine",
+            ExpectedOrder(
+                f"Training {method} with linear masks is better than with cosine masks (Figure 4)",
+                f"{method}/train=linear",
+                f"{method}/train=cosine",
             )
-            for i in (1, 2, 3)
+            for method in ITERATIVE
         ),
-        Order(
-            "Drawing by the cosine is better than linearly (Sec. 4.7)",
+        ExpectedOrder(
+            "Generating with the cosine schedule is better than with the linear one (Sec. 4.7)",
             "iterative3/draw=cosine",
             "iterative3/draw=linear",
         ),
@@ -59,119 +71,118 @@ ORDERS: dict[str, tuple[Order, ...]] = {
 
 
 def find(results: Results) -> list[Finding]:
-    """What a study says of the paper's findings."""
-    found = [finding for order in ORDERS.get(results.name, ()) for finding in _order(results, order)]
+    """Return the findings of a study, one per claim and metric."""
+    found = [finding for order in EXPECTED_ORDERS.get(results.name, ()) for finding in _order(results, order)]
     more: Mapping[str, Sequence[Callable[[Results], list[Finding]]]] = {
         "table3": (_fully_nar_fails, _is_faster),
         "table4": (_is_faster,),
         "table6": (_sixteen_is_near,),
     }
-    return found + [finding for look in more.get(results.name, ()) for finding in look(results)]
+    return found + [finding for findings_of in more.get(results.name, ()) for finding in findings_of(results)]
 
 
-# --- One better than another ------------------------------------------------------------------------------------------
+# --- One row better than another --------------------------------------------------------------------------------------
 
 
-def _order(results: Results, order: Order) -> list[Finding]:
-    """One finding a measure: they need not agree."""
+def _order(results: Results, order: ExpectedOrder) -> list[Finding]:
+    """Return one finding per metric: metrics need not agree."""
     good, bad = results.row(order.better), results.row(order.worse)
     if good is None or bad is None:
         return []
-    shared = [m for m in results.measures if m.name in good.figures and m.name in bad.figures]
+    shared = [metric for metric in results.metrics if metric.name in good.values and metric.name in bad.values]
     return [
-        Finding(f"{order.claim}, by {measure.label}", compare(measure, good, bad), _numbers(measure, good, bad))
-        for measure in shared
+        Finding(f"{order.claim}, by {metric.label}", compare(metric, good, bad), _numbers(metric, good, bad))
+        for metric in shared
     ]
 
 
-def compare(measure: Measure, good: Found, bad: Found) -> str:
-    """In how many seeds `good` is better than `bad`, in words that promise no more than that."""
-    pairs = list(zip(good.figures[measure.name], bad.figures[measure.name], strict=False))
-    wins, losses = (sum(measure.better(*pair) for pair in ps) for ps in (pairs, [(b, a) for a, b in pairs]))
+def compare(metric: ReportedMetric, good: RowResults, bad: RowResults) -> str:
+    """Return a verdict on whether `good` is better than `bad`, from the number of seeds in which it is."""
+    pairs = list(zip(good.values[metric.name], bad.values[metric.name], strict=False))
+    wins, losses = (sum(metric.better(*pair) for pair in ps) for ps in (pairs, [(b, a) for a, b in pairs]))
     n = len(pairs)
     if n == 1:
-        verdicts = {(1, 0): "shows in the one seed", (0, 1): "does not show: the reverse, in the one seed"}
-        return verdicts.get((wins, losses), "does not show: equal in the one seed") + ", which settles nothing"
+        verdicts = {(1, 0): "reproduced in the one seed", (0, 1): "not reproduced: the reverse, in the one seed"}
+        return verdicts.get((wins, losses), "not reproduced: equal in the one seed") + ", which proves nothing"
     if wins == n:
-        apart = _apart(measure, good.figures[measure.name], bad.figures[measure.name])
-        return f"shows, over all {n} seeds" if apart else f"in all {n} seeds, but the ranges over seeds overlap"
+        disjoint = _are_disjoint(metric, good.values[metric.name], bad.values[metric.name])
+        return f"reproduced in all {n} seeds" if disjoint else f"in all {n} seeds, but the ranges over seeds overlap"
     if losses == n:
-        apart = _apart(measure, bad.figures[measure.name], good.figures[measure.name])
-        return f"does not show: the reverse in all {n} seeds" + ("" if apart else ", with ranges that overlap")
-    return f"not settled: in {wins} of {n} seeds"
+        disjoint = _are_disjoint(metric, bad.values[metric.name], good.values[metric.name])
+        return f"not reproduced: the reverse in all {n} seeds" + ("" if disjoint else ", with ranges that overlap")
+    return f"undecided: in {wins} of {n} seeds"
 
 
-def _apart(measure: Measure, good: Sequence[float], bad: Sequence[float]) -> bool:
-    """Whether the worst of `good` is better than the best of `bad`."""
-    if measure.lower_is_better:
+def _are_disjoint(metric: ReportedMetric, good: Sequence[float], bad: Sequence[float]) -> bool:
+    """Return whether the worst of `good` is better than the best of `bad`."""
+    if metric.lower_is_better:
         return max(good) < min(bad)
     return min(good) > max(bad)
 
 
-def _numbers(measure: Measure, *rows: Found) -> str:
-    return ", ".join(f"{row.label} {span(measure, row)}" for row in rows)
+def _numbers(metric: ReportedMetric, *rows: RowResults) -> str:
+    return ", ".join(f"{row.label} {span(metric, row)}" for row in rows)
 
 
-def span(measure: Measure, row: Found) -> str:
-    """Mean and, of several seeds, range: 12.1 (11.8 to 12.5)."""
-    middle, low, high = map(measure.text, row.span(measure.name))
-    return middle if len(row.figures[measure.name]) == 1 else f"{middle} ({low} to {high})"
+def span(metric: ReportedMetric, row: RowResults) -> str:
+    """Return the mean and, for several seeds, the range: "12.1 (11.8 to 12.5)"."""
+    middle, low, high = map(metric.text, row.span(metric.name))
+    return middle if len(row.values[metric.name]) == 1 else f"{middle} ({low} to {high})"
 
 
-# --- The others -------------------------------------------------------------------------------------------------------
+# --- Other claims -----------------------------------------------------------------------------------------------------
 
 
 def _fully_nar_fails(results: Results) -> list[Finding]:
-    fully = results.row("fully_nar")
-    others = [row for row in results.rows if row.key in ("iterative1", "iterative2", "iterative3")]
-    if fully is None or not others:
+    fully_nar = results.row("fully_nar")
+    iterative = [row for row in results.rows if row.key in ITERATIVE]
+    if fully_nar is None or not iterative:
         return []
     claim = "The fully non-autoregressive model fails (Sec. 4.2), by "
     return [
-        Finding(claim + measure.label, _failure(measure, fully, others), _numbers(measure, fully, *others))
-        for measure in results.measures
+        Finding(claim + metric.label, _failure(metric, fully_nar, iterative), _numbers(metric, fully_nar, *iterative))
+        for metric in results.metrics
     ]
 
 
-def _failure(measure: Measure, fully: Found, others: Sequence[Found]) -> str:
-    """By a share of right images, failing is a number; by a distance it is to be behind all others."""
-    pairs = list(zip(fully.figures[measure.name], _by_seed(measure, others), strict=True))
-    if measure.is_share:
-        failed = [own < HARDLY * min(theirs) for own, theirs in pairs]
-        return _counted(failed, f"less than {HARDLY:.0%} of what the worst iterative model reaches")
-    failed = [all(measure.better(other, own) for other in theirs) for own, theirs in pairs]
-    return _counted(failed, "behind all iterative models")
+def _failure(metric: ReportedMetric, fully_nar: RowResults, iterative: Sequence[RowResults]) -> str:
+    """For a fraction of correct images failing is a threshold; for a distance it is to be worse than all others."""
+    pairs = list(zip(fully_nar.values[metric.name], _by_seed(metric, iterative), strict=True))
+    if metric.is_fraction:
+        failed = [own < FAILURE_FRACTION * min(theirs) for own, theirs in pairs]
+        return _verdict(failed, f"less than {FAILURE_FRACTION:.0%} of the worst iterative model's value")
+    failed = [all(metric.better(other, own) for other in theirs) for own, theirs in pairs]
+    return _verdict(failed, "worse than all iterative models")
 
 
 def _sixteen_is_near(results: Results) -> list[Finding]:
-    """Table 6: of what 32 iterations gain over 4, 98 % are there at 16 in the paper."""
-    rows = [results.row(f"iterative3/steps={steps}") for steps in (4, 16, 32)]
-    there = [row for row in rows if row is not None]
+    """Table 6: 16 decoding steps reach 98 % of what 32 gain over 4 in the paper."""
+    rows = [row for steps in (4, 16, 32) if (row := results.row(f"iterative3/steps={steps}")) is not None]
     found = []
-    for measure in results.measures if len(there) == 3 else []:
-        shares = [_share_gained(measure, *figures) for figures in _by_seed(measure, there)]
-        near = [share is not None and share >= NEAR for share in shares]
-        verdict = _counted(near, f"16 iterations have at least {NEAR:.0%} of what 32 gain over 4")
-        if None in shares:
-            verdict += f" (32 gain nothing over 4 in {shares.count(None)})"
-        claim = f"16 iterations are near 32 (Table 6), by {measure.label}"
-        found.append(Finding(claim, verdict, _numbers(measure, *results.rows)))
+    for metric in results.metrics if len(rows) == 3 else []:
+        fractions = [_fraction_of_gain(metric, *values) for values in _by_seed(metric, rows)]
+        near = [fraction is not None and fraction >= NEAR_FRACTION for fraction in fractions]
+        verdict = _verdict(near, f"16 decoding steps reach at least {NEAR_FRACTION:.0%} of what 32 gain over 4")
+        if None in fractions:
+            verdict += f" (32 gain nothing over 4 in {fractions.count(None)})"
+        claim = f"16 decoding steps are near 32 (Table 6), by {metric.label}"
+        found.append(Finding(claim, verdict, _numbers(metric, *results.rows)))
     return found
 
 
-def _by_seed(measure: Measure, rows: Sequence[Found]) -> list[tuple[float, ...]]:
-    return list(zip(*(row.figures[measure.name] for row in rows), strict=True))
+def _by_seed(metric: ReportedMetric, rows: Sequence[RowResults]) -> list[tuple[float, ...]]:
+    return list(zip(*(row.values[metric.name] for row in rows), strict=True))
 
 
-def _counted(holds: Sequence[bool], what: str) -> str:
-    """shows: in 3 of 3 seeds WHAT."""
-    start = "shows" if all(holds) else "not settled" if any(holds) else "does not show"
-    end = ", which settles nothing" if len(holds) == 1 else ""
+def _verdict(holds: Sequence[bool], what: str) -> str:
+    """Return a verdict from whether `what` holds in each seed: "reproduced: in 3 of 3 seeds WHAT"."""
+    start = "reproduced" if all(holds) else "undecided" if any(holds) else "not reproduced"
+    end = ", which proves nothing" if len(holds) == 1 else ""
     return f"{start}: in {sum(holds)} of {len(holds)} seeds {what}{end}"
 
 
-def _share_gained(measure: Measure, four: float, sixteen: float, most: float) -> float | None:
-    return (sixteen - four) / (most - four) if measure.better(most, four) else None
+def _fraction_of_gain(metric: ReportedMetric, four: float, sixteen: float, most: float) -> float | None:
+    return (sixteen - four) / (most - four) if metric.better(most, four) else None
 
 
 def _is_faster(results: Results) -> list[Finding]:
@@ -179,7 +190,7 @@ def _is_faster(results: Results) -> list[Finding]:
     rows = [results.row(key) for key in ("autoregressive", "autoregressive/uncached")]
     return [
         Finding(
-            f"#3 with 16 iterations is faster than: {slow.label} (about 50 times in the paper)",
+            f"iterative3 with 16 decoding steps is faster than: {slow.label} (about 50 times in the paper)",
             _speed(fast.latency, slow.latency),
             ", ".join(f"{row.label} {seconds(row.latency)}" for row in (fast, slow) if row.latency),
         )
@@ -189,14 +200,14 @@ def _is_faster(results: Results) -> list[Finding]:
 
 
 def _speed(fast: dict[str, Any], slow: dict[str, Any]) -> str:
-    """The middle halves are compared: an image during which the machine did something else must not decide."""
+    """Compare the ranges between the quartiles: one image during which the machine was busy must not decide."""
     ratio = slow["median"] / fast["median"]
     if ratio <= 1:
-        return f"does not show: {ratio:.2f} times as fast"
-    apart = fast["upper"] < slow["lower"]
-    return f"{'shows' if apart else 'not settled, the ranges overlap'}: {ratio:.1f} times as fast"
+        return f"not reproduced: {ratio:.2f} times as fast"
+    disjoint = fast["upper"] < slow["lower"]
+    return f"{'reproduced' if disjoint else 'undecided, the ranges overlap'}: {ratio:.1f} times as fast"
 
 
 def seconds(latency: dict[str, Any]) -> str:
-    """Median and the middle half: 0.95 s (0.94 to 0.97)."""
+    """Return the median and the quartiles: "0.95 s (0.94 to 0.97)"."""
     return f"{latency['median']:.3g} s ({latency['lower']:.3g} to {latency['upper']:.3g})"

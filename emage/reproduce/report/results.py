@@ -1,32 +1,41 @@
-"""What a study's cells found, as rows of numbers: what tables, charts and findings are made of."""
+"""Results of a study as rows of numbers, from which tables, charts and findings are made."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from emage.reproduce import experiments
-from emage.reproduce.paper_numbers import UNKNOWN, Known, Other
-from emage.reproduce.studies import Row, Study
+from emage.reproduce.experiments import Experiment, in_dependency_order, read_result
+from emage.reproduce.paper_numbers import NO_NUMBERS, OtherModel, PaperNumbers
+from emage.reproduce.studies import Study, TableRow
 from emage.utils import manifest
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure of an evaluation: how it is called, and which way is better."""
+class ReportedMetric:
+    """A metric that has a column in the tables.
+
+    Args:
+        name: Its key in the results of an evaluation.
+        label: Its name in tables and charts.
+        lower_is_better: Direction of the comparison.
+        is_fraction: Its values are in [0, 1] and shown in per cent.
+        unit: On the axis of a chart.
+    """
 
     name: str
     label: str
     lower_is_better: bool
-    is_share: bool = False  # in [0, 1], shown in per cent
-    unit: str = ""  # on the axis of a chart
+    is_fraction: bool = False
+    unit: str = ""
 
     def text(self, value: float) -> str:
-        return f"{value:.1%}" if self.is_share else f"{value:.4g}"
+        """Return the value as it is printed."""
+        return f"{value:.1%}" if self.is_fraction else f"{value:.4g}"
 
     def better(self, a: float, b: float) -> bool:
-        """Whether `a` is better than `b`. Of two equal ones, neither is."""
+        """Return whether `a` is better than `b`; False if they are equal."""
         return a < b if self.lower_is_better else a > b
 
     @property
@@ -34,116 +43,144 @@ class Measure:
         return "lower is better" if self.lower_is_better else "higher is better"
 
 
-# In the order of the columns. Whatever else an evaluation found is in its own report.
-MEASURES = (
-    Measure("fid", "FID", True, unit="FID"),
-    Measure("frechet_inception_unpublished", "Frechet distance (unpublished Inception)", True, unit="distance"),
-    Measure("frechet_tokenizer", "Frechet distance (tokenizer)", True, unit="distance"),
-    Measure("fid_first", "FID, un-ranked", True, unit="FID"),
-    Measure("clip_score", "CLIP score", False, unit="score"),
-    Measure("objects_right", "both objects right", False, is_share=True),
-    Measure("psnr", "PSNR", False, unit="dB"),  # of Table 2, as is the next
-    Measure("lpips", "LPIPS", True, unit="distance"),
+# In the order of the columns. Other metrics of an evaluation are in its own report.
+REPORTED_METRICS = (
+    ReportedMetric("fid", "FID", True, unit="FID"),
+    ReportedMetric("frechet_inception_unpublished", "Frechet distance (unpublished Inception)", True, unit="distance"),
+    ReportedMetric("frechet_tokenizer", "Frechet distance (tokenizer)", True, unit="distance"),
+    ReportedMetric("fid_first", "FID, unranked", True, unit="FID"),
+    ReportedMetric("clip_score", "CLIP score", False, unit="score"),
+    ReportedMetric("objects_right", "both objects correct", False, is_fraction=True),
+    ReportedMetric("psnr", "PSNR", False, unit="dB"),  # of Table 2, as is the next
+    ReportedMetric("lpips", "LPIPS", True, unit="distance"),
 )
 
 
 @dataclass(frozen=True)
-class Found:
-    """One row: the paper's figures and ours, by seed."""
+class RowResults:
+    """Results of one table row.
+
+    Args:
+        key: The name by which findings.py looks it up.
+        label: The name in the table.
+        paper: The paper's numbers.
+        values: Our values by metric, one per seed.
+        latency: The result of `latency.measure`.
+    """
 
     key: str
     label: str
-    known: Known = UNKNOWN
-    figures: dict[str, list[float]] = field(default_factory=dict)  # by measure, one a seed
-    latency: dict[str, Any] | None = None  # what latency.of_checkpoint says
+    paper: PaperNumbers = NO_NUMBERS
+    values: dict[str, list[float]] = field(default_factory=dict)
+    latency: dict[str, Any] | None = None
 
-    def span(self, measure: str) -> tuple[float, float, float]:
-        """Mean, minimum and maximum over the seeds."""
-        values = self.figures[measure]
+    def span(self, metric: str) -> tuple[float, float, float]:
+        """Return mean, minimum and maximum over the seeds."""
+        values = self.values[metric]
         return mean(values), min(values), max(values)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row of NAME.json."""
+        paper = self.paper._asdict()
+        return {"key": self.key, "label": self.label, "known": paper, "figures": self.values, "latency": self.latency}
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a study found."""
+    """Results of one study."""
 
     name: str
     title: str
     scale: str
-    rows: list[Found]
-    others: tuple[Other, ...] = ()
+    rows: list[RowResults]
+    others: tuple[OtherModel, ...] = ()
     notes: tuple[str, ...] = ()
     made_by: dict[str, Any] = field(default_factory=dict)  # settings, machines, versions, commits
 
     @property
-    def measures(self) -> list[Measure]:
-        return [measure for measure in MEASURES if any(measure.name in row.figures for row in self.rows)]
+    def metrics(self) -> list[ReportedMetric]:
+        """The metrics that at least one row has."""
+        return [metric for metric in REPORTED_METRICS if any(metric.name in row.values for row in self.rows)]
 
-    def row(self, key: str) -> Found | None:
+    def row(self, key: str) -> RowResults | None:
         return next((row for row in self.rows if row.key == key), None)
 
     def as_json(self) -> dict[str, Any]:
-        rows = [{**asdict(row), "known": row.known._asdict()} for row in self.rows]
-        others = [other._asdict() for other in self.others]
-        return {**asdict(self), "rows": rows, "others": others}
+        """Return the contents of NAME.json."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "scale": self.scale,
+            "rows": [row.as_json() for row in self.rows],
+            "others": [other._asdict() for other in self.others],
+            "notes": self.notes,
+            "made_by": self.made_by,
+        }
 
 
 def gather(study: Study, output: Path, scale: str, settings: dict[str, Any]) -> Results:
-    """The results of a study whose cells are all finished. `settings`: what is told of how they were made."""
+    """Return the results of a study whose experiments are all finished.
+
+    Args:
+        output: The folder of the experiments.
+        settings: Descriptions of the settings, to which machines, versions, commits and data are added.
+    """
     rows = [_row(row, output) for row in study.rows]
     made_by = {**settings, **_made_by(study, output)}
     return Results(study.name, study.title, scale, rows, study.others, study.notes, made_by)
 
 
-def _row(row: Row, output: Path) -> Found:
-    of_seeds = [_figures(cell, output) for cell in row.evaluations]
-    # A figure that not every seed has says nothing of the row.
-    names = [name for name in (of_seeds[0] if of_seeds else ()) if all(name in figures for figures in of_seeds)]
-    figures = {name: [of_seed[name] for of_seed in of_seeds] for name in names}
-    return Found(row.key, row.label, row.known, figures, _figures(row.latency, output) if row.latency else None)
+def _row(row: TableRow, output: Path) -> RowResults:
+    by_seed = [_figures(experiment, output) for experiment in row.evaluations]
+    # A metric that some seeds lack would give a mean over fewer seeds: it is left out.
+    names = [name for name in (by_seed[0] if by_seed else ()) if all(name in figures for figures in by_seed)]
+    values = {name: [figures[name] for figures in by_seed] for name in names}
+    return RowResults(row.key, row.label, row.paper, values, _figures(row.latency, output) if row.latency else None)
 
 
-def _figures(cell: experiments.Cell, output: Path) -> dict[str, Any]:
-    return _finished(cell, output)["figures"]
+def _figures(experiment: Experiment, output: Path) -> dict[str, Any]:
+    return _finished(experiment, output)["figures"]
 
 
 def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
-    """Machines, versions and commits of all cells, each once: results may have been made at different times."""
+    """Return the different machines, versions, commits and data of the experiments, which may have run at any time."""
     found: dict[str, list[str]] = {}
-    facts = [_finished(cell, output)["made_by"] for cell in cells_of(study)]
-    facts += [_judged_by(Path(cell.config.output)) for row in study.rows for cell in row.evaluations]
-    for key, value in (item for one in facts for item in one.items()):
+    sources = [_finished(experiment, output)["made_by"] for experiment in experiments_of(study)]
+    sources += [_evaluated_with(Path(one.config.output)) for row in study.rows for one in row.evaluations]
+    for key, value in (item for source in sources for item in source.items()):
         if value not in found.setdefault(key, []):
             found[key].append(value)
-    timed = [_figures(row.latency, output) for row in study.rows if row.latency]
-    if timed:
-        loads = [figures["load"] for figures in timed if "load" in figures]
-        busy = [f"load of the machine meanwhile {min(loads):.1f} to {max(loads):.1f}"] if loads else []
-        found["latency taken on"] = [*dict.fromkeys(figures["device"] for figures in timed), *busy]
+    timings = [_figures(row.latency, output) for row in study.rows if row.latency]
+    if timings:
+        loads = [figures["load"] for figures in timings if "load" in figures]
+        load = [f"load of the machine during the timing {min(loads):.1f} to {max(loads):.1f}"] if loads else []
+        found["latency taken on"] = [*dict.fromkeys(figures["device"] for figures in timings), *load]
     return found
 
 
-def _judged_by(output: Path) -> dict[str, str]:
-    """What an evaluation's own report says of its captions, reference, networks; and what it warns of."""
+def _evaluated_with(output: Path) -> dict[str, str]:
+    """Return captions, reference images, networks and warnings from an evaluation's own report."""
     report = manifest.read_json(output / "report.json")
     made_by = report["made_by"]
-    told = {"captions": f"{report['captions']:,}, sha256 {made_by['captions']['sha256'][:8]}"}
-    if real := made_by.get("reference"):
-        told["reference"] = f"{real['count']:,} images of {real['place']}, sha256 {real['sha256'][:8]}"
-    for name, facts in made_by["judges"].items():
-        network = facts.get("network") or facts["model"]
-        told[f"judge {name}"] = f"{network}; {facts['mode']}; weights sha256 {facts['weights_sha256'][:8]}"
-    return told | {f"beware {i}": line for i, line in enumerate(report["warnings"], 1)}
+    described = {"captions": f"{report['captions']:,}, sha256 {made_by['captions']['sha256'][:8]}"}
+    if reference := made_by.get("reference"):
+        place, sha256 = reference["place"], reference["sha256"][:8]
+        described["reference"] = f"{reference['count']:,} images of {place}, sha256 {sha256}"
+    for name, metadata in made_by["judges"].items():
+        network = metadata.get("network") or metadata["model"]
+        described[f"judge {name}"] = f"{network}; {metadata['mode']}; weights sha256 {metadata['weights_sha256'][:8]}"
+    return described | {f"beware {i}": line for i, line in enumerate(report["warnings"], 1)}
 
 
-def cells_of(study: Study) -> Sequence[experiments.Cell]:
-    """All that a study is made of, and what those cells need, each once."""
-    timed = [row.latency for row in study.rows if row.latency]
-    rated = [cell for row in study.rows for cell in row.evaluations]
-    return experiments.in_order([*rated, *study.curves, *timed, *([study.single] if study.single else [])])
+def experiments_of(study: Study) -> Sequence[Experiment]:
+    """Return the experiments of a study and those that they need, each once."""
+    timings = [row.latency for row in study.rows if row.latency]
+    evaluations = [experiment for row in study.rows for experiment in row.evaluations]
+    single = [study.single] if study.single else []
+    return in_dependency_order([*evaluations, *study.curves, *timings, *single])
 
 
-def _finished(cell: experiments.Cell, output: Path) -> dict[str, Any]:
-    record = experiments.result(cell, output)
-    assert record is not None, f"{cell.name} is not finished"
+def _finished(experiment: Experiment, output: Path) -> dict[str, Any]:
+    record = read_result(experiment, output)
+    assert record is not None, f"{experiment.name} is not finished"
     return record
