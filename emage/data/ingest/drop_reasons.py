@@ -1,6 +1,6 @@
-"""Why rows of an ingest are lost, by the short names under which they are counted: what it means, what to do.
+"""Drop reasons: the short names under which dropped rows of an ingest are counted. What each means, and what to do.
 
-Causes of the fetch and of the image stand in CAUSES; what a caption rule rejects, the rule's docstring says.
+Reasons of the table, the download and the image are explained in EXPLANATIONS; a caption rule by its own docstring.
 """
 
 import re
@@ -10,82 +10,90 @@ from typing import NamedTuple
 from emage.data.ingest.captions.caption_rules import RULES
 
 
-class Cause(NamedTuple):
-    says: str  # what happened
-    advice: str = ""  # what to do where it happens often; empty: nothing is wrong here
+class Explanation(NamedTuple):
+    description: str  # what happened
+    advice: str = ""  # what to do if it happens often; empty: nothing is wrong on this side
 
 
-CAUSES = {
+EXPLANATIONS = {
     # Before the download
-    "bad_row": Cause(
-        "A line of the table that cannot be read: too many or too few columns, or no JSON object.",
-        "look at source.format and source.names",
+    "bad_row": Explanation(
+        "A line of the table that cannot be read: too many or too few columns, or not a JSON object.",
+        "check source.format and source.names",
     ),
-    "duplicate": Cause("The same URL with the same caption came before."),
-    "same_content": Cause("Another pair has the same image, byte for byte, and was kept."),
-    "blocked_url": Cause("The URL is on a block-list."),
-    "blocked_host": Cause("The host, or a domain above it, is on a block-list."),
-    "blocked_md5": Cause("The image's md5 sum is on a block-list."),
+    "duplicate": Explanation("The same URL with the same caption came before."),
+    "same_content": Explanation("Another pair has the same image, byte for byte, and was kept."),
+    "blocked_url": Explanation("The URL is on a block list."),
+    "blocked_host": Explanation("The host, or a domain above it, is on a block list."),
+    "blocked_md5": Explanation("The image's md5 sum is on a block list."),
     # The download
-    "no_url": Cause("The row has no URL.", "look at the column that source.url names"),
-    "bad_url": Cause("The URL cannot be read as one.", "look at the column that source.url names"),
-    "bad_scheme": Cause("Neither http nor https: local files and inline data are never read."),
-    "private_address": Cause(
-        "The host's address is private: servers inside a network are not asked.",
+    "no_url": Explanation("The row has no URL.", "check the column that source.url names"),
+    "bad_url": Explanation("The URL cannot be parsed.", "check the column that source.url names"),
+    "bad_scheme": Explanation("Neither http nor https: local files and inline data are never read."),
+    "private_address": Explanation(
+        "The host's address is private: servers inside a network are not connected to.",
         "download.allow_private_hosts=true if the hosts are meant to be private",
     ),
-    "dns_error": Cause(
-        "The host's name has no address: the site is gone, or the resolver could not answer.",
+    "dns_error": Explanation(
+        "The host's name has no address: the site is gone, or the DNS resolver could not answer.",
         "the resolver may be down or overloaded; run one on every node, or lower download.threads, and try again",
     ),
-    "connection_error": Cause(
+    "connection_error": Explanation(
         "The server refused the connection or broke it off.",
-        "the network may be down or full; lower download.threads and try again",
+        "the network may be down or saturated; lower download.threads and try again",
     ),
-    "tls_error": Cause(
+    "tls_error": Explanation(
         "No secure connection: the certificate is out of date or of another host.",
-        "look whether the nodes' clocks and certificates are right",
+        "check that the nodes' clocks and certificates are up to date",
     ),
-    "timeout": Cause(
-        "Not done by the deadline of the whole request.",
-        "the network may be full; lower download.threads or raise download.timeout_s",
+    "timeout": Explanation(
+        "Not finished by the deadline of the whole request.",
+        "the network may be saturated; lower download.threads or raise download.timeout_s",
     ),
-    "too_many_redirects": Cause("More redirects than an image needs."),
-    "bad_response": Cause("The server's answer is not HTTP."),
-    "too_big": Cause("More bytes than download.max_bytes."),
-    "empty": Cause("The server sent no bytes."),
-    "opted_out": Cause("The server's X-Robots-Tag asks not to train on its images, and that is respected."),
+    "too_many_redirects": Explanation("More redirects than an image needs."),
+    "bad_response": Explanation("The server's response is not HTTP."),
+    "too_big": Explanation("More bytes than download.max_bytes."),
+    "empty": Explanation("The server sent no bytes."),
+    "opted_out": Explanation("The server's X-Robots-Tag forbids training on its images, which is respected."),
     # The image
-    "not_an_image": Cause("The bytes are no image, most often a web page saying that it is gone."),
-    "too_small": Cause("The shorter side is under download.min_image_size."),
-    "too_many_pixels": Cause("More pixels than download.max_image_pixels."),
-    "too_many_scans": Cause("A JPEG of over a hundred scans, which takes minutes to decode and is made for that."),
-    "truncated": Cause("The image's file ends too early."),
-    "decode_error": Cause("The image's file is damaged."),
-    "wrong_size": Cause("The stored image does not have download.image_size.", "these shards come from elsewhere"),
+    "not_an_image": Explanation("The bytes are not an image, most often a web page which says that it is gone."),
+    "too_small": Explanation("The shorter side is under download.min_image_size."),
+    "too_many_pixels": Explanation("More pixels than download.max_image_pixels."),
+    "too_many_scans": Explanation("A JPEG of over a hundred scans, which is made to take minutes to decode."),
+    "truncated": Explanation("The image's file ends too early."),
+    "decode_error": Explanation("The image's file is damaged."),
+    "wrong_size": Explanation("The stored image is not of download.image_size.", "these shards come from elsewhere"),
 }
-_HTTP = {  # what the common ones mean here; the others by their official name
-    404: Cause("Link rot: the page is not there any more."),
-    410: Cause("Link rot: the page was taken away for good."),
-    401: Cause("The server wants a password."),
-    403: Cause("The server refuses, often everyone who is no browser."),
-    429: Cause("Too many requests to one server.", "lower download.shards_in_flight or download.threads"),
+_HTTP = {  # what the common statuses mean here; the others are explained by their official name
+    404: Explanation("Link rot: the page does not exist any more."),
+    410: Explanation("Link rot: the page was removed for good."),
+    401: Explanation("The server requires a password."),
+    403: Explanation("The server rejects the request, often from everything that is not a browser."),
+    429: Explanation("Too many requests to one server.", "lower download.shards_in_flight or download.threads"),
 }
 
 
-def explain(outcome: str, cause: str) -> Cause:
-    """What a cause of an outcome ("filtered", "failed", "rejected") means. An unknown one says nothing."""
-    if outcome == "rejected" and cause in RULES:
-        return Cause((RULES[cause].__doc__ or "").splitlines()[0])
-    if status := re.fullmatch(r"http_(\d{3})", cause):
-        return _status(int(status[1]))
-    if outcome == "filtered" and re.search("[<>=]", cause):
-        return Cause("A condition of source.where.")
-    return CAUSES.get(cause, Cause(""))
+def explain(outcome: str, reason: str) -> Explanation:
+    """Return what a drop reason means.
+
+    Args:
+        outcome: "filtered", "failed" or "rejected": "empty" is a reason of the last two.
+        reason: The short name under which the rows are counted.
+
+    Returns:
+        The explanation; an empty one if the reason is unknown.
+    """
+    if outcome == "rejected" and reason in RULES:
+        return Explanation((RULES[reason].__doc__ or "").splitlines()[0])
+    if status := re.fullmatch(r"http_(\d{3})", reason):
+        return _explain_status(int(status[1]))
+    if outcome == "filtered" and re.search("[<>=]", reason):
+        return Explanation("A condition of source.where.")
+    return EXPLANATIONS.get(reason, Explanation(""))
 
 
-def _status(code: int) -> Cause:
+def _explain_status(code: int) -> Explanation:
     if code in _HTTP:
         return _HTTP[code]
     name = HTTPStatus(code).phrase if code in set(HTTPStatus) else "a status that HTTP does not define"
-    return Cause(f"The server is in trouble: {name}." if 500 <= code < 600 else f"The server answered: {name}.")
+    return Explanation(f"The server failed: {name}." if 500 <= code < 600 else f"The server answered: {name}.")

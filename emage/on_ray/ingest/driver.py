@@ -30,7 +30,8 @@ from rich.table import Table
 
 from emage.config import IngestConfig, SourceConfig
 from emage.data import schema
-from emage.data.ingest import decode_image, ingest_report, url_filter, url_table
+from emage.data.ingest import decode_image, url_filter, url_table
+from emage.data.ingest.report import chart, markdown, rejected_captions, summary
 from emage.on_ray import launch, tasks, tracking
 from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
 from emage.utils import image_grid, manifest
@@ -247,13 +248,13 @@ def _print(report: dict[str, Any], output: Path) -> None:
         table.add_column(name)
     for name in ("rows", "share"):
         table.add_column(name, justify="right")
-    for outcome, cause, rows in ingest_report.outcomes(report):
-        table.add_row(outcome, escape(cause), f"{rows:,}", ingest_report.share(rows, report["rows_in"]))
+    for outcome, cause, rows in summary.list_outcomes(report):
+        table.add_row(outcome, escape(cause), f"{rows:,}", summary.percent(rows, report["rows_in"]))
     table.add_section()
     table.add_row("rows in", "", f"{report['rows_in']:,}", "100.0%")
     console = Console()
     console.print(table)
-    for sentence in ingest_report.why(report):
+    for sentence in summary.summarize(report):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print("  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["seconds"].items()))
     console.print(f"report: {output / MARKDOWN}", soft_wrap=True)
@@ -262,13 +263,14 @@ def _print(report: dict[str, Any], output: Path) -> None:
 
 def _record(run: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
     """Writes the report with its images, its JSON last, and all of it into the MLflow run."""
-    (output / MARKDOWN).write_text(ingest_report.markdown(report, ingest_report.examples(output / "tokenized")))
-    for name, image in ((ingest_report.CHART, ingest_report.chart(report)), ("pictures.png", _contact_sheet(output))):
+    rejected = rejected_captions.select_captions(output / "tokenized")
+    (output / MARKDOWN).write_text(markdown.format_markdown(report, rejected))
+    for name, image in ((markdown.CHART_FILE, chart.plot_chart(report)), ("pictures.png", _contact_sheet(output))):
         if image is not None:
             image.save(output / name)
             run.image(name, image)
     manifest.write_json(output / REPORT, report)
-    lines = ingest_report.outcomes(report)
+    lines = summary.list_outcomes(report)
     columns = [list(column) for column in zip(*lines, strict=True)]
     run.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
     run.metrics({_metric(f"{outcome}/{cause}" if cause else outcome): rows for outcome, cause, rows in lines})

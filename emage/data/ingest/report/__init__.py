@@ -1,0 +1,1 @@
+"""The report of an ingest: its sums and sentences, the Markdown file, the chart, examples of rejected captions."""
