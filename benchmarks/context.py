@@ -35,7 +35,9 @@ from emage.evaluation.metrics.shapes_accuracy import measure
 from emage.inference.pipeline import Emage
 from emage.model import checkpoint
 from emage.reproduce.shapes_dataset import write_table
-from emage.training.loop import BareEngine, Objective, context_gain, fit
+from emage.training.context_gain import context_gain
+from emage.training.engine import BareEngine, Objective
+from emage.training.loop import fit
 
 IMAGES, SCORED, PROBE_EVERY = 4_000, 200, 100
 CURES: dict[str, dict[str, Any]] = {

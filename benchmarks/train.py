@@ -41,8 +41,9 @@ from emage.methods.masking import ImageRng
 from emage.model.checkpoint import describe
 from emage.model.device_support import check_precision, choose, matmul_rate, set_precision, wait_for
 from emage.model.transformer import Network
+from emage.training.engine import BareEngine, Objective
 from emage.training.estimate import gpus, memory_and_disk, parameters_and_flops
-from emage.training.loop import BareEngine, Objective, fit
+from emage.training.loop import fit
 from emage.training.optimizer import adamw
 from emage.training.step_log import columns as steps_of
 from emage.utils import provenance

@@ -9,7 +9,7 @@ from emage.config import ModelConfig, TrainConfig, preset
 from emage.methods import METHODS
 from emage.methods.masking import ImageRng
 from emage.model.transformer import Network
-from emage.training.loop import Objective
+from emage.training.engine import Objective
 
 TINY = ModelConfig(width=32, depth=2, num_heads=2, text="clip_tiny", text_length=8)
 MODELS = {

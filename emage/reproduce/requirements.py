@@ -42,8 +42,9 @@ from emage.reproduce.experiments import Experiment, read_result, unfinished
 from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.paper_numbers import TABLE2
 from emage.reproduce.tokenizer_comparison import is_available
+from emage.training.engine import BareEngine, Objective
 from emage.training.estimate import gpus, parameters_and_flops
-from emage.training.loop import BareEngine, Objective, train_step
+from emage.training.loop import train_step
 from emage.training.spike_guard import SpikeGuard
 
 PAPER_TOKENIZER = TokenizerInfo("vqgan-gumbel-f8-8192", "", 8192, (32, 32))

@@ -1,6 +1,6 @@
-"""AdamW's parameter groups and the learning rate of a step (Sec. 4); the running average of the weights.
+"""AdamW with its parameter groups, the learning rate of a step (paper, Sec. 4), and EMA weights (ours).
 
-How a step is taken is the engine's business.
+The engine (engine.py, deepspeed_engine.py) takes the steps.
 """
 
 import math
@@ -14,19 +14,19 @@ from emage.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices of linear layers decay; norms, biases, embeddings and positions don't."""
-    decay, keep = [], []
+    """Return two groups: matrices of linear layers decay; norms, biases, embeddings and positions don't."""
+    decay, no_decay = [], []
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings and "position" not in name
-        (decay if is_matrix else keep).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+        (decay if is_matrix else no_decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's, which can let a step pass: with `skip` set, weights and moments stay as they are."""
+    """PyTorch's AdamW that can skip a step: with `skip` set, weights and moments stay as they are."""
 
     skip = False
 
@@ -35,7 +35,7 @@ class AdamW(torch.optim.AdamW):
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW over the model's groups, in one fused kernel a step (Sec. 4)."""
+    """Return AdamW over the model's groups, with one fused kernel per step (paper, Sec. 4)."""
     groups = parameter_groups(model, config.weight_decay)
     return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
@@ -46,21 +46,25 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of `model` that follows it: `update_parameters(model)` takes it 1 - decay of the way (beyond the paper).
+    """Return a copy of `model` whose weights are an exponential moving average of its weights (ours).
 
-    The first update copies; then the decay grows to the full one, (1 + n) / (10 + n) at update n, or the average would
-    remember the first weights long.
+    `update_parameters(model)` updates it. The first update copies the weights; then the decay grows to the full one,
+    (1 + n) / (10 + n) at update n, or the average would remember the first weights for long.
+
+    Args:
+        model: what is trained.
+        decay: of the average per step, in [0, 1) (`optim.ema`).
     """
 
-    def follow(averages: PARAM_LIST, current: PARAM_LIST, num_updates: Tensor | int) -> None:
+    def update(averages: PARAM_LIST, current: PARAM_LIST, num_updates: Tensor | int) -> None:
         n = int(num_updates)
         torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return AveragedModel(model, multi_avg_fn=follow)
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 0. Steps count from 0.
+    """Return the rate of a step, counted from 0: linear warm-up over `optim.warmup` of the steps, then a cosine to 0.
 
     The first step already has a rate above 0: at 0 it would change nothing.
     """

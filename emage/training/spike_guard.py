@@ -1,32 +1,38 @@
-"""Which training steps are not taken: one bad batch, or one broken GPU, must not cost two weeks (beyond the paper)."""
+"""Decides which training steps are skipped: one bad batch or one broken GPU must not ruin two weeks (ours)."""
 
 import math
 
-MEMORY = 50  # steps that the running mean looks back on, roughly
+MEAN_STEPS = 50  # applied steps that the running mean covers, roughly
 
 
 class SpikeGuard:
-    """Remembers the loss and refuses a step whose loss is no number or lies far above what it was.
+    """Remembers the loss and rejects a step whose loss is not finite or far above its running mean.
 
     It depends on the losses alone, so that every rank and every resumed run decides the same.
+
+    Args:
+        max_spike: nats above the running mean from which a step is rejected (`optim.max_spike`).
+        mean: running mean of the loss, in nats per token.
+        noted: steps in the mean, at most MEAN_STEPS. The name is a key of the checkpoint's manifest, as the next one.
+        skipped: steps skipped so far.
     """
 
     def __init__(self, max_spike: float, mean: float = 0.0, noted: int = 0, skipped: int = 0):
-        self.max_spike = max_spike  # nats above the running mean
-        self.mean, self.noted, self.skipped = mean, noted, skipped  # noted: steps in the mean, at most MEMORY
+        self.max_spike = max_spike
+        self.mean, self.noted, self.skipped = mean, noted, skipped
 
     def accepts(self, loss: float) -> bool:
-        """Whether the step with this loss (nats a token, over all ranks) should be taken."""
+        """Return True if the step with this loss (nats per token, over all ranks) should be applied."""
         return math.isfinite(loss) and (self.noted == 0 or loss <= self.mean + self.max_spike)
 
-    def note(self, loss: float, taken: bool) -> None:
-        """After a step. One that was not taken counts, and leaves the mean as it was."""
-        if taken:
-            self.noted = min(self.noted + 1, MEMORY)
+    def record(self, loss: float, applied: bool) -> None:
+        """Record a step: an applied one moves the mean, a skipped one is counted."""
+        if applied:
+            self.noted = min(self.noted + 1, MEAN_STEPS)
             self.mean += (loss - self.mean) / self.noted
         else:
             self.skipped += 1
 
     def state(self) -> dict[str, float | int]:
-        """What a resumed run needs to decide the same: `SpikeGuard(max_spike, **state)`."""
+        """Return what a resumed run needs to decide the same: `SpikeGuard(max_spike, **state)`."""
         return {"mean": self.mean, "noted": self.noted, "skipped": self.skipped}

@@ -1,6 +1,12 @@
-"""What a training step says of itself: sums that add up over micro-batches and ranks, and figures made of them."""
+"""Metrics of a training step: their names and meanings, and how they are computed from sums over all ranks.
+
+    python -m emage.training.step_metrics > docs/training_metrics.md
+
+Letters: B images, N image tokens, V codes.
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,25 +16,99 @@ from emage.methods.base import Loss
 
 Metrics = dict[str, float]
 
-QUARTERS = ("25", "50", "75", "100")  # per cent of an image's tokens that are masked, at most
-SUMS = (
-    *("loss", "count", "right_masked", "masked", "right_visible", "visible", "cut", "whole"),
-    *(f"{what}_{quarter}" for what in ("loss", "count") for quarter in QUARTERS),
-    "samples",  # of `fingerprint`
-    "time",  # rank 0's clock, so that what depends on the time is decided alike by all ranks
+QUARTERS = ("25", "50", "75", "100")  # percent of an image's tokens that are masked, at most
+
+
+class MetricInfo(NamedTuple):
+    """What is written under a name to steps.jsonl and MLflow."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+# Of every step: steps.jsonl.
+STEP_METRICS = (
+    MetricInfo("step", "steps", "optimizer steps done, this one included; skipped steps count"),
+    MetricInfo("loss", "nats per token", "cross-entropy over the scored positions of the global batch"),
+    *(
+        MetricInfo(
+            f"loss_masked_{high}",
+            "nats per token",
+            f"the loss over images with {int(high) - 25} to {high} % of their tokens masked; "
+            "absent if the batch has none",
+        )
+        for high in QUARTERS
+    ),
+    MetricInfo("below_chance", "nats per token", "ln V - loss: how far the loss is below that of a uniform guess"),
+    MetricInfo("accuracy_masked", "fraction", "masked positions whose most likely token is the true one"),
+    MetricInfo(
+        "accuracy_visible",
+        "fraction",
+        "the same over the positions that the network was shown; only iterative3 is trained on them; absent if none",
+    ),
+    MetricInfo("grad_norm", "", "L2 norm of the gradient before clipping"),
+    MetricInfo("lr", "", "learning rate of the step"),
+    MetricInfo("skipped", "0 or 1", "1 if the update was not applied: loss or gradient not finite, or a loss spike"),
+    MetricInfo(
+        "captions_cut",
+        "fraction",
+        "captions longer than the text encoder reads (`model.text_length`)",
+    ),
+    MetricInfo("samples", "", "checksum of the rows of the global batch and their positions in the training order"),
+    MetricInfo("time", "seconds since 1970", "clock of rank 0 at the start of the step"),
+    MetricInfo("data_wait_s", "seconds", "time that rank 0 waited for the rows of the step"),
 )
-CHECKSUM_MODULUS = 1 << 40  # so many values that the sum of 8,192 ranks' fingerprints is exact in float64
+# Of every `run.log_every`-th step and the last, in addition: steps.jsonl. MLflow gets both groups at these steps.
+LOGGED_METRICS = (
+    MetricInfo("samples_per_s", "images per second", "training rate over all workers since the last logged step"),
+    MetricInfo("tokens_per_s", "tokens per second", "samples_per_s times the tokens of an image"),
+    MetricInfo(
+        "mfu",
+        "fraction",
+        "model FLOP utilization: FLOP/s of training divided by the FLOP/s of one large matrix product, as measured on "
+        "rank 0's device at the start, times the number of workers. `dry_run=true` assumes 0.5 of a product that "
+        "reaches 80 % of the data sheet's peak: multiply its days by 0.5 / mfu",
+    ),
+    MetricInfo("data_wait", "fraction", "of the time since the last logged step, waited for rows"),
+    MetricInfo("gpu_memory_gib", "GiB", "the most that PyTorch has allocated on rank 0's GPU; absent on CPUs"),
+    MetricInfo(
+        "context_gain",
+        "difference of accuracies",
+        "accuracy on the masked half of true images with the other half shown, minus that with nothing shown; near 0 "
+        "means that the network ignores the image. For methods that read partly masked images",
+    ),
+    MetricInfo(
+        "visible_gain",
+        "difference of accuracies",
+        "the same for the half that is shown; means something for iterative3 only",
+    ),
+    MetricInfo("accuracy_blind", "fraction", "accuracy over all positions with nothing shown"),
+)
+# MLflow alone, when it happens.
+EVENT_METRICS = (MetricInfo("checkpoints_lost", "checkpoints", "checkpoints that could not be saved (disk full)"),)
+
+SUMS = (
+    *("loss", "count", "correct_masked", "masked", "correct_visible", "visible", "truncated", "not_truncated"),
+    *(f"{what}_{quarter}" for what in ("loss", "count") for quarter in QUARTERS),
+    "samples",  # batch_checksum
+    "time",  # rank 0's clock, so that all ranks decide alike what depends on the time
+)
+CHECKSUM_MODULUS = 1 << 40  # small enough that the sum over 8,192 ranks is exact in float64
 
 
 @torch.no_grad()
-def micro_batch_sums(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
-    """The sums of one micro-batch in the order of SUMS, float64; the last two, which are a step's, are 0.
+def micro_batch_sums(loss: Loss, y: Tensor, truncated: Tensor) -> Tensor:
+    """Return the sums of one micro-batch in the order of SUMS, float64. The last two belong to the step and are 0.
 
-    `y` (B,N) are the true tokens, `cut` (B,) bool says which captions did not fit.
+    Args:
+        loss: of the micro-batch.
+        y: (B,N) true tokens.
+        truncated: (B,) bool, captions that did not fit.
     """
-    right, masked = loss.logits.argmax(-1) == y, loss.masked
-    sums = [loss.total, loss.count, (right & masked).sum(), masked.sum(), (right & ~masked).sum(), (~masked).sum()]
-    sums += [cut.sum(), (~cut).sum()]
+    correct, masked = loss.logits.argmax(-1) == y, loss.masked
+    sums = [loss.total, loss.count, (correct & masked).sum(), masked.sum(), (correct & ~masked).sum(), (~masked).sum()]
+    sums += [truncated.sum(), (~truncated).sum()]
     quarter = (masked.double().mean(1) * len(QUARTERS)).ceil().long().clamp(1, len(QUARTERS)) - 1  # (B,)
     for values in (loss.nats, loss.scored):
         by_quarter = torch.zeros(len(QUARTERS), dtype=torch.float64, device=y.device)
@@ -36,36 +116,54 @@ def micro_batch_sums(loss: Loss, y: Tensor, cut: Tensor) -> Tensor:
     return torch.stack([value.double() for value in sums] + [torch.zeros((), dtype=torch.float64, device=y.device)] * 2)
 
 
-def metrics_from_sums(found: dict[str, float], vocab_size: int) -> Metrics:
-    """Figures of a step from its sums over all ranks.
-
-    loss is in nats a token, and loss_masked_25, _50, _75, _100 are the same for images of which up to so many per
-    cent were masked (where there were any); below_chance is how far the loss lies under ln V; accuracies are those on
-    masked and on visible tokens; captions_cut is a share of the captions;
-    samples is a fingerprint of the rows that the step saw; time is in seconds since 1970.
-    """
-    loss = found["loss"] / found["count"]
+def metrics_from_sums(sums: dict[str, float], vocab_size: int) -> Metrics:
+    """Return the metrics of a step from its SUMS over all ranks. STEP_METRICS says what they mean."""
+    loss = sums["loss"] / sums["count"]
     values = {
         "loss": loss,
         "below_chance": math.log(vocab_size) - loss,
-        "accuracy_masked": found["right_masked"] / max(1, found["masked"]),
-        "captions_cut": found["cut"] / (found["cut"] + found["whole"]),
-        "samples": found["samples"] % CHECKSUM_MODULUS,
-        "time": found["time"],
+        "accuracy_masked": sums["correct_masked"] / max(1, sums["masked"]),
+        "captions_cut": sums["truncated"] / (sums["truncated"] + sums["not_truncated"]),
+        "samples": sums["samples"] % CHECKSUM_MODULUS,
+        "time": sums["time"],
     }
-    if found["visible"]:
-        values["accuracy_visible"] = found["right_visible"] / found["visible"]
+    if sums["visible"]:
+        values["accuracy_visible"] = sums["correct_visible"] / sums["visible"]
     for quarter in QUARTERS:
-        if count := found[f"count_{quarter}"]:
-            values[f"loss_masked_{quarter}"] = found[f"loss_{quarter}"] / count
+        if count := sums[f"count_{quarter}"]:
+            values[f"loss_masked_{quarter}"] = sums[f"loss_{quarter}"] / count
     return values
 
 
 def batch_checksum(uid: list[int], seeds: list[int]) -> int:
-    """A number for which rows (`uid`) are at which places of the training order (`seeds`: a seed is its place's alone).
+    """Return a number that depends on which rows (`uid`) are at which positions of the training order (`seeds`).
 
-    Summed over the ranks, modulo CHECKSUM_MODULUS, it is one of the global step, however the rows were shared out.
+    A seed belongs to one position. Summed over the ranks, modulo CHECKSUM_MODULUS, the checksum is that of the global
+    batch, however its rows were divided among the ranks.
     """
-    rows, places = np.array(uid, np.uint64), np.array(seeds, np.uint64)
-    mixed = (rows * np.uint64(0x9E3779B97F4A7C15) ^ places) * np.uint64(0xBF58476D1CE4E5B9)
+    rows, positions = np.array(uid, np.uint64), np.array(seeds, np.uint64)
+    mixed = (rows * np.uint64(0x9E3779B97F4A7C15) ^ positions) * np.uint64(0xBF58476D1CE4E5B9)
     return int((mixed >> np.uint64(24)).sum() % CHECKSUM_MODULUS)
+
+
+def markdown() -> str:
+    """Return the page docs/training_metrics.md."""
+    sections = {
+        "Every step: `steps.jsonl`": STEP_METRICS,
+        "Every `run.log_every` steps and the last, in addition: `steps.jsonl`": LOGGED_METRICS,
+        "When it happens: MLflow alone": EVENT_METRICS,
+    }
+    lines = [
+        "# Training metrics",
+        "<!-- made by: python -m emage.training.step_metrics > docs/training_metrics.md -->",
+        "The keys of `steps.jsonl`, one JSON object per step, in which a number that is not finite is null. The MLflow run",
+        "gets the first two groups under the same names, at every `run.log_every`-th step and the last.",
+    ]
+    for title, metrics in sections.items():
+        lines += ["", f"## {title}", "| name | unit | meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {unit} | {meaning} |" for name, unit, meaning in metrics]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

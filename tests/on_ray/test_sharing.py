@@ -12,7 +12,10 @@ from emage.model import checkpoint
 from emage.on_ray.evaluation import driver as evaluate
 from emage.on_ray.training import worker
 from emage.on_ray.training.recorder import TrainingRecorder
-from emage.training import loop as training
+from emage.training import step_log
+from emage.training.engine import BareEngine, Objective
+from emage.training.loop import fit
+from emage.training.step_metrics import LOGGED_METRICS, STEP_METRICS
 
 
 def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_path: Path):
@@ -29,11 +32,13 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
     parts = worker.checkpoint_config(settings, table.tokenizer)
     torch.manual_seed(0)
     network = checkpoint.build(parts)
-    engine = training.BareEngine(training.Objective(network, settings.method, settings.objective), settings.optim)
+    engine = BareEngine(Objective(network, settings.method, settings.objective), settings.optim)
     recorder = TrainingRecorder(settings, tmp_path / "run", engine, network, parts, start=0)
-    training.fit(engine, table, settings, recorder)
+    fit(engine, table, settings, recorder)
     recorder.finish(table)
     recorder.close()
+    last = list(step_log.read(tmp_path / "run" / "steps.jsonl"))[-1]
+    assert last.keys() <= {metric.name for metric in STEP_METRICS + LOGGED_METRICS}
     pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert {"loss", "accuracy_masked", "context_gain"} <= pipe.facts["metrics"].keys()
     assert pipe.facts["settings"]["optim"]["lr"] == settings.optim.lr and pipe.facts["seconds"] >= 0

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from emage.config import TrainConfig
 from emage.methods.base import Loss
+from emage.training.engine import Objective
 from emage.training.estimate.memory_and_disk import REDUCE_BUCKET_SIZE
-from emage.training.loop import Objective, accumulation
+from emage.training.loop import accumulation
 from emage.training.optimizer import adamw, set_lr
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names

@@ -18,8 +18,9 @@ from emage.model import device_support
 from emage.model.transformer import Network
 from emage.on_ray import tracking
 from emage.training import step_log as steps
+from emage.training.context_gain import context_gain
+from emage.training.engine import Engine
 from emage.training.estimate.parameters_and_flops import flops_per_sample
-from emage.training.loop import Engine, context_gain
 from emage.training.step_log import StepLog
 from emage.training.step_metrics import Metrics
 from emage.utils import image_grid, provenance

@@ -23,7 +23,8 @@ from emage.model.transformer import Network
 from emage.on_ray.training.deepspeed_engine import DeepSpeedEngine
 from emage.on_ray.training.recorder import TrainingRecorder
 from emage.training import resume_state
-from emage.training.loop import DistributedContext, Objective, fit
+from emage.training.engine import DistributedContext, Objective
+from emage.training.loop import fit
 from emage.training.optimizer import make_ema
 from emage.training.resume_state import State
 from emage.training.spike_guard import SpikeGuard
@@ -160,8 +161,8 @@ class Worker:
             self.config,
             self.after,
             start=self.start,
-            ranks=self.ranks,
-            average=self.average,
+            distributed=self.ranks,
+            ema=self.average,
             guard=self.guard,
         )
         if self.recorder is None:

@@ -16,7 +16,8 @@ import torch.multiprocessing as multiprocessing
 from emage.config import CheckpointConfig, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.model import checkpoint
-from emage.training.loop import DistributedContext, Objective, fit
+from emage.training.engine import DistributedContext, Objective
+from emage.training.loop import fit
 from emage.training.spike_guard import SpikeGuard
 
 pytestmark = pytest.mark.faults
@@ -62,7 +63,7 @@ def train(table: str, stage: int, ranks: DistributedContext, saved: Any = None) 
             states.append({"weights": weights, "moments": engine.moments(), "updates": BREAK - 1, "step": step})
 
     guard = SpikeGuard(settings.optim.max_spike)
-    fit(engine, rows, settings, on_step, start=now[0], ranks=ranks, guard=guard)
+    fit(engine, rows, settings, on_step, start=now[0], distributed=ranks, guard=guard)
     return seen, states and states[0], {key: value.clone() for key, value in network.state_dict().items()}
 
 
