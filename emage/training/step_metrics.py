@@ -156,7 +156,7 @@ def markdown() -> str:
     lines = [
         "# Training metrics",
         "<!-- made by: python -m emage.training.step_metrics > docs/training_metrics.md -->",
-        "The keys of `steps.jsonl`, one JSON object per step, in which a number that is not finite is null. The MLflow run",
+        "The keys of `steps.jsonl`, one JSON object per step; a number that is not finite is null there. The MLflow run",
         "gets the first two groups under the same names, at every `run.log_every`-th step and the last.",
     ]
     for title, metrics in sections.items():
