@@ -1,54 +1,62 @@
-"""What is asked of a model behind a queue, and what comes back: all that travels between the processes of an endpoint.
+"""Requests for images and their results: everything that travels between the processes of an endpoint.
 
-Light to import: the process that speaks HTTP holds no model.
+This module imports no PyTorch, because the process that speaks HTTP holds no model.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from emage.config import Rank
+from emage.serving.error_codes import ERROR_CODES
 
-MODEL = "emage"  # the one name in /v1/models
-BROKE, BROKEN = "model_broke", "model_broken"  # codes of Refusal: over this order, or before it came
+MODEL_NAME = "emage"  # the only name in /v1/models
 
 Format = Literal["png", "jpeg"]
 
 
-class Refusal(Exception):
-    """What can't be done, in one line; `status` as in HTTP. `param` names what is wrong of an order."""
+class RequestError(Exception):
+    """A request that cannot be fulfilled.
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int = 0):
-        super().__init__(status, message, param, code, retry_s)  # all of it: it travels between processes
-        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
+    Args:
+        code: A key of `ERROR_CODES`, which gives the HTTP status.
+        message: One line for the client: what is wrong and what to do.
+        param: The request's field that is at fault.
+        retry_s: Seconds until the client may try again (Retry-After); 0: none.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None, retry_s: int = 0):
+        super().__init__(code, message, param, retry_s)  # all arguments: an exception is pickled with `args`
+        self.code, self.message, self.param, self.retry_s = code, message, param, retry_s
+        self.status = ERROR_CODES[code].status
 
 
 @dataclass(frozen=True)
-class Order:
-    """What somebody wants drawn: `n` images of a prompt, image i by the seed `seed + i`."""
+class GenerationRequest:
+    """A request for `n` images of a prompt; image i has the seed `seed + i`."""
 
     prompt: str
     n: int = 1
     seed: int = 0
-    candidates: int = 1  # drawn for each image; the best by `rank` is given
+    candidates: int = 1  # generated per image; the best by `rank` is returned
     rank: Rank = "likelihood"
-    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig over the model's own
+    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig that replace the model's own
     size: str | None = None  # WIDTHxHEIGHT, or auto
-    image: bytes | None = None  # an image of which what `mask` marks is regenerated
+    image: bytes | None = None  # an edit: the image file of which the part that `mask` marks is regenerated
     mask: bytes | None = None
     format: Format = "png"
-    frames: int | None = 0  # previews of each image; None: one after every pass (MAX_FRAMES at most)
+    num_previews: int | None = 0  # per image; None: one after every decoding step (MAX_PREVIEWS at most)
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Image `index` of an order after a pass, as a file."""
+class PreviewImage:
+    """Image `index` of a request after a decoding step, as a file."""
 
     index: int
     seed: int
     number: int  # of this image's previews, from 0
     step: int
     steps: int
-    known: float
+    unmasked: float  # fraction of the tokens
     size: str  # WIDTHxHEIGHT
     file: bytes
     format: Format
@@ -56,12 +64,12 @@ class Preview:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished image as a file, and the seed that draws it again."""
+    """A finished image as a file, with the seed that generates it again."""
 
     index: int
     seed: int
-    steps: int  # passes it took
-    size: str
+    steps: int  # decoding steps it took
+    size: str  # WIDTHxHEIGHT
     file: bytes
     format: Format
-    prompt_cut: bool  # the prompt is longer than the model reads
+    prompt_truncated: bool  # the prompt is longer than the text encoder reads

@@ -8,14 +8,22 @@ import pytest
 from fake_pipe import FakePipe, colour
 
 from emage.config import SamplingConfig
-from emage.serving.batcher import Batch, Batcher, BrokenError, DrawingError, Drawn, Frame, Job, warm_up
+from emage.serving.batch_types import (
+    BatchRecord,
+    BrokenModelError,
+    FinishedImage,
+    GenerationError,
+    IntermediateImage,
+    QueuedImage,
+)
+from emage.serving.batcher import Batcher, warm_up
 
 
-def job(pipe: FakePipe, prompt: str, seed: int = 0, steps: int = 4, **more: Any) -> Job:
-    return Job(pipe, prompt, seed, SamplingConfig(steps=steps), **more)
+def job(pipe: FakePipe, prompt: str, seed: int = 0, steps: int = 4, **more: Any) -> QueuedImage:
+    return QueuedImage(pipe, prompt, seed, SamplingConfig(steps=steps), **more)
 
 
-def right(drawn: Drawn, asked: Job) -> bool:
+def right(drawn: FinishedImage, asked: QueuedImage) -> bool:
     return drawn.image.getpixel((0, 0)) == colour(asked.prompt, asked.seed, asked.settings.steps, asked.canvas)
 
 
@@ -29,7 +37,7 @@ def test_each_waiter_gets_the_image_of_its_seed() -> None:
         pipe = FakePipe()
         batcher = Batcher(max_batch_size=4, wait_s=0.01)
         jobs = [job(pipe, "a", seed, steps=seed % 3 + 1, canvas=seed % 2 or None) for seed in range(20)]
-        drawn = await asyncio.gather(*map(batcher.draw, jobs))
+        drawn = await asyncio.gather(*map(batcher.generate, jobs))
         assert all(map(right, drawn, jobs))
         assert max(len(prompts) for prompts, _ in pipe.batches) == 4
 
@@ -41,10 +49,10 @@ def test_batches_fill_up_while_the_model_is_busy() -> None:
         go = threading.Event()
         pipe = FakePipe(go=go)
         batcher = Batcher(max_batch_size=4, wait_s=0.001)
-        waiting = [asyncio.create_task(batcher.draw(job(pipe, "first")))]
+        waiting = [asyncio.create_task(batcher.generate(job(pipe, "first")))]
         await until(lambda: pipe.batches)
         for prompt in "abcd":  # one by one, longer apart than `wait_s`
-            waiting.append(asyncio.create_task(batcher.draw(job(pipe, prompt))))
+            waiting.append(asyncio.create_task(batcher.generate(job(pipe, prompt))))
             await asyncio.sleep(0.01)
         go.set()
         await asyncio.gather(*waiting)
@@ -65,7 +73,7 @@ def test_only_equal_settings_share_a_batch_and_the_oldest_goes_first() -> None:
             job(pipe, "e", steps=8),
             job(pipe, "f", scored=True),
         ]
-        await asyncio.gather(*map(batcher.draw, jobs))
+        await asyncio.gather(*map(batcher.generate, jobs))
         assert pipe.batches == [(["a", "c"], 4), (["b", "e"], 8), (["d"], 4), (["f"], 4)]
 
     asyncio.run(scene())
@@ -76,11 +84,11 @@ def test_a_failed_batch_is_not_the_end_of_the_queue() -> None:
         pipe, batcher = FakePipe(), Batcher(max_batch_size=2, wait_s=0.01)
         good, later = job(pipe, "good", seed=5, steps=8), job(pipe, "later", seed=6)
         failure, drawn = await asyncio.gather(
-            batcher.draw(job(pipe, "fails")), batcher.draw(good), return_exceptions=True
+            batcher.generate(job(pipe, "fails")), batcher.generate(good), return_exceptions=True
         )
-        assert isinstance(failure, DrawingError) and not isinstance(failure, BrokenError) and not batcher.broken
-        assert isinstance(drawn, Drawn) and right(drawn, good)
-        assert right(await batcher.draw(later), later)
+        assert isinstance(failure, GenerationError) and not isinstance(failure, BrokenModelError) and not batcher.broken
+        assert isinstance(drawn, FinishedImage) and right(drawn, good)
+        assert right(await batcher.generate(later), later)
 
     asyncio.run(scene())
 
@@ -89,11 +97,11 @@ def test_a_model_that_can_draw_nothing_any_more_fails_all_who_wait() -> None:
     async def scene() -> None:
         pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0)
         both = (job(pipe, "breaks"), job(pipe, "good"))
-        failures = await asyncio.gather(*map(batcher.draw, both), return_exceptions=True)
-        began = [failure.began for failure in failures if isinstance(failure, BrokenError)]
+        failures = await asyncio.gather(*map(batcher.generate, both), return_exceptions=True)
+        began = [failure.during for failure in failures if isinstance(failure, BrokenModelError)]
         assert began == [True, False] and batcher.broken
-        with pytest.raises(BrokenError):
-            await batcher.draw(job(pipe, "good"))
+        with pytest.raises(BrokenModelError):
+            await batcher.generate(job(pipe, "good"))
 
     asyncio.run(scene())
 
@@ -103,7 +111,7 @@ def test_what_does_not_fit_into_memory_is_drawn_in_halves() -> None:
         pipe = FakePipe()
         batcher = Batcher(max_batch_size=8, wait_s=0.01)
         jobs = [job(pipe, "large", seed) for seed in range(8)]
-        drawn = await asyncio.gather(*map(batcher.draw, jobs))
+        drawn = await asyncio.gather(*map(batcher.generate, jobs))
         assert all(map(right, drawn, jobs))
         assert [len(prompts) for prompts, _ in pipe.batches] == [8, 4, 2, 2, 2, 2]
 
@@ -115,7 +123,7 @@ def test_each_job_is_drawn_by_the_model_that_it_was_made_for() -> None:
         old, new = FakePipe(), FakePipe()
         batcher = Batcher(max_batch_size=8, wait_s=0.01)
         jobs = [job(old, "large", 1), job(new, "b", 2), job(old, "large", 3), job(old, "large", 4), job(new, "c", 5)]
-        assert all(map(right, await asyncio.gather(*map(batcher.draw, jobs)), jobs))
+        assert all(map(right, await asyncio.gather(*map(batcher.generate, jobs)), jobs))
         halves = [(["large"] * 3, 4), (["large"] * 2, 4), (["large"], 4)]
         assert (old.batches, new.batches) == (halves, [(["b", "c"], 4)])  # the new one's batches are whole again
 
@@ -123,12 +131,12 @@ def test_each_job_is_drawn_by_the_model_that_it_was_made_for() -> None:
 
 
 def test_who_counts_may_fail() -> None:
-    def fails(batch: Batch) -> None:
+    def fails(record: BatchRecord) -> None:
         raise OSError("the meter is gone")
 
     async def scene() -> None:
         pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0, observe=fails)
-        assert len(await asyncio.gather(*(batcher.draw(job(pipe, "a", seed)) for seed in range(4)))) == 4
+        assert len(await asyncio.gather(*(batcher.generate(job(pipe, "a", seed)) for seed in range(4)))) == 4
 
     asyncio.run(scene())
 
@@ -138,7 +146,7 @@ def test_a_drawing_that_is_stuck_shows() -> None:
         go = threading.Event()
         pipe, batcher = FakePipe(go=go), Batcher(max_batch_size=1, wait_s=0.0)
         assert batcher.stuck_s == 0.0
-        task = asyncio.create_task(batcher.draw(job(pipe, "a")))
+        task = asyncio.create_task(batcher.generate(job(pipe, "a")))
         await asyncio.sleep(0.3)
         assert batcher.stuck_s > 0.2
         go.set()
@@ -153,11 +161,11 @@ def test_who_gave_up_is_not_drawn() -> None:
         go = threading.Event()
         pipe = FakePipe(go=go)
         batcher = Batcher(max_batch_size=2, wait_s=0.001)
-        first = asyncio.create_task(batcher.draw(job(pipe, "first")))
+        first = asyncio.create_task(batcher.generate(job(pipe, "first")))
         await until(lambda: pipe.batches)
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(batcher.draw(job(pipe, "impatient")), 0.02)
-        last = asyncio.create_task(batcher.draw(job(pipe, "last")))
+            await asyncio.wait_for(batcher.generate(job(pipe, "impatient")), 0.02)
+        last = asyncio.create_task(batcher.generate(job(pipe, "last")))
         go.set()
         await asyncio.gather(first, last)
         assert pipe.batches == [(["first"], 4), (["last"], 4)]
@@ -167,15 +175,15 @@ def test_who_gave_up_is_not_drawn() -> None:
 
 def test_drawing_stops_between_two_passes_when_the_last_waiter_has_gone() -> None:
     async def scene() -> None:
-        pipe, batches = FakePipe(), list[Batch]()
+        pipe, batches = FakePipe(), list[BatchRecord]()
         batcher = Batcher(max_batch_size=2, wait_s=0.001, observe=batches.append)
-        alone = asyncio.create_task(batcher.draw(job(pipe, "busy", steps=40)))
+        alone = asyncio.create_task(batcher.generate(job(pipe, "busy", steps=40)))
         await until(lambda: pipe.passed == 2)
         alone.cancel()
         await until(lambda: batches)
         assert pipe.passed <= 4 and not batches[0].finished
 
-        leaver, stayer = (asyncio.create_task(batcher.draw(job(pipe, "busy", seed, steps=5))) for seed in (1, 2))
+        leaver, stayer = (asyncio.create_task(batcher.generate(job(pipe, "busy", seed, steps=5))) for seed in (1, 2))
         await until(lambda: pipe.passed > 5)
         leaver.cancel()
         assert right(await stayer, job(pipe, "busy", 2, steps=5))
@@ -191,14 +199,14 @@ def test_drawing_stops_between_two_passes_when_the_last_waiter_has_gone() -> Non
 )
 def test_previews_are_spread_over_the_passes_before_the_last(frames: int, steps: int, after: list[int]) -> None:
     async def scene() -> None:
-        seen: list[Frame] = []
+        seen: list[IntermediateImage] = []
         pipe, batcher = FakePipe(), Batcher(max_batch_size=2, wait_s=0.001)
         await asyncio.gather(
-            batcher.draw(job(pipe, "a", steps=steps, frames=frames, on_frame=seen.append)),
-            batcher.draw(job(pipe, "b", steps=steps)),
+            batcher.generate(job(pipe, "a", steps=steps, num_previews=frames, on_preview=seen.append)),
+            batcher.generate(job(pipe, "b", steps=steps)),
         )
         assert [frame.step for frame in seen] == after
-        assert [frame.known for frame in seen] == [step / steps for step in after]
+        assert [frame.unmasked for frame in seen] == [step / steps for step in after]
         assert [frame.image.getpixel((0, 0))[0] for frame in seen] == [255 * step // steps for step in after]
 
     asyncio.run(scene())
@@ -207,8 +215,8 @@ def test_previews_are_spread_over_the_passes_before_the_last(frames: int, steps:
 def test_the_backlog_is_told_in_seconds() -> None:
     async def scene() -> None:
         pipe, batcher = FakePipe(), Batcher(max_batch_size=1, wait_s=0.0)
-        await batcher.draw(job(pipe, "busy"))  # 4 x 0.05 s
-        tasks = [asyncio.create_task(batcher.draw(job(pipe, "busy", seed))) for seed in range(6)]
+        await batcher.generate(job(pipe, "busy"))  # 4 x 0.05 s
+        tasks = [asyncio.create_task(batcher.generate(job(pipe, "busy", seed))) for seed in range(6)]
         await until(lambda: batcher.waiting == 5)
         assert 5 * 0.2 <= batcher.backlog_s < 5 * 2.0
         for task in tasks:

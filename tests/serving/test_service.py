@@ -11,53 +11,54 @@ from PIL import Image
 from web import encode
 
 from emage.inference.pipeline import candidate_seed
-from emage.serving.request import GeneratedImage, Order, Preview, Refusal
-from emage.serving.service import Limits, Service
+from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
+from emage.serving.service import QueueLimits, Service
 
 
 def first_pixel(file: bytes) -> Any:
     return Image.open(io.BytesIO(file)).getpixel((0, 0))
 
 
-def run(order: Order, pipe: FakePipe | None = None, **more: Any) -> list[GeneratedImage]:
+def run(request: GenerationRequest, pipe: FakePipe | None = None, **more: Any) -> list[GeneratedImage]:
     async def scene() -> list[GeneratedImage]:
-        return await Service(pipe or FakePipe(), Limits(**more)).draw(order)
+        return await Service(pipe or FakePipe(), QueueLimits(**more)).generate(request)
 
     return asyncio.run(scene())
 
 
-def refusal(order: Order, safety: Callable | None = None) -> Refusal:
+def refusal(request: GenerationRequest, safety: Callable | None = None) -> RequestError:
     async def scene() -> None:
-        await Service(FakePipe(), Limits(), safety).draw(order)
+        await Service(FakePipe(), QueueLimits(), safety).generate(request)
 
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         asyncio.run(scene())
     return refused.value
 
 
 def test_n_images_have_consecutive_seeds() -> None:
-    images = sorted(run(Order("a", n=3, seed=7)), key=lambda image: image.index)
+    images = sorted(run(GenerationRequest("a", n=3, seed=7)), key=lambda image: image.index)
     assert [image.seed for image in images] == [7, 8, 9]
     assert [first_pixel(image.file) for image in images] == [colour("a", seed, 4) for seed in (7, 8, 9)]
 
 
 def test_the_best_of_the_candidates_is_given() -> None:
     colours = [colour("a", candidate_seed(7, c), 4) for c in range(5)]
-    (image,) = run(Order("a", seed=7, candidates=5))
+    (image,) = run(GenerationRequest("a", seed=7, candidates=5))
     assert first_pixel(image.file) == max(colours) != colours[0] and image.seed == 7
     pipe = FakePipe()
-    (first,) = run(Order("a", seed=7, candidates=5, rank="none"), pipe)
+    (first,) = run(GenerationRequest("a", seed=7, candidates=5, rank="none"), pipe)
     assert first_pixel(first.file) == colours[0] and pipe.batches == [(["a"], 4)]
 
 
 def test_a_stream_shows_previews_before_each_image() -> None:
-    async def scene() -> list[Preview | GeneratedImage]:
-        return [event async for event in Service(FakePipe(), Limits()).stream(Order("a", n=2, seed=7, frames=None))]
+    async def scene() -> list[PreviewImage | GeneratedImage]:
+        stream = Service(FakePipe(), QueueLimits()).stream(GenerationRequest("a", n=2, seed=7, num_previews=None))
+        return [event async for event in stream]
 
     events = asyncio.run(scene())
     for index in range(2):
         *previews, last = [event for event in events if event.index == index]
-        assert [(p.number, p.step, p.steps, p.known) for p in previews if isinstance(p, Preview)] == [
+        assert [(p.number, p.step, p.steps, p.unmasked) for p in previews if isinstance(p, PreviewImage)] == [
             (0, 1, 4, 0.25),
             (1, 2, 4, 0.5),
             (2, 3, 4, 0.75),
@@ -69,7 +70,9 @@ def test_a_stream_shows_previews_before_each_image() -> None:
 def test_a_stream_that_is_closed_stops_the_drawing() -> None:
     async def scene() -> None:
         pipe = FakePipe()
-        stream = Service(pipe, Limits()).stream(Order("busy", sampling={"steps": 40}, frames=None))
+        stream = Service(pipe, QueueLimits()).stream(
+            GenerationRequest("busy", sampling={"steps": 40}, num_previews=None)
+        )
         await anext(stream)
         await stream.aclose()
         before = pipe.passed
@@ -82,7 +85,7 @@ def test_a_stream_that_is_closed_stops_the_drawing() -> None:
 def test_an_edit_begins_with_the_image() -> None:
     image, mask = Image.new("RGB", (24, 16), (1, 2, 3)), Image.new("L", (24, 16))
     mask.putpixel((23, 0), 255)
-    (drawn,) = run(Order("a", image=encode(image), mask=encode(mask)))
+    (drawn,) = run(GenerationRequest("a", image=encode(image), mask=encode(mask)))
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((1, 2, 3), 0, 255))
 
 
@@ -94,66 +97,71 @@ def test_a_mask_is_transparent_or_white_where_the_image_is_drawn_anew() -> None:
     opaque.putpixel((23, 0), (255, 255, 255, 255))
     expected = colour("a", 0, 4, ((1, 2, 3), 0, 255))
     for mask in (clear, opaque):
-        assert first_pixel(run(Order("a", image=encode(image), mask=encode(mask)))[0].file) == expected
+        assert first_pixel(run(GenerationRequest("a", image=encode(image), mask=encode(mask)))[0].file) == expected
     itself = image.convert("RGBA")
     itself.putpixel((23, 0), (0, 0, 0, 0))
-    assert first_pixel(run(Order("a", image=encode(itself)))[0].file) == expected
+    assert first_pixel(run(GenerationRequest("a", image=encode(itself)))[0].file) == expected
 
 
 IMAGE, BLACK = encode(Image.new("RGB", (24, 16))), encode(Image.new("L", (8, 8)))
 
 
 @pytest.mark.parametrize(
-    ("order", "status", "param", "text"),
+    ("wanted", "status", "param", "text"),
     [
-        (Order(" \n"), 400, "prompt", "blank"),
-        (Order("a", size="1x1"), 400, "size", "24x16"),
-        (Order("a", sampling={"steps": 0}), 400, "steps", "steps must lie in 1..96, not 0"),
-        (Order("a", image=IMAGE), 400, "mask", "no transparent part"),
-        (Order("a", image=IMAGE, mask=BLACK), 400, "mask", "another size"),
-        (Order("a", image=b"GIF89a"), 400, "image", "no image"),
-        (Order("a", image=IMAGE, mask=IMAGE[:50]), 400, "mask", "mask: it"),
-        (Order("fails"), 500, None, "the server's log says why"),
-        (Order("breaks"), 503, None, "being replaced"),
+        (GenerationRequest(" \n"), 400, "prompt", "blank"),
+        (GenerationRequest("a", size="1x1"), 400, "size", "24x16"),
+        (GenerationRequest("a", sampling={"steps": 0}), 400, "steps", "steps must lie in 1..96, not 0"),
+        (GenerationRequest("a", image=IMAGE), 400, "mask", "no transparent part"),
+        (GenerationRequest("a", image=IMAGE, mask=BLACK), 400, "mask", "another size"),
+        (GenerationRequest("a", image=b"GIF89a"), 400, "image", "not an image"),
+        (GenerationRequest("a", image=IMAGE, mask=IMAGE[:50]), 400, "mask", "mask: it"),
+        (GenerationRequest("fails"), 500, None, "the server's log has the reason"),
+        (GenerationRequest("breaks"), 503, None, "being replaced"),
     ],
 )
-def test_what_cannot_be_done_is_refused(order: Order, status: int, param: str | None, text: str) -> None:
-    refused = refusal(order)
+def test_what_cannot_be_done_is_refused(wanted: GenerationRequest, status: int, param: str | None, text: str) -> None:
+    refused = refusal(wanted)
     assert (refused.status, refused.param) == (status, param) and text in refused.message
 
 
 def test_a_bad_order_does_not_fail_its_neighbours() -> None:
     async def scene() -> None:
-        service = Service(FakePipe(), Limits())
-        orders = [Order("a", seed=1), Order("a", seed=2, sampling={"steps": 0}), Order("a", seed=3)]
-        one, bad, other = await asyncio.gather(*map(service.draw, orders), return_exceptions=True)
-        assert isinstance(bad, Refusal) and isinstance(one, list) and isinstance(other, list)
+        service = Service(FakePipe(), QueueLimits())
+        requests = [
+            GenerationRequest("a", seed=1),
+            GenerationRequest("a", seed=2, sampling={"steps": 0}),
+            GenerationRequest("a", seed=3),
+        ]
+        one, bad, other = await asyncio.gather(*map(service.generate, requests), return_exceptions=True)
+        assert isinstance(bad, RequestError) and isinstance(one, list) and isinstance(other, list)
 
     asyncio.run(scene())
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     async def scene() -> None:
-        service = Service(FakePipe(), Limits(max_batch_size=1, max_queued=10))
-        await service.draw(Order("busy"))
-        whole = asyncio.create_task(service.draw(Order("busy", n=10, candidates=16)))  # let in: nothing waits
+        service = Service(FakePipe(), QueueLimits(max_batch_size=1, max_queued=10))
+        await service.generate(GenerationRequest("busy"))
+        large = GenerationRequest("busy", n=10, candidates=16)  # more than the queue holds: accepted, nothing waits
+        whole = asyncio.create_task(service.generate(large))
         await asyncio.sleep(0.1)
-        with pytest.raises(Refusal) as refused:
-            await service.draw(Order("a"))
+        with pytest.raises(RequestError) as refused:
+            await service.generate(GenerationRequest("a"))
         assert refused.value.status == 429 and refused.value.retry_s >= 150 * 0.2  # 158 wait, 4 x 0.05 s each
         whole.cancel()
         await asyncio.sleep(0.5)
-        assert len(await service.draw(Order("a"))) == 1
+        assert len(await service.generate(GenerationRequest("a"))) == 1
 
     asyncio.run(scene())
 
 
 def test_what_nothing_ranks_takes_no_room() -> None:
     async def scene() -> None:
-        service = Service(FakePipe(), Limits(max_batch_size=1, max_queued=3))
-        drawing = asyncio.create_task(service.draw(Order("busy", n=2, candidates=16, rank="none")))
+        service = Service(FakePipe(), QueueLimits(max_batch_size=1, max_queued=3))
+        drawing = asyncio.create_task(service.generate(GenerationRequest("busy", n=2, candidates=16, rank="none")))
         await asyncio.sleep(0.05)
-        assert len(await service.draw(Order("a"))) == 1
+        assert len(await service.generate(GenerationRequest("a"))) == 1
         await drawing
 
     asyncio.run(scene())
@@ -162,10 +170,10 @@ def test_what_nothing_ranks_takes_no_room() -> None:
 def test_candidates_of_an_image_that_failed_are_not_drawn() -> None:
     async def scene() -> None:
         pipe = FakePipe()
-        service = Service(pipe, Limits(max_batch_size=1))
-        with pytest.raises(Refusal):
-            await service.draw(Order("fails", candidates=8))
-        await service.draw(Order("a"))
+        service = Service(pipe, QueueLimits(max_batch_size=1))
+        with pytest.raises(RequestError):
+            await service.generate(GenerationRequest("fails", candidates=8))
+        await service.generate(GenerationRequest("a"))
         assert pipe.batches[-1] == (["a"], 4) and len(pipe.batches) <= 3
 
     asyncio.run(scene())
@@ -177,7 +185,7 @@ def test_a_16_bit_image_and_mask_are_read_as_they_look() -> None:
     image = Image.fromarray(np.full((16, 24), 0x4000, np.uint16))
     mask = np.zeros((16, 24), np.uint16)
     mask[0, 23] = 0xFFFF
-    (drawn,) = run(Order("a", image=encode(image), mask=encode(Image.fromarray(mask))))
+    (drawn,) = run(GenerationRequest("a", image=encode(image), mask=encode(Image.fromarray(mask))))
     assert first_pixel(drawn.file) == colour("a", 0, 4, ((0x40, 0x40, 0x40), 0, 255))
 
 
@@ -190,22 +198,25 @@ def test_the_safety_hook_sees_prompt_and_image() -> None:
     def fails(prompt: str, image: Image.Image | None) -> str | None:
         raise OSError("the list is gone")
 
-    for order, text in ((Order("a bomb"), "not this word"), (Order("dark"), "withheld: too light")):
-        refused = refusal(order, no_red)
+    for request, text in (
+        (GenerationRequest("a bomb"), "not this word"),
+        (GenerationRequest("dark"), "withheld: too light"),
+    ):
+        refused = refusal(request, no_red)
         assert refused.code == "content_policy_violation" and text in refused.message
-    assert "safety check failed" in refusal(Order("a"), fails).message
+    assert "safety check failed" in refusal(GenerationRequest("a"), fails).message
 
 
 def test_a_model_is_replaced_between_two_batches() -> None:
     async def scene() -> None:
         old, new = FakePipe(step=1), FakePipe(step=2)
-        service = Service(old, Limits())
-        drawing = asyncio.create_task(service.draw(Order("busy")))
+        service = Service(old, QueueLimits())
+        drawing = asyncio.create_task(service.generate(GenerationRequest("busy")))
         while not old.passed:
             await asyncio.sleep(0.01)
         await service.replace(new)
         assert (await service.describe())["step"] == 2
-        await service.draw(Order("a"))
+        await service.generate(GenerationRequest("a"))
         await drawing
         assert old.batches == [(["busy"], 4)] and new.batches == [(["a"], 4)]
         with pytest.raises(RuntimeError):
@@ -220,5 +231,5 @@ def test_a_model_is_replaced_between_two_batches() -> None:
 def test_a_refusal_travels_between_processes_whole() -> None:
     import pickle
 
-    refused = Refusal(429, "later", "prompt", "rate_limit_exceeded", retry_s=3)
+    refused = RequestError("rate_limit_exceeded", "later", "prompt", retry_s=3)
     assert vars(pickle.loads(pickle.dumps(refused))) == vars(refused)

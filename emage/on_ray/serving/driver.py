@@ -28,11 +28,11 @@ from emage.config import ServeConfig
 from emage.model import hub
 from emage.on_ray import launch, tracking
 from emage.on_ray.serving.frontend import Frontend
-from emage.on_ray.serving.metrics import ModelMeter
+from emage.on_ray.serving.metrics import ModelMetrics
 from emage.serving.http.app import Options
-from emage.serving.http.auth import GateOptions, is_loopback
-from emage.serving.request import MODEL, GeneratedImage, Order, Preview, Refusal
-from emage.serving.service import Limits, Pipe, Safety, Service
+from emage.serving.http.auth import AccessOptions, is_loopback
+from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage, RequestError
+from emage.serving.service import QueueLimits, SafetyHook, Service, ServicePipeline
 from emage.utils.errors import InputError
 
 QUIET = {"log_level": "WARNING"}  # on the terminal of whoever started it; INFO is a line a request
@@ -44,7 +44,7 @@ HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replac
 STUCK_S = 60.0  # a pass that takes longer, and longer than a whole request may, will not end
 API_KEY = "EMAGE_API_KEY"  # environment variable
 
-Load = Callable[[ServeConfig], Pipe]
+Load = Callable[[ServeConfig], ServicePipeline]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Model:
     """
 
     def __init__(self, config: ServeConfig, load: Load):
-        self._config, self._load, self._meter = config, load, ModelMeter()
+        self._config, self._load, self._metrics = config, load, ModelMetrics()
         self._service: Service | None = None
         self._asked = ""  # the checkpoint of `user_config`
         self._reload: asyncio.Task[None] | None = None
@@ -91,10 +91,10 @@ class Model:
                 raise
             self._refuse(checkpoint, error)
             pipe = await self._loaded(config.checkpoint)
-        limits = Limits(config.max_batch_size, config.batch_wait_s, config.max_queued)
-        service = Service(pipe, limits, _safety(config.access.safety), self._meter.batch)
+        limits = QueueLimits(config.max_batch_size, config.batch_wait_s, config.max_queued)
+        service = Service(pipe, limits, _safety(config.access.safety), self._metrics.record_batch)
         await service.warm_up()
-        self._meter.model(pipe.facts.get("step", 0))
+        self._metrics.record_model(pipe.facts.get("step", 0))
         return service
 
     async def _replace(self, service: Service, checkpoint: str) -> None:
@@ -105,35 +105,35 @@ class Model:
         except Exception as error:  # whatever is wrong with the new one, the old one still draws
             self._refuse(checkpoint, error)
         else:
-            self._meter.model(pipe.facts.get("step", 0))
+            self._metrics.record_model(pipe.facts.get("step", 0))
             self._news = {}
 
-    async def _loaded(self, checkpoint: str) -> Pipe:
+    async def _loaded(self, checkpoint: str) -> ServicePipeline:
         return await asyncio.to_thread(self._load, replace(self._config, checkpoint=checkpoint))
 
     def _refuse(self, checkpoint: str, error: Exception) -> None:
         _log.error("%s could not be loaded; the model before goes on", checkpoint, exc_info=error)
         self._news = {"not_loaded": checkpoint, "reason": (str(error) or repr(error)).splitlines()[0][:300]}
 
-    async def draw(self, order: Order) -> list[GeneratedImage] | Refusal:
+    async def generate(self, request: GenerationRequest) -> list[GeneratedImage] | RequestError:
         try:
-            return await self._there.draw(order)
-        except Refusal as refusal:
-            return refusal
+            return await self._there.generate(request)
+        except RequestError as error:
+            return error
 
-    async def stream(self, order: Order) -> AsyncIterator[Preview | GeneratedImage | Refusal]:
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[PreviewImage | GeneratedImage | RequestError]:
         try:
-            async with contextlib.aclosing(self._there.stream(order)) as events:
+            async with contextlib.aclosing(self._there.stream(request)) as events:
                 async for event in events:
                     yield event
-        except Refusal as refusal:
-            yield refusal
+        except RequestError as error:
+            yield error
 
-    async def describe(self) -> dict[str, Any] | Refusal:
+    async def describe(self) -> dict[str, Any] | RequestError:
         try:
             return await self._there.describe() | ({"reload": self._news} if self._news else {})
-        except Refusal as refusal:
-            return refusal
+        except RequestError as error:
+            return error
 
     def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""
@@ -167,7 +167,7 @@ def _serve(config: ServeConfig) -> None:
         print(f"\nready: {url} (Ctrl-C ends it)\n\n{curl(url)}\n", flush=True)
         _wait_for_signal()
     finally:
-        serve.delete(MODEL)  # drains
+        serve.delete(MODEL_NAME)  # drains
         if os.environ.get("RAY_ADDRESS"):
             serve.shutdown()
         else:
@@ -187,7 +187,8 @@ def start(config: ServeConfig, load: Load | None = None) -> str:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options=options, logging_config=QUIET)
     try:
-        serve.run(application(config, load, max_constructor_retry_count=1), name=MODEL)  # somebody waits to be told
+        # One attempt: the user waits at the terminal.
+        serve.run(application(config, load, max_constructor_retry_count=1), name=MODEL_NAME)
     except RuntimeError:
         reason = _reason()
         stop()
@@ -205,7 +206,7 @@ def application(config: ServeConfig, load: Load | None = None, **options: Any) -
 
     `options`: further ones of the Model deployment.
     """
-    gate = GateOptions(_key_sha256(config), tuple(config.access.origins), int(config.access.max_upload_mb * 1e6))
+    access = AccessOptions(_key_sha256(config), tuple(config.access.origins), int(config.access.max_upload_mb * 1e6))
     model = Model.options(  # type: ignore[attr-defined]
         **_scale(config),
         ray_actor_options={"num_gpus": config.gpus_per_replica},
@@ -224,7 +225,7 @@ def application(config: ServeConfig, load: Load | None = None, **options: Any) -
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
     )
-    return frontend.bind(model.bind(config, load or load_checkpoint), Options(config.timeout_s, gate))
+    return frontend.bind(model.bind(config, load or load_checkpoint), Options(config.timeout_s, access))
 
 
 def _scale(config: ServeConfig) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def _key_sha256(config: ServeConfig) -> str | None:
     return hashlib.sha256(key.strip().encode()).hexdigest() if key.strip() else None
 
 
-def _safety(name: str | None) -> Safety | None:
+def _safety(name: str | None) -> SafetyHook | None:
     """The hook of this name, module:function. Raises InputError where there is none."""
     if name is None:
         return None
@@ -270,7 +271,7 @@ def _safety(name: str | None) -> Safety | None:
     return hook
 
 
-def load_checkpoint(config: ServeConfig) -> Pipe:
+def load_checkpoint(config: ServeConfig) -> ServicePipeline:
     """The model, on the replica's device."""
     import torch
 
@@ -336,7 +337,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _reason() -> str:
     """What the replica's `__init__` raised: the last line of the stack trace in the deployment's status."""
-    trace = serve.status().applications[MODEL].deployments["Model"].message
+    trace = serve.status().applications[MODEL_NAME].deployments["Model"].message
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     return lines[-1].removeprefix("emage.utils.errors.InputError: ") if lines else "see Ray's log"
 

@@ -1,58 +1,62 @@
-"""What Ray Serve's HTTP proxy answers by itself, in the API's form: a middleware in the proxy's process.
+"""Ray Serve's own answers in the API's form: a middleware in the process of Serve's HTTP proxy.
 
-Serve has plain text, or nothing at all, for requests that no Frontend answered: one that was lost meanwhile, an
-endpoint that is being stopped, a proxy that is full. It looks for `middlewares` by an environment variable of the
-proxy's process (`launch.PROXY_HOOK`): on one machine `launch.start_ray` sets it, on a cluster whoever starts Ray on the
-nodes.
+Serve has plain text, or nothing at all, for requests that no Frontend answered: the Frontend was lost meanwhile, the
+endpoint is being stopped, a queue is full. Serve finds `middlewares` by an environment variable of the proxy's process
+(`launch.PROXY_HOOK`): on one machine `launch.start_ray` sets it, on a cluster it must be set when Ray is started on a
+node.
 
-Two headers by which a client could lift Serve's deadline, or ask it to go on for a client that has gone, are taken
-away.
+The middleware also removes two request headers by which a client could disable Serve's timeout, or keep a request
+running after it has disconnected.
 """
 
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emage.serving.http import schemas
+from emage.serving.http.error_handlers import error_answer
 
-LIFTED = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-# Status that Serve gives -> status, words and code that clients get. All paths are the endpoint's, so that Serve's 404
-# means that there is none (any more). 0: Serve gives no answer at all.
-WORDS = {
-    0: (503, "the process that had this request was lost; try again", "replica_lost"),
-    404: (503, "the endpoint is starting or stopping; try again in a moment", "not_ready"),
-    408: (408, "no answer in time", "timeout"),
-    429: (429, "too many requests are open; try again in a moment", "rate_limit_exceeded"),
-    503: (503, "too many requests are open, or the endpoint is starting; try again in a moment", "not_ready"),
+REMOVED_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+NO_ANSWER = 0  # in the place of a status: Serve ended the request without an answer
+# Serve's status -> error code and message. Every path is the endpoint's, so Serve's 404 means that no endpoint runs.
+PROXY_ERRORS = {
+    NO_ANSWER: ("replica_lost", "the process that handled this request was lost; try again"),
+    404: ("not_ready", "the endpoint is starting or stopping; try again in a moment"),
+    408: ("timeout", "no answer in time"),
+    429: ("rate_limit_exceeded", "too many requests are open; try again in a moment"),
+    503: ("not_ready", "the endpoint is starting or stopping; try again in a moment"),
 }
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its proxy."""
-    return [Middleware(ApiForm)]
+    """Return what Serve puts around its proxy."""
+    return [Middleware(ApiErrorMiddleware)]
 
 
-class ApiForm:
+class ApiErrorMiddleware:
+    """Replaces Serve's own answers with errors of the API."""
+
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() not in LIFTED]}
-        status = 0  # of the answer; one of Serve's own is held back
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() not in REMOVED_HEADERS]}
+        serve_status: int | None = NO_ANSWER  # the status of an answer of Serve's own; None: a Frontend answers
+        serve_text = b""
 
-        async def watch(message: Message) -> None:
-            nonlocal status
+        async def hold_back_serves_own(message: Message) -> None:
+            nonlocal serve_status, serve_text
             if message["type"] == "http.response.start":
                 kind = dict(message.get("headers", [])).get(b"content-type", b"")
-                own = message["status"] in WORDS and kind.startswith(b"text/plain")
-                status = -message["status"] if own else message["status"]
-            if status > 0:
+                is_serves_own = message["status"] in PROXY_ERRORS and kind.startswith(b"text/plain")
+                serve_status = message["status"] if is_serves_own else None
+            if serve_status is None:
                 await send(message)
+            else:
+                serve_text += message.get("body", b"")
 
-        await self.app(scope, receive, watch)
-        if status <= 0:
-            answered, message, code = WORDS[-status]
-            headers = {"Retry-After": "1"} if answered in (429, 503) else None
-            await JSONResponse(schemas.error(answered, message, None, code), answered, headers)(scope, receive, send)
+        await self.app(scope, receive, hold_back_serves_own)
+        if serve_status is not None:
+            is_queue_full = serve_status == 503 and b"backpressure" in serve_text  # Serve's BackPressureError
+            code, message = PROXY_ERRORS[429 if is_queue_full else serve_status]
+            await error_answer(code, message, retry_s=0 if code == "timeout" else 1)(scope, receive, send)

@@ -1,7 +1,7 @@
-"""What the endpoint says of itself, as Ray's metrics: Prometheus finds them at every node's exporter, under `ray_`.
+"""The endpoint's metrics, as Ray's metrics: Prometheus finds them at every node's exporter, with the prefix `ray_`.
 
-`RequestMeter.text` gathers what the exporters of all nodes hold of ours, so that one address shows all replicas. The
-exporters hear from their processes every ten seconds or so.
+`RequestMetrics.text` collects the metrics of the exporters of all nodes, so that one address shows all replicas. The
+exporters are about ten seconds behind their processes.
 """
 
 import asyncio
@@ -13,62 +13,71 @@ import aiohttp
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-if TYPE_CHECKING:  # brings PyTorch, which the process that speaks HTTP has no use for
-    from emage.serving.batcher import Batch
+if TYPE_CHECKING:  # the process that speaks HTTP needs the type only
+    from emage.serving.batch_types import BatchRecord
 
 
-SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
-SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+SECONDS_BOUNDARIES = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+BATCH_SIZE_BOUNDARIES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 PREFIX = "ray_emage_"
-NOISE = re.compile(r'(otel_scope_\w+|SessionName|Version|Component)="[^"]*",?')  # of every line, and the same in all
+RAY_LABELS = re.compile(r'(otel_scope_\w+|SessionName|Version|Component)="[^"]*",?')  # the same in every line
 
 
-class ModelMeter:
-    """Of a replica that draws."""
+class ModelMetrics:
+    """The metrics of a replica that generates."""
 
     def __init__(self) -> None:
-        self._wait = Histogram("emage_queue_wait_seconds", "an image's time in the queue", boundaries=SECONDS)
-        self._size = Histogram("emage_batch_size", "images drawn together", boundaries=SIZES)
-        self._step = Histogram("emage_step_seconds", "one pass over a batch, previews included", boundaries=SECONDS)
+        self._wait = Histogram(
+            "emage_queue_wait_seconds", "time of an image in the queue", boundaries=SECONDS_BOUNDARIES
+        )
+        self._size = Histogram("emage_batch_size", "images per batch", boundaries=BATCH_SIZE_BOUNDARIES)
+        self._step = Histogram(
+            "emage_step_seconds", "one decoding step of a batch, previews included", boundaries=SECONDS_BOUNDARIES
+        )
         self._images = Counter(
             "emage_pictures",
-            "images drawn, candidates too; finished=false: nobody waited, or it failed",
+            "generated images, candidates included; finished=false: all clients had cancelled, or the batch failed",
             tag_keys=("finished",),
         )
-        self._loaded = Gauge("emage_model_step", "training step of the model that draws")
+        self._loaded = Gauge("emage_model_step", "training step of the loaded model")
 
-    def batch(self, batch: "Batch") -> None:
-        self._size.observe(batch.size)
-        for seconds in batch.waits_s:
+    def record_batch(self, record: "BatchRecord") -> None:
+        """Record a batch that has ended."""
+        self._size.observe(record.size)
+        for seconds in record.waits_s:
             self._wait.observe(seconds)
-        for seconds in batch.steps_s:
+        for seconds in record.steps_s:
             self._step.observe(seconds)
-        self._images.inc(batch.size, {"finished": str(batch.finished).lower()})
+        self._images.inc(record.size, {"finished": str(record.finished).lower()})
 
-    def model(self, step: int) -> None:
+    def record_model(self, step: int) -> None:
+        """Record the training step of the model that is loaded."""
         self._loaded.set(step)
 
 
-class RequestMeter:
-    """Of a process that speaks HTTP."""
+class RequestMetrics:
+    """The metrics of a process that speaks HTTP (emage.serving.http.backend.MetricsSink)."""
 
     def __init__(self) -> None:
         self._requests = Counter("emage_requests", "answered requests", tag_keys=("route", "status"))
-        self._seconds = Histogram("emage_request_seconds", "to the last byte", boundaries=SECONDS, tag_keys=("route",))
+        self._seconds = Histogram(
+            "emage_request_seconds", "seconds to the last byte", boundaries=SECONDS_BOUNDARIES, tag_keys=("route",)
+        )
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Record an answered request."""
         self._requests.inc(1, {"route": route, "status": str(status)})
         self._seconds.observe(seconds, {"route": route})
 
     async def text(self) -> str:
-        """Prometheus' text of all nodes. A node that does not answer is left out."""
+        """Return the metrics of all nodes in Prometheus' text format. A node that does not answer is left out."""
         nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session:
-            pages = await asyncio.gather(*(_page(session, node) for node in nodes))
-        return "\n".join(_ours(pages)) + "\n"
+            texts = await asyncio.gather(*(_exporter_text(session, node) for node in nodes))
+        return "\n".join(_merged_lines(texts)) + "\n"
 
 
-async def _page(session: aiohttp.ClientSession, node: dict) -> str:
+async def _exporter_text(session: aiohttp.ClientSession, node: dict) -> str:
     try:
         async with session.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
             return await answer.text()
@@ -76,19 +85,19 @@ async def _page(session: aiohttp.ClientSession, node: dict) -> str:
         return ""
 
 
-def _ours(pages: list[str]) -> Iterator[str]:
-    """Our lines of several pages; the lines of a metric stand together, below one HELP and one TYPE."""
+def _merged_lines(texts: list[str]) -> Iterator[str]:
+    """Yield our lines of several exporters, grouped by metric below one HELP and one TYPE line."""
     heads: dict[str, list[str]] = {}
     lines: dict[str, list[str]] = {}
-    for page in pages:
+    for text in texts:
         name = ""
-        for line in page.splitlines():
+        for line in text.splitlines():
             if line.startswith("# "):
                 name = line.split(" ", 3)[2]
                 if name.startswith(PREFIX) and line not in heads.setdefault(name, []):
                     heads[name].append(line)
             elif name.startswith(PREFIX) and line.startswith(PREFIX):
-                lines.setdefault(name, []).append(NOISE.sub("", line).replace(",}", "}"))
+                lines.setdefault(name, []).append(RAY_LABELS.sub("", line).replace(",}", "}"))
     for name, head in heads.items():
         yield from head
         yield from lines.get(name, [])

@@ -1,7 +1,7 @@
-"""Who may ask, and how much: an ASGI middleware in front of every route.
+"""Access rules: an ASGI middleware in front of every route, for authentication, origins, and the size of a request.
 
-Without an API key the endpoint is for this machine alone: only loopback addresses are answered, and no page of another
-site may use it from a visitor's browser (neither under a Host that only resolves to here, nor from another Origin).
+Without an API key the endpoint serves its own machine only: it answers loopback addresses, and no page of another site
+may use it from a visitor's browser (neither under a host name that resolves to this machine, nor from another Origin).
 """
 
 import asyncio
@@ -14,104 +14,106 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emage.serving.http import schemas
+from emage.serving.http.error_handlers import error_answer
 
-OPEN = ("/", "/health", "/docs", "/openapi.json")  # and what lies below OPEN_BELOW: nothing secret, no work
-OPEN_BELOW = ("/page/", "/static-offline-docs/", "/docs/")
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+PUBLIC_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: nothing secret, no work for the model
+PUBLIC_PREFIXES = ("/page/", "/static-offline-docs/", "/docs/")
+SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
 @dataclass(frozen=True)
-class GateOptions:
-    """What the gate lets in."""
+class AccessOptions:
+    """The access rules."""
 
-    key_sha256: str | None = None  # of the API key; none: this machine alone
+    key_sha256: str | None = None  # of the API key; None: no key, and only this machine is answered
     origins: tuple[str, ...] = ()  # of other sites whose pages may use the endpoint
     max_body: int = 20_000_000  # bytes of a request
-    body_timeout_s: float = 20.0  # for all of it
+    body_timeout_s: float = 20.0  # until a request's body must be complete
 
 
 class BodyError(HTTPException):
-    """A body that is too large or too slow. FastAPI hands HTTP's own exceptions on as they are."""
+    """A body that is too large or too slow. It is an HTTPException because FastAPI passes only those on unchanged."""
 
 
-class Gate:
-    def __init__(self, app: ASGIApp, options: GateOptions):
+class AuthMiddleware:
+    """Rejects requests that break the access rules, and adds the security headers to the other answers."""
+
+    def __init__(self, app: ASGIApp, options: AccessOptions):
         self.app, self.options = app, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        if refusal := self._refuse(scope, headers):
-            status, message, code = refusal
-            extra = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-            return await JSONResponse(schemas.error(status, message, None, code), status, extra)(scope, receive, send)
+        if rejection := self._rejection(scope, headers):
+            code, message = rejection
+            challenge = {"WWW-Authenticate": "Bearer"} if code == "invalid_api_key" else None
+            return await error_answer(code, message, headers=challenge)(scope, receive, send)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS]}
             await send(message)
 
-        await self.app(scope, self._counted(receive), send_with_headers)
+        await self.app(scope, self._limited(receive), send_with_headers)
 
-    def _refuse(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
-        """Status, message and code where the request is not let in."""
+    def _rejection(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
+        """Return the error code and message of a request that breaks a rule, else None."""
         options = self.options
         length = headers.get("content-length", "0")
         if not length.isdecimal():
-            return 400, "Content-Length is no number", "invalid_request"
+            return "invalid_request", "Content-Length is not a number"
         if int(length) > options.max_body:
-            return 413, _too_large(options), "request_too_large"
+            return "request_too_large", _too_large(options)
         if options.key_sha256 is None:
-            return self._refuse_stranger(scope, headers)
+            return self._rejection_without_key(scope, headers)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        if path in OPEN or path.startswith(OPEN_BELOW):
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()
         if scheme.lower() == "bearer" and hmac.compare_digest(given, options.key_sha256):
             return None
-        return 401, "this endpoint wants an API key: Authorization: Bearer KEY", "invalid_api_key"
+        return "invalid_api_key", "this endpoint needs an API key: Authorization: Bearer KEY"
 
-    def _refuse_stranger(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
+    def _rejection_without_key(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
         peer = (scope.get("client") or ("",))[0]
         if not is_loopback(peer):
-            return 401, "without an API key this endpoint answers its own machine alone", "invalid_api_key"
+            return "invalid_api_key", "without an API key this endpoint accepts connections from its own machine only"
         host = headers.get("host", "")
         if not is_loopback(_split(f"//{host}").hostname or ""):
-            return 403, "without an API key this endpoint is reached as localhost alone", "host_not_allowed"
+            return "host_not_allowed", "without an API key this endpoint is reached as localhost only"
         origin = headers.get("origin")
         if origin is not None and origin not in self.options.origins and _split(origin).netloc != host:
-            return 403, "pages of other sites may not use this endpoint (access.origins)", "origin_not_allowed"
+            return "origin_not_allowed", "pages of other sites may not use this endpoint (access.origins)"
         return None
 
-    def _counted(self, receive: Receive) -> Receive:
-        """`receive` with the body's bytes and seconds limited."""
-        options, read, ends, whole = self.options, 0, time.monotonic() + self.options.body_timeout_s, False
+    def _limited(self, receive: Receive) -> Receive:
+        """Return `receive` with limits on the body's bytes and seconds."""
+        options, num_bytes, complete = self.options, 0, False
+        deadline = time.monotonic() + options.body_timeout_s
 
         async def limited() -> Message:
-            nonlocal read, whole
-            if whole:  # from here on only a disconnect can come
+            nonlocal num_bytes, complete
+            if complete:  # only a disconnect can follow
                 return await receive()
             try:
-                message: Any = await asyncio.wait_for(receive(), max(0.0, ends - time.monotonic()))
+                message: Any = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
-                raise BodyError(408, f"the request was not whole within {options.body_timeout_s:g} s") from None
-            read += len(message.get("body", b""))
-            if read > options.max_body:
+                raise BodyError(408, f"the body was not complete within {options.body_timeout_s:g} s") from None
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > options.max_body:
                 raise BodyError(413, _too_large(options))
-            whole = not message.get("more_body", False)
+            complete = not message.get("more_body", False)
             return message
 
         return limited
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -119,12 +121,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL; of what is none, nothing."""
+    """Return the parts of a URL, all empty if it is not one."""
     try:
         return urlsplit(url)
     except ValueError:
         return urlsplit("")
 
 
-def _too_large(options: GateOptions) -> str:
+def _too_large(options: AccessOptions) -> str:
     return f"the request is larger than {options.max_body / 1e6:g} MB"

@@ -1,86 +1,85 @@
-"""The endpoint's OpenAPI description: examples, answers, the form of an edit."""
+"""The endpoint's OpenAPI description: examples, answers, error codes, the form of an edit."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
 
-ABOUT = """Text-to-image in parallel, in the shape of the OpenAI images API: an OpenAI client with another base URL
-works unchanged. `GET /` is a page to try it on.
+DESCRIPTION = """Parallel text-to-image generation with the OpenAI images API: an OpenAI client with another base URL
+works unchanged. `GET /` is a playground page.
 
-The same prompt, seed and settings give the same image, whatever else is being drawn. With `stream`, every pass over
-the image can be watched."""
+The same prompt, seed and settings give the same image, whatever else is in its batch. With `stream`, a preview arrives
+after every decoding step."""
 
-_STATUSES = {
-    400: "the request is wrong; `param` says where",
-    401: "the API key is missing or wrong",
-    403: "without an API key, pages and hosts other than this machine's own",
-    404: "no such model",
-    408: "not done in time, or the request came too slowly",
-    413: "the request is too large",
-    429: "too many are waiting; Retry-After says when to come again",
-    500: "drawing failed",
-    503: "no model is ready",
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse, "description": text} for status, text in _STATUSES.items()
-}
-# Of each event. Its data is JSON: emage/serving/http/schemas.py, event().
+
+def _errors() -> dict[int | str, dict[str, Any]]:
+    """Return every status of ERROR_CODES, described by its codes."""
+    texts: dict[int | str, list[str]] = {}
+    for code, error in ERROR_CODES.items():
+        texts.setdefault(error.status, []).append(f"`{code}`: {error.meaning}")
+    return {
+        status: {"model": schemas.ErrorResponse, "description": "\n\n".join(text)} for status, text in texts.items()
+    }
+
+
+# Server-sent events: the data of each is JSON (schemas.PartialImageEvent, schemas.CompletedEvent).
 _EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 _STREAM = {"schema": _EVENT, "example": 'event: image_generation.partial_image\ndata: {"step": 1, ...}\n\n'}
-_DRAWN: dict[int | str, dict[str, Any]] = {
+_IMAGES: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.ImageResponse, "description": "the images", "content": {"text/event-stream": _STREAM}}
 }
 _EXAMPLES = {
-    "one": {"summary": "One image", "value": {"prompt": schemas.PROMPT, "seed": 7}},
+    "one": {"summary": "One image", "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7}},
     "several": {
-        "summary": "Four, each the best of three",
-        "value": {"prompt": schemas.PROMPT, "n": 4, "candidates": 3},
+        "summary": "Four images, each the best of three candidates",
+        "value": {"prompt": schemas.EXAMPLE_PROMPT, "n": 4, "candidates": 3},
     },
-    "stream": {"summary": "Watch it form", "value": {"prompt": schemas.PROMPT, "seed": 7, "stream": True}},
+    "stream": {
+        "summary": "A preview after every decoding step",
+        "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7, "stream": True},
+    },
     "settings": {
-        "summary": "Other settings",
-        "value": {"prompt": schemas.PROMPT, "seed": 7, "steps": 8, "order": "random", "temperature": 0.9},
+        "summary": "Other sampling settings",
+        "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7, "steps": 8, "order": "random", "temperature": 0.9},
     },
 }
 
-GENERATIONS: dict[str, Any] = {
-    "tags": ["images"],
-    "responses": {**_DRAWN, **_ERRORS},
-    "openapi_extra": {"requestBody": {"content": {"application/json": {"examples": _EXAMPLES}}}},
-}
 
-
-OTHERS: dict[str, Any] = {"responses": _ERRORS}
-
-
-def _form() -> dict[str, Any]:
-    """The fields of an edit: those of a generation, and two files."""
+def _edit_form() -> dict[str, Any]:
+    """Return the fields of an edit: those of a generation, and two files."""
     schema = schemas.ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     file = {"type": "string", "format": "binary"}
     properties = {"image": file, "mask": file, **schema["properties"]}
     return {**schema, "title": "EditRequest", "properties": properties, "required": ["prompt", "image"]}
 
 
+# The OpenAPI arguments of each route.
+GENERATIONS: dict[str, Any] = {
+    "tags": ["images"],
+    "responses": {**_IMAGES, **_errors()},
+    "openapi_extra": {"requestBody": {"content": {"application/json": {"examples": _EXAMPLES}}}},
+}
 EDITS: dict[str, Any] = {
     "tags": ["images"],
-    "responses": {**_DRAWN, **_ERRORS},
-    "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}},
+    "responses": {**_IMAGES, **_errors()},
+    "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _edit_form()}}}},
 }
+OTHERS: dict[str, Any] = {"responses": _errors()}
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The description, made once. FastAPI's own 422 is no answer of ours."""
+def openapi_schema(app: FastAPI) -> dict[str, Any]:
+    """Return the endpoint's OpenAPI description, without FastAPI's own 422, which is not an answer of this API."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
+        schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
         for methods in schema["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        schema["security"] = [{}, {"key": []}]  # where the endpoint was started with one
+        schema["security"] = [{}, {"key": []}]  # {}: an endpoint without a key
         app.openapi_schema = schema
     return app.openapi_schema

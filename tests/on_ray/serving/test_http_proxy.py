@@ -1,4 +1,4 @@
-"""What Ray Serve's proxy says by itself, in the API's form. The scenes with Serve are in test_serve*.py."""
+"""Ray Serve's own answers, in the API's form. The tests with Serve itself are in test_serve*.py."""
 
 import asyncio
 import sys
@@ -8,12 +8,12 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from emage.on_ray.serving.http_proxy import LIFTED, ApiForm
+from emage.on_ray.serving.http_proxy import REMOVED_HEADERS, ApiErrorMiddleware
 
 
 def ask(inner: Any, headers: dict[str, str] | None = None) -> httpx.Response:
     async def scene() -> httpx.Response:
-        transport = httpx.ASGITransport(ApiForm(inner))
+        transport = httpx.ASGITransport(ApiErrorMiddleware(inner))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.get("/x", headers=headers)
 
@@ -21,16 +21,24 @@ def ask(inner: Any, headers: dict[str, str] | None = None) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    ("status", "expected", "code"), [(404, 503, "not_ready"), (408, 408, "timeout"), (503, 503, "not_ready")]
+    ("status", "text", "expected", "code"),
+    [
+        (404, "Path '/' not found", 503, "not_ready"),
+        (408, "Request 1 timed out", 408, "timeout"),
+        (429, "Request dropped due to backpressure", 429, "rate_limit_exceeded"),
+        (503, "Request dropped due to backpressure", 429, "rate_limit_exceeded"),
+        (503, "Deployment is unavailable", 503, "not_ready"),
+    ],
 )
-def test_serves_own_words_become_the_apis(status: int, expected: int, code: str) -> None:
-    answer = ask(PlainTextResponse("Request dropped due to backpressure\nTraceback", status))
+def test_serves_own_answers_become_errors_of_the_api(status: int, text: str, expected: int, code: str) -> None:
+    answer = ask(PlainTextResponse(f"{text}\nTraceback", status))
     assert (answer.status_code, answer.json()["error"]["code"]) == (expected, code) and "Traceback" not in answer.text
+    assert ("Retry-After" in answer.headers) == (code != "timeout")
 
 
-def test_a_request_whose_process_was_lost_has_an_answer() -> None:
+def test_a_request_whose_process_was_lost_gets_an_error() -> None:
     async def dies(scope: Any, receive: Any, send: Any) -> None:
-        """As Serve's proxy ends where the replica did: without a word."""
+        """End without an answer, as Serve's proxy does if the replica has ended."""
 
     answer = ask(dies)
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["Retry-After"]) == (
@@ -40,19 +48,21 @@ def test_a_request_whose_process_was_lost_has_an_answer() -> None:
     )
 
 
-def test_all_else_is_left_alone() -> None:
+def test_other_answers_are_not_changed() -> None:
     ours = JSONResponse({"error": {"code": "timeout"}}, 408)
     assert ask(ours).json() == {"error": {"code": "timeout"}}
     assert ask(PlainTextResponse("success")).text == "success"
     assert ask(StreamingResponse(iter(["a", "b"]))).text == "ab"
 
 
-def test_clients_cannot_lift_serves_deadline() -> None:
-    async def tells(scope: Any, receive: Any, send: Any) -> None:
+def test_clients_cannot_disable_serves_timeout() -> None:
+    async def echo_headers(scope: Any, receive: Any, send: Any) -> None:
         await JSONResponse([key.decode() for key, _ in scope["headers"]])(scope, receive, send)
 
-    got = ask(tells, {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-disabled": "?1", "x-mine": "1"}).json()
-    assert "x-mine" in got and not set(got) & {name.decode() for name in LIFTED}
+    got = ask(
+        echo_headers, {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-disabled": "?1", "x-mine": "1"}
+    ).json()
+    assert "x-mine" in got and not set(got) & {name.decode() for name in REMOVED_HEADERS}
 
 
 def test_the_process_that_speaks_http_holds_no_pytorch() -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from emage.inference.pipeline import Emage
 from emage.serving.http.app import Options, make_app
-from emage.serving.service import Limits, Service
+from emage.serving.service import QueueLimits, Service
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def demo_pipe() -> Emage:
 @pytest.fixture(scope="session")
 def endpoint(demo_pipe: Emage) -> Iterator[str]:
     """The URL of an endpoint with the shipped model."""
-    with serving(lambda: make_app(Service(demo_pipe, Limits()), Options(timeout_s=30.0))) as url:
+    with serving(lambda: make_app(Service(demo_pipe, QueueLimits()), Options(timeout_s=30.0))) as url:
         yield url
 
 
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 def server(demo_pipe: Emage) -> Iterator[Server]:
     """The endpoint with the shipped model, and what it is sent."""
     bodies: list[tuple[str, bytes]] = []
-    with serving(lambda: Listener(make_app(Service(demo_pipe, Limits()), Options(timeout_s=30.0)), bodies)) as url:
+    with serving(lambda: Listener(make_app(Service(demo_pipe, QueueLimits()), Options(timeout_s=30.0)), bodies)) as url:
         yield Server(f"{url}/", bodies)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emage.serving.http.app import PAGE, POLICY
+from emage.serving.http.routes import CONTENT_SECURITY_POLICY, PAGE_FOLDER
 
 Write = Callable[[bytes], None]
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -66,7 +66,7 @@ def scripted() -> Iterator[Scripted]:
             if self.path == "/v1/models":
                 return self._whole(json.dumps({"object": "list", "data": [MODEL]}).encode(), "application/json")
             name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
-            self._whole((PAGE / name).read_bytes(), TYPES[name.rpartition(".")[2]])
+            self._whole((PAGE_FOLDER / name).read_bytes(), TYPES[name.rpartition(".")[2]])
 
         def do_POST(self) -> None:
             script.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -90,7 +90,7 @@ def scripted() -> Iterator[Scripted]:
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("Content-Security-Policy", POLICY)
+            self.send_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
             self.end_headers()
             self.wfile.write(body)
 

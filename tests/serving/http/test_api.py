@@ -24,8 +24,8 @@ import emage
 from emage.config import SamplingConfig
 from emage.serving.http import schemas
 from emage.serving.http.app import Options, make_app
-from emage.serving.http.auth import GateOptions
-from emage.serving.service import Limits, Service
+from emage.serving.http.auth import AccessOptions
+from emage.serving.service import QueueLimits, Service
 
 KEY = "sésame, ouvre-toi"
 PROMPT = "a small red circle above a large blue square"
@@ -38,15 +38,15 @@ def pipe() -> FakePipe:
 
 @pytest.fixture(scope="module")
 def url(pipe: FakePipe) -> Iterator[str]:
-    gate = GateOptions(max_body=200_000, body_timeout_s=1.0)
-    with serving(lambda: make_app(Service(pipe, Limits(max_queued=16)), Options(timeout_s=1.5, gate=gate))) as address:
+    options = Options(timeout_s=1.5, access=AccessOptions(max_body=200_000, body_timeout_s=1.0))
+    with serving(lambda: make_app(Service(pipe, QueueLimits(max_queued=16)), options)) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def locked_url() -> Iterator[str]:
-    gate = GateOptions(hashlib.sha256(KEY.encode("latin-1")).hexdigest(), origins=("https://friend.example",))
-    with serving(lambda: make_app(Service(FakePipe(), Limits()), Options(gate=gate))) as address:
+    access = AccessOptions(hashlib.sha256(KEY.encode("latin-1")).hexdigest(), origins=("https://friend.example",))
+    with serving(lambda: make_app(Service(FakePipe(), QueueLimits()), Options(access=access))) as address:
         yield address
 
 
@@ -277,7 +277,7 @@ def test_what_goes_wrong_in_a_stream_is_its_last_event(url: str) -> None:
 
 
 def test_overload_is_refused_at_once() -> None:
-    limits = Limits(max_queued=16)
+    limits = QueueLimits(max_queued=16)
     with serving(lambda: make_app(Service(FakePipe(), limits), Options())) as url, ThreadPoolExecutor(60) as pool:
         answers = list(pool.map(lambda seed: post(url, prompt="busy", seed=seed), range(60)))
     refused = [answer for answer in answers if answer.status_code != 200]
@@ -289,7 +289,7 @@ def test_overload_is_refused_at_once() -> None:
 
 
 def test_a_model_that_broke_is_not_ready() -> None:
-    with serving(lambda: make_app(Service(FakePipe(), Limits()), Options())) as url:
+    with serving(lambda: make_app(Service(FakePipe(), QueueLimits()), Options())) as url:
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
         assert post(url, prompt="breaks").status_code == 503
         for answer in (httpx.get(f"{url}/health"), httpx.get(f"{url}/v1/models"), post(url, prompt="a")):
@@ -320,7 +320,7 @@ def test_without_a_key_other_machines_are_kept_out() -> None:
 
     async def ask(peer: str) -> int:
         seen: list[dict[str, Any]] = []
-        app = make_app(Service(FakePipe(), Limits()), Options())
+        app = make_app(Service(FakePipe(), QueueLimits()), Options())
         transport = httpx.ASGITransport(app, client=(peer, 5000))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.get("/health")

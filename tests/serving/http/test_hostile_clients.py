@@ -29,8 +29,8 @@ from schemathesis.specs.openapi.checks import (
 
 from emage.inference.pipeline import Emage
 from emage.serving.http.app import Options, make_app
-from emage.serving.http.auth import GateOptions
-from emage.serving.service import Limits, Service
+from emage.serving.http.auth import AccessOptions
+from emage.serving.service import QueueLimits, Service
 
 GOOD = json.dumps({"prompt": "a red square", "seed": 7, "steps": 2}).encode()
 AT_ONCE_S = 5.0  # generous: the machine may be busy; a client that is waited for takes longer
@@ -40,8 +40,8 @@ PATIENCE_S = 1.5  # for a body, here
 @pytest.fixture
 def patient(demo_pipe: Emage) -> Iterator[str]:
     """An endpoint that waits for a body no longer than PATIENCE_S."""
-    options = Options(timeout_s=30.0, gate=GateOptions(body_timeout_s=PATIENCE_S))
-    with serving(lambda: make_app(Service(demo_pipe, Limits()), options)) as url:
+    options = Options(timeout_s=30.0, access=AccessOptions(body_timeout_s=PATIENCE_S))
+    with serving(lambda: make_app(Service(demo_pipe, QueueLimits()), options)) as url:
         yield url
 
 

@@ -1,0 +1,21 @@
+"""The interfaces behind the HTTP API: who generates the images, and who counts the requests."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage
+
+
+class Backend(Protocol):
+    """Generates images: emage.serving.service.Service, or replicas of it. All methods may raise RequestError."""
+
+    async def generate(self, request: GenerationRequest) -> list[GeneratedImage]: ...
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[PreviewImage | GeneratedImage, None]: ...
+    async def describe(self) -> dict[str, Any]: ...
+
+
+class MetricsSink(Protocol):
+    """Records the requests, and shows the metrics of the whole endpoint in Prometheus' text format."""
+
+    def record_request(self, route: str, status: int, seconds: float) -> None: ...
+    async def text(self) -> str: ...

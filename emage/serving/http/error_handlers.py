@@ -1,0 +1,77 @@
+"""Exceptions as answers: each becomes an error of the API, one line without a stack trace."""
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from emage.config import nearest
+from emage.serving.error_codes import ERROR_CODES
+from emage.serving.http import schemas
+from emage.serving.request import RequestError
+
+INTERNAL_ERROR_TEXT = "something went wrong in the server; its log has the reason"
+# The codes of statuses that FastAPI, Starlette and the access rules raise by themselves.
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
+
+
+def error_answer(
+    code: str, message: str, param: str | None = None, retry_s: int = 0, headers: dict[str, str] | None = None
+) -> Response:
+    """Return an error as an answer: its code gives the status.
+
+    Args:
+        code: A key of `ERROR_CODES`.
+        message: One line: what is wrong and what to do.
+        param: The field that is at fault.
+        retry_s: Seconds for Retry-After; 0: no such header.
+        headers: Further headers.
+    """
+    retry = {"Retry-After": str(retry_s)} if retry_s else {}
+    return JSONResponse(
+        schemas.error_body(code, message, param), ERROR_CODES[code].status, {**retry, **(headers or {})}
+    )
+
+
+async def on_request_error(_: Request, error: Exception) -> Response:
+    """Answer a request that cannot be fulfilled."""
+    assert isinstance(error, RequestError)
+    return error_answer(error.code, error.message, error.param, error.retry_s)
+
+
+async def on_invalid_body(_: Request, error: Exception) -> Response:
+    """Answer a body that does not fit the schema: the first of its faults."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"] if isinstance(part, str)).removeprefix("body").lstrip(".")
+    code, message = "invalid_value", f"{param or 'body'}: {first['msg']}"
+    if first["type"] == "extra_forbidden":
+        known = list(schemas.ImageRequest.model_fields)
+        code, message = "unknown_parameter", f"unknown parameter {param[:100]!r}{nearest(param[:100], known)}"
+    elif first["type"] == "missing":
+        code, message = "missing_required_parameter", f"{param or 'a JSON body'} is required"
+    elif first["type"] == "json_invalid":
+        code, param, message = "invalid_json", "", f"the body is not JSON: {first['ctx']['error']}"
+    return error_answer(code, message, param[:100] or None)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what FastAPI and Starlette reject by themselves, such as an unknown path."""
+    assert isinstance(error, HTTPException)
+    code = HTTP_CODES.get(error.status_code, "invalid_request")
+    return error_answer(code, f"{request.method} {request.url.path}: {error.detail}"[:500])
+
+
+async def on_exception(_: Request, error: Exception) -> Response:
+    """Answer a bug of the server."""
+    return error_answer("internal_error", INTERNAL_ERROR_TEXT)
+
+
+HANDLERS: dict[Any, Any] = {
+    RequestError: on_request_error,
+    RequestValidationError: on_invalid_body,
+    HTTPException: on_http_exception,
+    Exception: on_exception,
+}

@@ -1,0 +1,178 @@
+"""The routes: the OpenAI images API over any backend that generates, its streams, and the playground page."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from emage.serving.http import schemas
+from emage.serving.http.backend import Backend
+from emage.serving.http.error_handlers import INTERNAL_ERROR_TEXT
+from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage, RequestError
+
+_log = logging.getLogger(__name__)
+
+PAGE_FOLDER = Path(__file__).parent / "page"
+READY_TIMEOUT_S = 2.0  # how long /health and /v1/models wait for a model's description
+# The page loads its own files and nothing else; its images come as data.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+async def generations(http: Request, body: schemas.ImageRequest) -> Response:
+    """Generate `n` images of a prompt."""
+    request = body.to_generation_request(secrets.randbits(32))
+    return await _respond(http, body, request, "image_generation")
+
+
+async def edits(http: Request) -> Response:
+    """Regenerate a part of an image: where `mask` is transparent or, if it has no transparency, where it is white."""
+    form, files = await _read_form(http)
+    try:
+        body = schemas.ImageRequest.model_validate_strings(form, strict=True)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
+    if "image" not in files:
+        raise RequestError("missing_required_parameter", "image is required, as a file", "image")
+    request = body.to_generation_request(secrets.randbits(32), files["image"], files.get("mask"))
+    return await _respond(http, body, request, "image_edit")
+
+
+async def models(http: Request) -> dict[str, Any]:
+    """List the one model: its method, training step, image size, and the sampling settings that are its defaults."""
+    return {"object": "list", "data": [await _model_card(http)]}
+
+
+async def model(http: Request, name: str) -> dict[str, Any]:
+    """Describe the model of this name."""
+    _check_model_name(name)
+    return await _model_card(http)
+
+
+async def health(http: Request) -> dict[str, str]:
+    """Answer 200 once a model has generated its first image, 503 while no model is ready."""
+    await _description(http)
+    return {"status": "ok"}
+
+
+async def metrics(http: Request) -> Response:
+    """Return the metrics of all replicas and frontends in Prometheus' text format."""
+    return PlainTextResponse(await http.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def page() -> Response:
+    """Return the playground page."""
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
+    return FileResponse(PAGE_FOLDER / "index.html", headers=headers)
+
+
+# --- Answers and streams ---
+
+
+async def _respond(
+    http: Request, body: schemas.ImageRequest, request: GenerationRequest, prefix: schemas.EventPrefix
+) -> Response:
+    backend, timeout_s = http.app.state.backend, http.app.state.options.timeout_s
+    _check_model_name(body.model)
+    if body.stream:
+        return await _stream(backend, request, prefix, timeout_s)
+    try:
+        images = await asyncio.wait_for(backend.generate(request), timeout_s)
+    except TimeoutError:
+        raise _timed_out(timeout_s) from None
+    return JSONResponse(schemas.image_response(images).model_dump())
+
+
+async def _stream(
+    backend: Backend, request: GenerationRequest, prefix: schemas.EventPrefix, timeout_s: float
+) -> Response:
+    """Stream the events of a request. An error before the first event is a plain answer with its status."""
+    deadline = time.monotonic() + timeout_s
+    events = backend.stream(request)
+    first = await _next_event(events, deadline, timeout_s)
+
+    async def lines() -> AsyncIterator[str]:
+        event = first
+        async with contextlib.aclosing(events):  # a client that disconnects cancels the generation
+            try:
+                while event is not None:
+                    data = schemas.stream_event(prefix, event)
+                    yield _sse(data["type"], data)
+                    event = await _next_event(events, deadline, timeout_s)
+            except RequestError as error:
+                yield _sse("error", {"type": "error", **schemas.error_body(error.code, error.message, error.param)})
+            except Exception:
+                _log.exception("a stream ended with an error")
+                yield _sse("error", {"type": "error", **schemas.error_body("internal_error", INTERNAL_ERROR_TEXT)})
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not buffer the events
+    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+
+
+async def _next_event(events: Any, deadline: float, timeout_s: float) -> PreviewImage | GeneratedImage | None:
+    """Return the next event, None after the last. Raises RequestError, also when the request's time is over."""
+    try:
+        return await asyncio.wait_for(anext(events, None), max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise _timed_out(timeout_s) from None
+
+
+def _sse(name: str, data: dict[str, Any]) -> str:
+    """Return a server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _timed_out(timeout_s: float) -> RequestError:
+    return RequestError("timeout", f"no image within {timeout_s:g} s")
+
+
+# --- Forms and the model's description ---
+
+
+async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Return the fields and files of a form. `image[]` is read as `image`: clients that can send several call it so."""
+    if not http.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise RequestError("invalid_form", "the body must be multipart/form-data")
+    fields, files = {}, {}
+    async with http.form(max_files=4, max_fields=40, max_part_size=100_000) as form:
+        for key, value in form.multi_items():
+            name = key.removesuffix("[]")
+            if name in fields or name in files:
+                raise RequestError("invalid_value", f"{name} is given twice", name)
+            if isinstance(value, UploadFile):
+                files[name] = await value.read()
+            else:
+                fields[name] = value
+    if unknown := sorted(set(files) - {"image", "mask"}):
+        raise RequestError("unknown_parameter", f"unknown file {unknown[0]!r}: only image and mask", unknown[0])
+    return fields, files
+
+
+async def _model_card(http: Request) -> dict[str, Any]:
+    fields = {"id": MODEL_NAME, "object": "model", "created": http.app.state.created, "owned_by": "emage"}
+    return fields | await _description(http)
+
+
+async def _description(http: Request) -> dict[str, Any]:
+    try:
+        return await asyncio.wait_for(http.app.state.backend.describe(), READY_TIMEOUT_S)
+    except TimeoutError:
+        raise RequestError("not_ready", "no model is ready yet; try again in a moment", retry_s=5) from None
+
+
+def _check_model_name(name: str | None) -> None:
+    if name not in (None, MODEL_NAME):
+        raise RequestError("model_not_found", f"there is no model {name!r}, only {MODEL_NAME!r}", "model")
