@@ -37,4 +37,6 @@ def code() -> list[str]:
 def test_a_message_on_the_page_is_printed_by_the_code(message: str, code: list[str]):
     fixed_parts = [re.escape(part) for part in message.split("...") if part.strip(" :;,()")]
     pattern = re.compile(".*".join(fixed_parts), re.DOTALL)
-    assert any(pattern.search(text) for text in code), f"docs/troubleshooting.md names a message that is gone: {message}"
+    assert any(pattern.search(text) for text in code), (
+        f"docs/troubleshooting.md names a message that is gone: {message}"
+    )

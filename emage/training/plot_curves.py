@@ -1,9 +1,9 @@
-"""The learning curves of one training run, or of several in one image (Figure 3: the loss of the methods).
+"""Plots the learning curves of one training run, or of several in one image (paper, Figure 3: the methods' losses).
 
     emage curves RUN [RUN ...] [output=curves.png] [title=TEXT]
 
-A RUN is the output folder of a training: its steps.jsonl has the numbers, its run.json the method. Curves are
-moving means; behind them, pale, stand the steps, or means over a few of them where there are more than an image shows.
+A RUN is the output folder of a training: its steps.jsonl has the numbers, its run.json the method. A curve is a moving
+mean; the pale line behind it has the steps themselves, or means over a few steps if there are more than MAX_POINTS.
 """
 
 import json
@@ -24,51 +24,59 @@ from emage.utils.image_grid import printable
 
 STEPS = "steps.jsonl"
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-MAX_POINTS = 2_000  # of a pale curve: more than an image has columns of pixels
-_WINDOWS = 100  # that a curve would be the means of, did they stand side by side; they move, one point at a time
+MAX_POINTS = 2_000  # of a pale line: more than an image has columns of pixels
+_WINDOWS = 100  # the window of the moving mean is this part of the curve
 
-# Column of the record -> title. The first is the large panel; one without any numbers is left out.
+# Key of steps.jsonl -> title. The first is the large panel; a panel without numbers is left out.
 PANELS = {
-    "loss": "loss (nats a token)",
+    "loss": "loss (nats per token)",
     "accuracy_masked": "token accuracy, masked positions",
-    "context_gain": "context gain: accuracy with the image's rest, minus without",
+    "context_gain": "context gain: accuracy with the rest of the image, minus without",
     "grad_norm": "gradient norm, before clipping",
     "lr": "learning rate",
 }
-_EXACT = ("lr",)  # no noise: nothing to smooth
+_NOT_SMOOTHED = ("lr",)  # it has no noise
 
-# Okabe and Ito's colours, which stay apart for colour-blind eyes; the eighth run is the first one's, dashed.
+# Okabe and Ito's colours, distinguishable for colour-blind readers; the eighth run has the first colour, dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
-_LONGEST = 44  # characters of a run's name
+_MAX_NAME_CHARS = 44
 
 
 @dataclass(frozen=True)
 class CurvesConfig:
-    """Training runs -> their learning curves: emage curves RUN [RUN ...] key=value ..."""
+    """Settings of the curves of training runs: emage curves RUN [RUN ...] key=value ..."""
 
     output: str = "curves.png"  # or .jpg, .webp, .pdf, .svg
     title: str | None = None
 
 
 class Curve(NamedTuple):
-    """(P,) steps and values, P at most MAX_POINTS."""
+    """(P,) steps and (P,) values, P at most MAX_POINTS."""
 
     step: np.ndarray
     value: np.ndarray
 
 
-class Run(NamedTuple):
+class RunCurves(NamedTuple):
+    """The curves of one training run."""
+
     name: str
-    method: str  # "" where run.json does not say
+    method: str  # "" if run.json does not state it
     last_step: int
-    curves: dict[str, Curve]  # by column, those that have any numbers
+    curves: dict[str, Curve]  # by key of steps.jsonl, those that have any numbers
 
 
 def plot(runs: Sequence[str | Path], path: str | Path, title: str | None = None) -> None:
-    """Draws the curves of the runs in these folders into the image `path`, whose ending is one of FORMATS.
+    """Plot the curves of training runs into one image.
 
-    Raises InputError where a folder holds no step of a training, or where the image can't be written.
+    Args:
+        runs: output folders of trainings.
+        path: of the image; its ending is one of FORMATS.
+        title: of the image; None: the run's name and method, if there is one run.
+
+    Raises:
+        InputError: a folder has no step of a training, or the image cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -81,25 +89,29 @@ def plot(runs: Sequence[str | Path], path: str | Path, title: str | None = None)
         raise InputError(f"output={path}: cannot be written ({error.strerror or error})") from None
 
 
-def load(folder: str | Path, name: str) -> Run:
-    """The curves of the run in a folder. Raises InputError where there is none."""
+def load(folder: str | Path, name: str) -> RunCurves:
+    """Read the curves of the run in a folder.
+
+    Raises:
+        InputError: the folder has no step of a training.
+    """
     file = Path(folder) / STEPS
     if not file.is_file():
-        raise InputError(f"{folder}: no {STEPS} there; give the output folder of a training")
+        raise InputError(f"{folder}: no {STEPS} in it; name the output folder of a training")
     columns = step_log.columns(file, list(PANELS))
     if not len(columns["step"]):
-        raise InputError(f"{folder}: {STEPS} holds no step yet; try again when the training has taken some")
+        raise InputError(f"{folder}: {STEPS} has no step yet; try again after the first steps of the training")
     curves = {column: downsample(columns["step"], columns[column], MAX_POINTS) for column in PANELS}
     curves = {column: curve for column, curve in curves.items() if len(curve.step)}
     if not curves:
-        raise InputError(f"{folder}: {STEPS} has none of the numbers that are drawn ({', '.join(PANELS)})")
-    return Run(name, _method(Path(folder)), int(columns["step"][-1]), curves)
+        raise InputError(f"{folder}: {STEPS} has none of the metrics that are plotted ({', '.join(PANELS)})")
+    return RunCurves(name, _method(Path(folder)), int(columns["step"][-1]), curves)
 
 
 def downsample(step: np.ndarray, value: np.ndarray, points: int) -> Curve:
-    """(n,) -> at most `points` means over windows of equally many entries; what is NaN does not count."""
-    there = ~np.isnan(value)
-    step, value = step[there], value[there]
+    """Reduce (n,) values to at most `points` means over windows of equally many entries, NaN left out."""
+    is_number = ~np.isnan(value)
+    step, value = step[is_number], value[is_number]
     if len(step) <= points:
         return Curve(step, value)
     edges = np.linspace(0, len(step), points, endpoint=False).astype(int)
@@ -108,36 +120,34 @@ def downsample(step: np.ndarray, value: np.ndarray, points: int) -> Curve:
 
 
 def moving_mean(value: np.ndarray, width: int) -> np.ndarray:
-    """(n,) -> (n,) means over the `width` neighbours on either side.
+    """Return the (n,) means of (n,) values over each one's `width` neighbours on either side.
 
-    Near the start there are fewer, equally many on both sides, for curves are steep there; near the end fewer after.
+    Near the start the window is narrower, with equally many neighbours on both sides, since curves are steep there;
+    near the end it has fewer neighbours after the value.
     """
-    place = np.arange(len(value))
-    before = np.minimum(width, place)
-    after = np.minimum(before, len(value) - 1 - place)
+    index = np.arange(len(value))
+    before = np.minimum(width, index)
+    after = np.minimum(before, len(value) - 1 - index)
     total = np.concatenate([[0.0], np.cumsum(value)])
-    return (total[place + after + 1] - total[place - before]) / (before + after + 1)
+    return (total[index + after + 1] - total[index - before]) / (before + after + 1)
 
 
 def _method(folder: Path) -> str:
     try:
         return str(manifest.read_json(folder / "run.json")["settings"]["method"])
-    except (OSError, ValueError, LookupError, TypeError):  # a run of another program, or of another version
+    except (OSError, ValueError, LookupError, TypeError):  # written by another program or version
         return ""
 
 
 def _name(folder: str | Path, runs: Sequence[str | Path]) -> str:
-    """The folder's own name, or the whole path where several runs have that name."""
+    """Return the folder's name, or its whole path if several runs have that name."""
     own = [Path(run).resolve().name for run in runs]
     name = Path(folder).resolve().name
     name = printable(name if own.count(name) == 1 else str(folder))
-    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
+    return name if len(name) <= _MAX_NAME_CHARS else "…" + name[1 - _MAX_NAME_CHARS :]
 
 
-# --- The image -----------------------------------------------------------------------------------------------------
-
-
-def _figure(runs: Sequence[Run], title: str | None) -> Any:
+def _figure(runs: Sequence[RunCurves], title: str | None) -> Any:
     from matplotlib.figure import Figure  # without pyplot there is no state, and no window
 
     shown = [column for column in PANELS if any(column in run.curves for run in runs)]
@@ -157,21 +167,21 @@ def _figure(runs: Sequence[Run], title: str | None) -> Any:
 
 
 def _rows(columns: Sequence[str]) -> list[list[str]]:
-    """Names in the places of a grid of 6 columns: the first over the whole width, of the others two or three a row."""
+    """Return the layout of subplot_mosaic in 6 columns: the first name alone, then two or three per row."""
     first, *others = columns
     in_row = 3 if len(others) == 3 else 2
     rows = [list(others[i : i + in_row]) for i in range(0, len(others), in_row)]
     return [[first] * 6] + [[name for name in row for _ in range(6 // len(row))] for row in rows]
 
 
-def _panel(axes: Any, column: str, runs: Sequence[Run]) -> None:
+def _panel(axes: Any, column: str, runs: Sequence[RunCurves]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    drawn = []
+    plotted = []
     for number, run in enumerate(runs):
         if column in run.curves:
-            drawn.append(_line(axes, column, run.curves[column], number, len(runs)))
-    axes.set_ylim(*_limits(drawn))
+            plotted.append(_line(axes, column, run.curves[column], number, len(runs)))
+    axes.set_ylim(*_limits(plotted))
     axes.set_xlim(0, max(run.last_step for run in runs) * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10 if column == "loss" else 6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _short(step)))
@@ -186,9 +196,9 @@ def _panel(axes: Any, column: str, runs: Sequence[Run]) -> None:
 
 
 def _line(axes: Any, column: str, curve: Curve, number: int, of: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one run's curve; returns the values that are drawn pale, and those drawn on top."""
+    """Plot one run's curve; return the values of the pale line and those of the line on top."""
     colour, dashes = _style(number)
-    means = curve.value if column in _EXACT else moving_mean(curve.value, len(curve.value) // (2 * _WINDOWS))
+    means = curve.value if column in _NOT_SMOOTHED else moving_mean(curve.value, len(curve.value) // (2 * _WINDOWS))
     if means is not curve.value:
         axes.plot(curve.step, curve.value, color=colour, alpha=0.3 if of == 1 else 0.18, linewidth=0.8, zorder=2)
     marker = "o" if len(means) <= 20 else ""
@@ -196,12 +206,12 @@ def _line(axes: Any, column: str, curve: Curve, number: int, of: int) -> tuple[n
     return curve.value, means
 
 
-def _limits(drawn: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Room for all curves, and for all but the farthest 1 % of what is pale: a spike must not flatten the rest."""
-    ends = [np.percentile(pale, (0.5, 99.5)) for pale, _ in drawn] + [(top.min(), top.max()) for _, top in drawn]
+def _limits(plotted: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Return the range of the y axis: all of the means, 99 % of the pale values, so that a spike flattens nothing."""
+    ends = [np.percentile(pale, (0.5, 99.5)) for pale, _ in plotted] + [(top.min(), top.max()) for _, top in plotted]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    level = high - low <= 1e-6 * abs(high)  # what differs is rounding
-    margin = (0.05 * abs(high) or 1.0) if level else 0.05 * (high - low)
+    is_constant = high - low <= 1e-6 * abs(high)  # but for rounding
+    margin = (0.05 * abs(high) or 1.0) if is_constant else 0.05 * (high - low)
     return low - margin, high + margin
 
 
@@ -214,8 +224,8 @@ def _short(step: float) -> str:
     return f"{step / 1000:g}k" if step >= 10_000 and math.isclose(step % 100, 0) else f"{step:g}"
 
 
-def _legend(figure: Any, runs: Sequence[Run], title: str | None) -> None:
-    """Above the panels, in no curve's way; it has the title, for Matplotlib would write one over the other."""
+def _legend(figure: Any, runs: Sequence[RunCurves], title: str | None) -> None:
+    """Add the legend above the panels, with the title in it: Matplotlib would print one over the other."""
     from matplotlib.lines import Line2D
 
     styles: list[Any] = [_style(number) for number in range(len(runs))]
@@ -232,16 +242,16 @@ def _legend(figure: Any, runs: Sequence[Run], title: str | None) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 on bad input."""
+    """Run `emage curves`. Bad input is one line and exit code 2."""
     runs = [word for word in argv if not word.startswith("-") and ("=" not in word or Path(word).is_dir())]
     with cli.one_line():
         settings = config.parse(CurvesConfig, [_as_text(word) for word in argv if word not in runs])
         if not runs:
-            raise InputError("no run: give the output folder of a training, or several")
+            raise InputError("no run: name the output folder of a training, or several")
         plot(runs, settings.output, settings.title)
     print(f"{settings.output}: the curves of {', '.join(printable(str(run)) for run in runs)}")
 
 
 def _as_text(word: str) -> str:
-    """A title is text as it stands: as YAML, "Figure 3: loss" would be a mapping."""
+    """Quote the title: as YAML, "Figure 3: loss" would be a mapping."""
     return f"title={json.dumps(word.removeprefix('title='))}" if word.startswith("title=") else word

@@ -1,12 +1,12 @@
-"""Checkpoints for resuming: all that a step depends on, in files that any number of processes can go on from.
+"""Checkpoints for resuming: all that a step depends on, as whole tensors, for any number of workers.
 
 folder/step_00005000/
-    weights.safetensors    the network's parameters and buffers
+    weights.safetensors    parameters and buffers of the network
     moments.safetensors    AdamW's, whole, under the parameters' names
-    average.safetensors    the averaged weights, with optim.ema
-    manifest.json          steps, updates, the guard's state, sizes and sha256 of the files; written last
+    average.safetensors    EMA weights, with optim.ema
+    manifest.json          steps, updates, state of the spike guard, sizes and sha256 of the files; written last
 
-A folder takes its name when it is complete. One that is damaged afterwards is passed over for the one before.
+A folder gets its name when it is complete. One that is damaged afterwards is skipped for the one before.
 """
 
 import logging
@@ -17,66 +17,79 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from emage.tokenizers import weight_files as weights
+from emage.tokenizers import weight_files
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
-FILES = ("weights", "moments", "average")
+FILES = {"weights": "weights.safetensors", "moments": "moments.safetensors", "ema": "average.safetensors"}
 
 _log = logging.getLogger(__name__)
 
 
-class State(NamedTuple):
-    """What training goes on from."""
+class ResumeState(NamedTuple):
+    """What a resumed training starts from.
 
-    facts: dict[str, Any]  # step: optimizer steps done; updates: those that were taken; guard; world_size
+    Attributes:
+        metadata: step: optimizer steps done; updates: those of them that were applied; guard: SpikeGuard.state();
+            world_size: workers that saved it.
+        weights: of the network, by name.
+        moments: AdamW's, "exp_avg.NAME" and "exp_avg_sq.NAME" of every trained parameter.
+        ema: EMA weights, or None without optim.ema.
+    """
+
+    metadata: dict[str, Any]
     weights: dict[str, Tensor]
-    moments: dict[str, Tensor]  # "exp_avg.NAME" and "exp_avg_sq.NAME" of every trained parameter
-    average: dict[str, Tensor] | None
+    moments: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
 
 
-def save(folder: Path, state: State) -> Path:
-    """Writes a checkpoint and returns its folder. An OSError (disk full) leaves the earlier ones as they are."""
-    target = folder / f"step_{state.facts['step']:08d}"
+def save(folder: Path, state: ResumeState) -> Path:
+    """Write a checkpoint into `folder` and return its own folder.
+
+    Raises:
+        OSError: the disk is full, for example. Earlier checkpoints stay as they are.
+    """
+    target = folder / f"step_{state.metadata['step']:08d}"
     with manifest.new_folder(target) as fresh:
-        for name in FILES:
-            if (tensors := getattr(state, name)) is not None:
-                weights.write(tensors, fresh / f"{name}.safetensors")
+        for field, name in FILES.items():
+            if (tensors := getattr(state, field)) is not None:
+                weight_files.write(tensors, fresh / name)
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": manifest.sha256(file)}
             for file in sorted(fresh.iterdir())
         }
-        manifest.write_json(fresh / manifest.NAME, {**state.facts, "files": files})
+        manifest.write_json(fresh / manifest.NAME, {**state.metadata, "files": files})
     return target
 
 
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint that is whole, or None where there is none at all. Damaged ones after it are deleted.
+    """Return the newest undamaged checkpoint, or None if there is no checkpoint. Delete damaged ones after it.
 
-    Raises InputError where all are damaged: to begin again is for a person to decide.
+    Raises:
+        InputError: all are damaged. The user decides whether to start again from step 0.
     """
     damaged = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         if (damage := _damage(path)) is None:
-            for other in damaged:  # they would count among those that are kept
+            for other in damaged:  # prune would count them among the newest
                 shutil.rmtree(other, ignore_errors=True)
             return path
-        _log.warning("%s is passed over for the checkpoint before it: %s", path, damage)
+        _log.warning("%s is skipped for the checkpoint before it: %s", path, damage)
         damaged.append(path)
     if damaged:
         raise InputError(f"{folder}: every checkpoint is damaged; restore one, or delete them to begin at step 0")
     return None
 
 
-def load(path: Path) -> State:
-    """A checkpoint that `newest` has found whole."""
-    tensors = {name: _tensors(path / f"{name}.safetensors") for name in FILES}
-    facts = manifest.read_json(path / manifest.NAME)
-    return State(facts, tensors["weights"] or {}, tensors["moments"] or {}, tensors["average"])
+def load(path: Path) -> ResumeState:
+    """Read a checkpoint that `newest` has returned."""
+    tensors = {field: _tensors(path / name) for field, name in FILES.items()}
+    metadata = manifest.read_json(path / manifest.NAME)
+    return ResumeState(metadata, tensors["weights"] or {}, tensors["moments"] or {}, tensors["ema"])
 
 
 def prune(folder: Path, keep: int, keep_every: int) -> None:
-    """Deletes all but the newest `keep` checkpoints and those whose step is a multiple of `keep_every` (0: none)."""
+    """Delete all checkpoints but the newest `keep` and those whose step is a multiple of `keep_every` (0: none)."""
     for path in sorted(folder.glob("step_*"))[:-keep]:
         step = int(path.name.removeprefix("step_"))
         if not keep_every or step % keep_every:
@@ -84,20 +97,20 @@ def prune(folder: Path, keep: int, keep_every: int) -> None:
 
 
 def _damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
     try:
-        return _difference(path)
-    except OSError as error:  # a disk that goes bad
+        return _difference_from_manifest(path)
+    except OSError as error:  # a failing disk
         return str(error)
 
 
-def _difference(path: Path) -> str | None:
-    """What is not as the manifest says."""
+def _difference_from_manifest(path: Path) -> str | None:
     try:
         record = manifest.read_json(path / manifest.NAME)
     except ValueError:
         record = None
     if not isinstance(record, dict) or "files" not in record:
-        return f"no {manifest.NAME} that can be read"
+        return f"{manifest.NAME} is missing or unreadable"
     for name, known in record["files"].items():
         file = path / name
         if not file.is_file():

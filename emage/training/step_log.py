@@ -1,9 +1,9 @@
-"""The record of a training run: steps.jsonl, one JSON object a line, one line an optimizer step, no step twice.
+"""The log of a training run, steps.jsonl: one JSON object per line, one line per optimizer step, no step twice.
 
     {"step": 12, "loss": 6.1, "lr": 0.0001, "grad_norm": 0.8, "samples": 123456789, ...}
 
-Steps rise from line to line. A line counts once its newline is there: the last one may have been cut off by a kill.
-Numbers come back with the same bits; NaN and infinity, which JSON lacks, are null. Logged steps have more keys.
+The keys are those of step_metrics. Steps rise from line to line. A line counts when it ends with a newline: a kill may
+leave an incomplete last line. Numbers are read back with the same bits; NaN and infinity, which JSON lacks, are null.
 """
 
 import json
@@ -24,33 +24,34 @@ from emage.utils import manifest
 
 _log = logging.getLogger(__name__)
 
-_TAIL = 1 << 16  # bytes at the end of a file that are looked at first
-
-# --- Writing ---------------------------------------------------------------------------------------------------------
+_TAIL_BYTES = 1 << 16  # read first when the last line is looked for
 
 
 class StepLog:
-    """Where the steps of a run are written, by one process at a time.
+    """Writes the steps of a run. One process may have it open at a time.
 
-    A full disk must not stop training: it gives one warning, and every later line is tried again.
+    A full disk does not stop training: there is one warning, and every later line is attempted again.
+
+    Args:
+        path: of the file; it is created at the first line.
+        start: steps done. Lines after it, and an incomplete last line, are removed.
     """
 
     def __init__(self, path: str | Path, start: int):
-        """Drops the lines beyond step `start`, where training goes on, and a last line that was cut off."""
         self._path, self._start = Path(path), start
         self._file: Any = None
-        self._end = 0  # bytes of the lines that are there as a whole
+        self._complete_bytes = 0  # of complete lines
         self._failed = False
         self._attempt(self._open)
 
     def append(self, step: int, values: dict[str, Any]) -> None:
-        """Writes the line of a step: names to numbers, text or None. It is in the file when this returns."""
+        """Write the line of a step: names to numbers, text or None. It is in the file when this returns."""
         record = {"step": step} | {name: _plain(value) for name, value in values.items()}
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         self._attempt(lambda: self._write(line))
 
     def sync(self) -> None:
-        """Brings the lines to the disk. Before a checkpoint counts: the steps that it holds are not taken again."""
+        """Flush the lines to the disk. Call it before a checkpoint is saved: the steps before it are not run again."""
         self._attempt(lambda: os.fsync(self._open()))
 
     def close(self) -> None:
@@ -58,20 +59,22 @@ class StepLog:
             self._attempt(self._file.close)
 
     def _open(self) -> int:
-        """The open file's number; opens it where that has not worked yet."""
+        """Return the descriptor of the file; open it if that has not worked yet."""
         if self._file is None:
-            _drop(self._path, self._start)
+            _truncate(self._path, self._start)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - until `close`
-            self._end = os.fstat(self._file.fileno()).st_size
+            self._complete_bytes = os.fstat(self._file.fileno()).st_size
         return self._file.fileno()
 
     def _write(self, line: bytes) -> None:
-        if os.fstat(self._open()).st_size > self._end:  # the half of a line that a full disk had room for
-            self._file.truncate(self._end)
+        if (
+            os.fstat(self._open()).st_size > self._complete_bytes
+        ):  # an incomplete line, all that a full disk had room for
+            self._file.truncate(self._complete_bytes)
         written = self._file.write(line)
         if written < len(line):
             raise OSError(f"only {written} of {len(line)} bytes of a line could be written")
-        self._end += written
+        self._complete_bytes += written
 
     def _attempt(self, write: Callable[[], object]) -> None:
         try:
@@ -79,12 +82,12 @@ class StepLog:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                _log.warning("%s: %s; training goes on, its steps are not recorded meanwhile", self._path, error)
+                _log.warning("%s: %s; training continues, its steps are not recorded meanwhile", self._path, error)
             self._failed = True
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy number as Python's own; None for a float that is no number."""
+    """Return a NumPy number as a Python number, and None for a float that is not finite."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -92,90 +95,93 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _drop(path: Path, beyond: int) -> None:
-    """Leaves the whole lines up to step `beyond`, in a new file: a worker that outlived its driver may still write."""
+def _truncate(path: Path, last_step: int) -> None:
+    """Keep the complete lines up to a step, in a new file: a worker that outlived its driver may still write."""
     if not path.exists():
         return
     with manifest.new_file(path) as fresh, open(path, "rb") as old, open(fresh, "wb") as new:
         for line in old:
-            if (record := _record(line)) and record["step"] <= beyond:
+            if (record := _parse(line)) and record["step"] <= last_step:
                 new.write(line)
         new.flush()
         os.fsync(new.fileno())
 
 
-# --- Reading ---------------------------------------------------------------------------------------------------------
-
-
 def read(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The steps, one at a time. None where there is no file: nothing was trained yet."""
+    """Yield the lines of the log, as dicts. A missing file has none."""
     if not Path(path).exists():
         return
     with open(path, "rb") as file:
-        yield from filter(None, map(_record, file))
+        yield from filter(None, map(_parse, file))
 
 
 def columns(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """ "step" and each of `names`: float64 arrays of one entry a line, NaN where a line says nothing of it.
+    """Return "step" and each of `names` as float64 arrays of one entry per line, NaN if a line lacks the key.
 
-    Takes 8 bytes a number, so that 500,000 steps fit.
+    Takes 8 bytes per number, so that 500,000 steps fit in memory.
     """
-    found = {name: array("d") for name in ("step", *names)}
+    entries = {name: array("d") for name in ("step", *names)}
     for record in read(path):
-        for name, column in found.items():
+        for name, column in entries.items():
             value = record.get(name)
             column.append(math.nan if value is None else value)
-    return {name: np.array(column) for name, column in found.items()}
+    return {name: np.array(column) for name, column in entries.items()}
 
 
 def last_step(path: str | Path) -> int:
-    """The last step on record, 0 where there is none. Reads the end of the file alone."""
+    """Return the last step of the log, 0 if there is none. Reads only the end of the file."""
     if not Path(path).exists():
         return 0
     with open(path, "rb") as file:
-        record = _last(file)[1]
+        record = _last_record(file)[1]
     return record["step"] if record else 0
 
 
 def follow(path: str | Path, stop: Event, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
-    """The lines of a run that goes on, as they come, until `stop` is set and what is there by then was read.
+    """Yield the lines of a running training as they are written, until `stop` is set and the rest has been read.
 
-    What a file holds when this is called is old, but for its last line, which tells where the run stands. The same
-    goes for a file that took its place or became shorter: there a run was resumed. The file need not be there yet.
+    Of the lines that a file has when this is called, only the last is yielded. The same holds for a file that replaced
+    it or became shorter, which means that the run was resumed. The file need not exist yet.
+
+    Args:
+        path: of the log.
+        stop: ends the iteration.
+        every_s: seconds between two looks at the file.
     """
-    return _follow(path, stop, every_s, *_stand(path))
+    return _follow(path, stop, every_s, *_position(path))
 
 
 def _follow(path: str | Path, stop: Event, every_s: float, known: int | None, offset: int) -> Iterator[dict[str, Any]]:
-    """`known`: the number of the file (inode) that was read up to `offset`; None where there was none."""
+    """`known` is the inode of the file that was read up to `offset`; None if there was no file."""
     while True:
         stopping = stop.is_set()  # before the look: what was written before is seen
         data = b""
         with suppress(FileNotFoundError), open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if known not in (None, status.st_ino) or status.st_size < offset:
-                offset = _last(file)[0]
+                offset = _last_record(file)[0]
             known = status.st_ino
             file.seek(offset)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        offset += len(whole)
-        yield from filter(None, map(_record, whole.splitlines(keepends=True)))
+        complete = data[: data.rfind(b"\n") + 1]
+        offset += len(complete)
+        yield from filter(None, map(_parse, complete.splitlines(keepends=True)))
         if stopping:
             return
         stop.wait(every_s)
 
 
-def _stand(path: str | Path) -> tuple[int | None, int]:
+def _position(path: str | Path) -> tuple[int | None, int]:
+    """Return the file's inode and the offset of its last complete line."""
     try:
         with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_ino, _last(file)[0]
+            return os.fstat(file.fileno()).st_ino, _last_record(file)[0]
     except FileNotFoundError:
         return None, 0
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """What a line says, or None for one that was not written to its end."""
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the line as a dict, or None if it is incomplete."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -183,17 +189,17 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
-def _last(file: BinaryIO) -> tuple[int, dict[str, Any] | None]:
-    """Where the last whole line starts, in bytes, and what it says; (0, None) where there is none."""
-    size, tail = file.seek(0, os.SEEK_END), _TAIL
+def _last_record(file: BinaryIO) -> tuple[int, dict[str, Any] | None]:
+    """Return the offset and the content of the last complete line; (0, None) if there is none."""
+    size, tail = file.seek(0, os.SEEK_END), _TAIL_BYTES
     while True:
         start = file.seek(max(0, size - tail))
         lines = file.read(size - start).splitlines(keepends=True)
-        place = size
-        for line in reversed(lines if start == 0 else lines[1:]):  # the first may have begun before
-            place -= len(line)
-            if record := _record(line):
-                return place, record
+        offset = size
+        for line in reversed(lines if start == 0 else lines[1:]):  # the first may be incomplete
+            offset -= len(line)
+            if record := _parse(line):
+                return offset, record
         if start == 0:
             return 0, None
         tail *= 4

@@ -156,8 +156,8 @@ def markdown() -> str:
     lines = [
         "# Training metrics",
         "<!-- made by: python -m emage.training.step_metrics > docs/training_metrics.md -->",
-        "The keys of `steps.jsonl`, one JSON object per step; a number that is not finite is null there. The MLflow run",
-        "gets the first two groups under the same names, at every `run.log_every`-th step and the last.",
+        "The keys of `steps.jsonl`, one JSON object per step; a number that is not finite is null there. The MLflow",
+        "run gets the first two groups under the same names, at every `run.log_every`-th step and the last.",
     ]
     for title, metrics in sections.items():
         lines += ["", f"## {title}", "| name | unit | meaning |", "|---|---|---|"]

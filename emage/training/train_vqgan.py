@@ -1,21 +1,24 @@
-"""Trains the demo's tokenizer on drawn shapes.
+"""Trains the demo's tokenizer, a VQGAN, on the images of the toy world (emage/data/shapes.py).
 
     python -m emage.training.train_vqgan --out vqgan-demo-f8-512.safetensors --grid reconstructions.png
 
-Cost: about 5 minutes of one core. Expected: more than 99 % of the reconstructions are read as their captions say, with
-training scenes and with unseen objects, and the background is a single code.
+Cost: about 5 minutes of one core. Expected: the checker confirms the caption for more than 99 % of the reconstructions,
+of training scenes and of unseen objects, and the background is a single code.
 
-It learns from training scenes only. No discriminator and no perceptual loss: the images are few flat colours, and the
-pixels alone make them sharp. What matters here is the code table:
-    1. The encoder sees patches alone, so a data set of images is a short list of distinct patches. Every step encodes
-       that whole list, each patch once: the table does not drown in background.
+It learns from training scenes only. There is no discriminator and no perceptual loss: the images have few flat colours,
+and the loss over pixels is enough for sharp edges. What matters is the codebook:
+    1. The encoder sees one patch at a time, so a data set of images is a short list of distinct patches. Every step
+       encodes that whole list, each patch once: the background does not dominate the codebook.
     2. Latents and codes have unit length. The nearest code is then the same with or without normalizing the latent,
        and the saved quantizer is the plain one.
     3. A code follows the mean of its patches (EMA); codes without a patch move to the patches with the largest error.
-    4. Latents of distinct patches push each other away. Without it about one patch in eight shared a code in the end.
-    5. At `freeze` of the steps encoder and table stand still, and the decoder alone learns on.
-    6. Half of each batch are mosaics, random patches in random places. Without them the decoder guesses a patch by
-       its neighbours: 100 % of the training scenes were readable, but 84 % of the unseen objects.
+    4. Latents of distinct patches repel each other. Without it about one patch in eight shared a code in the end.
+    5. After the fraction `freeze` of the steps encoder and codebook are frozen, and only the decoder is trained.
+    6. Half of each batch are mosaics, random patches at random positions. Without them the decoder guesses a patch from
+       its neighbours: 100 % of the training scenes were correct, but 84 % of the unseen objects.
+
+Letters: B images per batch, P distinct patches, N patches per image, s their size in pixels, E size of a
+latent, V codes.
 """
 
 import argparse
@@ -48,17 +51,27 @@ CONFIG = VQGANConfig(
     patchwise=True,
 )
 STRIDE = CONFIG.stride
-EMA = 0.9  # of the code table
-COMMITMENT = 0.25
-CROWDED = 0.5  # cosine between two latents from which they push each other away
-SHAPE_WEIGHT = 4.0  # of pixels on or near a shape, against 1 for the background
+CODE_EMA_DECAY = 0.9
+COMMITMENT_WEIGHT = 0.25
+REPULSION_COSINE = 0.5  # between two latents, from which on they repel each other
+SHAPE_WEIGHT = 4.0  # of the loss over pixels on or near a shape; 1 for the background
 
 
 def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, seed: int) -> VQGAN:
+    """Train the tokenizer.
+
+    Args:
+        steps: of the optimizer.
+        batch: B.
+        lr: peak learning rate.
+        freeze: fraction of the steps after which only the decoder is trained.
+        num_images: rendered scenes that the patches come from.
+        seed: of scenes, weights and batches.
+    """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     images = to_pixels(shapes.render_many(shapes.sample_train_scenes(num_images, seed), seed))
-    patches, places = distinct_patches(images)  # (P, 3, s, s), (n, N)
+    patches, indices = distinct_patches(images)  # (P, 3, s, s), (n, N)
     model = VQGAN(CONFIG, NAME)
     codes = model.quantize.codes.requires_grad_(False)
     codes.copy_(F.normalize(torch.randn(codes.shape, generator=rng), dim=1))
@@ -66,22 +79,22 @@ def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, see
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
     frozen_at = round(freeze * steps)
     for step in (bar := trange(steps, desc=f"{len(patches)} patches")):
-        layout = places[torch.randint(len(places), (batch,), generator=rng)]  # (B, N)
+        layout = indices[torch.randint(len(indices), (batch,), generator=rng)]  # (B, N)
         layout[::2] = torch.randint(len(patches), layout[::2].shape, generator=rng)
         if step < frozen_at:
             latents = unit_latents(model, patches)  # (P, E)
             ids = assign(latents, codes)  #           (P,)
             if step % 20 == 0:
-                revive(codes, latents.detach(), ids)
+                move_unused_codes(codes, latents.detach(), ids)
                 ids = assign(latents, codes)
-            follow(codes, latents.detach(), ids, EMA)
+            move_codes(codes, latents.detach(), ids, CODE_EMA_DECAY)
         elif step == frozen_at:
-            ids = settle(codes, unit_latents(model, patches).detach(), rng)
+            ids = fix_codes(codes, unit_latents(model, patches).detach(), rng)
             latents = codes[ids]
         quantized = latents + (codes[ids] - latents).detach()  # gradients pass straight through
         grid = quantized[layout].unflatten(1, model.grid).permute(0, 3, 1, 2)  # (B, E, h, w)
         loss = pixel_loss(model.pixels(grid), assemble(patches[layout], model.grid))
-        loss = loss + COMMITMENT * (latents - codes[ids]).square().sum(1).mean() + crowding(latents)
+        loss = loss + COMMITMENT_WEIGHT * (latents - codes[ids]).square().sum(1).mean() + repulsion(latents)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,12 +106,12 @@ def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, see
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
+    """Convert images (n, H, W, 3) uint8 to pixels (n, 3, H, W) in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
 def distinct_patches(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 3, H, W) -> the distinct patches (P, 3, s, s) and which one lies where (n, N)."""
+    """Return the distinct patches (P, 3, s, s) of images (n, 3, H, W), and the index of each image's patches (n, N)."""
     patches = F.unfold(images, STRIDE, stride=STRIDE).transpose(1, 2)  # (n, N, 3*s*s)
     keys = (patches * 255).round().to(torch.uint8).flatten(0, 1).numpy()
     _, first, inverse = np.unique(
@@ -109,57 +122,57 @@ def distinct_patches(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def assemble(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, N, 3, s, s) -> (B, 3, H, W)."""
+    """Join patches (B, N, 3, s, s) to images (B, 3, H, W)."""
     return patches.unflatten(1, grid).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Share of the peak: 5 % warm-up, then cosine to 0."""
+    """Return the fraction of the peak rate: 5 % warm-up, then a cosine to 0."""
     warmup = max(1, steps // 20)
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def pixel_loss(drawn: Tensor, true: Tensor) -> Tensor:
-    """L1 + L2, heavier within 3 px of a shape: most of an image is background."""
+def pixel_loss(reconstructed: Tensor, true: Tensor) -> Tensor:
+    """Return L1 + L2, with SHAPE_WEIGHT within 3 px of a shape: most of an image is background."""
     near = F.max_pool2d((true < 1).any(1, keepdim=True).float(), 7, stride=1, padding=3)
     weight = 1 + (SHAPE_WEIGHT - 1) * near
-    error = drawn - true
+    error = reconstructed - true
     return ((error.abs() + error.square()) * weight).sum() / (3 * weight.sum())
 
 
 def unit_latents(model: VQGAN, patches: Tensor) -> Tensor:
-    """patches (P, 3, s, s) -> (P, E)."""
+    """Encode patches (P, 3, s, s) to latents (P, E) of unit length."""
     return F.normalize(model.latents(patches).flatten(1), dim=1)
 
 
-def crowding(latents: Tensor) -> Tensor:
-    """How much the latents (P, E) of distinct patches crowd, summed over each one's neighbours."""
-    cosine = latents @ latents.T - 2 * torch.eye(len(latents))  # no one crowds itself
-    return F.relu(cosine - CROWDED).square().sum(1).mean()
+def repulsion(latents: Tensor) -> Tensor:
+    """Return the loss that keeps the latents (P, E) of distinct patches apart, summed over each one's neighbours."""
+    cosine = latents @ latents.T - 2 * torch.eye(len(latents))  # none repels itself
+    return F.relu(cosine - REPULSION_COSINE).square().sum(1).mean()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The code table: latents (P, E), codes (V, E), both of unit length; ids (P,)
+# --- Codebook: latents (P, E) and codes (V, E), both of unit length; ids (P,) -----------------------------------------
 
 
 @torch.no_grad()
 def assign(latents: Tensor, codes: Tensor) -> Tensor:
+    """Return the id of the nearest code of each latent."""
     return (latents @ codes.T).argmax(1)
 
 
 @torch.no_grad()
-def follow(codes: Tensor, latents: Tensor, ids: Tensor, inertia: float) -> None:
-    """Moves every used code towards the mean of its latents; inertia: 0 moves it there at once."""
+def move_codes(codes: Tensor, latents: Tensor, ids: Tensor, decay: float) -> None:
+    """Move every used code towards the mean of its latents; with decay 0, onto it."""
     used, inverse = ids.unique(return_inverse=True)
     mean = torch.zeros(len(used), latents.shape[1]).index_add_(0, inverse, latents)
-    codes[used] = F.normalize(inertia * codes[used] + (1 - inertia) * F.normalize(mean, dim=1), dim=1)
+    codes[used] = F.normalize(decay * codes[used] + (1 - decay) * F.normalize(mean, dim=1), dim=1)
 
 
 @torch.no_grad()
-def revive(codes: Tensor, latents: Tensor, ids: Tensor) -> None:
-    """Moves unused codes onto the latents that are farthest from their own code."""
+def move_unused_codes(codes: Tensor, latents: Tensor, ids: Tensor) -> None:
+    """Move unused codes onto the latents that are farthest from their own code."""
     unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
     error = (latents - codes[ids]).square().sum(1)
     worst = error.argsort(descending=True)[: len(unused)]
@@ -167,48 +180,49 @@ def revive(codes: Tensor, latents: Tensor, ids: Tensor) -> None:
 
 
 @torch.no_grad()
-def settle(codes: Tensor, latents: Tensor, rng: torch.Generator) -> Tensor:
-    """Ends the table's learning: used codes right on their latents, the others far from those, so that rounding on
-    another machine picks the same codes. Returns the ids."""
+def fix_codes(codes: Tensor, latents: Tensor, rng: torch.Generator) -> Tensor:
+    """Move used codes onto the means of their latents and the others far away from all latents.
+
+    Rounding on another machine then picks the same codes. Returns the ids.
+    """
     ids = assign(latents, codes)
-    follow(codes, latents, ids, inertia=0.0)
+    move_codes(codes, latents, ids, decay=0.0)
     unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
     candidates = F.normalize(torch.randn(20 * len(codes), codes.shape[1], generator=rng), dim=1)
-    closeness = (candidates @ codes[ids.unique()].T).amax(1)
-    codes[unused] = candidates[closeness.argsort()[: len(unused)]]
+    similarity = (candidates @ codes[ids.unique()].T).amax(1)
+    codes[unused] = candidates[similarity.argsort()[: len(unused)]]
     return ids
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Report
+# --- Report -----------------------------------------------------------------------------------------------------------
 
 
-def readable(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> float:
-    """Share of reconstructions in which the checker reads what the caption says."""
-    drawn = reconstruct(model, shapes.render_many(scenes, seed))
-    pairs = zip(drawn, scenes, strict=True)
+def correct_fraction(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> float:
+    """Return the fraction of reconstructions for which the checker confirms the caption."""
+    reconstructed = reconstruct(model, shapes.render_many(scenes, seed))
+    pairs = zip(reconstructed, scenes, strict=True)
     return float(np.mean([shapes_checker.check(Image.fromarray(a), s.caption).all_correct for a, s in pairs]))
 
 
 def reconstruct(model: VQGAN, images: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3) uint8 -> the same through encode and decode."""
+    """Return images (n, H, W, 3) uint8 after encoding and decoding."""
     pixels = torch.cat([model.decode(model.encode(part)) for part in to_pixels(images).split(50)])
     return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def margin(model: VQGAN, images: np.ndarray) -> float:
-    """Smallest lead of the nearest code over the next, in cosine of the latent."""
+def smallest_code_margin(model: VQGAN, images: np.ndarray) -> float:
+    """Return the smallest difference in cosine to the latent between the nearest code and the next."""
     patches, _ = distinct_patches(to_pixels(images))
     best = (unit_latents(model, patches) @ model.quantize.codes.T).topk(2, dim=1).values
     return float((best[:, 0] - best[:, 1]).min())
 
 
 def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Image:
-    """Rows of drawings, each above its reconstructions, three times their size."""
+    """Return rows of rendered scenes, each above its reconstructions, three times their size."""
     images = shapes.render_many(scenes, seed)
-    cells = np.stack([images, reconstruct(model, images)])
-    cells = np.pad(cells, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
-    rows = cells.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
+    tiles = np.stack([images, reconstruct(model, images)])
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
+    rows = tiles.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
     sheet = Image.fromarray(rows.transpose(1, 0, 3, 2, 4, 5).reshape(-1, 8 * 65, 3))
     return sheet.resize((3 * sheet.width, 3 * sheet.height), Image.Resampling.NEAREST)
 
@@ -216,12 +230,12 @@ def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Ima
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(f"{NAME}.safetensors"))
-    parser.add_argument("--grid", type=Path, help="PNG: drawings above their reconstructions")
+    parser.add_argument("--grid", type=Path, help="PNG: rendered scenes above their reconstructions")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument(
-        "--freeze", type=float, default=0.15, help="share of the steps after which only the decoder learns"
+        "--freeze", type=float, default=0.15, help="fraction of the steps after which only the decoder is trained"
     )
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
@@ -233,9 +247,9 @@ def main() -> None:
     with torch.no_grad():
         fresh = args.seed + 1000
         for kind, sample in (("train", shapes.sample_train_scenes), ("unseen", shapes.sample_unseen_kind_scenes)):
-            print(f"readable, {kind} scenes: {readable(model, sample(1000, fresh), fresh):.1%} of 1000")
+            print(f"correct, {kind} scenes: {correct_fraction(model, sample(1000, fresh), fresh):.1%} of 1000")
         images = shapes.render_many(shapes.sample_scenes(4000, fresh), fresh)
-        print(f"smallest lead of a code: {margin(model, images):.3f}")
+        print(f"smallest margin of a code: {smallest_code_margin(model, images):.3f}")
         if args.grid:
             half = shapes.sample_train_scenes(24, fresh) + shapes.sample_unseen_kind_scenes(16, fresh)
             comparison(model, half, fresh).save(args.grid)

@@ -7,7 +7,7 @@ import torch
 from emage import tokenizers
 from emage.data import shapes
 from emage.tokenizers import DEMO, TOKENIZERS, weight_files
-from emage.training.train_vqgan import CONFIG, readable, to_pixels
+from emage.training.train_vqgan import CONFIG, correct_fraction, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_what_it_is(demo):
 
 @pytest.mark.parametrize("sample", [shapes.sample_train_scenes, shapes.sample_unseen_kind_scenes])
 def test_reconstructions_are_readable(demo, sample):
-    assert readable(demo, sample(200, seed=77), seed=77) >= 0.98
+    assert correct_fraction(demo, sample(200, seed=77), seed=77) >= 0.98
 
 
 def test_reconstructions_are_close(demo):

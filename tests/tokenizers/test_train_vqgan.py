@@ -11,11 +11,11 @@ def test_distinct_patches():
     images = torch.zeros(2, 3, 8, 16)
     images[0, :, :, 8:] = 1.0
     images[1, :, 0, 0] = 1.0
-    patches, places = train_vqgan.distinct_patches(images)
+    patches, indices = train_vqgan.distinct_patches(images)
     assert patches.shape == (3, 3, 8, 8)
-    assert torch.equal(patches[places[0, 1]], torch.ones(3, 8, 8))
-    assert places[0, 0] == places[1, 1] != places[1, 0]
-    assert torch.equal(train_vqgan.assemble(patches[places], (1, 2)), images)
+    assert torch.equal(patches[indices[0, 1]], torch.ones(3, 8, 8))
+    assert indices[0, 0] == indices[1, 1] != indices[1, 0]
+    assert torch.equal(train_vqgan.assemble(patches[indices], (1, 2)), images)
 
 
 def test_codes_follow_the_mean_of_their_latents():
@@ -24,29 +24,29 @@ def test_codes_follow_the_mean_of_their_latents():
     ids = train_vqgan.assign(latents, codes)
     assert ids.tolist() == [0, 0, 1]
     for _ in range(200):
-        train_vqgan.follow(codes, latents, ids, inertia=0.9)
+        train_vqgan.move_codes(codes, latents, ids, decay=0.9)
     torch.testing.assert_close(codes, unit([1, 0], [1, 5], [-1, 0]))
 
 
 def test_unused_codes_move_to_the_worst_latents():
     codes = unit([1, 0], [0, 1], [-1, 0])
     latents = unit([1, 0], [2, 1], [0, 1])
-    train_vqgan.revive(codes, latents, train_vqgan.assign(latents, codes))
+    train_vqgan.move_unused_codes(codes, latents, train_vqgan.assign(latents, codes))
     assert train_vqgan.assign(latents, codes).tolist() == [0, 2, 1]
 
 
-def test_the_table_settles_on_its_latents():
+def test_fixed_codes_are_the_means_of_their_latents():
     codes = unit([1, 0], [0, 1], [1, 0.1], [0.1, 1])
     latents = unit([1, -0.1], [-0.1, 1])
-    ids = train_vqgan.settle(codes, latents, torch.Generator().manual_seed(0))
+    ids = train_vqgan.fix_codes(codes, latents, torch.Generator().manual_seed(0))
     assert ids.tolist() == train_vqgan.assign(latents, codes).tolist() == [0, 1]
     torch.testing.assert_close(codes[ids], latents)
     assert (latents @ codes[2:].T).max() < 0  # in the quarter of the circle that faces away from both
 
 
-def test_only_near_latents_crowd():
-    assert train_vqgan.crowding(unit([1, 0], [0, 1], [-1, 0])) == 0
-    torch.testing.assert_close(train_vqgan.crowding(unit([1, 0], [1, 0], [-1, 0])), torch.tensor(0.25 * 2 / 3))
+def test_only_near_latents_repel_each_other():
+    assert train_vqgan.repulsion(unit([1, 0], [0, 1], [-1, 0])) == 0
+    torch.testing.assert_close(train_vqgan.repulsion(unit([1, 0], [1, 0], [-1, 0])), torch.tensor(0.25 * 2 / 3))
 
 
 def test_learning_rate():

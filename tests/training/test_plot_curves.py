@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn is what the record says, thinned; and what a command line may get wrong."""
+"""Learning curves: the plotted values are those of steps.jsonl, downsampled; errors of the command line."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from emage.utils.errors import InputError
 
 
 def train(folder: Path, losses, method: str | None = "iterative3", **more: float) -> Path:
-    """A run's folder; of `more` every step has the same."""
+    """Write a run's folder; every step has the same values `more`."""
     folder.mkdir(parents=True)
     log = StepLog(folder / "steps.jsonl", 0)
     for step, loss in enumerate(losses, 1):
@@ -32,35 +32,39 @@ def figure(*folders: Path, title: str | None = None):
     )
 
 
-def titles(drawn) -> list[str]:
-    return [axes.get_title(loc="left").split()[0] for axes in drawn.axes]
+def titles(plotted) -> list[str]:
+    return [axes.get_title(loc="left").split()[0] for axes in plotted.axes]
 
 
 # --- Numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_thinned_to_means_over_windows():
+def test_downsampling_takes_means_over_windows():
     step, value = np.arange(1.0, 8.0), np.array([1.0, 3, 5, np.nan, 7, 9, 11])
-    thinned = plot_curves.downsample(step, value, 3)  # six numbers, two a window
-    np.testing.assert_array_equal(thinned.step, [1.5, 4, 6.5])
-    np.testing.assert_array_equal(thinned.value, [2, 6, 10])
+    downsampled = plot_curves.downsample(step, value, 3)  # six numbers, two per window
+    np.testing.assert_array_equal(downsampled.step, [1.5, 4, 6.5])
+    np.testing.assert_array_equal(downsampled.value, [2, 6, 10])
 
 
 def test_a_short_curve_stays_as_it_is():
-    thinned = plot_curves.downsample(np.array([1.0, 2, 3]), np.array([4.0, np.nan, 6]), 2)
-    np.testing.assert_array_equal(thinned.step, [1, 3])
-    np.testing.assert_array_equal(thinned.value, [4, 6])
+    downsampled = plot_curves.downsample(np.array([1.0, 2, 3]), np.array([4.0, np.nan, 6]), 2)
+    np.testing.assert_array_equal(downsampled.step, [1, 3])
+    np.testing.assert_array_equal(downsampled.value, [4, 6])
     assert len(plot_curves.downsample(np.array([1.0]), np.array([np.nan]), 2).step) == 0
 
 
 @pytest.mark.parametrize("n", [2_000, 2_001, 3_999, 4_001, 100_003])
-def test_thinning_keeps_every_number_and_the_number_of_points(n: int):
-    thinned = plot_curves.downsample(np.arange(n, dtype=float), np.ones(n), 2_000)
-    assert len(thinned.step) == 2_000 and (thinned.value == 1).all()
-    assert (np.diff(thinned.step) > 0).all() and thinned.step[0] < n / 2_000 and thinned.step[-1] > n - 1 - n / 2_000
+def test_downsampling_keeps_every_number_and_the_number_of_points(n: int):
+    downsampled = plot_curves.downsample(np.arange(n, dtype=float), np.ones(n), 2_000)
+    assert len(downsampled.step) == 2_000 and (downsampled.value == 1).all()
+    assert (
+        (np.diff(downsampled.step) > 0).all()
+        and downsampled.step[0] < n / 2_000
+        and downsampled.step[-1] > n - 1 - n / 2_000
+    )
 
 
-def test_smoothed_by_moving_means():
+def test_moving_means():
     np.testing.assert_allclose(plot_curves.moving_mean(np.array([9.0, 3, 3, 6, 0, 0]), 1), [9, 5, 4, 3, 2, 0])
     np.testing.assert_allclose(plot_curves.moving_mean(np.array([9.0, 3, 3, 6, 0, 0]), 2), [9, 5, 4.2, 2.4, 2.25, 2])
     np.testing.assert_array_equal(plot_curves.moving_mean(np.array([1.0, 4, 2]), 0), [1, 4, 2])
@@ -70,28 +74,28 @@ def test_smoothed_by_moving_means():
 
 
 def test_a_run_has_its_method_and_steps_in_the_title(tmp_path: Path):
-    drawn = figure(train(tmp_path / "mine", [4.0, 3.0, 2.0]))
-    assert drawn.get_suptitle() == "mine: iterative3, 3 steps" and not drawn.legends
-    assert titles(drawn) == ["loss", "token", "gradient", "learning"]  # no context gain: nobody measured any
-    pale, _ = drawn.axes[0].get_lines()
+    plotted = figure(train(tmp_path / "mine", [4.0, 3.0, 2.0]))
+    assert plotted.get_suptitle() == "mine: iterative3, 3 steps" and not plotted.legends
+    assert titles(plotted) == ["loss", "token", "gradient", "learning"]  # no context gain: it was not logged
+    pale, _ = plotted.axes[0].get_lines()
     np.testing.assert_array_equal(pale.get_xydata(), [[1, 4], [2, 3], [3, 2]])
 
 
-def test_several_runs_are_told_apart_by_a_legend(tmp_path: Path):
+def test_several_runs_have_a_legend(tmp_path: Path):
     first = train(tmp_path / r"_a$\b$", [4.0, 3.0], context_gain=0.25)
     second = train(tmp_path / "b", [5.0, 4.0, 3.5], method=None)
-    drawn = figure(first, second)
-    drawn.draw_without_rendering()  # dollars are no formula, which would be a wrong one
-    (legend,) = drawn.legends
+    plotted = figure(first, second)
+    plotted.draw_without_rendering()  # dollar signs must not start a formula, which would be invalid here
+    (legend,) = plotted.legends
     assert [text.get_text() for text in legend.get_texts()] == [r"iterative3: _a$\b$", "run: b"]
     assert [line.get_color() for line in legend.get_lines()] == ["#0072B2", "#D55E00"]
-    assert titles(drawn) == ["loss", "token", "context", "gradient", "learning"]
-    (gain,) = {line.get_color() for line in drawn.axes[2].get_lines()}
-    assert gain == "#0072B2"  # only the first run has any
-    assert drawn.axes[0].get_xlim()[1] >= 3
+    assert titles(plotted) == ["loss", "token", "context", "gradient", "learning"]
+    (gain,) = {line.get_color() for line in plotted.axes[2].get_lines()}
+    assert gain == "#0072B2"  # only the first run has it
+    assert plotted.axes[0].get_xlim()[1] >= 3
 
 
-def test_runs_of_the_same_name_go_by_their_paths(tmp_path: Path):
+def test_runs_of_the_same_name_are_named_by_their_paths(tmp_path: Path):
     folders = [train(tmp_path / name / "run", [1.0]) for name in "ab"]
     assert [plot_curves._name(folder, folders)[-6:] for folder in folders] == ["/a/run", "/b/run"]
     assert len(plot_curves._name(Path("x" * 100), folders)) == 44
@@ -105,7 +109,7 @@ def test_a_spike_does_not_flatten_the_curve(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("value", "limits"), [(0.1, (0.095, 0.105)), (0.0, (-1, 1)), (-2.0, (-2.1, -1.9))])
-def test_what_never_changes_is_a_straight_line(value: float, limits: tuple[float, float], tmp_path: Path):
+def test_a_constant_is_a_straight_line(value: float, limits: tuple[float, float], tmp_path: Path):
     panel = figure(train(tmp_path / "a", [value] * 5_000)).axes[0]  # means of equal numbers differ in the last bits
     assert panel.get_ylim() == pytest.approx(limits)
 
@@ -120,22 +124,22 @@ def test_a_run_of_one_step_or_without_any_loss(tmp_path: Path):
     assert titles(figure(train(tmp_path / "b", [math.nan]))) == ["token", "gradient", "learning"]
 
 
-def test_a_record_that_nothing_can_be_drawn_of(tmp_path: Path):
+def test_a_log_without_any_metric_to_plot(tmp_path: Path):
     (tmp_path / "steps.jsonl").write_text('{"step": 1, "loss": null}\n')
-    with pytest.raises(InputError, match="none of the numbers that are drawn"):
+    with pytest.raises(InputError, match="none of the metrics that are plotted"):
         plot_curves.plot([tmp_path], tmp_path / "curves.png")
 
 
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
-def refused(capsys: pytest.CaptureFixture, *argv: object) -> str:
+def error_of(capsys: pytest.CaptureFixture, *argv: object) -> str:
     with pytest.raises(SystemExit) as exit:
         plot_curves.main([str(word) for word in argv])
     assert exit.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-    return said.removeprefix("error: ").strip()
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    return printed.removeprefix("error: ").strip()
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -152,40 +156,40 @@ def test_an_image_of_two_runs(ending: str, tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_an_image_for_a_paper(ending: str, start: bytes, tmp_path: Path):
+def test_vector_images(ending: str, start: bytes, tmp_path: Path):
     plot_curves.plot([train(tmp_path / "a", [4.0, 3.0])], tmp_path / f"curves.{ending}")
     assert (tmp_path / f"curves.{ending}").read_bytes().startswith(start)
 
 
-def test_a_title_of_ones_own(tmp_path: Path):
+def test_a_title_is_plain_text(tmp_path: Path):
     one, other = train(tmp_path / "a", [1.0]), train(tmp_path / "b", [1.0])
     assert figure(one, title="$5: a\nb").get_suptitle() == "$5: a b"
     assert figure(one, other, title="$5").legends[0].get_title().get_text() == "$5"
 
 
-def test_nothing_is_written_over_the_title_or_the_legend(tmp_path: Path):
+def test_panels_legend_and_title_do_not_overlap(tmp_path: Path):
     runs = [train(tmp_path / f"a run with a rather long name {number}", [2.0, 1.0]) for number in range(9)]
-    drawn = figure(*runs, title="Figure 3")
-    drawn.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in drawn.axes] + [drawn.legends[0].get_window_extent()]
+    plotted = figure(*runs, title="Figure 3")
+    plotted.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in plotted.axes] + [plotted.legends[0].get_window_extent()]
     for i, box in enumerate(boxes):
-        assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and box.y0 >= 0 and box.y1 <= drawn.bbox.y1
+        assert plotted.bbox.x0 <= box.x0 and box.x1 <= plotted.bbox.x1 and box.y0 >= 0 and box.y1 <= plotted.bbox.y1
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
-def test_what_a_command_line_may_get_wrong(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_errors_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     run, output = train(tmp_path / "a", [4.0]), f"output={tmp_path}/curves.png"
-    assert refused(capsys) == "no run: give the output folder of a training, or several"
-    assert refused(capsys, tmp_path / "none", output) == (
-        f"{tmp_path}/none: no steps.jsonl there; give the output folder of a training"
+    assert error_of(capsys) == "no run: name the output folder of a training, or several"
+    assert error_of(capsys, tmp_path / "none", output) == (
+        f"{tmp_path}/none: no steps.jsonl in it; name the output folder of a training"
     )
-    assert refused(capsys, run, "output=curves.txt").startswith("output=curves.txt: end it in .png, ")
-    assert refused(capsys, run, f"output={tmp_path}/none/curves.png").endswith(
+    assert error_of(capsys, run, "output=curves.txt").startswith("output=curves.txt: end it in .png, ")
+    assert error_of(capsys, run, f"output={tmp_path}/none/curves.png").endswith(
         "cannot be written (No such file or directory)"
     )
-    assert "unknown key 'outptu'; did you mean output?" in refused(capsys, run, "outptu=x.png")
+    assert "unknown key 'outptu'; did you mean output?" in error_of(capsys, run, "outptu=x.png")
     (run / "steps.jsonl").write_text('{"step": 1, "lo')
-    assert "steps.jsonl holds no step yet" in refused(capsys, run, output)
+    assert "steps.jsonl has no step yet" in error_of(capsys, run, output)
     assert not (tmp_path / "curves.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""steps.jsonl: what training writes comes back, whatever was cut off, undone by a resume, or found the disk full."""
+"""steps.jsonl is read back as written, after incomplete lines, resumed runs and full disks."""
 
 import json
 import logging
@@ -46,17 +46,17 @@ def test_numbers_come_back_with_the_same_bits(path: Path):
     assert math.copysign(1, record["grad_norm"]) == -1 and isinstance(record["samples"], int)
 
 
-def test_numpys_numbers_are_numbers(path: Path):
+def test_numpy_numbers_are_written_as_numbers(path: Path):
     StepLog(path, 0).append(1, {"loss": np.float32(0.1), "samples": np.int64(3), "skipped": True})
     assert path.read_text() == '{"step": 1, "loss": 0.10000000149011612, "samples": 3, "skipped": true}\n'
 
 
-def test_what_is_no_number_is_null(path: Path):
+def test_a_number_that_is_not_finite_is_null(path: Path):
     StepLog(path, 0).append(1, {"loss": math.nan, "grad_norm": math.inf, "lr": np.float32(-math.inf)})
     assert path.read_text() == '{"step": 1, "loss": null, "grad_norm": null, "lr": null}\n'
 
 
-def test_a_line_is_there_at_once(path: Path):
+def test_a_line_can_be_read_at_once(path: Path):
     log = StepLog(path, 0)
     log.append(1, {"loss": 2.0})
     assert recorded(path) == [1]  # read while it is open
@@ -64,14 +64,14 @@ def test_a_line_is_there_at_once(path: Path):
     log.close()
 
 
-def test_a_resumed_run_takes_no_step_twice(path: Path):
+def test_a_resumed_run_has_no_step_twice(path: Path):
     write(path, range(1, 8))
     write(path, [5, 6], start=4)
     assert recorded(path) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("half", ['{"step": 3, "lo', '{"step": 3, "loss": 1.0}', "\0" * 100_000])
-def test_a_line_that_was_cut_off_goes(path: Path, half: str):
+def test_an_incomplete_line_is_removed(path: Path, half: str):
     write(path, [1, 2])
     with open(path, "a") as file:
         file.write(half)
@@ -80,8 +80,8 @@ def test_a_line_that_was_cut_off_goes(path: Path, half: str):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_a_worker_that_outlives_its_driver_writes_elsewhere(path: Path):
-    """The run goes on at step 2 while a worker of the killed one still takes steps."""
+def test_a_worker_that_outlives_its_driver_writes_to_the_old_file(path: Path):
+    """The run is resumed at step 2 while a worker of the killed one still trains."""
     orphan = step_log.StepLog(path, 0)
     orphan.append(1, {"loss": 1.0})
     orphan.append(2, {"loss": 1.0})
@@ -110,7 +110,7 @@ def test_killed_while_writing(path: Path):
 
 @pytest.fixture
 def no_room_beyond():
-    """Files can't grow beyond a number of bytes, as on a full disk: a write stops half-way, the next one fails."""
+    """Limit the size of files, as on a full disk: a write stops half-way, the next one fails."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (old[0] if size is None else size, old[1]))
@@ -124,13 +124,13 @@ def test_a_full_disk_does_not_stop_training(path: Path, no_room_beyond, caplog):
     no_room_beyond(path.stat().st_size + 10)
     for step in (2, 3, 4):
         log.append(step, {"loss": 1.0})
-        log.sync()  # works, and must not hide that a half line is there
+        log.sync()  # works, and must not hide the incomplete line
     no_room_beyond(None)
     assert recorded(path) == [1]
     log.append(5, {"loss": 1.0})
     log.append(6, {"loss": 1.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 5, 6]
-    assert all("training goes on" in record.getMessage() for record in caplog.records) and caplog.records
+    assert all("training continues" in record.getMessage() for record in caplog.records) and caplog.records
 
 
 def test_one_warning_while_the_disk_is_full(path: Path, no_room_beyond, caplog):
@@ -149,13 +149,13 @@ def test_a_disk_that_is_full_when_a_run_is_resumed(path: Path, no_room_beyond, c
     log = StepLog(path, 4)
     log.append(5, {"loss": 1.0})
     no_room_beyond(None)
-    assert recorded(path) == list(range(1, 8))  # the old record, whole
+    assert recorded(path) == list(range(1, 8))  # the old log, complete
     log.append(6, {"loss": 1.0})
     assert recorded(path) == [1, 2, 3, 4, 6]
     assert len(caplog.records) == 1
 
 
-def test_a_folder_that_is_not_there_yet(tmp_path: Path, caplog):
+def test_a_folder_that_does_not_exist_yet(tmp_path: Path, caplog):
     log = StepLog(tmp_path / "later" / "steps.jsonl", 0)
     log.append(1, {"loss": 1.0})
     (tmp_path / "later").mkdir()
@@ -166,14 +166,14 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path, caplog):
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_has_not_begun(path: Path):
+def test_a_run_that_has_not_started(path: Path):
     assert recorded(path) == [] and step_log.last_step(path) == 0
     assert {name: len(column) for name, column in step_log.columns(path, ["loss"]).items()} == {"step": 0, "loss": 0}
     path.touch()
     assert recorded(path) == [] and step_log.last_step(path) == 0
 
 
-def test_columns_have_gaps_where_a_line_says_nothing(path: Path):
+def test_columns_are_nan_where_a_line_lacks_the_key(path: Path):
     log = StepLog(path, 0)
     log.append(1, {"loss": 4.0, "context_gain": 0.5})
     log.append(2, {"loss": math.nan})
@@ -198,14 +198,14 @@ def test_the_last_step_whatever_the_length_of_lines(path: Path, length: int):
 
 def test_the_last_step_is_read_from_the_end(path: Path):
     with open(path, "wb") as file:
-        file.truncate(1 << 33)  # 8 GiB of nothing, which take no room
+        file.truncate(1 << 33)  # 8 GiB of nothing, a sparse file
         file.seek(0, os.SEEK_END)
         file.write(b'\n{"step": 7}\n')
     assert step_log.last_step(path) == 7
 
 
 class Follower:
-    """`follow` in a thread, as a progress bar has it."""
+    """`follow` in a thread, as the progress bar uses it."""
 
     def __init__(self, path: Path):
         self.seen: list[int] = []
@@ -231,7 +231,7 @@ class Follower:
 
 
 def test_following_a_run_from_its_first_step(path: Path):
-    follower = Follower(path)  # there is no file yet
+    follower = Follower(path)  # the file does not exist yet
     log = StepLog(path, 0)
     for step in range(1, 50):
         log.append(step, {"loss": 1.0})
@@ -253,7 +253,7 @@ def test_following_waits_for_the_end_of_a_line(path: Path):
 def test_following_goes_back_with_a_resumed_run(path: Path):
     write(path, range(1, 101))
     follower = Follower(path)
-    follower.wait_for(100)  # the last line tells where the run stands
+    follower.wait_for(100)  # the last line
     log = step_log.StepLog(path, 40)
     follower.wait_for(40)
     log.append(41, {"loss": 1.0})
@@ -262,15 +262,15 @@ def test_following_goes_back_with_a_resumed_run(path: Path):
     assert follower.end() == [100, 40, 41, 42]
 
 
-def test_following_notices_a_record_that_took_anothers_place_and_grew(path: Path):
+def test_following_notices_a_log_that_was_replaced_and_grew(path: Path):
     write(path, [1, 2, 3])
     lines = step_log.follow(path, threading.Event(), every_s=0)
     assert next(lines)["step"] == 3
-    write(path, [2, 3, 4, 5], start=1)  # longer than the old one before anybody looks
+    write(path, [2, 3, 4, 5], start=1)  # longer than the old one before it is looked at
     assert next(lines)["step"] == 5
 
 
-def test_following_a_file_that_goes_and_comes_back(path: Path):
+def test_following_a_file_that_is_deleted_and_written_again(path: Path):
     write(path, [1, 2, 3])
     follower = Follower(path)
     follower.wait_for(3)

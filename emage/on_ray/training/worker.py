@@ -26,7 +26,7 @@ from emage.training import resume_state
 from emage.training.engine import DistributedContext, Objective
 from emage.training.loop import fit
 from emage.training.optimizer import make_ema
-from emage.training.resume_state import State
+from emage.training.resume_state import ResumeState
 from emage.training.spike_guard import SpikeGuard
 from emage.training.step_metrics import Metrics
 from emage.utils import manifest
@@ -123,10 +123,10 @@ def _build(config: TrainConfig, network: Network, last: str | None, ranks: Distr
     average = make_ema(network, config.optim.ema) if config.optim.ema and ranks.rank == 0 else None
     if state is None:
         return WorkerState(engine, average, SpikeGuard(config.optim.max_spike), start=0, updates=0)
-    facts = state.facts
+    facts = state.metadata
     engine.restore(state.moments, facts["updates"])
     if average is not None:
-        average.load_state_dict(state.average)  # type: ignore[arg-type]
+        average.load_state_dict(state.ema)  # type: ignore[arg-type]
     if ranks.rank == 0:
         before = facts["world_size"]
         shared = f", saved by {before} workers, with {ranks.world_size} now" if before != ranks.world_size else ""
@@ -229,7 +229,7 @@ class Worker:
         self.recorder.log.sync()
         try:
             weights = self.engine.objective.network.state_dict()
-            resume_state.save(self.checkpoints, State(facts, weights, moments, average))
+            resume_state.save(self.checkpoints, ResumeState(facts, weights, moments, average))
             resume_state.prune(self.checkpoints, self.config.run.keep, self.config.run.keep_every)
         except OSError as error:
             reason = error.strerror or error

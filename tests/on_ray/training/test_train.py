@@ -80,8 +80,8 @@ def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
     kept = load_file(output / "model" / "model.safetensors")
     last = resume_state.load(output / "checkpoints" / "step_00000020")
     key = "decoder.head.weight"
-    assert last.average and int(last.average["n_averaged"]) == 20
-    assert torch.equal(kept[key], last.average[f"module.{key}"]) and not torch.equal(kept[key], last.weights[key])
+    assert last.ema and int(last.ema["n_averaged"]) == 20
+    assert torch.equal(kept[key], last.ema[f"module.{key}"]) and not torch.equal(kept[key], last.weights[key])
 
 
 def test_the_run_is_in_mlflow(trained: TrainConfig):

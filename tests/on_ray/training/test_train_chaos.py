@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_passed_over(token_table: Path, whole: Path, tmp
     file = newest / "moments.safetensors"
     os.truncate(file, file.stat().st_size - 8)
     printed = finish(start(command))
-    assert f"{newest} is passed over for the checkpoint before it" in printed
+    assert f"{newest} is skipped for the checkpoint before it" in printed
     assert record(output) == record(whole) and weights(output) == weights(whole)
     assert saved(output) == [40, 80, 100, 120]  # the two newest, and every fortieth step's
 
