@@ -4,7 +4,7 @@
         output=/data/ingest tokenize.num_actors=64 download.min_success_rate=0.2
 
 On this machine, small: python pipelines/ingest.py demo source.table=urls.parquet output=runs/my_ingest
-The same command resumes; stage=download|tokenize|shuffle runs one stage alone.
+The same command resumes. stage=select|download|tokenize|shuffle runs one stage alone; download runs select first.
 """
 
 import sys
