@@ -1,7 +1,7 @@
-"""DeepSpeed behind training.loop's Engine: ZeRO, gradients over all ranks, the optimizer's state as whole tensors.
+"""DeepSpeed as an Engine of emage/training/engine.py: ZeRO, and the optimizer's state as whole tensors.
 
-DeepSpeed's own checkpoint files belong to one number of ranks and one ZeRO stage. What this engine gives and takes are
-tensors under the parameters' names, the same whatever they were cut into.
+DeepSpeed's own checkpoint files belong to one number of ranks and one ZeRO stage. This engine returns and takes whole
+tensors under the parameters' names, which do not depend on either.
 """
 
 import logging
@@ -23,18 +23,24 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
 class DeepSpeedEngine:
-    """Weights are those of `objective` when it is made: load them before."""
+    """Trains with DeepSpeed. The weights are those of `objective` at this moment: load them before.
+
+    Args:
+        objective: network and loss.
+        config: of the run.
+        world_size: number of ranks.
+    """
 
     def __init__(self, objective: Objective, config: TrainConfig, world_size: int):
-        # On a CPU the accelerator must be named before the import; the guess fails where CUDA libraries lie unused.
+        # The accelerator must be named before the import: on a CPU with CUDA libraries installed, the guess is wrong.
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.run.use_gpu else "cpu")
         import deepspeed
 
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of what is meant: our AdamW, skipped steps
-        # A compiled collective for inference alone; building it takes a minute and a compiler.
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of what is intended: our AdamW, skipped steps
+        # A compiled collective for inference, not needed here; building it takes a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._optim, self._is_zero, self._world_size = config.optim, config.run.zero_stage > 0, world_size
-        # PyTorch's AdamW, as in training.BareEngine: DeepSpeed's own would have to be compiled first.
+        # PyTorch's AdamW, as in BareEngine: DeepSpeed's own would have to be compiled first.
         self._optimizer = adamw(objective, config.optim)
         self._engine, _, _, _ = deepspeed.initialize(
             model=objective,
@@ -44,7 +50,7 @@ class DeepSpeedEngine:
                 "gradient_accumulation_steps": accumulation(config.optim, world_size),
                 "gradient_clipping": config.optim.clip_norm if self._is_zero else 0.0,  # without ZeRO `step` clips
                 "zero_optimization": {"stage": config.run.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
-                "zero_allow_untested_optimizer": True,  # it is PyTorch's AdamW, in a class of ours
+                "zero_allow_untested_optimizer": True,  # our subclass of PyTorch's AdamW
                 "steps_per_print": 1 << 30,
                 "wall_clock_breakdown": False,
             },
@@ -56,27 +62,30 @@ class DeepSpeedEngine:
     def forward(self, *args) -> Loss:
         return self._engine(*args)
 
-    def backward(self, part: Tensor) -> None:
-        # DeepSpeed takes the mean over ranks; the parts of all ranks are to add up.
-        self._engine.backward(part * self._world_size, scale_wrt_gas=False)
+    def backward(self, loss_part: Tensor) -> None:
+        # DeepSpeed takes the mean over ranks; here the parts of all ranks add up.
+        self._engine.backward(loss_part * self._world_size, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()  # DeepSpeed counts micro-batches by it
+            self._engine.step()  # DeepSpeed counts micro-batches by this call
 
-    def step(self, lr: float, take: bool) -> float:
+    def step(self, lr: float, apply_update: bool) -> float:
         set_lr(self._optimizer, lr)
-        if self._is_zero:  # ranks hold parts of the gradient each; DeepSpeed itself skips a norm that is not finite
-            self._optimizer.skip = not take
+        if self._is_zero:  # each rank holds a part of the gradient; DeepSpeed itself skips a norm that is not finite
+            self._optimizer.skip = not apply_update
             self._engine.step()
             return float(self._engine.get_global_grad_norm() or 0.0)
         norm = float(torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self._optim.clip_norm))
-        self._optimizer.skip = not (take and math.isfinite(norm))
+        self._optimizer.skip = not (apply_update and math.isfinite(norm))
         self._engine.step()
         return norm
 
     def moments(self, keep: bool = True) -> dict[str, Tensor]:
-        """AdamW's state on the CPU, "exp_avg.NAME" and "exp_avg_sq.NAME". All ranks must call it: each holds parts.
+        """Return AdamW's state on the CPU, as "exp_avg.NAME" and "exp_avg_sq.NAME".
 
-        Those that only take part get nothing (`keep`): it is twice the size of the weights.
+        All ranks must call it together, since each holds a part.
+
+        Args:
+            keep: False on ranks that do not need the result, which is twice the size of the weights: they get {}.
         """
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -84,15 +93,15 @@ class DeepSpeedEngine:
         for name, parameter in self._trained():
             for key in MOMENTS:
                 if self._is_zero:
-                    found = safe_get_full_optimizer_state(parameter, key)
+                    value = safe_get_full_optimizer_state(parameter, key)
                 else:
-                    found = self._optimizer.state[parameter][key].clone()
+                    value = self._optimizer.state[parameter][key].clone()
                 if keep:
-                    whole[f"{key}.{name}"] = found.cpu()  # type: ignore[union-attr]
+                    whole[f"{key}.{name}"] = value.cpu()  # type: ignore[union-attr]
         return whole
 
     def restore(self, moments: dict[str, Tensor], updates: int) -> None:
-        """Takes over what `moments` gave after so many updates, under any number of ranks and any ZeRO stage."""
+        """Load what `moments` returned after `updates` updates, with any number of ranks and any ZeRO stage."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._allocate(updates)
@@ -108,13 +117,13 @@ class DeepSpeedEngine:
         return [(name, p) for name, p in self.objective.network.named_parameters() if p.requires_grad]
 
     def _allocate(self, updates: int) -> None:
-        """AdamW's state of zeros, which it would make at its first update: too late for what is loaded or skipped."""
+        """Allocate AdamW's state as zeros. At its first update it would be too late to load it or to skip a step."""
         for group in self._optimizer.param_groups:
-            for held in group["params"]:  # with ZeRO, this rank's part of all parameters as one vector
+            for held in group["params"]:  # with ZeRO, this rank's part of all parameters, as one vector
                 steps = torch.tensor(float(updates), device=held.device)
                 zeros = {key: torch.zeros_like(held) for key in MOMENTS}
                 self._optimizer.state[held] = {"step": steps, **zeros}
         if self._is_zero:
-            parts: Any = self._engine.optimizer  # which looks for the state after the first update, by these
-            parts._hp_optimizer_states_linked = False
-            parts._lazy_init_hp_params_optimizer_state()
+            zero: Any = self._engine.optimizer  # maps parameters to their state after the first update, in these two
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()

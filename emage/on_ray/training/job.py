@@ -1,4 +1,4 @@
-"""What Ray Train's controller hands to its workers.
+"""The function that Ray Train's controller hands to its workers.
 
 The controller imports this module too, and starts workers only afterwards: nothing here takes seconds to import.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def work(settings: dict[str, Any]) -> str | None:
-    """One Ray Train worker: `settings` are the arguments of `worker.work`, whose result it returns."""
-    from emage.on_ray.training import worker  # with torch, DeepSpeed and the text encoder's library
+    """Run one Ray Train worker. `settings` are the arguments of `worker.work`, whose result is returned."""
+    from emage.on_ray.training import worker  # imports torch, DeepSpeed and the text encoder's library
 
     return worker.work(**settings)

@@ -1,4 +1,4 @@
-"""Rank 0's eyes: the record of steps, metrics for MLflow, sample sheets and strips, and the checkpoint at the end."""
+"""Writes what a training run leaves: the step log, MLflow metrics, sample images and the checkpoint for use. On rank 0."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ from emage.methods import METHODS
 from emage.model import device_support
 from emage.model.transformer import Network
 from emage.on_ray import tracking
-from emage.training import step_log as steps
+from emage.training import step_log
 from emage.training.context_gain import context_gain
 from emage.training.engine import Engine
 from emage.training.estimate.parameters_and_flops import flops_per_sample
@@ -25,22 +25,32 @@ from emage.training.step_log import StepLog
 from emage.training.step_metrics import Metrics
 from emage.utils import image_grid, provenance
 
-STRIPS = 2  # prompts that are shown forming
-MAX_RESENT_STEPS = 1_000  # steps that were logged before a restart, offered to the store again
+NUM_FILMSTRIPS = 2  # prompts whose decoding steps are shown
+MAX_RESENT_STEPS = 1_000  # steps that were logged before a restart and are sent to MLflow again
 
 _log = logging.getLogger(__name__)
 
 
 class TrainingRecorder:
-    """`kept` are the weights that are drawn from and saved in the end: the network's own, or their average."""
+    """Callback of `loop.fit` on rank 0.
+
+    Args:
+        config: of the run.
+        output: folder of the run.
+        engine: trains the network.
+        network_to_save: what sample images are generated with and what is saved at the end: the trained network, or
+            its EMA weights.
+        checkpoint_config: of the saved checkpoint.
+        start: steps done before.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
         output: Path,
         engine: Engine,
-        kept: Network,
-        parts: CheckpointConfig,
+        network_to_save: Network,
+        checkpoint_config: CheckpointConfig,
         start: int,
     ):
         self.config, self.output, self.engine, self.start = config, output, engine, start
@@ -51,34 +61,40 @@ class TrainingRecorder:
         tokenizer = tokenizers.load(
             config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(self.device)
         )
-        self.pipe = Emage(kept, tokenizer, parts)
-        self.pipe.drawing.records = False  # recordings would keep memory that training needs
+        self.pipe = Emage(network_to_save, tokenizer, checkpoint_config)
+        self.pipe.drawing.records = False  # CUDA graphs would keep memory that training needs
         self.network = engine.objective.network.train()
-        # What a GPU of this kind reaches in a product of large matrices; a step's share of it is its utilisation.
-        self.peak = device_support.matmul_rate(self.device, config.run.precision) * config.run.num_workers
-        self.began = self.since = time.monotonic()
-        self.logged, self.waited, self.lost, self.has_warned = start, 0.0, 0, False
-        self.metrics: Metrics = {}  # the last that were logged
-        self._record_again()
+        # FLOP/s of a large matrix product on all workers' devices: the denominator of mfu (estimate/gpus.py).
+        self.matmul_rate = device_support.matmul_rate(self.device, config.run.precision) * config.run.num_workers
+        self.started_at = self.last_logged_at = time.monotonic()
+        self.last_logged_step, self.waited_s, self.lost_checkpoints, self.has_warned = start, 0.0, 0, False
+        self.metrics: Metrics = {}  # the last logged ones
+        self._resend_metrics()
 
     def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
+        """Record a step. Every `run.log_every` steps measure more, every `run.sample_every` generate images."""
         run, is_last = self.config.run, step == self.config.optim.steps
-        self.waited += metrics["data_wait_s"]
+        self.waited_s += metrics["data_wait_s"]
         if step % run.log_every == 0 or is_last:
             metrics = metrics | self._speed(step) | self._probe(batch) | self._memory()
             self.run.metrics(metrics, step=step)
             self.metrics = metrics
-            self._warn_of_a_blind_network(step)
+            self._warn_if_context_is_ignored(step)
         self.log.append(step, metrics)
         if step % run.sample_every == 0 or is_last:
-            self._draw(step)
+            self._generate_samples(step)
 
     def count_lost_checkpoint(self, step: int) -> None:
-        self.lost += 1
-        self.run.metrics({"checkpoints_lost": self.lost}, step=step)
+        """Record that a checkpoint could not be saved."""
+        self.lost_checkpoints += 1
+        self.run.metrics({"checkpoints_lost": self.lost_checkpoints}, step=step)
 
     def finish(self, table: TokenTable) -> None:
-        """Writes the checkpoint for use. Raises OSError where there is no room for it."""
+        """Save the checkpoint for use.
+
+        Raises:
+            OSError: the disk is full, for example.
+        """
         config = self.config
         self.pipe.facts = {
             "step": config.optim.steps,
@@ -100,8 +116,8 @@ class TrainingRecorder:
                 "seed": config.run.seed,
             },
         }
-        if not self.start:  # else most of the time was spent by a run that is gone
-            self.pipe.facts["seconds"] = round(time.monotonic() - self.began)
+        if not self.start:  # the time of a resumed run is not known
+            self.pipe.facts["seconds"] = round(time.monotonic() - self.started_at)
         self.pipe.network.eval()
         self.pipe.save_pretrained(self.output / "model", prompts=config.run.prompts)
 
@@ -110,13 +126,10 @@ class TrainingRecorder:
         self.skipped.close()
         self.run.close()
 
-    # --- Parts ---
-
     def _speed(self, step: int) -> Metrics:
-        """Since the last time that something was logged: rates, the share of the peak, the share of time spent waiting
-        for data."""
+        """Return rates, mfu and the fraction of time spent waiting for data, since the last logged step."""
         now = time.monotonic()
-        seconds, steps = now - self.since, step - self.logged
+        seconds, steps = now - self.last_logged_at, step - self.last_logged_step
         rate = steps * self.config.optim.batch_size / seconds
         objective = self.engine.objective
         warm_steps = round(self.config.objective.warm_start * self.config.optim.steps)
@@ -125,10 +138,10 @@ class TrainingRecorder:
         values = {
             "samples_per_s": rate,
             "tokens_per_s": rate * self.pipe.config.grid[0] * self.pipe.config.grid[1],
-            "mfu": rate * flops / self.peak,
-            "data_wait": self.waited / seconds,
+            "mfu": rate * flops / self.matmul_rate,
+            "data_wait": self.waited_s / seconds,
         }
-        self.since, self.logged, self.waited = now, step, 0.0
+        self.last_logged_at, self.last_logged_step, self.waited_s = now, step, 0.0
         return values
 
     def _probe(self, batch: Batch) -> Metrics:
@@ -141,31 +154,31 @@ class TrainingRecorder:
             return {}
         return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30}
 
-    def _record_again(self) -> None:
-        """What a run that is gone logged last: its store may not have got it. What it did get is not written twice."""
+    def _resend_metrics(self) -> None:
+        """Send the metrics that a killed run logged last, in case MLflow has not got them. None is recorded twice."""
         for values in deque(
-            filter(lambda values: "mfu" in values, steps.read(self.output / "steps.jsonl")), MAX_RESENT_STEPS
+            filter(lambda values: "mfu" in values, step_log.read(self.output / "steps.jsonl")), MAX_RESENT_STEPS
         ):
             self.metrics = {name: value for name, value in values.items() if name != "step" and value is not None}
             self.run.metrics(self.metrics, step=values["step"])
 
-    def _warn_of_a_blind_network(self, step: int) -> None:
-        is_blind = abs(self.metrics.get("context_gain", 1.0)) < 0.005
-        if is_blind and step > self.config.optim.steps // 2 and not self.has_warned:
+    def _warn_if_context_is_ignored(self, step: int) -> None:
+        is_ignored = abs(self.metrics.get("context_gain", 1.0)) < 0.005
+        if is_ignored and step > self.config.optim.steps // 2 and not self.has_warned:
             self.has_warned = True
             _log.warning(
                 "the network ignores the image it is given (context gain near 0): objective.warm_start or "
-                "objective.ground_truth_share cure it"
+                "objective.ground_truth_share fix it"
             )
 
-    def _draw(self, step: int) -> None:
-        """A sheet of the fixed prompts and, for methods that draw in passes, the first of them forming (Figure 5)."""
+    def _generate_samples(self, step: int) -> None:
+        """Save images of the fixed prompts and, if the method decodes in steps, filmstrips (paper, Figure 5)."""
         prompts, seed = self.config.run.prompts, self.config.run.seed
         self.pipe.network.eval()
         images = {"samples": image_grid.sheet(self.pipe.generate(prompts, seed=seed), prompts)}
         if METHODS[self.config.method].PARTIAL_CONTEXT:
-            frames = [list(self.pipe.stream(prompt, seed=seed)) for prompt in prompts[:STRIPS]]
-            images["strips"] = image_grid.strips(frames, prompts[:STRIPS])
+            frames = [list(self.pipe.stream(prompt, seed=seed)) for prompt in prompts[:NUM_FILMSTRIPS]]
+            images["strips"] = image_grid.strips(frames, prompts[:NUM_FILMSTRIPS])
         self.network.train()
         for folder, image in images.items():
             path = self.output / folder / f"step_{step:06d}.png"
@@ -173,5 +186,5 @@ class TrainingRecorder:
             try:
                 path.parent.mkdir(exist_ok=True)
                 image.save(path)
-            except OSError as error:  # a full disk: training goes on
+            except OSError as error:  # a full disk: training continues
                 _log.warning("%s: %s", path, error.strerror)

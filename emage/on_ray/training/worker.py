@@ -1,7 +1,7 @@
-"""What every worker of a training run does: builds, goes on from the last checkpoint, trains, saves.
+"""One worker of a training run: builds the network, loads the last checkpoint, trains, saves.
 
-The step itself is emage.training.loop's; nothing here knows what a token means. Rank 0 also keeps the run's record: the
-files under output/, the metrics, the images (recorder.py).
+The step itself is in emage/training/loop.py; this module does not depend on what a token means. Rank 0 also writes the
+run's files, metrics and images (recorder.py).
 """
 
 import logging
@@ -32,39 +32,45 @@ from emage.training.step_metrics import Metrics
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
-PREEMPTION_S = 2.0  # between two questions whether a node is about to be taken away: they cost a barrier
+PREEMPTION_CHECK_S = 2.0  # between two checks for a preemption notice: each costs a barrier
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerState(NamedTuple):
-    """What a worker trains, and where it goes on."""
+    """What a worker trains, and from which step."""
 
     engine: DeepSpeedEngine
-    average: AveragedModel | None  # rank 0's, with optim.ema
+    ema: AveragedModel | None  # on rank 0, with optim.ema
     guard: SpikeGuard
     start: int  # steps done
-    updates: int  # those of them that were taken
+    updates: int  # those of them that were applied
 
 
 def work(config: TrainConfig, output: str) -> str | None:
-    """One Ray Train worker. Returns what a person must mend before training can go on, None at its end.
+    """Run one Ray Train worker from the last checkpoint to the end.
 
-    `output`: the run's folder, which all nodes share.
+    Args:
+        config: of the run.
+        output: folder of the run, which all nodes share.
+
+    Returns:
+        None at the end; else what the user must fix before training can continue, the same on all ranks.
     """
     context = ray.train.get_context()
-    ranks = DistributedContext(context.get_world_rank(), context.get_world_size())
-    prepared, problem = _prepared(config, output)
-    last, broken = _last_checkpoint(output) if ranks.rank == 0 else (None, None)
-    if problem := _first(problem or broken):
-        return problem
+    distributed = DistributedContext(context.get_world_rank(), context.get_world_size())
+    prepared, error = _prepare(config, output)
+    last, checkpoint_error = _last_checkpoint(output) if distributed.rank == 0 else (None, None)
+    if first_error := _first_of_all_ranks(error or checkpoint_error):
+        return first_error
     assert prepared is not None
     table, network = prepared
     last = collective.broadcast_from_rank_zero(last)
-    return Worker(config, output, table, _build(config, network, last, ranks), ranks).run()
+    return Worker(config, output, table, _build_state(config, network, last, distributed), distributed).run()
 
 
 def checkpoint_config(config: TrainConfig, tokenizer: TokenizerInfo) -> CheckpointConfig:
+    """Return the config of the checkpoint that a run saves."""
     return CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
 
 
@@ -72,8 +78,8 @@ def _device(config: TrainConfig) -> str:
     return "cuda" if config.run.use_gpu else "cpu"
 
 
-def _prepared(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Network] | None, str | None]:
-    """The table and a fresh network on this rank's machine, or what is wrong there."""
+def _prepare(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Network] | None, str | None]:
+    """Return the table and a network with its first weights, or what is wrong on this rank's machine."""
     try:
         device_support.check_device(_device(config))
         device_support.check_precision(config.run.precision, _device(config))
@@ -81,10 +87,11 @@ def _prepared(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Netwo
             raise InputError(f"run.output={output}: another folder on this node; use one that all nodes share")
         torch.manual_seed(config.run.seed)
         table = TokenTable(config.data.path, config.run.seed)
-        network = checkpoint.build(checkpoint_config(config, table.tokenizer))
+        settings = checkpoint_config(config, table.tokenizer)
+        network = checkpoint.build(settings)
         if not any((Path(output) / "checkpoints").glob("step_*")):
             if config.init:
-                finetune.start_from(network, config.init, checkpoint_config(config, table.tokenizer), table.tokenizer)
+                finetune.start_from(network, config.init, settings, table.tokenizer)
             else:
                 load_published(network.text, config.model)
         return (table, network), None
@@ -93,102 +100,103 @@ def _prepared(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Netwo
 
 
 def _last_checkpoint(output: str) -> tuple[str | None, str | None]:
-    """The one to go on from, or what keeps training from that."""
+    """Return the checkpoint to resume from, or why none can be used."""
     folder = Path(output) / "checkpoints"
     if folder.exists():
         manifest.remove_leftovers(folder)
     try:
-        found = resume_state.newest(folder)
+        newest = resume_state.newest(folder)
     except InputError as error:
         return None, str(error)
-    return str(found) if found else None, None
+    return str(newest) if newest else None, None
 
 
-def _first(problem: str | None) -> str | None:
-    """The first rank's that has one. All ranks learn it, so that all end."""
-    group = dist.new_group(backend="gloo")  # on CPUs: a GPU without kernels is one of the problems
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem, group=group)
-    return next(filter(None, problems), None)
+def _first_of_all_ranks(error: str | None) -> str | None:
+    """Return the error of the first rank that has one. All ranks get it, so that all end."""
+    group = dist.new_group(backend="gloo")  # on CPUs: a GPU without kernels is one of the errors
+    errors: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error, group=group)
+    return next(filter(None, errors), None)
 
 
-def _build(config: TrainConfig, network: Network, last: str | None, ranks: DistributedContext) -> WorkerState:
+def _build_state(
+    config: TrainConfig, network: Network, last: str | None, distributed: DistributedContext
+) -> WorkerState:
+    """Build the engine and load the checkpoint `last`, if there is one."""
     state = resume_state.load(Path(last)) if last else None
     if state:
         network.load_state_dict(state.weights)
     autocast = device_support.set_precision(config.run.precision, _device(config))
     network.decoder.recompute = config.run.recompute
     objective = Objective(network, config.method, config.objective, autocast, config.run.compile)
-    engine = DeepSpeedEngine(objective, config, ranks.world_size)
-    average = make_ema(network, config.optim.ema) if config.optim.ema and ranks.rank == 0 else None
+    engine = DeepSpeedEngine(objective, config, distributed.world_size)
+    ema = make_ema(network, config.optim.ema) if config.optim.ema and distributed.rank == 0 else None
     if state is None:
-        return WorkerState(engine, average, SpikeGuard(config.optim.max_spike), start=0, updates=0)
-    facts = state.metadata
-    engine.restore(state.moments, facts["updates"])
-    if average is not None:
-        average.load_state_dict(state.ema)  # type: ignore[arg-type]
-    if ranks.rank == 0:
-        before = facts["world_size"]
-        shared = f", saved by {before} workers, with {ranks.world_size} now" if before != ranks.world_size else ""
-        print(f"going on from step {facts['step']}{shared}", flush=True)
-    return WorkerState(
-        engine, average, SpikeGuard(config.optim.max_spike, **facts["guard"]), facts["step"], facts["updates"]
-    )
+        return WorkerState(engine, ema, SpikeGuard(config.optim.max_spike), start=0, updates=0)
+    step, updates, saved_by = (state.metadata[key] for key in ("step", "updates", "world_size"))
+    engine.restore(state.moments, updates)
+    if ema is not None:
+        ema.load_state_dict(state.ema)  # type: ignore[arg-type]
+    if distributed.rank == 0:
+        workers = f", saved by {saved_by} workers, with {distributed.world_size} now"
+        print(f"resuming from step {step}{workers if saved_by != distributed.world_size else ''}", flush=True)
+    return WorkerState(engine, ema, SpikeGuard(config.optim.max_spike, **state.metadata["guard"]), step, updates)
 
 
 class Worker:
-    """One rank on its way from the first step to the last."""
+    """One rank of a run, from its first step to its last."""
 
     def __init__(
-        self, config: TrainConfig, output: str, table: TokenTable, built: WorkerState, ranks: DistributedContext
+        self, config: TrainConfig, output: str, table: TokenTable, state: WorkerState, distributed: DistributedContext
     ):
-        self.config, self.output, self.table, self.ranks = config, output, table, ranks
-        self.engine, self.average, self.guard, self.start, self.updates = built
+        self.config, self.output, self.table, self.distributed = config, output, table, distributed
+        self.engine, self.ema, self.guard, self.start, self.updates = state
         self.checkpoints = Path(output) / "checkpoints"
-        self.problem: str | None = None
-        self.asked = 0.0  # when the last question for a preemption was put
-        self.leaving: set[str] = set()  # nodes about to go, for which a checkpoint has been saved
-        kept = self.engine.objective.network if self.average is None else cast(Network, self.average.module)
+        self.error: str | None = None
+        self.preemption_checked_at = 0.0  # by rank 0's clock
+        self.preempted_nodes: set[str] = set()  # a checkpoint has been saved for these
         self.recorder = None
-        if ranks.rank == 0:
-            settings = checkpoint_config(self.config, table.tokenizer)
-            self.recorder = TrainingRecorder(config, Path(output), self.engine, kept, settings, self.start)
+        if distributed.rank == 0:
+            to_save = self.engine.objective.network if self.ema is None else cast(Network, self.ema.module)
+            settings = checkpoint_config(config, table.tokenizer)
+            self.recorder = TrainingRecorder(config, Path(output), self.engine, to_save, settings, self.start)
 
     def run(self) -> str | None:
+        """Train to the end; on rank 0 save the checkpoint for use. Return what the user must fix, or None."""
         fit(
             self.engine,
             self.table,
             self.config,
-            self.after,
+            self.after_step,
             start=self.start,
-            distributed=self.ranks,
-            ema=self.average,
+            distributed=self.distributed,
+            ema=self.ema,
             guard=self.guard,
         )
         if self.recorder is None:
-            return self.problem
+            return self.error
         try:
-            if self.problem is None:
+            if self.error is None:
                 self.recorder.finish(self.table)
         except OSError as error:
-            self.problem = f"{self.output}: {error.strerror or error}; make room there and give the same command again"
+            self.error = f"{self.output}: {error.strerror or error}; make room there and run the same command again"
         self.recorder.close()
-        return self.problem
+        return self.error
 
-    def after(self, step: int, metrics: Metrics, batch: Batch) -> bool:
-        """After a step. Whether training ends here; all ranks say the same."""
+    def after_step(self, step: int, metrics: Metrics, batch: Batch) -> bool:
+        """Record a step and save a checkpoint if one is due. Return True, on all ranks alike, if training ends here."""
         self.updates += not metrics["skipped"]
         if self.recorder:
             self.recorder(step, metrics, batch)
-        if metrics["skipped"] and self._is_too_much(step, metrics):
+        if metrics["skipped"] and self._has_skipped_too_many(step, metrics):
             return True
         is_due = step % self.config.run.checkpoint_every == 0 or step == self.config.optim.steps
-        if is_due or self._is_taken_away(metrics["time"]):
+        if is_due or self._is_newly_preempted(metrics["time"]):
             self._save(step)
         return False
 
-    def _is_too_much(self, step: int, metrics: Metrics) -> bool:
-        """Counts and records a skipped step; `problem` says so where it was one too many."""
+    def _has_skipped_too_many(self, step: int, metrics: Metrics) -> bool:
+        """Record a skipped step. Return True, with `error` set, if there are more than `run.max_skipped`."""
         if self.recorder:
             rows = self.table.batch(step - 1, self.config.optim.batch_size).uid
             values = {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "uid": rows}
@@ -196,42 +204,42 @@ class Worker:
             self.recorder.skipped.append(step, values)
         if self.guard.skipped <= self.config.run.max_skipped:
             return False
-        self.problem = (
-            f"{self.guard.skipped} steps were skipped for a loss that is no number or a spike (run.max_skipped="
+        self.error = (
+            f"{self.guard.skipped} steps were skipped for a loss that is not finite or a spike (run.max_skipped="
             f"{self.config.run.max_skipped}); the rows are in {self.output}/skipped.jsonl: raise optim.max_spike "
             "or run.max_skipped, or train with a lower optim.lr in another run.output="
         )
         return True
 
-    def _is_taken_away(self, now: float) -> bool:
-        """Whether a node is about to go, said once of each. `now` is rank 0's clock: all ranks ask at the same step."""
-        if now - self.asked < PREEMPTION_S:
+    def _is_newly_preempted(self, now: float) -> bool:
+        """Return True once per node that is about to be preempted. `now` is rank 0's clock, so all ranks ask together."""
+        if now - self.preemption_checked_at < PREEMPTION_CHECK_S:
             return False
-        self.asked = now
+        self.preemption_checked_at = now
         notice = ray.train.get_preemption_info()
         nodes = set(notice.preempted_node_ids) if notice else set()
-        is_news, self.leaving = bool(nodes - self.leaving), nodes
-        return is_news
+        is_new, self.preempted_nodes = bool(nodes - self.preempted_nodes), nodes
+        return is_new
 
     def _save(self, step: int) -> None:
-        """A checkpoint for resuming. A disk that is full costs this one; training goes on and tries the next."""
-        moments = self.engine.moments(keep=self.ranks.rank == 0)
-        if self.ranks.rank:
+        """Save a checkpoint for resuming. If the disk is full, it is lost: training continues and saves the next."""
+        moments = self.engine.moments(keep=self.distributed.rank == 0)
+        if self.distributed.rank:
             return
-        facts = {
+        metadata = {
             "step": step,
             "updates": self.updates,
             "guard": self.guard.state(),
-            "world_size": self.ranks.world_size,
+            "world_size": self.distributed.world_size,
         }
-        average = None if self.average is None else dict(self.average.state_dict())
+        ema = None if self.ema is None else dict(self.ema.state_dict())
         assert self.recorder is not None
         self.recorder.log.sync()
         try:
             weights = self.engine.objective.network.state_dict()
-            resume_state.save(self.checkpoints, ResumeState(facts, weights, moments, average))
+            resume_state.save(self.checkpoints, ResumeState(metadata, weights, moments, ema))
             resume_state.prune(self.checkpoints, self.config.run.keep, self.config.run.keep_every)
         except OSError as error:
             reason = error.strerror or error
-            _log.warning("no checkpoint at step %d: %s: %s; training goes on", step, self.checkpoints, reason)
+            _log.warning("no checkpoint at step %d: %s: %s; training continues", step, self.checkpoints, reason)
             self.recorder.count_lost_checkpoint(step)

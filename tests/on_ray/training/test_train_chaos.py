@@ -143,7 +143,7 @@ def test_another_number_of_workers_sees_the_same_samples(token_table: Path, whol
     step = manifest.read_json(kept / "manifest.json")["step"]
     more = ("run.num_workers=3", "run.zero_stage=0", "optim.micro_batch_size=2", "mlflow.enabled=false")
     printed = finish(start(pipeline("train", *arguments(token_table, output, *more))))
-    assert f"going on from step {step}, saved by 2 workers, with 3 now" in printed
+    assert f"resuming from step {step}, saved by 2 workers, with 3 now" in printed
     before, after = record(whole), record(output)
     assert [values[4] for values in after] == [values[4] for values in before]
     losses = [[values[1] for values in run] for run in (before, after)]
@@ -174,7 +174,7 @@ def test_a_node_goes_with_notice_and_another_without(token_table: Path, whole: P
         printed = finish(driver)
     finally:
         cluster.shutdown()
-    assert f"going on from step {noticed}" in printed
+    assert f"resuming from step {noticed}" in printed
     assert record(output) == record(whole) and weights(output) == weights(whole)
 
 
