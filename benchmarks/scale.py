@@ -40,6 +40,7 @@ import emage
 from emage import config
 from emage.config import SelectConfig, ShuffleConfig, SourceConfig, cli
 from emage.data import schema
+from emage.data.ingest import url_filter
 from emage.data.ingest.captions import caption_rules
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
@@ -143,7 +144,14 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
         source = SourceConfig(str(folder / "table.parquet"), "generated", where=("similarity>=0.1", "nsfw==UNLIKELY"))
         stages = {}
         with Watch() as stages["select"]:
-            made = select_urls.run([source], SelectConfig(), SHARD_ROWS, work=folder / "work", folder=folder / "urls")
+            made = select_urls.run(
+                [source],
+                SelectConfig(),
+                SHARD_ROWS,
+                blocked=url_filter.block_lists((), (), ()),
+                work=folder / "work",
+                folder=folder / "urls",
+            )
         files = [str(folder / "urls" / shard["name"]) for shard in made["shards"]]
         with Watch() as stages["captions"]:
             rejected = sum(each("captions", made, files, judge.remote))

@@ -41,7 +41,7 @@ import emage
 from emage import config, tokenizers
 from emage.config import CheckpointConfig, ServeConfig, cli
 from emage.model import checkpoint
-from emage.on_ray.serving.driver import cpu_threads
+from emage.on_ray.serving.deployment import cpu_threads
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils import provenance
 from emage.utils.errors import InputError

@@ -44,7 +44,7 @@ COMMANDS = {
         "emage.config:EvaluateConfig",
         resumes=True,
     ),
-    "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serving.driver:run", "emage.config:ServeConfig"),
+    "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serving.driver:serve", "emage.config:ServeConfig"),
     "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig", resumes=True),
     "reproduce": Command(
         "the paper's tables and figures",

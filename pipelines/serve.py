@@ -20,9 +20,11 @@ from emage.config import ServeConfig, parse
 
 def app(values: dict[str, str]) -> Any:
     """The application that `serve run` and `serve deploy` build, from key=value arguments."""
-    from emage.on_ray.serving import driver as serve
+    from emage.on_ray.serving import application, driver
 
-    return serve.application(serve.check(parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])))
+    config = parse(ServeConfig, [f"{key}={value}" for key, value in values.items()])
+    driver.validate(config)
+    return application.build(application.read_inputs(config))
 
 
 if __name__ == "__main__":

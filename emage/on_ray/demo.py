@@ -13,7 +13,7 @@ import urllib.request
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     timed("start Ray", launch.start_ray, lambda _: "one cluster for all stages")
     with _web_server(output / "www"):
         ingested = timed("ingest", lambda: ingest(_ingest(config, output)), _ingest_summary)
-    model = timed("train", lambda: train(_train(config, output)), lambda _: _train_summary(config, output))
+    trained = timed("train", lambda: train(_train(config, output)), lambda _: _train_summary(config, output))
+    model = Path(trained["model"])
     figures = timed("evaluate", lambda: evaluate(_evaluate(config, output, model)), lambda f: _score(config, f))
     timed("steps", lambda: _strip(model, output), lambda _: "one image forming, strip.png")
     timed("serve", lambda: _one_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
@@ -151,9 +152,9 @@ def _strip(model: Path, output: Path) -> None:
 
 def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
     """Serves the model, asks it for an image over HTTP, stops; returns the seconds that the answer took."""
-    settings = preset(ServeConfig, "demo", checkpoint=str(model))
-    settings = replace(serve.check(settings), port=_free_port())
-    url = serve.start(settings)
+    settings = preset(ServeConfig, "demo", checkpoint=str(model), port=_free_port())
+    serve.validate(settings)
+    url = serve.start(serve.resolve(settings))
     try:
         body = json.dumps({"prompt": _held_out(output)[0], "seed": config.seed}).encode()
         request = urllib.request.Request(

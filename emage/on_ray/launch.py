@@ -1,4 +1,16 @@
-"""What every pipeline starts with: the Ray cluster, the lock on its output, GPUs that are there."""
+"""What the drivers of ingest, training, evaluation and serving share: the order in which a run opens what it needs.
+
+Each driver is one function of its settings, and every one has this shape:
+
+    validate(config)                              checks the settings alone; reads no file
+    inputs = resolve(config)                      makes paths absolute, reads and loads each input once; writes nothing
+    with launch.output_run(inputs) as tracked:    claims the output, locks it, starts Ray, opens the MLflow run
+        report = run(inputs, tracked)             works
+    print_report(report)                          and returns it: a dict of JSON values
+
+What is wrong with the settings, the inputs, the machine or the output is an InputError before Ray starts, and leaves no
+folder and no MLflow run. Serving writes no output: it opens `ray_run` in place of `output_run`.
+"""
 
 import logging
 import math
@@ -6,35 +18,85 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import ray
 from filelock import FileLock, Timeout
 
+from emage.on_ray import tasks, tracking
+from emage.utils import manifest
 from emage.utils.errors import InputError
 
-# What Ray Serve puts around its HTTP proxy, by an environment variable of the nodes.
+# What Ray Serve puts around its HTTP proxy, by an environment variable of the nodes: (variable, module:function).
 PROXY_HOOK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.serving.http_proxy:middlewares")
 
 
-def check_gpus(wanted: float, settings: str) -> None:
-    """Raises InputError where a job on this machine alone asks for more GPUs than it has: Ray would wait for ever.
+class OutputInputs(Protocol):
+    """What `output_run` reads of a driver's inputs; each driver's own `Inputs` holds more."""
 
-    `settings` says what asks for them. A cluster may grow, so that there nothing is refused.
-    """
-    if os.environ.get("RAY_ADDRESS") or not wanted:
-        return
-    import torch
+    @property
+    def config(self) -> Any:
+        """The settings, `mlflow` among them; they are recorded in the MLflow run."""
+        ...
 
-    there = torch.cuda.device_count()
-    if there < wanted:
-        raise InputError(
-            f"{settings} asks for {wanted:g} GPUs and this machine has {there}: lower it, or set RAY_ADDRESS"
-        )
+    @property
+    def output(self) -> Path:
+        """The folder that the run writes, absolute."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All settings that the result depends on: a folder made with others is refused."""
+        ...
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Raises InputError while another program writes into the same output. The lock goes with its process."""
+def output_run(
+    inputs: OutputInputs, stage: str, *, run_file: Path | None = None, parent: str | None = None
+) -> Iterator[tracking.TrackedRun]:
+    """Claim the output, lock it, start Ray and open the MLflow run: in this order; yield the MLflow run.
+
+    Args:
+        inputs: The driver's resolved inputs.
+        stage: "ingest", "train" or "evaluate": whose output the folder is, and the name of the MLflow run.
+        run_file: File that names the MLflow run to continue (emage.on_ray.tracking).
+        parent: Id of the MLflow run below which the new one is shown.
+
+    Raises:
+        InputError: The folder holds something else, or another program writes there; in the block, also if the disk is
+            full or the folder cannot be written.
+    """
+    manifest.claim_output(inputs.output, stage, inputs.identity)
+    with (
+        tasks.writing(inputs.output),
+        output_lock(inputs.output),
+        ray_run(inputs.config, stage, run_file=run_file, parent=parent) as tracked,
+    ):
+        yield tracked
+
+
+@contextmanager
+def ray_run(
+    config: Any, stage: str, *, least_cpus: float = 0, run_file: Path | None = None, parent: str | None = None
+) -> Iterator[tracking.TrackedRun]:
+    """Start Ray, then open the MLflow run; yield it. `least_cpus` is that of `start_ray`, the rest of `output_run`."""
+    start_ray(least_cpus)
+    with tracking.start(config.mlflow, stage=stage, settings=config, run_file=run_file, parent=parent) as tracked:
+        yield tracked
+
+
+def check_output(output: Path, stage: str, identity: dict[str, Any]) -> None:
+    """Raise InputError if the output folder already holds a run with other settings; write nothing.
+
+    `resolve` calls it as soon as it knows the identity, so that another run's results are not taken for finished work.
+    """
+    if (output / "run.json").exists():
+        manifest.claim_output(output, stage, identity)
+
+
+@contextmanager
+def output_lock(output: Path) -> Iterator[None]:
+    """Raise InputError if another program writes into the same output. The lock ends with its process."""
     lock = FileLock(output / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -46,10 +108,33 @@ def alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def start_ray(least_cpus: float = 0) -> None:
-    """Joins the cluster of RAY_ADDRESS (a job has it set), or starts one on this machine for this process.
+def check_gpus(wanted: float, settings: str) -> None:
+    """Raise InputError if a job on this machine alone asks for more GPUs than it has: Ray would wait forever.
 
-    `least_cpus`: logical ones that a started one has at least; what asks for more would wait for ever.
+    A cluster (RAY_ADDRESS is set) may grow: nothing is refused there.
+
+    Args:
+        wanted: Number of GPUs.
+        settings: The keys that ask for them, for the message.
+    """
+    if os.environ.get("RAY_ADDRESS") or not wanted:
+        return
+    import torch
+
+    available = torch.cuda.device_count()
+    if available < wanted:
+        raise InputError(
+            f"{settings} asks for {wanted:g} GPUs and this machine has {available}: lower it, or set RAY_ADDRESS"
+        )
+
+
+def start_ray(least_cpus: float = 0) -> None:
+    """Join the cluster of RAY_ADDRESS (set in a Ray job), or start one on this machine for this process.
+
+    Does nothing if this process has joined one.
+
+    Args:
+        least_cpus: Logical CPUs that a started cluster has at least: a task that asks for more would wait forever.
     """
     if ray.is_initialized():
         return
@@ -60,8 +145,8 @@ def start_ray(least_cpus: float = 0) -> None:
         return
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
     num_cpus = max(4, os.cpu_count() or 1, math.ceil(least_cpus))
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    # Ray Serve replaces a proxy that is not ready in time, and a busy machine would never get one to the end.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is never preempted
+    # Ray Serve replaces a proxy that is not ready in time, and on a busy machine none ever would be.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     os.environ.setdefault(*PROXY_HOOK)
     # Serve gives user code and its router an event loop each, in threads of their own. The endpoint's code never blocks

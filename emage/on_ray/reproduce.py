@@ -26,7 +26,7 @@ from emage.utils.errors import InputError
 
 PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
     SmallWorld: shapes_dataset.make,
-    TrainConfig: lambda config: {"model": train(config).name},
+    TrainConfig: lambda config: {"model": Path(train(config)["model"]).name},
     EvaluateConfig: evaluate,
     LatencyConfig: latency.measure,
     Table2Config: tokenizer_comparison.run,

@@ -8,6 +8,7 @@ import emage
 from emage import config
 from emage.data import schema
 from emage.data.token_table import TokenTable
+from emage.evaluation.report import Report
 from emage.model import checkpoint
 from emage.on_ray.evaluation import driver as evaluate
 from emage.on_ray.training import worker
@@ -64,12 +65,13 @@ def test_evaluation_leaves_its_figures_with_the_checkpoint(tiny_model: Path, tmp
         "judges": {},
         "commit": "x",
     }
-    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, made_by)
+    made = Report({"objects_right": 0.5}, 8, 0, made_by)
+    evaluate.add_to_checkpoint(pipe, settings, made)
     _, facts = checkpoint.check(tmp_path / "model")
     (record,) = facts["scores"].values()
     expected = {"captions": "c0ffee", "drawing": {"seed": 1}, "judges": {}}  # no other record after another commit
     assert record == {"file": "c.txt", "captions": 8, "figures": {"objects_right": 0.5}, "settings": expected}
     (tmp_path / "model" / "README.md").unlink()
     (tmp_path / "model" / "README.md").mkdir()  # stands for a folder that may not be written to: root may write to any
-    evaluate._keep(pipe, settings, 8, {"objects_right": 0.5}, made_by)
+    evaluate.add_to_checkpoint(pipe, settings, made)
     assert "the scores could not be added to the model card" in capsys.readouterr().out

@@ -73,19 +73,25 @@ class Plan:
 
 
 def run(
-    tables: list[SourceConfig], config: SelectConfig, shard_rows: int, *, work: Path, folder: Path
+    tables: list[SourceConfig],
+    config: SelectConfig,
+    shard_rows: int,
+    *,
+    blocked: url_filter.BlockLists,
+    work: Path,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Writes the shards into `folder`. Returns the stage's manifest."""
+    """Write the shards into `folder`. `blocked` are the lists of `config`. Returns the stage's manifest."""
     described = describe(tables, config)
     plan = Plan(
         str(work / manifest.fingerprint([described, list(map(asdict, tables)), shard_rows])[:16]), shard_rows, RUN_ROWS
     )
     plan.urls.mkdir(parents=True, exist_ok=True)
     parts = [(table, part) for table in tables for part in url_table.split(table)]
-    blocked = ray.put(url_filter.block_lists(config.block_urls, config.block_hosts, config.block_md5))
+    shared = ray.put(blocked)
     read: dict[int, dict[str, Any]] = {}
     with tasks.bar("select: read", sum(map(url_table.count_rows, tables)), "rows") as bar:
-        calls = (lambda n=n, p=p: _read_part.remote(plan, n, p[0], p[1], blocked) for n, p in enumerate(parts))
+        calls = (lambda n=n, p=p: _read_part.remote(plan, n, p[0], p[1], shared) for n, p in enumerate(parts))
         for counts in tasks.run(calls, folder.parent):
             read[counts["part"]] = counts
             bar.update(counts["rows"])

@@ -1,17 +1,18 @@
 """Token table -> checkpoint, on Ray Train: the driver. What its workers do is in worker.py.
 
 output/model/        the checkpoint for use
-output/checkpoints/  those for resuming (emage.training.resume_state); the same command goes on from the last one
-output/steps.jsonl   every step's figures (emage.training.step_log); `emage curves` draws them
-output/skipped.jsonl steps that were not taken, with the ids of their rows
-output/samples/      images drawn from fixed prompts on the way
+output/checkpoints/  those for resuming (emage.training.resume_state); the same command resumes from the last one
+output/steps.jsonl   the metrics of every step (emage.training.step_log); `emage curves` plots them
+output/skipped.jsonl steps that were skipped, with the ids of their rows
+output/samples/      images generated from fixed prompts on the way
+output/curves.png    learning curves
 output/ray/          Ray Train's own notes
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -57,104 +58,53 @@ RANGES = {
     "objective.caption_dropout": (0, 1),
 }
 
-# --- Driver -----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that is known before anything is written."""
+
+    config: TrainConfig  # with absolute paths: workers run in a folder of Ray's
+    output: Path  # absolute
+    identity: dict[str, Any]
+    is_trained: bool  # by an earlier run of the same command
+
+    @property
+    def model(self) -> Path:
+        return self.output / "model"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_trained and (self.output / CURVES).exists()
 
 
-def train(config: TrainConfig) -> Path:
-    """Trains to the end and returns the checkpoint folder. On finished output it returns at once."""
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train to the end; on finished output, do nothing. With `config.dry_run`, only print what a run would take.
+
+    Returns:
+        The report, which is printed as well: `model`, the checkpoint folder, and the `steps` it was trained for; of a
+        dry run `plan`, a text.
+
+    Raises:
+        InputError: Settings, token table, tokenizer, starting weights, machine or output are not usable, or training
+            cannot continue before something is fixed.
+    """
+    validate(config)
+    if config.dry_run:
+        report = {"plan": _plan(config)}
+    else:
+        inputs = resolve(config)
+        if not inputs.is_finished:
+            with launch.output_run(inputs, "train", run_file=inputs.output / tracking.RUN_FILE) as tracked:
+                run(inputs, tracked)
+        report = {"model": str(inputs.model), "steps": config.optim.steps}
+    print_report(report)
+    return report
+
+
+def validate(config: TrainConfig) -> None:
+    """Raise InputError for settings that make no sense anywhere."""
     if "://" in config.run.output:
         raise InputError(f"run.output={config.run.output}: an output is a folder that every node sees, not a URL")
-    output = Path(config.run.output).absolute()
-    model = output / "model"
-    config = _with_full_paths(config)
-    _check_numbers(config)
-    _, tokenizer = schema.open_token_table(config.data.path)
-    check_sampling(config.sampling, tokenizer.num_tokens)
-    if config.dry_run:  # on any machine, without weights
-        print(estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows))
-        return model
-    _check_machine(config)
-    _check_inputs(config, tokenizer, is_new=not any(output.glob("checkpoints/step_*")))
-    identity = _identity(config)
-    if (output / "run.json").exists():
-        manifest.claim_output(output, "train", identity)
-    if _is_trained(config, model) and (output / CURVES).exists():
-        print(f"{model} is finished ({config.optim.steps} steps); nothing to do")
-        return model
-    manifest.claim_output(output, "train", identity)
-    with launch.alone(output):
-        launch.start_ray()
-        with tracking.start(config.mlflow, stage="train", settings=config, run_file=output / tracking.RUN_FILE) as run:
-            if not _is_trained(config, model):
-                _train(replace(config, mlflow=run.config), output)
-            plot_curves.plot([output], output / CURVES)
-            run.file(output / CURVES)
-            run.file(model / manifest.NAME)
-    return model
-
-
-def _is_trained(config: TrainConfig, model: Path) -> bool:
-    done = manifest.read_json(model / manifest.NAME)
-    return bool(done) and done["step"] == config.optim.steps
-
-
-def _train(config: TrainConfig, output: Path) -> None:
-    """Trains on Ray's workers. Raises InputError for what a person must mend before it can go on."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
-    trainer = TorchTrainer(
-        train_job.work,
-        train_loop_config={"config": config, "output": str(output)},
-        scaling_config=ScalingConfig(
-            num_workers=config.run.num_workers,
-            use_gpu=config.run.use_gpu,
-            resources_per_worker={"CPU": config.run.cpus_per_worker, "GPU": int(config.run.use_gpu)},
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(output),
-            failure_config=FailureConfig(max_failures=config.run.max_failures),
-        ),
-    )
-    with _progress(output / "steps.jsonl", config.optim.steps):
-        problem = _fitted(trainer)
-    if problem:
-        raise InputError(problem)
-
-
-def _fitted(trainer: TorchTrainer) -> str | None:
-    """Runs it. Returns what a person must mend before training can go on, where there is such a thing."""
-    try:
-        return trainer.fit().return_value
-    except WorkerGroupError as error:
-        for cause in error.worker_failures.values():
-            if isinstance(cause, InputError):
-                raise cause from None
-        raise
-
-
-@contextmanager
-def _progress(record: Path, total: int) -> Iterator[None]:
-    """A bar with the newest step's figures, from the record that rank 0 writes, wherever it runs."""
-    stop = Event()
-    with tasks.bar("train", total, "steps", done=step_log.last_step(record)) as bar:
-        thread = Thread(target=_follow, args=(record, stop, bar), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-
-def _follow(record: Path, stop: Event, bar: Any) -> None:
-    for values in step_log.follow(record, stop):
-        shown = {"loss": values.get("loss"), "accuracy": values.get("accuracy_masked")}
-        bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None}, refresh=False)
-        bar.update(values["step"] - bar.n)  # backwards where workers were lost and went on from a checkpoint
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    """Raises InputError for settings that make no sense anywhere."""
     counts = {
         "optim": ("steps", "batch_size", "micro_batch_size"),
         "run": ("num_workers", "cpus_per_worker", "log_every", "sample_every", "checkpoint_every", "keep", "prompts"),
@@ -176,8 +126,69 @@ def _check_numbers(config: TrainConfig) -> None:
         )
 
 
+def resolve(config: TrainConfig) -> Inputs:
+    """Check the machine, the token table and the weights to start from; find out whether the run is finished.
+
+    Raises InputError for what is known to fail before workers start; they check their own machines again.
+    """
+    config = _with_absolute_paths(config)
+    output = Path(config.run.output).absolute()
+    tokenizer = _tokenizer_of_table(config)
+    _check_machine(config)
+    _check_weights(config, tokenizer, is_new=not any(output.glob("checkpoints/step_*")))
+    identity = _identity(config)
+    launch.check_output(output, "train", identity)
+    done = manifest.read_json(output / "model" / manifest.NAME)
+    return Inputs(config, output, identity, is_trained=bool(done) and done["step"] == config.optim.steps)
+
+
+def run(inputs: Inputs, tracked: tracking.TrackedRun) -> None:
+    """Train, unless that is done, and plot the learning curves."""
+    if not inputs.is_trained:
+        _train(replace(inputs.config, mlflow=tracked.config), inputs.output)
+    plot_curves.plot([inputs.output], inputs.output / CURVES)
+    tracked.file(inputs.output / CURVES)
+    tracked.file(inputs.model / manifest.NAME)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a dry run's plan, or where the model is."""
+    print(report["plan"] if "plan" in report else f"model: {report['model']} ({report['steps']} steps)", flush=True)
+
+
+# --- Inputs -----------------------------------------------------------------------------------------------------------
+
+
+def _plan(config: TrainConfig) -> str:
+    """Describe what a run would take: on any machine, without weights."""
+    config = _with_absolute_paths(config)
+    tokenizer = _tokenizer_of_table(config)
+    return estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows)
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    def absolute(path: str | None) -> str | None:
+        return path and os.path.abspath(path)
+
+    data = replace(
+        config.data,
+        path=storage.absolute(config.data.path),
+        tokenizer_weights=absolute(config.data.tokenizer_weights),
+    )
+    init = absolute(config.init) if config.init and Path(config.init).exists() else config.init  # else a hub's id
+    model = replace(config.model, text_weights=absolute(config.model.text_weights))
+    return replace(config, init=init, data=data, model=model)
+
+
+def _tokenizer_of_table(config: TrainConfig) -> TokenizerInfo:
+    """Return the tokenizer that made the token table. Raise InputError if it is no table, or sampling does not fit."""
+    _, tokenizer = schema.open_token_table(config.data.path)
+    check_sampling(config.sampling, tokenizer.num_tokens)
+    return tokenizer
+
+
 def _check_machine(config: TrainConfig) -> None:
-    """Raises InputError for what is known to fail before workers start; they look again, on their own machines."""
+    """Raise InputError if the GPUs or the precision are not available here."""
     launch.check_gpus(config.run.num_workers if config.run.use_gpu else 0, "run.use_gpu")
     if not config.run.use_gpu:
         check_precision(config.run.precision, "cpu")
@@ -186,46 +197,35 @@ def _check_machine(config: TrainConfig) -> None:
         check_precision(config.run.precision, "cuda")
 
 
-def _check_inputs(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> None:
-    """Raises InputError where tokens, tokenizer and settings, and the weights that a new run starts from, don't fit."""
+def _check_weights(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> None:
+    """Raise InputError if the settings' tokenizer did not make the table, or a new run cannot start from its weights.
+
+    Nothing is kept: the workers load what they need on their own machines.
+    """
+    settings = worker.checkpoint_config(config, made_by)
     try:
-        mine = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
+        tokenizer = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
         with torch.device("meta"):
-            network = checkpoint.build(worker.checkpoint_config(config, made_by))
+            network = checkpoint.build(settings)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from None
-    if made_by.sha256 != mine.sha256:
+    if made_by.sha256 != tokenizer.sha256:
         raise InputError(
             f"{config.data.path} was made with tokenizer {made_by.name} ({made_by.sha256[:12]}), not with "
-            f"{config.data.tokenizer} ({mine.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to that one"
+            f"{config.data.tokenizer} ({tokenizer.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to "
+            "that one"
         )
     if config.init and is_new:
-        finetune.starting_point(config.init, worker.checkpoint_config(config, made_by), made_by)
+        finetune.starting_point(config.init, settings, made_by)
     elif is_new:
         load_published(network.text.to_empty(device="cpu"), config.model)  # fetches them here, once, or says what to do
 
 
-def _with_full_paths(config: TrainConfig) -> TrainConfig:
-    """Workers run in a folder of Ray's: what is relative to this one must not be."""
-
-    def full(path: str | None) -> str | None:
-        return path and os.path.abspath(path)
-
-    data = replace(
-        config.data,
-        path=storage.absolute(config.data.path),
-        tokenizer_weights=full(config.data.tokenizer_weights),
-    )
-    init = full(config.init) if config.init and Path(config.init).exists() else config.init  # else a hub's id
-    model = replace(config.model, text_weights=full(config.model.text_weights))
-    return replace(config, init=init, data=data, model=model)
-
-
 def _identity(config: TrainConfig) -> dict[str, Any]:
-    """The settings that the weights depend on; logging, retries and places don't count.
+    """Return the settings that the weights depend on; logging, retries and paths don't count.
 
-    Nor do the number of workers, the micro-batch and ZeRO's stage: they change how a step is shared out, and the
-    weights by rounding alone.
+    Nor do the number of workers, the micro-batch and ZeRO's stage: they change how a step is divided, and the weights
+    by rounding alone.
     """
     settings = asdict(config)
     for name in ("mlflow", "sampling", "dry_run"):
@@ -235,3 +235,61 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     settings["data"] = {"tokenizer": config.data.tokenizer, "table": schema.fingerprint(config.data.path)}
     settings["run"] = {key: settings["run"][key] for key in ("seed", "precision")}
     return settings
+
+
+# --- Ray Train --------------------------------------------------------------------------------------------------------
+
+
+def _train(config: TrainConfig, output: Path) -> None:
+    """Train on Ray's workers. Raise InputError for what must be fixed before training can continue."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
+    trainer = TorchTrainer(
+        train_job.work,
+        train_loop_config={"config": config, "output": str(output)},
+        scaling_config=ScalingConfig(
+            num_workers=config.run.num_workers,
+            use_gpu=config.run.use_gpu,
+            resources_per_worker={"CPU": config.run.cpus_per_worker, "GPU": int(config.run.use_gpu)},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(output),
+            failure_config=FailureConfig(max_failures=config.run.max_failures),
+        ),
+    )
+    with _progress_bar(output / "steps.jsonl", config.optim.steps):
+        problem = _fit(trainer)
+    if problem:
+        raise InputError(problem)
+
+
+def _fit(trainer: TorchTrainer) -> str | None:
+    """Run the trainer. Return what must be fixed before training can continue, None at its end."""
+    try:
+        return trainer.fit().return_value
+    except WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            if isinstance(cause, InputError):
+                raise cause from None
+        raise
+
+
+@contextmanager
+def _progress_bar(steps: Path, total: int) -> Iterator[None]:
+    """Show a bar with the newest step's metrics, from the file that rank 0 writes, wherever it runs."""
+    stop = Event()
+    with tasks.bar("train", total, "steps", done=step_log.last_step(steps)) as bar:
+        thread = Thread(target=_follow, args=(steps, stop, bar), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _follow(steps: Path, stop: Event, bar: Any) -> None:
+    for values in step_log.follow(steps, stop):
+        shown = {"loss": values.get("loss"), "accuracy": values.get("accuracy_masked")}
+        bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None}, refresh=False)
+        bar.update(values["step"] - bar.n)  # backwards if workers were lost and resumed from a checkpoint

@@ -114,8 +114,8 @@ def test_a_model_trains_on_them_and_draws(output, pairs, tmp_path):
         run={"output": str(tmp_path / "run"), "cpus_per_worker": 1},
         mlflow={"enabled": False},
     )
-    model = train.train(settings)
-    pipe = Emage.from_pretrained(str(model), device="cpu")
+    report = train.train(settings)
+    pipe = Emage.from_pretrained(report["model"], device="cpu")
     assert pipe.facts["step"] == 20 and pipe.facts["data"]["rows"] == pq.read_table(output / "tokens").num_rows
     pipe.generate(pairs[0][2], seed=7)[0].save(tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as image:

@@ -20,7 +20,7 @@ import pytest
 from emage import config
 from emage.config import IngestConfig, SelectConfig, SourceConfig
 from emage.data import schema
-from emage.data.ingest import url_table
+from emage.data.ingest import url_filter, url_table
 from emage.on_ray.ingest import select_urls, sorted_runs
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -28,6 +28,7 @@ from emage.utils.errors import InputError
 pytestmark = pytest.mark.ray
 
 NUM_ROWS = 1_000
+NOTHING_BLOCKED = url_filter.block_lists((), (), ())
 
 
 @pytest.fixture
@@ -52,7 +53,10 @@ def tables(tmp_path: Path) -> list[SourceConfig]:
 
 
 def select(tables: list[SourceConfig], folder: Path, rows: int = 100, **lists: Any) -> tuple[dict, list[dict]]:
-    values = select_urls.run(tables, SelectConfig(**lists), rows, work=folder / "work", folder=folder / "urls")
+    blocked = url_filter.block_lists(*(lists.get(f"block_{kind}", ()) for kind in ("urls", "hosts", "md5")))
+    values = select_urls.run(
+        tables, SelectConfig(**lists), rows, blocked=blocked, work=folder / "work", folder=folder / "urls"
+    )
     assert not (folder / "work").exists()
     assert values == select_urls.finished(folder / "urls")
     files = [pq.read_table(folder / "urls" / shard["name"]) for shard in values["shards"]]
@@ -134,14 +138,18 @@ def test_a_killed_run_goes_on_and_repeats_nothing(ray_cluster, tables, tmp_path,
     whole, _ = select(tables, tmp_path / "whole")
     monkeypatch.setattr(select_urls.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # in the driver alone, after all the work of the tasks
-        select_urls.run(tables, SelectConfig(), 100, work=tmp_path / "work", folder=tmp_path / "urls")
+        select_urls.run(
+            tables, SelectConfig(), 100, blocked=NOTHING_BLOCKED, work=tmp_path / "work", folder=tmp_path / "urls"
+        )
     monkeypatch.undo()
     left = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*/*.npy")}
     assert left
     stopped = manifest.fingerprint(whole["shards"])
     seen = []
     monkeypatch.setattr(select_urls.shutil, "rmtree", lambda folder: seen.append(Path(folder)))
-    values = select_urls.run(tables, SelectConfig(), 100, work=tmp_path / "work", folder=tmp_path / "urls")
+    values = select_urls.run(
+        tables, SelectConfig(), 100, blocked=NOTHING_BLOCKED, work=tmp_path / "work", folder=tmp_path / "urls"
+    )
     assert manifest.fingerprint(values["shards"]) == stopped
     assert seen == [tmp_path / "work"]
     assert left == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*/*.npy")}
@@ -202,7 +210,9 @@ def test_nothing_left(ray_cluster, tables, tmp_path):
         IngestConfig, "laion400m", output="", source={"table": tables[0].table, "where": ["similarity>2"]}
     ).source
     with pytest.raises(InputError, match="no row is left to download: all 1000 were filtered"):
-        select_urls.run([nothing], SelectConfig(), 100, work=tmp_path / "work", folder=tmp_path / "urls")
+        select_urls.run(
+            [nothing], SelectConfig(), 100, blocked=NOTHING_BLOCKED, work=tmp_path / "work", folder=tmp_path / "urls"
+        )
     assert not (tmp_path / "urls").exists()
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ def url(ray_cluster: None) -> Iterator[str]:
     import ray.cloudpickle
 
     from emage.on_ray.serving import driver as serve
+    from emage.on_ray.serving.application import Inputs
 
     for module in (sys.modules[__name__], fake_pipe):
         ray.cloudpickle.register_pickle_by_value(module)  # a replica cannot import them
     config = ServeConfig(
         checkpoint="unused", port=free_port(), gpus_per_replica=0.0, max_batch_size=4, max_queued=12, timeout_s=5.0
     )
-    yield serve.start(config, load_fake)
+    yield serve.start(Inputs(config, key_sha256=None), load_fake)
     serve.stop()
 
 
@@ -154,60 +156,64 @@ def test_metrics_are_those_of_every_process(url: str) -> None:
 
 
 def test_what_is_no_checkpoint_is_said_before_anything_starts(tmp_path: Path) -> None:
-    from emage.on_ray.serving import driver as serve
+    from emage.on_ray.serving.application import read_inputs
 
     with pytest.raises(InputError, match="no such folder"):
-        serve.check(ServeConfig(checkpoint=str(tmp_path / "absent")))
+        read_inputs(ServeConfig(checkpoint=str(tmp_path / "absent")))
     with pytest.raises(InputError, match="no checkpoint folder"):
-        serve.check(ServeConfig(checkpoint=str(tmp_path)))
+        read_inputs(ServeConfig(checkpoint=str(tmp_path)))
     files = dict.fromkeys(("model.safetensors", "tokenizer.safetensors", "config.yaml"), "0" * 64)
     record = {"files": files, "tokenizer": {"name": "vqgan-demo-f8-512", "sha256": "0" * 64}}
     write_json(tmp_path / "manifest.json", record)
     (tmp_path / "config.yaml").write_text("method: iterative3\n")
     (tmp_path / "model.safetensors").write_bytes(b"half of i")
     with pytest.raises(InputError, match=r"damaged checkpoint: model\.safetensors"):
-        serve.check(ServeConfig(checkpoint=str(tmp_path)))
+        read_inputs(ServeConfig(checkpoint=str(tmp_path)))
 
 
 def test_an_open_endpoint_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from emage.config import AccessConfig
-    from emage.on_ray.serving import driver as serve
+    from emage.on_ray.serving import checks
+    from emage.on_ray.serving.application import read_inputs
 
-    monkeypatch.delenv(serve.API_KEY, raising=False)
+    monkeypatch.delenv(checks.API_KEY, raising=False)
     with pytest.raises(InputError, match=r"host=0\.0\.0\.0 is open to other machines: set EMAGE_API_KEY"):
-        serve.check(ServeConfig(checkpoint="demo", host="0.0.0.0"))
+        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0"))
     key = tmp_path / "key"
     access = AccessConfig(api_key_file=str(key))
     with pytest.raises(InputError, match="No such file"):
-        serve.check(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
+        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
     key.write_text("\n")
     with pytest.raises(InputError, match="is empty"):
-        serve.check(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
+        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
     key.write_text("secret\n")
-    assert serve.check(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access)).host == "0.0.0.0"
+    assert (
+        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access)).key_sha256
+        == sha256(b"secret").hexdigest()
+    )
     with pytest.raises(InputError, match="is no module:function"):
-        serve.check(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.serving.safety:nothing")))
+        read_inputs(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.serving.safety:nothing")))
 
 
 def test_a_precision_that_the_device_lacks_is_said() -> None:
     from emage.on_ray.serving import driver as serve
 
     with pytest.raises(InputError, match="a CPU has no TF32"):
-        serve.check(ServeConfig(checkpoint="demo", gpus_per_replica=0, dtype="tf32"))
+        serve.validate(ServeConfig(checkpoint="demo", gpus_per_replica=0, dtype="tf32"))
 
 
-def test_a_port_in_use_and_a_missing_gpu_are_said(ray_cluster: None) -> None:
+def test_a_port_in_use_and_a_missing_gpu_are_said() -> None:
     from emage.on_ray.serving import driver as serve
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match="choose another port"):
-            serve.start(ServeConfig(checkpoint="unused", port=taken.getsockname()[1]))
+            serve.resolve(ServeConfig(checkpoint="unused", port=taken.getsockname()[1]))
     with pytest.raises(InputError, match="choose another port"):
-        serve.start(ServeConfig(checkpoint="unused", port=70_000))
+        serve.resolve(ServeConfig(checkpoint="unused", port=70_000))
     with pytest.raises(InputError, match="gpus_per_replica asks for 64 GPUs"):
-        serve.start(ServeConfig(checkpoint="unused", port=free_port(), gpus_per_replica=64.0))
+        serve.resolve(ServeConfig(checkpoint="unused", port=free_port(), gpus_per_replica=64.0))
 
 
 def test_the_program_exits_2_with_one_line(

@@ -28,7 +28,8 @@ from programs import free_port, pipeline, start
 
 import emage
 from emage.config import ServeConfig
-from emage.on_ray.serving.driver import cpu_threads, curl
+from emage.on_ray.serving.deployment import cpu_threads
+from emage.on_ray.serving.driver import curl
 
 pytestmark = pytest.mark.ray
 REPLICA = "ray::ServeReplica:emage:"  # and the deployment's name, in the title of its process

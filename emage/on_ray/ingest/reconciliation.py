@@ -1,0 +1,145 @@
+"""The report of an ingest: every row of the tables is written, waiting, or dropped for a reason that is counted.
+
+    output/ingest_report.json, .md, .png    rows in = written + filtered + rejected (by rule) + failed (by drop reason)
+    output/pictures.png                     a contact sheet of downloaded images
+
+The same numbers go into the MLflow run and to the terminal.
+"""
+
+import re
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from emage.data.ingest import decode_image
+from emage.data.ingest.report import chart, markdown, rejected_captions, summary
+from emage.on_ray import tracking
+from emage.on_ray.ingest import download, stages
+from emage.utils import image_grid, manifest
+
+DROPS = ("filtered", "rejected", "failed")  # what a stage may count next to the rows that go on, by drop reason
+REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
+MAX_SHEET_IMAGES = 32  # on the contact sheet
+
+
+def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
+    """Return the report: how many rows came in, and what became of each.
+
+    Args:
+        done: Manifests of the finished stages, as `stages.finished` returns them.
+        output: The ingest's folder.
+
+    Raises:
+        RuntimeError: The numbers of two stages contradict each other.
+    """
+    dropped = {kind: Counter[str]() for kind in DROPS}
+    before = done["select"]["rows"]
+    for stage in stages.STAGES[: len(done)]:
+        values = done[stage]
+        for kind in DROPS:
+            dropped[kind].update(values.get(kind, {}))
+        lost = sum(sum(values.get(kind, {}).values()) for kind in DROPS)
+        if values["rows"] != before or values["written"] + lost != before:
+            raise RuntimeError(
+                f"{stage} does not reconcile: {before} rows in, {values['written']} went on, {lost} were dropped"
+            )
+        before = values["written"]
+    written = 0
+    if "shuffle" in done:
+        files = [output / "tokens" / file["name"] for file in done["shuffle"]["files"]]
+        written = sum(pq.read_metadata(file).num_rows for file in files)
+        if written != before:
+            raise RuntimeError(f"the token table holds {written} rows instead of {before}")
+    return {
+        "stages": list(done),  # that this report covers
+        "rows_in": done["select"]["rows"],
+        "written": written,
+        "waiting": before - written,  # for the stages that have not run yet
+        **{kind: dict(counts.most_common()) for kind, counts in dropped.items()},
+        "same_content": done.get("shuffle", {}).get("same_content"),
+        "won_back": done.get("download", {}).get("won_back"),
+        "datasets": _funnel(done),
+    }
+
+
+def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return data set -> how many of its rows came in, were selected, arrived and were written, as far as known."""
+    funnel = {name: dict(counts) for name, counts in done["select"]["datasets"].items()}
+    for stage, outcome in (("download", "arrived"), ("shuffle", "written")):
+        if stage in done:
+            for name in funnel:
+                funnel[name][outcome] = done[stage]["datasets"].get(name, 0)
+    return funnel
+
+
+def read(output: Path) -> dict[str, Any] | None:
+    """Return the report that an earlier run of the same command wrote, None if there is none."""
+    return manifest.read_json(output / REPORT)
+
+
+def record(tracked: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
+    """Write the report with its images, its JSON last, and all of it into the MLflow run."""
+    rejected = rejected_captions.select_captions(output / "tokenized")
+    (output / MARKDOWN).write_text(markdown.format_markdown(report, rejected))
+    for name, image in ((markdown.CHART_FILE, chart.plot_chart(report)), ("pictures.png", _contact_sheet(output))):
+        if image is not None:
+            image.save(output / name)
+            tracked.image(name, image)
+    manifest.write_json(output / REPORT, report)
+    lines = summary.list_outcomes(report)
+    columns = [list(column) for column in zip(*lines, strict=True)]
+    tracked.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
+    tracked.metrics({_metric(f"{outcome}/{reason}" if reason else outcome): rows for outcome, reason, rows in lines})
+    tracked.metrics({outcome: sum(report[outcome].values()) for outcome in DROPS})
+    tracked.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
+    for name, funnel in report["datasets"].items():
+        tracked.metrics({_metric(f"dataset/{name}/{step}"): rows for step, rows in funnel.items()})
+    for name in (REPORT, MARKDOWN):
+        tracked.file(output / name)
+
+
+def _metric(name: str) -> str:
+    """Return the name in characters that MLflow accepts: a condition such as similarity>=0.3 has others."""
+    return re.sub(r"[^\w./ :-]", "_", name)
+
+
+def _contact_sheet(output: Path) -> Image.Image | None:
+    """Return the first images of the first shard, as they go to the tokenizer, with their captions."""
+    if download.shard_manifest(output / "shards", 0) is None:
+        return None
+    with pq.ParquetFile(download.image_files(output / "shards", 0)[0]) as shard:
+        batch = next(shard.iter_batches(batch_size=MAX_SHEET_IMAGES, columns=["image", "caption"]), None)
+    if not batch:
+        return None
+    shown: list[tuple[Image.Image, str]] = []
+    for data, caption in zip(batch["image"].to_pylist(), batch["caption"].to_pylist(), strict=True):
+        with suppress(decode_image.ImageError):  # counted by the tokenize stage
+            shown.append((Image.fromarray(decode_image.pixels(data)), caption))
+    return image_grid.sheet(*zip(*shown, strict=True), columns=8) if shown else None
+
+
+def print_report(report: dict[str, Any], output: Path) -> None:
+    """Print the rows by outcome and drop reason, what to do about them, and where the results are."""
+    table = Table(title=escape(f"ingest of {', '.join(report['datasets'])}"), title_justify="left")
+    for name in ("", "drop reason"):
+        table.add_column(name)
+    for name in ("rows", "fraction"):
+        table.add_column(name, justify="right")
+    for outcome, reason, rows in summary.list_outcomes(report):
+        table.add_row(outcome, escape(reason), f"{rows:,}", summary.percent(rows, report["rows_in"]))
+    table.add_section()
+    table.add_row("rows in", "", f"{report['rows_in']:,}", "100.0%")
+    console = Console()
+    console.print(table)
+    for sentence in summary.summarize(report):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print("  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["seconds"].items()))
+    console.print(f"report: {output / MARKDOWN}", soft_wrap=True)
+    console.print(f"token table: {output / 'tokens'}" if report["written"] else f"output: {output}", soft_wrap=True)

@@ -1,0 +1,79 @@
+"""What is checked before an endpoint starts: its port, its API key, its safety hook, its checkpoint."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from emage.config import ServeConfig
+from emage.model import hub
+from emage.serving.http.auth import is_loopback
+from emage.serving.service import SafetyHook
+from emage.utils.errors import InputError
+
+API_KEY = "EMAGE_API_KEY"  # environment variable
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise InputError if this machine cannot listen on host:port."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}:{port} ({error}): choose another port=") from None
+
+
+def key_sha256(config: ServeConfig) -> str | None:
+    """Read the API key; return its sha256, which is all that goes to the cluster, or None without a key.
+
+    Raises InputError if its file cannot be read or is empty, or if an endpoint for other machines has no key.
+    """
+    key, file = os.environ.get(API_KEY, ""), config.access.api_key_file
+    if file is not None:
+        try:
+            key = Path(file).read_text()
+        except OSError as error:
+            raise InputError(f"access.api_key_file={file}: {error.strerror}") from None
+        if not key.strip():
+            raise InputError(f"access.api_key_file={file} is empty: write the key into it")
+    if not key.strip() and not is_loopback(config.host):
+        raise InputError(
+            f"host={config.host} is open to other machines: set {API_KEY} to the key that clients must send, or name "
+            "its file as access.api_key_file"
+        )
+    return hashlib.sha256(key.strip().encode()).hexdigest() if key.strip() else None
+
+
+def load_safety(name: str | None) -> SafetyHook | None:
+    """Import the safety hook of this name, module:function; None: there is none. Raises InputError if it is missing."""
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        hook: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"access.safety={name} is no module:function ({error})") from None
+    if not inspect.isroutine(hook):
+        raise InputError(f"access.safety={name} is no function")
+    return hook
+
+
+def find_checkpoint(config: ServeConfig) -> ServeConfig:
+    """Return the config with the checkpoint folder's absolute path; a hub id stays, for the replica fetches it.
+
+    Raises InputError if there is no such folder, or it is no checkpoint or a damaged one.
+    """
+    folder = hub.local(config.checkpoint)
+    if folder is None:
+        if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
+            return config
+        raise InputError(f"checkpoint={config.checkpoint}: there is no such folder")
+    from emage.model import checkpoint  # loads PyTorch
+
+    checkpoint.check(folder)
+    return replace(config, checkpoint=str(folder.resolve()))
