@@ -45,16 +45,18 @@ COMMANDS = {
         resumes=True,
     ),
     "serve": Command("checkpoint -> HTTP endpoint", "emage.on_ray.serving.driver:serve", "emage.config:ServeConfig"),
-    "demo": Command("all of them on this machine", "emage.on_ray.demo:demo", "emage.config:DemoConfig", resumes=True),
+    "demo": Command(
+        "all of them on this machine", "emage.on_ray.programs.demo:demo", "emage.config:DemoConfig", resumes=True
+    ),
     "reproduce": Command(
         "the paper's tables and figures",
-        "emage.on_ray.reproduce:reproduce",
+        "emage.on_ray.programs.reproduce:reproduce",
         "emage.config:ReproduceConfig",
         resumes=True,
     ),
     "doctor": Command(
         "what of this machine or cluster is not as it must be",
-        "emage.on_ray.doctor:run",
+        "emage.on_ray.programs.doctor:run",
         "emage.config:DoctorConfig",
     ),
     "inspect": Command("what a token table holds", "emage.data.inspect_tokens:main"),

@@ -1,4 +1,4 @@
-"""A sum over two GPUs of this machine by NCCL, a process each: what emage.on_ray.doctor starts."""
+"""A sum over two GPUs of this machine by NCCL, a process each: what emage.on_ray.programs.doctor starts."""
 
 import os
 

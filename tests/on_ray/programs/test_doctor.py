@@ -13,8 +13,8 @@ import torch
 from programs import wait_until
 
 from emage.config import DoctorConfig, MLflowConfig
-from emage.on_ray import doctor
-from emage.on_ray.doctor import Check
+from emage.on_ray.programs import doctor
+from emage.on_ray.programs.doctor import Check
 
 
 def rows(checks: Iterator[Check]) -> dict[str, Check]:

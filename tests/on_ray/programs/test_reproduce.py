@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from emage.config import ReproduceConfig, parse
-from emage.on_ray.reproduce import reproduce
+from emage.on_ray.programs.reproduce import reproduce
 from emage.reproduce import studies
 from emage.utils.errors import InputError
 

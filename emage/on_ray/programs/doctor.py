@@ -50,7 +50,7 @@ LEAST_MEMORY, LEAST_DISK, LEAST_STORE = 8 * GIB, 20 * GIB, 1 * GIB
 NODE_S = 60.0  # until a node has answered
 SERVER_S = 10.0
 NCCL_S = 120.0  # where it does not come to an end, it hangs
-SUM = "emage.on_ray.nccl_check"
+SUM = "emage.on_ray.programs.nccl_check"
 
 
 class Check(NamedTuple):

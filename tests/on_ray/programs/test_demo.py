@@ -8,7 +8,7 @@ from PIL import Image
 
 from emage.config import DemoConfig
 from emage.evaluation.metrics import image_files
-from emage.on_ray.demo import BROKEN, demo
+from emage.on_ray.programs.demo import BROKEN, demo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 

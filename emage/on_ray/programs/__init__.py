@@ -1,0 +1,1 @@
+"""Programs that start or check several stages: the demo, the paper's tables, the doctor."""
