@@ -199,7 +199,7 @@ def write_table(path: Path, rows: int) -> None:
 
 
 def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> Any:
-    with tasks.bar(name, made["written"], "rows") as bar:
+    with tasks.progress_bar(name, made["written"], "rows") as bar:
         calls = (lambda a=a: remote(*a) if isinstance(a, tuple) else remote(a) for a in arguments)
         for result in tasks.run(calls):
             bar.update(made["written"] / len(arguments))

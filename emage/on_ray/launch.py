@@ -68,7 +68,7 @@ def output_run(
     """
     manifest.claim_output(inputs.output, stage, inputs.identity)
     with (
-        tasks.writing(inputs.output),
+        tasks.explain_disk_errors(inputs.output),
         output_lock(inputs.output),
         ray_run(inputs.config, stage, run_file=run_file, parent=parent) as tracked,
     ):

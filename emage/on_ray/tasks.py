@@ -1,4 +1,7 @@
-"""Many Ray tasks, few at a time; what ends them, in one line; and the bar that shows how far they are."""
+"""Run many Ray tasks, a few at a time; turn errors that a user can fix into one line; show progress.
+
+A task is a remote function of `ray.remote`; what its functions return and raise comes from `run`.
+"""
 
 import errno
 import os
@@ -14,12 +17,12 @@ from tqdm import tqdm
 
 from emage.utils.errors import InputError
 
-A_LITTLE = 0.001  # of a custom resource: it says where, not how many
-BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")  # resources of every node, which say nothing of where
-CANCEL_S = 30.0  # for the workers of cancelled tasks to die; more only where their node went away
+MARKER_AMOUNT = 0.001  # of a custom resource that a task takes: the resource marks nodes, it does not count tasks
+BUILT_IN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")  # every node has them
+CANCEL_TIMEOUT_S = 30.0  # for the workers of cancelled tasks to die; more only if their node was lost
 
-# What a person can mend, by the error's number. Everything else is a bug and keeps its stack trace.
-MENDABLE = {
+# Errors that a user can fix, by number. Everything else is a bug and keeps its stack trace.
+FIXABLE_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EFBIG: "a file grew over the limit of this system (ulimit -f); raise it",
@@ -29,65 +32,76 @@ MENDABLE = {
 }
 
 
-def nodes(node_resource: str = "") -> list[dict[str, float]]:
-    """The resources of each node that is alive and has this custom resource; "": of every one."""
+def list_nodes(node_resource: str = "") -> list[dict[str, float]]:
+    """Return the resources of each node that is alive and has this custom resource; "": of every node."""
     alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
     return [resources for resources in alive if not node_resource or node_resource in resources]
 
 
-def only_on(node_resource: str) -> dict[str, float]:
-    """The `resources` of a task or an actor that only nodes with this custom resource take; "": any node.
+def resources_of_nodes(node_resource: str) -> dict[str, float]:
+    """Return the `resources` option of a task or actor that runs only on nodes with this custom resource.
 
-    Says so where there is no such node yet. Raises InputError for a resource that every node has, and on this machine
-    alone, to which none will come.
+    Prints a line if there is no such node yet.
+
+    Args:
+        node_resource: Name of the resource; "": any node.
+
+    Raises:
+        InputError: It is a resource that every node has; or this machine, which is no cluster, lacks it.
     """
     if not node_resource:
         return {}
-    if node_resource in BUILT_IN:
+    if node_resource in BUILT_IN_RESOURCES:
         raise InputError(f"node_resource={node_resource}: not one of Ray's own; give nodes one (ray start --resources)")
-    if not nodes(node_resource):
+    if not list_nodes(node_resource):
         if not os.environ.get("RAY_ADDRESS"):
             raise InputError(f"node_resource={node_resource}: this machine has no such resource; leave it out here")
-        print(f"no node with the resource {node_resource!r} is there yet: waiting for one", flush=True)
-    return {node_resource: A_LITTLE}
+        print(f"no node with the resource {node_resource!r} is available yet: waiting for one", flush=True)
+    return {node_resource: MARKER_AMOUNT}
 
 
-def half_of_the_cpus(node_resource: str = "") -> int:
-    """Tasks that are under way at once by default: one for two CPUs of the nodes that are there now."""
-    return max(1, int(sum(node.get("CPU", 0) for node in nodes(node_resource))) // 2)
+def default_concurrency(node_resource: str = "") -> int:
+    """Return how many tasks run at once by default: one for two CPUs of the nodes that are alive now."""
+    return max(1, int(sum(node.get("CPU", 0) for node in list_nodes(node_resource))) // 2)
 
 
 def run(
     calls: Iterable[Callable[[], ray.ObjectRef]],
     folder: Path | None = None,
-    at_once: Callable[[], int] = half_of_the_cpus,
+    max_running: Callable[[], int] = default_concurrency,
 ) -> Generator[Any, None, None]:
-    """Starts each call's task and yields the results as they come, with at most `at_once()` tasks under way.
+    """Start each call's task and yield the results as they arrive.
 
-    That is asked before each start, so that nodes which come get work too. `calls` is read only as far as there is
-    room, so it may be as long as it likes. The first error stops everything: when it is raised (or this generator
-    closed), no task writes any more. What a person can mend, such as a full disk or a worker without memory, is an
-    InputError; `folder` is the place that it names where the error knows none.
+    The first error stops everything: when it is raised, or this generator is closed, no task writes any more.
+
+    Args:
+        calls: Each starts one task. They are read only as fast as tasks end, so there may be any number.
+        folder: The path for an error's message, if the error names none.
+        max_running: Returns how many tasks may run at once. It is called before each start, so that nodes which join
+            later get work too.
+
+    Raises:
+        InputError: The user can fix it: a full disk, or a worker without memory, for example.
     """
-    under_way: list[ray.ObjectRef] = []
+    running: list[ray.ObjectRef] = []
     try:
         for call in calls:
-            while len(under_way) >= at_once():
-                yield _next(under_way, folder)
-            under_way.append(call())
-        while under_way:
-            yield _next(under_way, folder)
+            while len(running) >= max_running():
+                yield _next_result(running, folder)
+            running.append(call())
+        while running:
+            yield _next_result(running, folder)
     finally:
-        _kill(under_way)
+        _kill(running)
 
 
-def _next(under_way: list[ray.ObjectRef], folder: Path | None) -> Any:
-    (ready,), _ = ray.wait(under_way, num_returns=1)
-    under_way.remove(ready)
+def _next_result(running: list[ray.ObjectRef], folder: Path | None) -> Any:
+    (ready,), _ = ray.wait(running, num_returns=1)
+    running.remove(ready)
     try:
         return ray.get(ready)
     except RayTaskError as error:
-        message = error.cause if isinstance(error.cause, InputError) else _mendable(error.cause, folder)
+        message = error.cause if isinstance(error.cause, InputError) else _fixable(error.cause, folder)
         if message is None:
             raise
         raise message from None  # without a stack trace
@@ -95,46 +109,53 @@ def _next(under_way: list[ray.ObjectRef], folder: Path | None) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"a worker died once more than Ray tries again ({type(error).__name__}: {reason}); look at the memory and "
-            "the disk of its node, run fewer tasks at once, and give the same command again"
+            "the disk of its node, run fewer tasks at once, and run the same command again"
         ) from None
 
 
 def _kill(refs: list[ray.ObjectRef]) -> None:
-    """Ends tasks with their worker processes and waits until Ray has cancelled them.
+    """End tasks with their worker processes and wait until Ray has cancelled them. A process may last a moment longer.
 
-    A process may last a moment longer. A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose
-    thread pool then waits for ever.
-    What a task leaves behind is what any killed worker leaves, and is cleared away likewise.
+    A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose thread pool then waits forever.
+    A task leaves the same behind as a killed worker, and that is deleted in the same way.
     """
     for ref in refs:
         ray.cancel(ref, force=True)
     if refs:
-        ray.wait(refs, num_returns=len(refs), timeout=CANCEL_S, fetch_local=False)
+        ray.wait(refs, num_returns=len(refs), timeout=CANCEL_TIMEOUT_S, fetch_local=False)
 
 
 @contextmanager
-def writing(folder: Path | None) -> Iterator[None]:
-    """Turns a full disk or a folder that cannot be written into an InputError of one line."""
+def explain_disk_errors(folder: Path | None) -> Iterator[None]:
+    """Turn a full disk, or a folder that cannot be written, into an InputError of one line.
+
+    Args:
+        folder: The path for the message, if the error names none.
+    """
     try:
         yield
     except OSError as error:
-        if (message := _mendable(error, folder)) is None:
+        if (message := _fixable(error, folder)) is None:
             raise
         raise message from None
 
 
-def _mendable(error: Exception, folder: Path | None) -> InputError | None:
-    """What to tell a person about an error of the disk; None where it is another."""
-    if not isinstance(error, OSError) or error.errno not in MENDABLE:
+def _fixable(error: Exception, folder: Path | None) -> InputError | None:
+    """Return the message for a disk error that a user can fix; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in FIXABLE_ERRORS:
         return None
     path = error.filename or folder or "the output"
-    return InputError(f"{path}: {MENDABLE[error.errno]}, and give the same command again")
+    return InputError(f"{path}: {FIXABLE_ERRORS[error.errno]}, and run the same command again")
 
 
-def bar(stage: str, total: int, unit: str, done: int = 0) -> tqdm:
-    """Count, rate and time left; in a log, where every refresh is a new line, every ten seconds.
+def progress_bar(stage: str, total: int, unit: str, done: int = 0) -> tqdm:
+    """Return a bar with count, rate and time left; in a log, where every refresh is a new line, every ten seconds.
 
-    `done` of the `total` were there before this run: they count, but not in the rate.
+    Args:
+        stage: Its label.
+        total: Count at the end.
+        unit: Of the count, plural.
+        done: Of the total, how many an earlier run did: they count, but not in the rate.
     """
     seconds = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(

@@ -60,7 +60,7 @@ def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
         accelerator = nodes.add(num_cpus=2, resources={"accelerator": 1})
         command = sys.modules["nodes_stages"].ingest(inputs, "all")(output)
         with cluster.Program([*command, "tokenize.num_actors=1", *own], nodes.address) as program:
-            waiting = "no node with the resource 'download' is there yet: waiting for one"
+            waiting = "no node with the resource 'download' is available yet: waiting for one"
             cluster.wait_for(lambda: waiting in program.printed, program)
             time.sleep(5)
             assert not list(output.glob("shards/*/manifest.json"))

@@ -42,31 +42,34 @@ def work_for_ever(folder: str) -> None:
 def test_a_full_disk_is_one_line(ray_cluster):
     if not Path("/dev/full").is_char_device():
         pytest.skip("no /dev/full here")
-    with pytest.raises(
-        InputError, match=r"^/data: the disk is full; free some space, and give the same command again$"
-    ):
-        list(tasks.run([lambda: fill.remote("/dev/full")], at_once=lambda: 1, folder=Path("/data")))
+    with pytest.raises(InputError, match=r"^/data: the disk is full; free some space, and run the same command again$"):
+        list(tasks.run([lambda: fill.remote("/dev/full")], max_running=lambda: 1, folder=Path("/data")))
 
 
 def test_a_folder_without_permission_is_one_line():
-    with pytest.raises(InputError, match=r"^/data/x: no permission; let this user"), tasks.writing(Path("/data")):
+    with (
+        pytest.raises(InputError, match=r"^/data/x: no permission; let this user"),
+        tasks.explain_disk_errors(Path("/data")),
+    ):
         raise PermissionError(13, "Permission denied", "/data/x")
 
 
 def test_a_resource_that_this_machine_lacks_is_not_waited_for(ray_cluster, monkeypatch, capsys):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match="node_resource=download: this machine has no such resource"):
-        tasks.only_on("download")
+        tasks.resources_of_nodes("download")
     with pytest.raises(InputError, match=r"node_resource=GPU: not one of Ray's own"):
-        tasks.only_on("GPU")
+        tasks.resources_of_nodes("GPU")
     monkeypatch.setenv("RAY_ADDRESS", "a cluster, which may grow")
-    assert tasks.only_on("download") == {"download": tasks.A_LITTLE} and tasks.only_on("") == {}
-    assert capsys.readouterr().out == "no node with the resource 'download' is there yet: waiting for one\n"
+    assert (
+        tasks.resources_of_nodes("download") == {"download": tasks.MARKER_AMOUNT} and tasks.resources_of_nodes("") == {}
+    )
+    assert capsys.readouterr().out == "no node with the resource 'download' is available yet: waiting for one\n"
 
 
 def test_other_errors_keep_their_stack_trace(ray_cluster):
     with pytest.raises(FileNotFoundError) as error:
-        list(tasks.run([read_nothing.remote], at_once=lambda: 1))
+        list(tasks.run([read_nothing.remote], max_running=lambda: 1))
     assert "read_nothing" in str(error.value)
 
 
@@ -74,7 +77,7 @@ def test_a_worker_that_dies_again_and_again_is_one_line(ray_cluster):
     with pytest.raises(
         InputError, match=r"^a worker died once more than Ray tries again \(WorkerCrashedError"
     ) as error:
-        list(tasks.run([die.remote], at_once=lambda: 1))
+        list(tasks.run([die.remote], max_running=lambda: 1))
     assert "\n" not in str(error.value)
 
 
@@ -85,7 +88,7 @@ def test_nothing_works_on_behind_an_error(ray_cluster, tmp_path):
             time.sleep(0.05)
         yield die.remote
 
-    with pytest.raises(InputError), closing(tasks.run(calls(), at_once=lambda: 2)) as results:
+    with pytest.raises(InputError), closing(tasks.run(calls(), max_running=lambda: 2)) as results:
         list(results)
     (worker,) = (int(file.name) for file in tmp_path.iterdir())
 

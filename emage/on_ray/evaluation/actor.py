@@ -73,7 +73,7 @@ class Drawer:
             Drawn(task, [image for image, _ in group], [score for _, score in group])
             for task, group in zip(shard.tasks, groups, strict=True)
         ]
-        with tasks.writing(self.output):
+        with tasks.explain_disk_errors(self.output):
             image_shards.write(self.output, shard.index, drawn, config.candidates, self.networks.code | self._place)
 
     def judge(self, shard: Shard, name: str, kind: str) -> None:
@@ -82,7 +82,7 @@ class Drawer:
         captions = [task.caption for task in shard.tasks]
         judge, size = self.judges[name], self.config.batch_size
         rows = [judge.rows(images[i : i + size], captions[i : i + size]) for i in range(0, len(images), size)]
-        with tasks.writing(self.output):
+        with tasks.explain_disk_errors(self.output):
             image_shards.write_judged(self.output, judge.folder, kind, shard.index, torch.cat(rows))
 
     def reference(self, files: Sequence[ImageFile], name: str) -> Tensor:

@@ -47,7 +47,7 @@ class Pool:
         busy: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self._say_what_is_missing(len(parts))
         self._ask_the_idle()
-        with tasks.bar(stage, done + sum(part.size for part in parts), "images", done) as bar:
+        with tasks.progress_bar(stage, done + sum(part.size for part in parts), "images", done) as bar:
             while len(results) < len(parts):
                 self._grow(len(busy), len(busy) + len(waiting))  # one for each part that is left
                 while waiting and self._idle:
@@ -96,8 +96,8 @@ class Pool:
 def _again_and_again(error: Exception) -> InputError:
     lines = str(error).strip().splitlines()
     if getattr(error, "actor_init_failed", False):
-        return InputError(f"no actor could start ({lines[-1]}); mend that and give the same command again")
+        return InputError(f"no actor could start ({lines[-1]}); mend that and run the same command again")
     return InputError(
         f"an actor died again and again ({lines[0]}); look at the memory of its node (a smaller batch_size needs less) "
-        "and give the same command again"
+        "and run the same command again"
     )

@@ -62,7 +62,7 @@ def run(
     """
     if config.passes < 1:
         raise InputError(f"download.passes={config.passes}: there is at least one pass")
-    with tasks.writing(folder):
+    with tasks.explain_disk_errors(folder):
         jobs = _jobs(config, urls, folder)
         folder.mkdir(exist_ok=True)
         manifest.remove_leftovers(folder)
@@ -168,14 +168,16 @@ def _pass(
 ) -> None:
     """Runs one pass over its shards, with a bar. The sums are running ones: there may be 28,000 shards."""
     config = jobs[0].config
-    task = _download.options(resources=tasks.only_on(config.node_resource))
+    task = _download.options(resources=tasks.resources_of_nodes(config.node_resource))
     calls = (lambda job=job: task.remote(job, number, blocked) for job, _ in left)
     rows = sum(rows for _, rows in left)
     before = sum(job.rows for job in jobs) - rows if number == 1 else 0
     stage = "download" if number == 1 else f"download, pass {number}"
     fetched = arrived = 0
-    running = tasks.run(calls, folder, lambda: config.shards_in_flight or tasks.half_of_the_cpus(config.node_resource))
-    with tasks.bar(stage, before + rows, "rows", before) as bar, closing(running) as results:
+    running = tasks.run(
+        calls, folder, lambda: config.shards_in_flight or tasks.default_concurrency(config.node_resource)
+    )
+    with tasks.progress_bar(stage, before + rows, "rows", before) as bar, closing(running) as results:
         for tried, written in results:
             fetched, arrived = fetched + tried, arrived + written
             speed = arrived / max(bar.format_dict["elapsed"], 1e-9)

@@ -90,7 +90,7 @@ def run(
     parts = [(table, part) for table in tables for part in url_table.split(table)]
     shared = ray.put(blocked)
     read: dict[int, dict[str, Any]] = {}
-    with tasks.bar("select: read", sum(map(url_table.count_rows, tables)), "rows") as bar:
+    with tasks.progress_bar("select: read", sum(map(url_table.count_rows, tables)), "rows") as bar:
         calls = (lambda n=n, p=p: _read_part.remote(plan, n, p[0], p[1], shared) for n, p in enumerate(parts))
         for counts in tasks.run(calls, folder.parent):
             read[counts["part"]] = counts
@@ -104,7 +104,7 @@ def run(
         raise InputError(f"no row is left to download: all {sum(part['rows'] for part in read.values())} were filtered")
     shards: list[dict[str, Any]] = []
     step = max(1, TASK_ROWS // shard_rows)
-    with tasks.bar("select: write", plan.num_rows, "rows") as bar:
+    with tasks.progress_bar("select: write", plan.num_rows, "rows") as bar:
         calls = (lambda n=n: _write_shards.remote(plan, n, step) for n in range(0, plan.num_shards, step))
         for made in tasks.run(calls, folder.parent):
             shards += made

@@ -81,7 +81,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     if config.drop_same_content:
         plan = replace(plan, num_rows=plan.num_rows - same)
     files = []
-    with tasks.bar("shuffle", 2 * plan.num_rows, "rows") as bar:
+    with tasks.progress_bar("shuffle", 2 * plan.num_rows, "rows") as bar:
         starts = np.zeros(plan.num_ranges + 1, np.int64)
         for in_front in _all(lambda n: _write_run.remote(plan, n, inputs[n]), range(plan.num_runs)):
             starts += in_front
@@ -149,7 +149,7 @@ def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
     """How many rows' images are those of another row before them; their uids are in `plan.dropped`."""
     if not plan.dropped.exists():
         num_ranges = max(1, -(-plan.num_rows // SAME_ROWS))
-        with tasks.bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
+        with tasks.progress_bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
             for rows in _all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
                 bar.update(rows)
             found = [np.empty(0, np.int64)]

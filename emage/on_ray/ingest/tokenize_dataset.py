@@ -149,7 +149,7 @@ def _batches(config: TokenizeConfig, numbers: list[int], image_size: int, shards
             batch_format="pyarrow",
             num_cpus=max(1, threads),
             num_gpus=config.gpus_per_actor,
-            resources=tasks.only_on(config.node_resource),
+            resources=tasks.resources_of_nodes(config.node_resource),
             # An actor that Ray itself started again, after its node was lost, could outlive its data set and keep the
             # CPU or the GPU that the next one waits for. These two also keep Ray from merging this stage with the one
             # before: an accelerator would wait for its own decoding.
@@ -163,7 +163,9 @@ def encoder_threads(config: TokenizeConfig) -> int:
 
     Raises InputError where this machine has no CPU left for decoding: Ray would wait for ever. A cluster may grow.
     """
-    cpus, holders = ([int(node.get("CPU", 0)) for node in tasks.nodes(name)] for name in ("", config.node_resource))
+    cpus, holders = (
+        [int(node.get("CPU", 0)) for node in tasks.list_nodes(name)] for name in ("", config.node_resource)
+    )
     if config.num_actors >= sum(cpus) and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
             f"tokenize.num_actors={config.num_actors} leaves none of {sum(cpus)} CPUs for decoding: lower it"

@@ -68,7 +68,7 @@ def run(
             missing.append(number)
         else:
             _add(totals, shard)
-    with tasks.bar("tokenize", downloaded["written"] - totals["rows"], "images") as bar:
+    with tasks.progress_bar("tokenize", downloaded["written"] - totals["rows"], "images") as bar:
         for number, shard in tokenize_dataset.tokenized(config, missing, image_size, shards, bar):
             target = download.shard_folder(folder, number)
             _add(totals, _write(target, shard, info, inputs[number], settings))

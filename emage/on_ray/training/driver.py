@@ -278,7 +278,7 @@ def _fit(trainer: TorchTrainer) -> str | None:
 def _progress_bar(steps: Path, total: int) -> Iterator[None]:
     """Show a bar with the newest step's metrics, from the file that rank 0 writes, wherever it runs."""
     stop = Event()
-    with tasks.bar("train", total, "steps", done=step_log.last_step(steps)) as bar:
+    with tasks.progress_bar("train", total, "steps", done=step_log.last_step(steps)) as bar:
         thread = Thread(target=_follow, args=(steps, stop, bar), daemon=True)
         thread.start()
         try:

@@ -344,7 +344,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ray_cluster, site,
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a disk of our own needs the right to mount one")
     try:
-        with pytest.raises(InputError, match=r"the disk is full; free some space, and give the same command again$"):
+        with pytest.raises(InputError, match=r"the disk is full; free some space, and run the same command again$"):
             download.run(replace(CONFIG, image_size=64), urls, disk / "shards")
         assert not list((disk / "shards").glob(".*"))
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
