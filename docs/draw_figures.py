@@ -93,7 +93,7 @@ def network() -> None:
     figure.box((24, 190, 190, 92), "Tokens (B, N)", "[MASK] where no", "token is kept yet;", "at first everywhere")
     figure.box((246, 190, 124, 92), "Embedding", "token + 2-D", "position", kind="network")
     figure.box((398, 166, 414, 140), "", kind="group")
-    figure.text(410, 190, "12 decoder blocks, width 768", bold=True, at="start")
+    figure.text(410, 190, "12 blocks, width 768", bold=True, at="start")
     figure.box((408, 218, 120, 54), "Self-attention", "all positions", kind="network")
     figure.box((546, 218, 128, 54), "Cross-attention", "the caption", kind="network")
     figure.box((692, 218, 110, 54), "MLP", "GEGLU", kind="network")
@@ -188,8 +188,8 @@ def cluster() -> None:
     figure.box(
         (492, 56, 198, 82),
         "Tasks",
-        "select, download (img2dataset),",
-        "captions, shuffle",
+        "select, download with",
+        "img2dataset, shuffle",
         "emage/on_ray/ingest/",
         kind="network",
     )
