@@ -1,4 +1,4 @@
-"""The command `emage`: every program by name, with the settings that its page of --help lists.
+"""The command `emage`: every program by name. `emage COMMAND --help` lists its settings.
 
     emage train demo data.path=runs/demo/ingest/tokens run.output=runs/my_model
     emage --help
@@ -9,8 +9,8 @@ are known to be good: --help and a mistyped key need neither PyTorch nor Ray.
 
 import importlib
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from emage import __version__, config
@@ -20,12 +20,13 @@ from emage.utils.redact import redact
 
 @dataclass(frozen=True)
 class Command:
-    """A program: `function` is called with its settings, or with the words of the command line where it has none."""
+    """A program. `function` is called with its settings; if it has words of its own, with the whole command line."""
 
     summary: str
     function: str  # module:function
-    settings: str | None = None  # module:dataclass
-    resumes: bool = False  # where it stopped, when the same command is given again
+    settings: str  # module:dataclass
+    resumes: bool = False  # if the same command is run again
+    words: Mapping[str, str] = field(default_factory=dict)  # in front of key=value: word -> its meaning
 
 
 COMMANDS = {
@@ -55,17 +56,27 @@ COMMANDS = {
         resumes=True,
     ),
     "doctor": Command(
-        "what of this machine or cluster is not as it must be",
+        "check this machine, its cluster and its services before the first job",
         "emage.on_ray.programs.doctor:run",
         "emage.config:DoctorConfig",
     ),
-    "inspect": Command("what a token table holds", "emage.data.inspect_tokens:main"),
-    "curves": Command("training runs -> their learning curves", "emage.training.plot_curves:main"),
+    "inspect": Command(
+        "what a token table holds",
+        "emage.data.inspect_tokens:main",
+        "emage.data.inspect_tokens:InspectionConfig",
+        words={"PATH": "The token table: a folder of parquet files, or one file (the same as path=PATH)."},
+    ),
+    "curves": Command(
+        "training runs -> their learning curves",
+        "emage.training.plot_curves:main",
+        "emage.training.plot_curves:CurvesConfig",
+        words={"RUN [RUN ...]": "Output folders of trainings (their run.output), each with a steps.jsonl."},
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`emage NAME ...`. Exits with 2 on bad input, after one line; with 130 where it was interrupted."""
+    """Run `emage NAME ...`. Exit with 2 on bad input, after one line; with 130 if it was interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(usage(), file=sys.stderr)
@@ -83,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    """What `emage --help` prints."""
+    """Return the text of `emage --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -91,7 +102,8 @@ def usage() -> str:
             "Text-to-image in parallel: from a table of image URLs to a served model.",
             "",
             "usage: emage COMMAND [PRESET] key=value ...",
-            "       emage COMMAND --help     its presets, and every key with its default",
+            "       emage COMMAND --help         its presets, and every key with its default and meaning",
+            "       emage COMMAND --help KEY     one key: range, unit, value in each preset, source",
             "       emage --version",
             "",
             *lines,
@@ -100,13 +112,13 @@ def usage() -> str:
 
 
 def run(name: str, argv: Sequence[str]) -> None:
-    """Runs a command. Prints its settings first, without the secrets in their addresses."""
+    """Run a command. Print its settings first, without the secrets in their addresses."""
     command = COMMANDS[name]
     try:
-        if command.settings is None:
+        if command.words and not {"-h", "--help"} & set(argv):
             _load(command.function)(argv)
             return
-        settings = config.parse(_load(command.settings), argv)
+        settings = config.parse(_load(command.settings), argv, f"emage {name}", command.words)
         print(redact(config.to_yaml(settings)), flush=True)
         _load(command.function)(settings)
     except InputError as error:
@@ -125,7 +137,7 @@ def run(name: str, argv: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def _load(place: str) -> Any:
-    """What stands at module:name."""
-    module, _, attribute = place.partition(":")
+def _load(path: str) -> Any:
+    """Return the object at module:name."""
+    module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

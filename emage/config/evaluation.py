@@ -1,44 +1,94 @@
 """Settings of evaluation: checkpoint and captions -> images and a report."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from omegaconf import MISSING
 
-from emage.config.choices import Dtype, FidMode, Rank
-from emage.config.tracking import MLflowConfig
+from emage.config.environment import MLflowConfig
+from emage.config.fields import MAX_SEED, group, setting
+from emage.config.model import Dtype, SamplingConfig
+
+Rank = Literal["none", "likelihood", "clip"]
+FidMode = Literal["torch-fidelity", "pytorch-fid", "clean"]
+SetMetric = Literal["fid", "kid", "precision_recall", "frechet"]  # of a set of images, compared with real ones
+Metric = Literal["fid", "kid", "precision_recall", "frechet", "clip_score", "shapes"]
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """What the images are compared with, and by which networks."""
+    """The real images that generated ones are compared with, and the networks that compare them."""
 
-    reference: str | None = None  # real images: a folder or a .tar
-    mode: FidMode = "torch-fidelity"  # how images reach Inception; FIDs of two modes do not compare
-    inception: str | None = None  # its weights: a file; none: from the cache, or fetched
-    clip_model: str = "ViT-B-32-quickgelu"  # of metrics=clip_score: another than the one that ranks
-    clip_weights: str | None = None  # a file, or a name that open_clip publishes; none: OpenAI's
+    reference: str | None = setting(
+        None, "Real images: a folder or a .tar; fid, kid, precision_recall and frechet need it."
+    )
+    mode: FidMode = setting(
+        "torch-fidelity", "How images are resized for Inception; FIDs of two modes cannot be compared."
+    )
+    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache, or downloaded.")
+    clip_model: str = setting(
+        "ViT-B-32-quickgelu", "open_clip model of metrics=[clip_score]; another than the one that ranks candidates."
+    )
+    clip_weights: str | None = setting(
+        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
+    )
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Checkpoint + captions -> images, ranked -> report (pipelines/evaluate.py)."""
 
-    checkpoint: str = MISSING
-    captions: str = MISSING  # parquet, csv, tsv, jsonl (column `caption`), COCO's json, or one caption a line in .txt
-    output: str = MISSING
-    limit: int = 30_000  # captions, drawn by `seed` where the file holds more
-    seed: int = 0
-    candidates: int = 16  # images a caption, the best by `rank` is kept
-    rank: Rank = "clip"
-    rank_model: str = "ViT-L-14-quickgelu"  # an open_clip model
-    rank_weights: str | None = None  # a file, or a name that open_clip publishes; none: OpenAI's
-    metrics: tuple[str, ...] = ()  # fid, kid, precision_recall, frechet, clip_score, shapes
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    batch_size: int = 16  # images at a time
-    num_actors: int = 1
-    gpus_per_actor: float = 1.0
-    dtype: Dtype = "float32"
-    compile: bool = False  # fuses the drawing with torch.compile: a minute at each actor's start
-    sampling: dict[str, Any] = field(default_factory=dict)  # over the checkpoint's own settings: sampling.steps=8
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.")
+    captions: str = setting(
+        MISSING, "Captions: parquet, csv, tsv or jsonl (column `caption`), COCO's json, or one per line in .txt."
+    )
+    output: str = setting(MISSING, "Folder for images and the report.", is_folder=True)
+    limit: int = setting(
+        30_000,
+        "Captions that are used, selected at random by `seed` if the file has more.",
+        unit="captions",
+        minimum=1,
+        source="paper, Sec. 4",
+    )
+    seed: int = setting(0, "Seed of the selection of captions and of the images.", minimum=0, maximum=MAX_SEED)
+    candidates: int = setting(
+        16,
+        "Images generated per caption, of which the best by `rank` is kept.",
+        unit="images",
+        minimum=1,
+        source="paper, Sec. 4",
+    )
+    rank: Rank = setting(
+        "clip",
+        "How the best candidate is chosen: CLIP similarity, the model's own likelihood, or none (one candidate).",
+        source="paper, Sec. 4",
+    )
+    rank_model: str = setting("ViT-L-14-quickgelu", "open_clip model that ranks candidates with rank=clip.")
+    rank_weights: str | None = setting(
+        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
+    )
+    metrics: tuple[Metric, ...] = setting((), "Metrics of the report.")
+    judge: JudgeConfig = group(JudgeConfig)
+    batch_size: int = setting(16, "Images generated at a time by one actor.", unit="images", minimum=1)
+    num_actors: int = setting(1, "Ray actors that generate and score, each with a model.", unit="actors", minimum=1)
+    gpus_per_actor: float = setting(1.0, "GPUs per actor; 0: on CPUs.", unit="GPUs", minimum=0)
+    dtype: Dtype = setting("float32", "Arithmetic of the network.")
+    compile: bool = setting(
+        False, "Compile the network with torch.compile, which takes a minute at each actor's start."
+    )
+    sampling: dict[str, Any] = setting(
+        dict,
+        "Sampling settings in place of the checkpoint's own, for example sampling.steps=8.",
+        entries=SamplingConfig,
+    )
+    mlflow: MLflowConfig = group(MLflowConfig)
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message if a metric compares with real images and none are given."""
+        compared = [metric for metric in self.metrics if metric in get_args(SetMetric)]
+        if compared and not self.judge.reference:
+            yield (
+                f"{prefix}metrics={compared[0]} compares with real images: {prefix}judge.reference=FOLDER, "
+                "or a .tar of them"
+            )

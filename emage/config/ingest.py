@@ -1,90 +1,138 @@
 """Settings of the ingest: table of URLs -> token table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from emage.config.tracking import MLflowConfig
+from emage.config.environment import MLflowConfig
+from emage.config.fields import MAX_SEED, group, setting
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A table of image URLs: parquet, csv, tsv or jsonl, one file or a folder, and what its columns are called."""
+    """A table of image URLs, and the names of its columns."""
 
-    table: str = MISSING
-    dataset: str = "web"  # goes into the token table's `dataset` column
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"  # auto: by the file's ending
-    names: tuple[str, ...] = ()  # column names of a file without a header, in order
-    url: str = "url"
-    caption: tuple[str, ...] = ("caption",)  # several are joined by a space (YFCC: title and description)
-    unquote: bool = False  # %-escapes and + in captions (YFCC)
-    where: tuple[str, ...] = ()  # conditions on other columns: similarity>=0.3, NSFW==UNLIKELY, WIDTH>=256
-    md5: str | None = None  # column with the image's md5 sum, for select.block_md5
+    table: str = setting(
+        MISSING, "Table: a parquet, csv, tsv or jsonl file, or a folder of them, local or on object storage."
+    )
+    dataset: str = setting("web", "Name of the data set, the token table's column `dataset`.")
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = setting(
+        "auto", "Format of the table; auto: by the ending of the file name."
+    )
+    names: tuple[str, ...] = setting((), "Column names, in order, of a csv or tsv file without a header.")
+    url: str = setting("url", "Column with the URL.")
+    caption: tuple[str, ...] = setting(
+        ("caption",), "Columns with the caption; several are joined by a space.", not_empty=True
+    )
+    unquote: bool = setting(False, "Decode %-escapes and + in captions (YFCC100M).")
+    where: tuple[str, ...] = setting(
+        (), "Conditions on other columns that a row must meet, for example [similarity>=0.3, NSFW==UNLIKELY]."
+    )
+    md5: str | None = setting(None, "Column with the md5 sum of the image, for select.block_md5.")
 
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """What is not downloaded. Each list is a text file, one entry a line (.gz as well)."""
+    """Lists of what is not downloaded: text files with one entry per line, also as .gz."""
 
-    block_urls: tuple[str, ...] = ()
-    block_hosts: tuple[str, ...] = ()  # and their subdomains
-    block_md5: tuple[str, ...] = ()  # against source.md5 before the download, against the bytes after it
+    block_urls: tuple[str, ...] = setting((), "Lists of URLs.")
+    block_hosts: tuple[str, ...] = setting((), "Lists of hosts; their subdomains are blocked too.")
+    block_md5: tuple[str, ...] = setting(
+        (), "Lists of md5 sums, compared with source.md5 before the download and with the bytes after it."
+    )
 
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """img2dataset, one Ray task a shard."""
+    """The download of images by img2dataset, one Ray task per shard."""
 
-    shard_rows: int = 10_000
-    image_size: int = 256  # shorter side, then centre crop
-    min_image_size: int = 64  # shorter side as downloaded, pixels
-    max_image_pixels: int = 100_000_000
-    max_bytes: int = 50_000_000
-    threads: int = 64  # per shard
-    shards_in_flight: int = 0  # 0: one per two CPUs of the nodes that download
-    node_resource: str = ""  # only nodes with this custom resource download (cluster/README.md); none: any node
-    timeout_s: float = 10.0  # per image, whole request
-    retries: int = 1  # at once, inside a pass
-    passes: int = 2  # over all shards; the later ones fetch again what failed for a cause that may pass
-    allow_private_hosts: bool = False  # tests and intranets
-    min_success_rate: float = 0.1  # of a shard's last 1,000 rows; less stops the run (broken DNS looks like 0.01)
-    user_agent_token: str = "emage"
+    shard_rows: int = setting(10_000, "Rows per shard.", unit="rows", minimum=1)
+    image_size: int = setting(
+        256,
+        "Side of the stored images: the shorter side is resized to it, then the centre is cropped.",
+        unit="pixels",
+        minimum=1,
+        source="paper, Abstract",
+    )
+    min_image_size: int = setting(64, "Images whose shorter side is smaller are dropped.", unit="pixels", minimum=0)
+    max_image_pixels: int = setting(100_000_000, "Images with more pixels are dropped.", unit="pixels", minimum=1)
+    max_bytes: int = setting(50_000_000, "Larger responses are dropped.", unit="bytes", minimum=1)
+    threads: int = setting(64, "Threads per shard.", unit="threads", minimum=1)
+    shards_in_flight: int = setting(
+        0,
+        "Shards downloaded at the same time; 0: one per two CPUs of the nodes that download.",
+        unit="shards",
+        minimum=0,
+    )
+    node_resource: str = setting(
+        "", "Download only on nodes with this custom Ray resource (cluster/README.md); empty: on any node."
+    )
+    timeout_s: float = setting(10.0, "Time for the whole request of an image.", unit="seconds", above=0)
+    retries: int = setting(1, "Retries of a failed request at once.", unit="retries", minimum=0)
+    passes: int = setting(
+        2, "Rounds over all shards; later rounds retry what failed for a temporary reason.", unit="rounds", minimum=1
+    )
+    allow_private_hosts: bool = setting(False, "Allow private addresses: for tests and intranets.")
+    min_success_rate: float = setting(
+        0.1,
+        "Stop if fewer of a shard's last 1,000 rows arrive; a broken DNS resolver looks like 0.01.",
+        unit="fraction of the rows",
+        minimum=0,
+        maximum=1,
+    )
+    user_agent_token: str = setting(
+        "emage", "Name in the User-Agent header, and in X-Robots-Tag headers that concern it."
+    )
 
 
 @dataclass(frozen=True)
 class TokenizeConfig:
-    """Caption rules, decoding and the tokenizer's actors, in Ray Data."""
+    """Caption rules, image decoding and the tokenizer's actors, in Ray Data."""
 
-    tokenizer: str = "vqgan-gumbel-f8-8192"
-    weights: str | None = None
-    batch_size: int = 32
-    num_actors: int = 1
-    gpus_per_actor: float = 1.0
-    node_resource: str = ""  # only nodes with this custom resource hold actors; none: any with room for one
-    caption_rules: bool = True
+    tokenizer: str = setting(
+        "vqgan-gumbel-f8-8192", "Name of the tokenizer (emage.tokenizers.TOKENIZERS).", source="paper, Sec. 4.1"
+    )
+    weights: str | None = setting(
+        None, "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name."
+    )
+    batch_size: int = setting(32, "Images that an actor tokenizes at a time.", unit="images", minimum=1)
+    num_actors: int = setting(1, "Ray actors, each with a tokenizer.", unit="actors", minimum=1)
+    gpus_per_actor: float = setting(1.0, "GPUs per actor; 0: on CPUs.", unit="GPUs", minimum=0)
+    node_resource: str = setting("", "Actors only on nodes with this custom Ray resource; empty: on any node.")
+    caption_rules: bool = setting(True, "Clean captions and drop rows whose caption breaks a rule.")
 
 
 @dataclass(frozen=True)
 class ShuffleConfig:
     """The global shuffle and the layout of the token table."""
 
-    seed: int = 0
-    rows_per_file: int = 65_536  # about 128 MB at 1024 tokens
-    row_group_rows: int = 4_096
-    drop_same_content: bool = False  # of images with the same bytes, keep one pair; they are counted in any case
+    seed: int = setting(0, "Seed of the shuffle.", minimum=0, maximum=MAX_SEED)
+    rows_per_file: int = setting(65_536, "Rows per file; about 128 MB at 1,024 tokens.", unit="rows", minimum=1)
+    row_group_rows: int = setting(4_096, "Rows per row group of a file.", unit="rows", minimum=1)
+    drop_same_content: bool = setting(
+        False, "Keep one pair of those whose images have the same bytes; they are counted in any case."
+    )
 
 
 @dataclass(frozen=True)
 class IngestConfig:
     """URL table -> token table (pipelines/ingest.py)."""
 
-    stage: Literal["all", "select", "download", "tokenize", "shuffle"] = "all"
-    output: str = MISSING  # holds urls/, shards/, tokenized/, tokens/ and the reports
-    source: SourceConfig = field(default_factory=SourceConfig)
-    more: dict[str, Any] = field(default_factory=dict)  # further tables by data set: more.cc12m.table=cc12m.tsv
-    select: SelectConfig = field(default_factory=SelectConfig)
-    download: DownloadConfig = field(default_factory=DownloadConfig)
-    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
-    shuffle: ShuffleConfig = field(default_factory=ShuffleConfig)
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+    stage: Literal["all", "select", "download", "tokenize", "shuffle"] = setting(
+        "all", "Stage to run; `download` includes `select`."
+    )
+    output: str = setting(
+        MISSING, "Folder for urls/, shards/, tokenized/, tokens/ (the token table) and the reports.", is_folder=True
+    )
+    source: SourceConfig = group(SourceConfig)
+    more: dict[str, Any] = setting(
+        dict,
+        "Further tables by data set, with the keys of `source`: more.cc12m.table=cc12m.tsv. A name that is a preset "
+        "has that preset's columns.",
+    )
+    select: SelectConfig = group(SelectConfig)
+    download: DownloadConfig = group(DownloadConfig)
+    tokenize: TokenizeConfig = group(TokenizeConfig)
+    shuffle: ShuffleConfig = group(ShuffleConfig)
+    mlflow: MLflowConfig = group(MLflowConfig)

@@ -1,51 +1,118 @@
-"""Settings of the network, of generating with it, and what a checkpoint says of both."""
+"""Settings of the network and of generation with it, and the part of both that a checkpoint stores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from emage.config.choices import Method, Schedule, UnmaskingOrder
+from emage.config.fields import group, setting
+
+Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
+Schedule = Literal["cosine", "linear", "square", "cubic", "sqrt"]
+UnmaskingOrder = Literal["confidence", "random", "halton"]
+Revise = Literal["argmax", "sample"]
+GuidanceSchedule = Literal["constant", "linear"]
+Dtype = Literal["float32", "tf32", "bfloat16", "float16"]  # of generation; tf32: float32 with faster matrix products
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The text encoder and the image decoder (Sec. 4: 12 + 12 layers of width 768)."""
+    """The text encoder and the image decoder (paper, Sec. 4: 12 layers each, width 768)."""
 
-    width: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp: Literal["geglu", "gelu"] = "geglu"
-    mlp_ratio: float = 4.0
-    positions: Literal["axial", "learned"] = "axial"
-    text: Literal["clip_l14", "bert_base", "clip_tiny", "bert_tiny"] = "clip_l14"  # Sec. 4.5
-    text_weights: str | None = None  # CLIP's file, BERT's folder; none: published, by name (tiny ones: random)
-    text_length: int = 77  # positions; longer captions are cut, and counted
-    text_frozen: bool = False  # not trained; states of captions are kept and used again
+    width: int = setting(
+        768, "Width of the decoder's hidden states.", unit="channels", minimum=1, source="paper, Sec. 4"
+    )
+    depth: int = setting(12, "Layers of the decoder.", unit="layers", minimum=1, source="paper, Sec. 4")
+    num_heads: int = setting(12, "Attention heads per layer; `width` is a multiple of it.", unit="heads", minimum=1)
+    mlp: Literal["geglu", "gelu"] = setting("geglu", "Activation of the feed-forward layers.")
+    mlp_ratio: float = setting(
+        4.0, "Width of the feed-forward layers.", unit="multiples of `width`", above=0, maximum=64
+    )
+    positions: Literal["axial", "learned"] = setting(
+        "axial", "Position embeddings of image tokens: one per row plus one per column, or one per position."
+    )
+    text: Literal["clip_l14", "bert_base", "clip_tiny", "bert_tiny"] = setting(
+        "clip_l14",
+        "Text encoder: CLIP ViT-L/14 or BERT base (Sec. 4.5), or a small one that starts from random weights.",
+        source="paper, Sec. 4.3",
+    )
+    text_weights: str | None = setting(
+        None,
+        "Weights of the text encoder: a file (CLIP) or a folder (BERT). null: the published ones, downloaded by name.",
+    )
+    text_length: int = setting(
+        77,
+        "Text positions that the encoder reads; longer captions are truncated and counted.",
+        unit="tokens",
+        minimum=1,
+    )
+    text_frozen: bool = setting(
+        False, "Keep the text encoder's weights fixed; its states of captions are then cached and reused."
+    )
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How images are drawn from a trained model (Sec. 3, Algorithms 1 and 3; Sec. 4.6)."""
+    """Generation of images with a trained model (paper, Sec. 3, Algorithms 1 and 3)."""
 
-    steps: int = 16
-    schedule: Schedule = "cosine"
-    order: UnmaskingOrder = "confidence"
-    temperature: float = 1.0  # of the token draw; 0 takes the argmax
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0
-    gumbel: float = 4.5  # position noise, times 1 - t/T at step t: 0 at the last (order=confidence only)
-    revise: Literal["argmax", "sample"] = "argmax"  # how #3 rewrites the tokens it already has
-    # Beyond the paper, off by default:
-    guidance: float = 0.0  # classifier-free guidance, u + s(c - u), trained by caption_dropout; 0 is off
-    guidance_schedule: Literal["constant", "linear"] = "constant"  # linear: from 1 (none) up to `guidance` at the end
-    remask: float = 0.0  # share of the known tokens, the least probable, masked again at every step but the last
+    steps: int = setting(
+        16,
+        "Decoding steps per image; at most one per image token. `autoregressive` and `fully_nar` ignore it.",
+        unit="decoding steps",
+        minimum=1,
+        source="paper, Sec. 4.6",
+    )
+    schedule: Schedule = setting(
+        "cosine", "Fraction of the tokens that is unmasked after each step.", source="paper, Sec. 4.7"
+    )
+    order: UnmaskingOrder = setting(
+        "confidence",
+        "Which positions are unmasked first: the most probable ones, random ones, or a Halton sequence.",
+        source="paper, Sec. 3.2",
+    )
+    temperature: float = setting(
+        1.0, "Temperature at which tokens are sampled; 0 takes the most probable token.", minimum=0, maximum=100
+    )
+    top_k: int = setting(
+        0, "Sample among this many of the most probable tokens; 0: all.", unit="tokens", minimum=0, maximum=1 << 20
+    )
+    top_p: float = setting(
+        1.0, "Sample among the most probable tokens up to this probability; 1: all.", minimum=1e-6, maximum=1
+    )
+    gumbel: float = setting(
+        4.5,
+        "Gumbel noise on the confidence of positions, lowered linearly to 0 at the last step (order=confidence). "
+        "The paper adds such noise (Sec. 4) and does not state how much.",
+        minimum=0,
+        maximum=1e3,
+    )
+    revise: Revise = setting(
+        "argmax", "How iterative3 rewrites the tokens that are unmasked already: most probable token, or sampled."
+    )
+    guidance: float = setting(
+        0.0,
+        "Classifier-free guidance scale s in u + s(c - u); needs training with objective.caption_dropout. 0: off.",
+        minimum=0,
+        maximum=100,
+    )
+    guidance_schedule: GuidanceSchedule = setting(
+        "constant", "Guidance over the steps: constant, or rising from 1 (no guidance) to `guidance` at the last step."
+    )
+    remask: float = setting(
+        0.0,
+        "Unmasked tokens, the least probable ones, that are masked again at every step but the last; 0: off.",
+        unit="fraction of the unmasked tokens",
+        minimum=0,
+        maximum=0.99,
+    )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a checkpoint folder's config.yaml holds: enough to build the network and to draw from it."""
+    """The config.yaml of a checkpoint folder: what is needed to build the network and to generate with it."""
 
-    method: Method = "iterative3"
-    vocab_size: int = 8192
-    grid: tuple[int, int] = (32, 32)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    method: Method = setting("iterative3", "Method that the network was trained with.", source="paper, Sec. 4.4")
+    vocab_size: int = setting(8192, "Codes of the tokenizer.", unit="codes", minimum=1, source="paper, Sec. 3.1")
+    grid: tuple[int, int] = setting(
+        (32, 32), "Rows and columns of an image's tokens.", unit="tokens", minimum=1, source="paper, Sec. 3.1"
+    )
+    model: ModelConfig = group(ModelConfig)
+    sampling: SamplingConfig = group(SamplingConfig)

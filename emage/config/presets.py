@@ -1,4 +1,4 @@
-"""Named presets: name -> program (the name of its config class) -> what differs from the defaults of emage.config."""
+"""Named presets: name -> program (the name of its config class) -> the values that differ from the defaults."""
 
 from typing import Any
 
@@ -10,24 +10,43 @@ _SMALL_DOWNLOAD = {
 }
 _TINY_MODEL = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "text_length": 24}
 
+# One line each, for --help and docs/configuration.md.
+SUMMARIES = {
+    "paper": "The paper's run (Sec. 4): the best setting, 500k steps. Set run.num_workers to the number of GPUs.",
+    "paper_250k": "The paper's comparison of base models (Sec. 4.3): 250k steps.",
+    "emage_346m": "The network whose size, with the frozen VQGAN, fits the paper's 346M parameters; the default.",
+    "emage_vanilla": "A plain Transformer of the paper's width and depth: GELU, one embedding per position.",
+    "paper_bert": "BERT in place of CLIP (Sec. 4.5, Table 5).",
+    "laion400m": "Columns of LAION-400M's published files.",
+    "cc12m": "Columns of CC12M's published file, which has no header.",
+    "cc3m": "Columns of CC3M's published file, which has no header.",
+    "yfcc100m": "Columns of YFCC100M's published file; captions are title and description.",
+    "demo": "The toy world of emage.data.shapes on a machine with two cores and no GPU (make demo).",
+    "tiny": "Seconds instead of minutes, for tests and a first look at a program; the model learns nothing.",
+    "table2": "Table 2: tokenizers.",
+    "table3": "Table 3: the base models.",
+    "table4": "Table 4: iterative3 and the autoregressive model, 500k steps.",
+    "table5": "Table 5: CLIP and BERT.",
+    "table6": "Table 6: decoding steps.",
+    "figure3": "Figure 3: learning curves.",
+    "figure4": "Figure 4: masking schedules in training.",
+    "figure5": "Figure 5: images forming step by step.",
+    "all": "All tables and figures.",
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # The run of Sec. 4: the best setting, 500k steps.
     "paper": {
         "IngestConfig": {},
         "TrainConfig": {},
         "EvaluateConfig": {"metrics": ["fid", "kid", "precision_recall", "clip_score"]},
         "ServeConfig": {},
     },
-    # The comparisons among base models: 250k steps (Sec. 4.3).
     "paper_250k": {"TrainConfig": {"optim": {"steps": 250_000}}},
-    # Two accounts of the paper's 346M (with the frozen VQGAN): the one that fits, and a plain Transformer of its sizes.
     "emage_346m": {"TrainConfig": {}},
     "emage_vanilla": {"TrainConfig": {"model": {"mlp": "gelu", "positions": "learned"}}},
-    # BERT in CLIP's place (Table 5).
     "paper_bert": {
         "TrainConfig": {"method": "iterative1", "model": {"text": "bert_base"}, "optim": {"steps": 250_000}}
     },
-    # Real URL tables (column names and header quirks of the published files).
     "laion400m": {"IngestConfig": {"source": {"dataset": "laion400m", "url": "URL", "caption": ["TEXT"]}}},
     "cc12m": {"IngestConfig": {"source": {"dataset": "cc12m", "format": "tsv", "names": ["url", "caption"]}}},
     "cc3m": {"IngestConfig": {"source": {"dataset": "cc3m", "format": "tsv", "names": ["caption", "url"]}}},
@@ -36,7 +55,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "source": {"dataset": "yfcc100m", "url": "photo_url", "caption": ["title", "description"], "unquote": True}
         }
     },
-    # The small world of emage.data.shapes, on two cores (README: make demo).
     "demo": {
         "DemoConfig": {},
         "IngestConfig": {
@@ -50,7 +68,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 **{"width": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
                 **{"text": "clip_tiny", "text_length": 16},
             },
-            "objective": {"warm_start": 0.6},  # #3 from scratch learns to ignore the image it is given
+            "objective": {"warm_start": 0.6},  # iterative3 from scratch learns to ignore its image input
             "optim": {"steps": 3_500, "batch_size": 32, "micro_batch_size": 32, "lr": 1.5e-3, "beta2": 0.99},
             "sampling": {"order": "halton"},
             "run": {**_LOCAL_RUN, "sample_every": 500, "checkpoint_every": 1_000},
@@ -65,7 +83,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "ServeConfig": {"gpus_per_replica": 0.0},
     },
-    # Minutes become seconds: for tests and for a first look at a pipeline. Learns nothing worth drawing.
     "tiny": {
         "IngestConfig": {
             "download": {**_SMALL_DOWNLOAD, "allow_private_hosts": True},
@@ -83,9 +100,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "EvaluateConfig": {"candidates": 2, "rank": "likelihood", "batch_size": 8, "gpus_per_actor": 0.0, "limit": 8},
         "ServeConfig": {"gpus_per_replica": 0.0},
     },
-    # The paper's tables and figures (Sec. 4).
     **{
         name: {"ReproduceConfig": {"what": name}}
         for name in ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "all")
     },
 }
+
+
+def presets(program: type) -> dict[str, dict[str, Any]]:
+    """Return the presets of a program, name -> {dotted key: value}."""
+    return {name: flat(values[program.__name__]) for name, values in PRESETS.items() if program.__name__ in values}
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -1,81 +1,102 @@
 """Settings of the demo, and of the paper's tables and figures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from emage.config.choices import Method, Study
-from emage.config.tracking import MLflowConfig
+from emage.config.environment import MLflowConfig
+from emage.config.fields import MAX_SEED, group, setting
+from emage.config.model import Method
+
+Study = Literal["table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "all"]
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """The whole job on this machine (pipelines/demo.py)."""
 
-    output: str = "runs/demo"
-    pictures: int = 6_000  # drawn, served over loopback, ingested by URL
-    held_out: int = 300  # captions scored at the end, combinations never seen in training
-    seed: int = 0
-    method: Method = "iterative3"
-    steps: int | None = None  # of training; none: those of the demo preset
+    output: str = setting("runs/demo", "Folder for everything that the demo makes.", is_folder=True)
+    pictures: int = setting(
+        6_000, "Images that are rendered, served over loopback and ingested by URL.", unit="images", minimum=1
+    )
+    held_out: int = setting(
+        300, "Captions scored at the end, of combinations that training never sees.", unit="captions", minimum=1
+    )
+    seed: int = setting(0, "Seed of images, training and evaluation.", minimum=0, maximum=MAX_SEED)
+    method: Method = setting("iterative3", "Training and decoding method.", source="paper, Sec. 4.4")
+    steps: int | None = setting(None, "Steps of training. null: those of the demo preset.", unit="steps", minimum=1)
 
 
 @dataclass(frozen=True)
 class Table2Config:
-    """Images -> what each tokenizer loses of them (Sec. 4.1)."""
+    """Images -> how well each tokenizer reconstructs them (paper, Sec. 4.1)."""
 
-    pictures: str | None = None  # a folder of jpg, png or .tar, however deep, or one .tar; none: drawn ones, in small
-    tokenizers: tuple[str, ...] = ()  # none: the published ones (in small, the shipped one), and those of `weights`
-    weights: dict[str, str] = field(default_factory=dict)  # weights.NAME=FILE
-    inception: str | None = None  # weights of the Frechet distance's network
-    lpips: str | None = None  # torchvision's AlexNet
-    fetch: bool = False  # weights that are not here
-    limit: int | None = None  # the first images by name; none: all
-    batch_size: int = 16
-    device: str = "auto"  # auto: cuda where there is one
-    output: str = ""  # set by the program
+    pictures: str | None = setting(
+        None, "Images: a folder of jpg, png or .tar files, or one .tar. null: rendered ones (scale=small only)."
+    )
+    tokenizers: tuple[str, ...] = setting(
+        (), "Tokenizers by name. Empty: the published ones (scale=small: the shipped one) and those of `weights`."
+    )
+    weights: dict[str, str] = setting(dict, "Weights of tokenizers, by name: table2.weights.NAME=FILE.")
+    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.")
+    lpips: str | None = setting(None, "Weights of torchvision's AlexNet, a file. null: from the cache.")
+    fetch: bool = setting(False, "Download weights that are missing.")
+    limit: int | None = setting(None, "Use the first images by name. null: all.", unit="images", minimum=1)
+    batch_size: int = setting(16, "Images at a time.", unit="images", minimum=1)
+    device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
+    output: str = setting("", "Set by the program.")
 
 
 @dataclass(frozen=True)
 class SmallConfig:
-    """scale=small: the world of emage.data.shapes on one machine."""
+    """scale=small: the toy world of emage.data.shapes, on one machine."""
 
-    pictures: int = 6_000  # drawn to train on
-    batch_size: int = 32
-    captions: int = 500  # held out, one image each
-    references: int = 2_048  # images of held-out scenes that drawn ones are compared with
-    cpus: int = 2  # a training's; 1 lets two processes share two cores
+    pictures: int = setting(6_000, "Images rendered to train on.", unit="images", minimum=1)
+    batch_size: int = setting(32, "Images per training step.", unit="images", minimum=1)
+    captions: int = setting(500, "Held-out captions, one image each.", unit="captions", minimum=1)
+    references: int = setting(
+        2_048, "Rendered images of held-out scenes that generated ones are compared with.", unit="images", minimum=1
+    )
+    cpus: int = setting(2, "CPUs of a training; 1 lets two processes share two cores.", unit="CPUs", minimum=1)
 
 
 @dataclass(frozen=True)
 class PaperConfig:
     """scale=paper: a token table, COCO's captions, published weights, a cluster."""
 
-    data: str | None = None  # a token table
-    tokenizer_weights: str | None = None
-    captions: str | None = None  # captions_val2014.json
-    reference: str | None = None  # its images, a folder or .tar
-    inception: str | None = None  # none: from the cache
-    text_weights: str | None = None  # CLIP's; none: by name
-    bert_weights: str | None = None
-    rank_weights: str | None = None  # CLIP's, which ranks the candidates
-    clip_weights: str | None = None  # another CLIP's, which scores the best of them
-    num_workers: int = 64
-    num_actors: int = 8
+    data: str | None = setting(None, "Token table.")
+    tokenizer_weights: str | None = setting(None, "Weights of the tokenizer, a file. null: by name.")
+    captions: str | None = setting(None, "Captions: COCO's captions_val2014.json.")
+    reference: str | None = setting(None, "The images of these captions: a folder or a .tar.")
+    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.")
+    text_weights: str | None = setting(None, "Weights of CLIP's text encoder, a file. null: by name.")
+    bert_weights: str | None = setting(None, "Weights of BERT, a folder. null: by name.")
+    rank_weights: str | None = setting(None, "Weights of the CLIP that ranks the candidates. null: by name.")
+    clip_weights: str | None = setting(
+        None, "Weights of the other CLIP, which scores the best candidates. null: by name."
+    )
+    num_workers: int = setting(64, "Workers of a training, one per GPU.", unit="workers", minimum=1)
+    num_actors: int = setting(8, "Actors of an evaluation, one per GPU.", unit="actors", minimum=1)
 
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """The paper's tables and figures made again, its column beside ours (pipelines/reproduce.py)."""
+    """The paper's tables and figures made again, next to the paper's numbers (pipelines/reproduce.py)."""
 
-    what: Study = "all"
-    scale: Literal["small", "paper"] = "small"
-    output: str = "runs/reproduce"  # shared by all tables: what two of them need is made once
-    seeds: int | None = None  # trainings of each model; none: 3 in small, 1 at paper scale
-    steps: int | None = None  # of each training; none: 1,500 in small, the paper's at its scale
-    force: bool = False  # makes all that this command needs again
-    dry_run: bool = False  # prints what it needs and how long it takes, and ends
-    device: str = "auto"  # of latency; auto: cuda where there is one
-    small: SmallConfig = field(default_factory=SmallConfig)
-    paper: PaperConfig = field(default_factory=PaperConfig)
-    table2: Table2Config = field(default_factory=Table2Config)
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+    what: Study = setting("all", "Table or figure.")
+    scale: Literal["small", "paper"] = setting("small", "small: a toy world on one machine. paper: the paper's size.")
+    output: str = setting(
+        "runs/reproduce", "Folder shared by all tables: what two of them need is made once.", is_folder=True
+    )
+    seeds: int | None = setting(
+        None, "Trainings of each model, with different seeds. null: 3 (scale=small), 1 (scale=paper).", minimum=1
+    )
+    steps: int | None = setting(
+        None, "Steps of each training. null: 1,500 (scale=small), the paper's (scale=paper).", unit="steps", minimum=1
+    )
+    force: bool = setting(False, "Make everything again that this command needs.")
+    dry_run: bool = setting(False, "Print what is needed and how long it takes, and end.")
+    device: str = setting("auto", "Device of latency: cpu, cuda, cuda:N, or auto: cuda if available.")
+    small: SmallConfig = group(SmallConfig)
+    paper: PaperConfig = group(PaperConfig)
+    table2: Table2Config = group(Table2Config)
+    mlflow: MLflowConfig = group(MLflowConfig)

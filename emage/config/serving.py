@@ -1,50 +1,90 @@
 """Settings of the HTTP endpoint."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from emage.config.choices import Dtype
-from emage.config.tracking import MLflowConfig
+from emage.config.environment import MLflowConfig
+from emage.config.fields import group, setting
+from emage.config.model import Dtype
 
 
 @dataclass(frozen=True)
 class AccessConfig:
-    """Who may use the endpoint."""
+    """Who may use the endpoint, and how much they may send."""
 
-    api_key_file: str | None = None  # holds the key that clients must send; none: EMAGE_API_KEY, or this machine alone
-    origins: tuple[str, ...] = ()  # of other sites whose pages may use it: https://example.org
-    max_upload_mb: float = 20.0  # of a request's body
-    safety: str | None = None  # module:function of (prompt, image or None) -> why it is refused, or None
+    api_key_file: str | None = setting(
+        None,
+        "File with the API key that clients must send. null: the variable EMAGE_API_KEY; without a key only this "
+        "machine is served.",
+    )
+    origins: tuple[str, ...] = setting(
+        (), "Other web sites whose pages may call the endpoint (CORS), for example https://example.org."
+    )
+    max_upload_mb: float = setting(20.0, "Largest body of a request.", unit="MB", above=0, maximum=10_000)
+    safety: str | None = setting(
+        None,
+        "Hook module:function that takes a prompt and an image or None, and returns why it is rejected, or None.",
+    )
 
 
 @dataclass(frozen=True)
 class AutoscalingConfig:
-    """Replicas that follow the load; `num_replicas` is the least."""
+    """Replicas that follow the load; num_replicas is the minimum."""
 
-    max_replicas: int = 0  # 0: always num_replicas
-    target_ongoing_requests: float = 16.0  # per replica: two full batches, so that the next waits while one is drawn
-    upscale_delay_s: float = 10.0  # of more than that before a replica is added; loading a model takes longer still
-    downscale_delay_s: float = 300.0  # of less before one is taken away
+    max_replicas: int = setting(0, "Most replicas; 0: always num_replicas.", unit="replicas", minimum=0)
+    target_ongoing_requests: float = setting(
+        16.0,
+        "Requests per replica above which replicas are added: two full batches, of which one waits.",
+        unit="requests",
+        above=0,
+    )
+    upscale_delay_s: float = setting(
+        10.0, "Time above the target before a replica is added.", unit="seconds", minimum=0
+    )
+    downscale_delay_s: float = setting(
+        300.0, "Time below the target before a replica is removed.", unit="seconds", minimum=0
+    )
 
 
 @dataclass(frozen=True)
 class ServeConfig:
     """Checkpoint -> HTTP endpoint on Ray Serve (pipelines/serve.py)."""
 
-    checkpoint: str = MISSING
-    host: str = "127.0.0.1"
-    port: int = 8000
-    device: str = "auto"  # auto: cuda where there is one
-    dtype: Dtype = "float32"
-    compile: bool = False  # fuses the drawing with torch.compile: minutes at a replica's start
-    num_replicas: int = 1
-    gpus_per_replica: float = 1.0
-    max_batch_size: int = 8
-    batch_wait_s: float = 0.0  # for company, where the model is free; while it draws, batches fill up anyway
-    max_queued: int = 128  # images per replica, beside the batch being drawn; more are answered 429 at once
-    timeout_s: float = 60.0  # of a request, to its last image
-    num_frontends: int = 1  # processes that speak HTTP; each can keep about one fast GPU busy
-    access: AccessConfig = field(default_factory=AccessConfig)
-    autoscaling: AutoscalingConfig = field(default_factory=AutoscalingConfig)
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.")
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines, which needs an API key.")
+    port: int = setting(8000, "Port to listen on.", minimum=1, maximum=65_535)
+    device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
+    dtype: Dtype = setting("float32", "Arithmetic of the network.")
+    compile: bool = setting(False, "Compile the network with torch.compile, which takes minutes at a replica's start.")
+    num_replicas: int = setting(1, "Replicas, each with a model.", unit="replicas", minimum=1)
+    gpus_per_replica: float = setting(1.0, "GPUs per replica; 0: on CPUs.", unit="GPUs", minimum=0)
+    max_batch_size: int = setting(8, "Images generated together.", unit="images", minimum=1)
+    batch_wait_s: float = setting(
+        0.0,
+        "Longest wait of an idle model for more requests; while it runs, the next batch fills anyway.",
+        unit="seconds",
+        minimum=0,
+    )
+    max_queued: int = setting(
+        128,
+        "Images that may wait per replica, in addition to the batch that runs; more are answered with 429.",
+        unit="images",
+        minimum=0,
+    )
+    timeout_s: float = setting(60.0, "Time for a request, until its last image.", unit="seconds", above=0)
+    num_frontends: int = setting(
+        1, "Processes that speak HTTP; each keeps about one fast GPU busy.", unit="processes", minimum=1
+    )
+    access: AccessConfig = group(AccessConfig)
+    autoscaling: AutoscalingConfig = group(AutoscalingConfig)
+    mlflow: MLflowConfig = group(MLflowConfig)
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message if the autoscaler's maximum is below its minimum."""
+        if 0 < self.autoscaling.max_replicas < self.num_replicas:
+            yield (
+                f"{prefix}autoscaling.max_replicas={self.autoscaling.max_replicas}: must be 0 (off) or at least "
+                f"{prefix}num_replicas={self.num_replicas}"
+            )

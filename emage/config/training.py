@@ -1,78 +1,166 @@
 """Settings of training: token table -> checkpoint."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from omegaconf import MISSING
 
-from emage.config.choices import Method, Precision, Schedule
-from emage.config.model import ModelConfig, SamplingConfig
-from emage.config.tracking import MLflowConfig
+from emage.config.environment import MLflowConfig
+from emage.config.fields import MAX_SEED, group, setting
+from emage.config.model import Method, ModelConfig, SamplingConfig, Schedule
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+_MAX_STEPS = 10**12
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the loss asks for. The defaults are the paper's; the options below the line are ours."""
+    """The loss: masks, the first pass of iterative2 and iterative3, and options beyond the paper."""
 
-    mask_schedule: Schedule = "linear"  # Sec. 4.7: linear trains better
-    first_pass: Literal["sample", "argmax"] = "sample"  # tokens of #2's and #3's first pass
-    # Beyond the paper, off by default:
-    warm_start: float = 0.0  # share of the steps that are trained as iterative1 first
-    ground_truth_share: float = 0.0  # share of the tokens of #2's and #3's first pass replaced by the true ones
-    caption_dropout: float = 0.0  # share of captions replaced by "", for classifier-free guidance
+    mask_schedule: Schedule = setting(
+        "linear", "Distribution of the fraction of tokens that is masked in training.", source="paper, Sec. 4.7"
+    )
+    first_pass: Literal["sample", "argmax"] = setting(
+        "sample", "Tokens that the first forward pass of iterative2 and iterative3 puts into the image."
+    )
+    warm_start: float = setting(
+        0.0,
+        "Steps at the start that are trained as iterative1; 0: none.",
+        unit="fraction of the steps",
+        minimum=0,
+        maximum=1,
+    )
+    ground_truth_share: float = setting(
+        0.0,
+        "Tokens of the first forward pass of iterative2 and iterative3 that are replaced by the true ones.",
+        unit="fraction of the tokens",
+        minimum=0,
+        maximum=1,
+    )
+    caption_dropout: float = setting(
+        0.0,
+        'Captions that are replaced by "", which sampling.guidance needs.',
+        unit="fraction of the captions",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Sec. 4, the paragraph of hyperparameters."""
+    """AdamW, its learning rate and the batch (paper, Sec. 4)."""
 
-    steps: int = 500_000
-    batch_size: int = 1024  # global, shared out over the GPUs
-    micro_batch_size: int = 16  # per GPU and pass
-    lr: float = 4.5e-4
-    warmup: float = 0.02  # share of the steps
-    beta1: float = 0.9
-    beta2: float = 0.96
-    weight_decay: float = 4.5e-2
-    clip_norm: float = 4.0
-    max_spike: float = 3.0  # nats of the loss above its running mean: from there on a step is skipped
-    ema: float = 0.0  # beyond the paper: decay of the averaged weights that are then kept and drawn from; 0 is off
+    steps: int = setting(
+        500_000, "Optimizer steps of the whole training.", unit="steps", minimum=1, source="paper, Sec. 4"
+    )
+    batch_size: int = setting(
+        1024, "Images per step, over all workers together.", unit="images", minimum=1, source="paper, Sec. 4"
+    )
+    micro_batch_size: int = setting(
+        16,
+        "Images that one worker puts through the network at a time; lower it if a GPU runs out of memory.",
+        unit="images",
+        minimum=1,
+    )
+    lr: float = setting(
+        4.5e-4,
+        "Highest learning rate, reached after the warm-up and then lowered to 0 along a cosine.",
+        above=0,
+        source="paper, Sec. 4",
+    )
+    warmup: float = setting(
+        0.02,
+        "Steps in which the learning rate rises linearly.",
+        unit="fraction of the steps",
+        minimum=0,
+        maximum=1,
+        source="paper, Sec. 4",
+    )
+    beta1: float = setting(
+        0.9, "AdamW's decay of the mean of gradients.", minimum=0, maximum=0.999999, source="paper, Sec. 4"
+    )
+    beta2: float = setting(
+        0.96, "AdamW's decay of the mean of squared gradients.", minimum=0, maximum=0.999999, source="paper, Sec. 4"
+    )
+    weight_decay: float = setting(4.5e-2, "AdamW's weight decay.", minimum=0, maximum=1e6, source="paper, Sec. 4")
+    clip_norm: float = setting(4.0, "Norm to which the gradient is clipped.", above=0, source="paper, Sec. 4")
+    max_spike: float = setting(
+        3.0,
+        "A step whose loss is this much above its running mean is skipped.",
+        unit="nats per token",
+        above=0,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of averaged weights (EMA), which then are what is saved and what sample images are generated with; "
+        "0: off.",
+        minimum=0,
+        maximum=0.999999,
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A token table, and the tokenizer that must have made it."""
+    """The token table, and the tokenizer that it was made with."""
 
-    path: str = MISSING
-    tokenizer: str = "vqgan-gumbel-f8-8192"
-    tokenizer_weights: str | None = None
+    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file, local or on object storage.")
+    tokenizer: str = setting(
+        "vqgan-gumbel-f8-8192", "Name of the tokenizer (emage.tokenizers.TOKENIZERS).", source="paper, Sec. 4.1"
+    )
+    tokenizer_weights: str | None = setting(
+        None, "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name."
+    )
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One training run: its folder, its workers, what it writes and when."""
 
-    output: str = MISSING  # a folder that all nodes share: model/ (for use), checkpoints/ (for resuming)
-    seed: int = 0
-    num_workers: int = 1
-    use_gpu: bool = True
-    cpus_per_worker: int = 4
-    zero_stage: Literal[0, 1, 2] = 1
-    precision: Precision = "float32"  # Sec. 4; tf32 and bfloat16 (autocast) need an A100 or newer
-    compile: bool = False  # fuses the decoder's passes with torch.compile: a minute at the start
-    recompute: bool = False  # blocks keep their inputs alone: far less memory, a third more arithmetic
-    max_failures: int = 100  # worker or node losses survived
-    max_skipped: int = 20  # steps without a usable loss; one more ends the run
-    log_every: int = 50  # steps
-    sample_every: int = 5_000
-    checkpoint_every: int = 5_000
-    keep: int = 3  # checkpoints for resuming, the newest ones
-    keep_every: int = 0  # steps; those at its multiples stay as well. 0: none
-    prompts: tuple[str, ...] = (
-        "a living area with a television and a table.",  # Figure 5
-        "aerial view of the beach at night.",
-        "a red bus on a street",
-        "a bowl of fruit on a wooden table",
+    output: str = setting(
+        MISSING,
+        "Folder for the results: model/ (for use), checkpoints/ (for resuming), steps.jsonl, samples/.",
+        is_folder=True,
+    )
+    seed: int = setting(0, "Seed of the initial weights, the order of rows, and masks.", minimum=0, maximum=MAX_SEED)
+    num_workers: int = setting(1, "Workers of Ray Train, one per GPU.", unit="workers", minimum=1)
+    use_gpu: bool = setting(True, "Train on GPUs; false: on CPUs.")
+    cpus_per_worker: int = setting(4, "CPUs that Ray reserves for each worker.", unit="CPUs", minimum=1)
+    zero_stage: Literal[0, 1, 2] = setting(
+        1, "DeepSpeed's ZeRO stage: 1 divides the optimizer's state over the workers, 2 the gradients too."
+    )
+    precision: Precision = setting(
+        "float32",
+        "Arithmetic of the network; tf32 and bfloat16 (autocast) need an A100 or newer.",
+        source="paper, Sec. 4",
+    )
+    compile: bool = setting(False, "Compile the decoder with torch.compile, which takes about a minute at the start.")
+    recompute: bool = setting(
+        False, "Gradient checkpointing: store the inputs of blocks only; far less memory, a third more arithmetic."
+    )
+    max_failures: int = setting(
+        100, "Lost workers or nodes after which training resumes by itself.", minimum=0, maximum=_MAX_STEPS
+    )
+    max_skipped: int = setting(
+        20, "Skipped steps (see optim.max_spike) that a run survives.", unit="steps", minimum=0, maximum=_MAX_STEPS
+    )
+    log_every: int = setting(50, "Steps between two records in MLflow.", unit="steps", minimum=1)
+    sample_every: int = setting(5_000, "Steps between two sets of sample images.", unit="steps", minimum=1)
+    checkpoint_every: int = setting(5_000, "Steps between two checkpoints for resuming.", unit="steps", minimum=1)
+    keep: int = setting(3, "Checkpoints for resuming that are kept, the newest ones.", unit="checkpoints", minimum=1)
+    keep_every: int = setting(
+        0, "Also keep the checkpoints at multiples of this step; 0: none.", unit="steps", minimum=0, maximum=_MAX_STEPS
+    )
+    prompts: tuple[str, ...] = setting(
+        (
+            "a living area with a television and a table.",  # Figure 5
+            "aerial view of the beach at night.",
+            "a red bus on a street",
+            "a bowl of fruit on a wooden table",
+        ),
+        "Prompts of the sample images; the first two are also shown step by step.",
+        not_empty=True,
     )
 
 
@@ -80,13 +168,30 @@ class RunConfig:
 class TrainConfig:
     """Token table -> checkpoint (pipelines/train.py)."""
 
-    method: Method = "iterative3"
-    init: str | None = None  # checkpoint folder whose weights training starts from (fine-tuning)
-    dry_run: bool = False  # prints the plan (GPUs, memory, FLOP, days) and ends
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    mlflow: MLflowConfig = field(default_factory=MLflowConfig)
+    method: Method = setting("iterative3", "Training and decoding method.", source="paper, Sec. 4.4")
+    init: str | None = setting(
+        None,
+        "Checkpoint whose weights training starts from (fine-tuning): a folder, `demo` or a hub id. null: none.",
+    )
+    dry_run: bool = setting(False, "Print the plan (GPUs, memory, FLOP, days) and end.")
+    data: DataConfig = group(DataConfig)
+    model: ModelConfig = group(ModelConfig)
+    objective: ObjectiveConfig = group(ObjectiveConfig)
+    optim: OptimConfig = group(OptimConfig)
+    sampling: SamplingConfig = group(SamplingConfig)
+    run: RunConfig = group(RunConfig)
+    mlflow: MLflowConfig = group(MLflowConfig)
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message if a worker would have a micro-batch without a row.
+
+        Every worker goes through as many micro-batches as the one with most rows; the one with fewest has
+        batch_size // num_workers rows for them.
+        """
+        batch, workers, most = self.optim.batch_size, self.run.num_workers, self.optim.micro_batch_size
+        micro_batches = math.ceil(math.ceil(batch / workers) / most)
+        if batch // workers < micro_batches:
+            yield (
+                f"{prefix}optim.batch_size={batch} leaves some micro-batches of {prefix}run.num_workers={workers} "
+                f"without a row: use fewer workers, or a larger {prefix}optim.micro_batch_size (it is {most})"
+            )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from emage import config
 from emage.config import cli
+from emage.config.fields import MAX_SEED, setting
 from emage.data import contact_sheet, token_statistics
 from emage.utils import image_grid
 from emage.utils.errors import InputError
@@ -26,14 +27,20 @@ from emage.utils.errors import InputError
 
 @dataclass(frozen=True)
 class InspectionConfig:
-    """Token table -> what it holds. PATH may stand alone in front: emage inspect PATH key=value ..."""
+    """Token table -> what it holds (emage inspect PATH)."""
 
-    path: str = MISSING
-    sheet: str | None = None  # file for a contact sheet of decoded images with their captions
-    pictures: int = 32  # on the sheet
-    sample: int = 50_000  # rows
-    weights: str | None = None  # the tokenizer's, for the sheet; without it, the published ones are fetched
-    seed: int = 0  # of the samples
+    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file.")
+    sheet: str | None = setting(
+        None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp."
+    )
+    pictures: int = setting(32, "Images on the sheet.", unit="images", minimum=1)
+    sample: int = setting(
+        50_000, "Rows, selected at random, that captions and codes are counted in.", unit="rows", minimum=1
+    )
+    weights: str | None = setting(
+        None, "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name."
+    )
+    seed: int = setting(0, "Seed of the random selections.", minimum=0, maximum=MAX_SEED)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from emage.config import CheckpointConfig, Dtype, Rank, SamplingConfig, nearest
+from emage.config import CheckpointConfig, Dtype, EvaluateConfig, Rank, SamplingConfig, check_arguments, nearest
 from emage.inference import inpainting, ranking
 from emage.inference.inpainting import Canvas
 from emage.inference.model_runner import Drawing
@@ -104,8 +104,7 @@ class Emage:
         """
         device = device_support.choose(device)
         precision: Any = str(dtype).removeprefix("torch.")
-        if precision not in get_args(Dtype):
-            raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
+        check_arguments(EvaluateConfig, dtype=precision)
         device_support.check_dtype(precision, device)
         folder = hub.find(
             path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -191,11 +190,7 @@ class Emage:
     ) -> list[list[tuple[Image.Image, float]]]:
         """For each prompt its candidates as (image, score), in the order of their seeds. rank=none scores 0."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        for name, value in {"candidates": candidates, "batch_size": batch_size}.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}")
-        if rank not in get_args(Rank):
-            raise InputError(f"rank must be one of {', '.join(get_args(Rank))}, not {rank!r}")
+        check_arguments(EvaluateConfig, candidates=candidates, batch_size=batch_size, rank=rank)
         settings, seeds = self.settings(**sampling), _seeds(seed, len(prompts))
         if candidates == 1:
             rank = "none"  # there is nothing to choose from

@@ -4,12 +4,12 @@ Letters: B images, M positions of each, V codes.
 """
 
 import math
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from emage.config import SamplingConfig, Schedule, UnmaskingOrder
+from emage.config import SamplingConfig, check
 from emage.utils.errors import InputError
 from emage.utils.torch_compile import compilable
 
@@ -85,16 +85,7 @@ def log_p_of(log_p: Tensor, tokens: Tensor) -> Tensor:
 
 
 def check_sampling(settings: SamplingConfig, n: int) -> None:
-    """Raises InputError for a setting that makes no sense for images of `n` tokens."""
-    bounds = {"steps": (1, n), "temperature": (0, 100), "top_k": (0, 1 << 20), "top_p": (1e-6, 1), "gumbel": (0, 1e3)}
-    bounds |= {"guidance": (0, 100), "remask": (0, 0.99)}
-    for name, (low, high) in bounds.items():
-        value = getattr(settings, name)
-        whole = name in ("steps", "top_k")
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-            raise InputError(f"{name} must {'be a whole number' if whole else 'lie'} in {low}..{high}, not {value}")
-    choices = {"schedule": get_args(Schedule), "order": get_args(UnmaskingOrder)}
-    choices |= {"revise": ("argmax", "sample"), "guidance_schedule": ("constant", "linear")}
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
+    """Raise InputError for a setting that its field does not allow, or that does not fit images of `n` tokens."""
+    check(settings)
+    if settings.steps > n:
+        raise InputError(f"steps={settings.steps}: must be at most {n}, the number of tokens of an image")

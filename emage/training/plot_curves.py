@@ -17,6 +17,7 @@ import numpy as np
 
 from emage import config
 from emage.config import cli
+from emage.config.fields import setting
 from emage.training import step_log
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -45,10 +46,10 @@ _MAX_NAME_CHARS = 44
 
 @dataclass(frozen=True)
 class CurvesConfig:
-    """Settings of the curves of training runs: emage curves RUN [RUN ...] key=value ..."""
+    """Training runs -> one image of their learning curves (emage curves RUN [RUN ...])."""
 
-    output: str = "curves.png"  # or .jpg, .webp, .pdf, .svg
-    title: str | None = None
+    output: str = setting("curves.png", "File for the image: .png, .jpg, .webp, .pdf or .svg.")
+    title: str | None = setting(None, "Title above the curves.")
 
 
 class Curve(NamedTuple):

@@ -46,7 +46,7 @@ def test_the_command_writes_the_sheet(token_table: Path, tmp_path: Path, run_com
         (["nowhere"], "error: nowhere: no token table (*.parquet) here; pipelines/ingest.py writes one"),
         ([], "error: path is required: add path=... (--help lists every key)"),
         (["nowhere", "sheet=a.txt"], "error: sheet=a.txt: end it in .png, .jpg or .webp"),
-        (["nowhere", "sample=0"], "error: sample=0: at least one row is needed"),
+        (["nowhere", "sample=0"], "error: sample=0: must be a whole number of at least 1 (rows)"),
         (["nowhere", "sampel=9"], "error: unknown key 'sampel'; did you mean sample? (--help lists every key)"),
     ],
 )

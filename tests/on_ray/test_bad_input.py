@@ -52,7 +52,7 @@ import pytest
         (
             "evaluate",
             "tiny checkpoint=MODEL captions=c.txt output=out seed=-1",
-            "seed and gpus_per_actor are 0 or more",
+            "seed=-1: must be a whole number from 0 to 2^63 - 1",
         ),
         ("serve", "tiny checkpoint=taken", "is no checkpoint folder"),
         ("serve", "tiny checkpoint=nothing", "there is no such folder"),

@@ -196,4 +196,4 @@ def test_errors_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_help(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as exit:
         plot_curves.main(["--help"])
-    assert exit.value.code == 0 and "output: curves.png" in capsys.readouterr().out
+    assert exit.value.code == 0 and "output=curves.png" in capsys.readouterr().out

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from omegaconf.errors import OmegaConfBaseException
 
 from emage.config import IngestConfig, SourceConfig, preset
-from emage.config.cli import refusal
+from emage.config import check as check_config
+from emage.config.cli import override_error
 from emage.config.presets import PRESETS
 from emage.data.ingest import table_files, table_formats, url_filter
 from emage.utils import storage
@@ -53,10 +54,13 @@ def list_tables(config: IngestConfig) -> list[SourceConfig]:
             raise InputError(f"more.{name}: set more.{name}.table=... (and the other keys of source that differ)")
         known = name if "IngestConfig" in PRESETS.get(name, {}) else None
         try:
-            tables.append(preset(IngestConfig, known, output="", source={"dataset": name, **values}).source)
+            source = preset(IngestConfig, known, output="", source={"dataset": name, **values}).source
         except OmegaConfBaseException as error:
-            key = (getattr(error, "full_key", None) or "").removeprefix("source.")
-            raise InputError(refusal(error, f"more.{name}.{key}".rstrip("."), values.get(key))) from None
+            key = (getattr(error, "full_key", None) or "source").removeprefix("source.")
+            message = override_error(SourceConfig, error, key, values.get(key))
+            raise InputError(f"more.{name}.{message}") from None
+        check_config(source, prefix=f"more.{name}.")
+        tables.append(source)
     names = [source.dataset for source in tables]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two tables are called {twice[0]!r}; give one another source.dataset")

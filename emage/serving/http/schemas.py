@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emage.config import SamplingConfig, Schedule, UnmaskingOrder
+from emage.config import GuidanceSchedule, Revise, SamplingConfig, Schedule, UnmaskingOrder
 from emage.serving.error_codes import ERROR_CODES, error_type
 from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage
 
@@ -56,13 +56,11 @@ class ImageRequest(BaseModel):
     top_k: int | None = Field(None, description="sample among the k most probable tokens; 0: among all")
     top_p: float | None = Field(None, description="sample within the nucleus of this probability")
     gumbel: float | None = Field(None, description="noise on the unmasking order, for `order=confidence` only")
-    revise: Literal["argmax", "sample"] | None = Field(
-        None, description="how `iterative3` rewrites tokens that are unmasked already"
-    )
+    revise: Revise | None = Field(None, description="how `iterative3` rewrites tokens that are unmasked already")
     guidance: float | None = Field(
         None, description="classifier-free guidance scale; 0: off. The model must be trained with caption dropout"
     )
-    guidance_schedule: Literal["constant", "linear"] | None = Field(
+    guidance_schedule: GuidanceSchedule | None = Field(
         None, description="linear: the scale grows from 1 to `guidance` over the steps"
     )
     remask: float | None = Field(None, description="fraction of the unmasked tokens that every step masks again")

@@ -174,7 +174,7 @@ def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table:
         ({"run": {"seed": -1}}, r"run\.seed=-1"),
         ({"init": "./nowhere/model"}, "nowhere/model"),
         ({"optim": {"micro_batch_size": 0}}, r"optim\.micro_batch_size=0"),
-        ({"sampling": {"steps": 0}}, "steps must be a whole number"),
+        ({"sampling": {"steps": 0}}, "steps=0: must be a whole number"),
         ({"run": {"use_gpu": True}}, r"run\.use_gpu asks for 1 GPUs"),
         ({"model": {"text": "clip_l14", "text_weights": "none.pt"}}, "no CLIP weights"),
         ({"model": {"text": "bert_base", "text_weights": "none"}}, "no BERT weights"),

@@ -130,7 +130,7 @@ def test_the_client_edits(client: openai.OpenAI, demo_pipe: emage.Emage) -> None
 
 def test_the_client_lists_models_and_understands_errors(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["emage"] and client.models.retrieve("emage").id == "emage"
-    with pytest.raises(openai.BadRequestError, match=r"steps must be a whole number in 1\.\.64, not 0") as refused:
+    with pytest.raises(openai.BadRequestError, match=r"steps=0: must be a whole number of at least 1") as refused:
         client.images.generate(prompt="a", extra_body={"steps": 0})
     assert (refused.value.param, refused.value.code) == ("steps", "invalid_value")
     with pytest.raises(openai.NotFoundError, match="only 'emage'"):

@@ -1,0 +1,117 @@
+"""What surrounds a program: MLflow, the check of a machine (emage doctor), environment variables."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from emage.config.fields import group, setting
+
+
+@dataclass(frozen=True)
+class MLflowConfig:
+    """Where runs are recorded."""
+
+    uri: str = setting(
+        "sqlite:///runs/mlflow.db", "Tracking server or database; the variable MLFLOW_TRACKING_URI wins over it."
+    )
+    artifacts: str = setting("runs/mlflow-artifacts", "Folder for the files of runs, if `uri` is an sqlite database.")
+    experiment: str = setting("emage", "MLflow experiment that the run belongs to.")
+    enabled: bool = setting(True, "Record the run.")
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Check this machine, its cluster and its services before the first job (emage doctor)."""
+
+    storage: str = setting("", "Folder or URI that all nodes share, for outputs; empty: not checked.")
+    gpus: int = setting(0, "GPUs that the cluster must have.", unit="GPUs", minimum=0)
+    tokenizer: str = setting(
+        "vqgan-gumbel-f8-8192", "Tokenizer whose weights are looked for.", source="paper, Sec. 4.1"
+    )
+    mlflow: MLflowConfig = group(MLflowConfig)
+
+
+class Variable(NamedTuple):
+    """An environment variable that the code reads or sets, or that a cluster's nodes need."""
+
+    name: str
+    used_by: str
+    meaning: str
+    default: str = ""  # what it counts as if it is not set, or what the code sets it to
+
+
+_SERVE_LOOPS = (
+    "Ray Serve runs the endpoint's code in the replica's own event loop: one change of thread less per request."
+)
+_NODES = "set on every node (cluster/Dockerfile)"
+
+READ = (
+    Variable("EMAGE_CACHE", "all programs", "Folder for downloaded weights and reference features.", "~/.cache/emage"),
+    Variable("EMAGE_API_KEY", "serve", "API key that clients must send; access.api_key_file wins over it."),
+    Variable(
+        "MLFLOW_TRACKING_URI",
+        "all programs that record a run",
+        "Tracking server; it wins over mlflow.uri.",
+        "mlflow.uri",
+    ),
+    Variable(
+        "RAY_ADDRESS",
+        "all programs on Ray",
+        "Cluster to join (a submitted job has it set); not set: Ray is started on this machine for this program.",
+    ),
+    Variable("CXX", "generation on a CPU with compile=true", "C++ compiler that torch.compile uses.", "g++ or clang++"),
+    Variable("EMAGE_DATA", "benchmarks/loader.py and tests", "Folder with laion_urls_10k.parquet: real captions."),
+    Variable("LOCAL_RANK", "emage.on_ray.nccl_check", "GPU of this process; torchrun sets it."),
+    Variable(
+        "MLFLOW_ARTIFACTS_DESTINATION", "cluster/mlflow", "Bucket for the files of runs: s3://NAME; made if missing."
+    ),
+    Variable("MLFLOW_S3_ENDPOINT_URL", "cluster/mlflow", "Address of S3 storage that is not Amazon's."),
+)
+READ_BY_LIBRARIES = (
+    Variable("HF_HOME", "huggingface_hub", "Cache of the model hub: checkpoints by id, CLIP's and BERT's weights."),
+    Variable("HF_HUB_OFFLINE", "huggingface_hub", "1: use only what the cache has."),
+    Variable("HF_TOKEN", "huggingface_hub", "Token for private models and for push_to_hub."),
+    Variable("HTTPS_PROXY", "downloads of weights", "Proxy. The ingest's image downloads ignore it on purpose."),
+    Variable("AWS_ACCESS_KEY_ID", "object storage", "Credentials for s3:// paths."),
+    Variable("AWS_SECRET_ACCESS_KEY", "object storage", "Credentials for s3:// paths."),
+    Variable("AWS_DEFAULT_REGION", "object storage", "Region of s3:// paths."),
+    Variable("RAY_AUTH_MODE", "Ray", f"token: Ray's ports ask for the cluster's token; {_NODES}."),
+    Variable("RAY_AUTH_TOKEN_PATH", "Ray", "File with that token.", "~/.ray/auth_token"),
+)
+SET_IF_ABSENT = (
+    Variable("DS_ACCELERATOR", "train", "DeepSpeed's device.", "cuda or cpu, by run.use_gpu"),
+    Variable(
+        "NO_ALBUMENTATIONS_UPDATE",
+        "all programs on Ray",
+        "Keep img2dataset's albumentations from asking the internet for its newest version.",
+        "1",
+    ),
+    Variable("RAY_TRAIN_ENABLE_PRINT_PATCH", "train", "Keep Ray Train from printing each line of a worker twice.", "0"),
+    Variable(
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+        "all programs on Ray, on this machine",
+        "No preemption to watch for.",
+        "0",
+    ),
+    Variable(
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
+        "serve, on this machine",
+        "Seconds that Ray Serve waits for its HTTP proxy on a busy machine.",
+        "60",
+    ),
+    Variable(
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+        "serve",
+        f"Gives the errors of Ray Serve's own proxy the form of the API; {_NODES}.",
+        "emage.on_ray.serving.http_proxy:middlewares",
+    ),
+    Variable("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "serve, on this machine", _SERVE_LOOPS, "0"),
+    Variable("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "serve, on this machine", _SERVE_LOOPS, "0"),
+    Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "tracking", "The program's own queue retries instead.", "0"),
+    Variable(
+        "MLFLOW_HTTP_REQUEST_TIMEOUT", "tracking", "Seconds lost at the start to a server that cannot be reached.", "10"
+    ),
+    Variable("MLFLOW_DISABLE_TELEMETRY", "tracking", "No telemetry of MLflow's.", "true"),
+    Variable("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "tracking", "No lines of MLflow's on the terminal.", "true"),
+    Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "tracking", "No progress bars of MLflow's.", "false"),
+)
+VARIABLES = {variable.name: variable for variable in (*READ, *READ_BY_LIBRARIES, *SET_IF_ABSENT)}
