@@ -141,7 +141,7 @@ class Bench:
             yield ours_alone + (theirs if self.settings.peers and dtype in ("float32", "bfloat16") else [])
 
     def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
-        passes = METHODS[method].num_passes(SamplingConfig(steps=steps), ours.N)
+        passes = METHODS[method].num_steps(SamplingConfig(steps=steps), ours.N)
         flops = 0 if METHODS[method].CAUSAL else self.flops.image(passes)
         figure = Figure(method, dtype, batch, passes, flops=flops)
         return figure, lambda: ours.image(self._pipes(dtype, self.compiles)[method], batch, steps)

@@ -58,11 +58,11 @@ def flops(name: str) -> Flops:
     with torch.device("meta"), torch.no_grad():
         network, tokenizer = Network(model, V, GRID, False).eval(), VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config)
         ids, y = torch.zeros(1, model.text_length, dtype=torch.long), torch.full((1, N), MASK)
-        context = network.read(ids)
+        context = network.encode_text(ids)
         works = (
-            lambda: network.read(ids),
+            lambda: network.encode_text(ids),
             lambda: network.decoder(y, context),
-            lambda: tokenizer.paint(y.unflatten(1, GRID)),
+            lambda: tokenizer.decode_grid(y.unflatten(1, GRID)),
         )
         return Flops(*(counted(work) for work in works))
 
@@ -110,7 +110,7 @@ def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
     decoder, device = pipe.network.decoder, pipe.device
     y = torch.full((batch, N), MASK, device=device)
     with torch.no_grad():
-        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:batch])[0].to(device))
+        context = pipe.network.encode_text(pipe.network.text.tokenize(PROMPTS[:batch])[0].to(device))
     return torch.no_grad()(lambda: decoder(y, context))
 
 
@@ -119,7 +119,7 @@ def loop_step(pipe: Emage) -> Callable[[], object]:
     method, settings, device = METHODS[pipe.config.method], pipe.settings(), pipe.device
     y, rng = torch.full((1, N), MASK, device=device), ImageRng([0], device)
     with torch.no_grad():
-        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
+        context = pipe.network.encode_text(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
     return lambda: next(method.generate(pipe.network.decoder, context, y, settings, rng))
 
 
@@ -127,7 +127,7 @@ def some_tokens(pipe: Emage) -> Callable[[], object]:
     """TOKENS_TIMED tokens of the autoregressive model with its cache."""
 
     def draw() -> None:
-        passes = pipe.passes(PROMPTS[:1], [0], pipe.settings())
+        passes = pipe.generation_steps(PROMPTS[:1], [0], pipe.settings())
         for _, _after in zip(range(TOKENS_TIMED), passes, strict=False):
             pass
 
@@ -138,7 +138,7 @@ def uncached_s(pipe: Emage, seconds_of: Callable[[Callable[[], object]], float])
     """Seconds of N tokens of the autoregressive model that has no cache: timed at LENGTHS, lines in between."""
     decoder, device = pipe.network.decoder, pipe.device
     with torch.no_grad():
-        context = pipe.network.read(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
+        context = pipe.network.encode_text(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))
     y = torch.full((1, N), MASK, device=device)
 
     def token(length: int) -> Callable[[], object]:

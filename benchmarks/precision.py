@@ -70,7 +70,7 @@ def run(checkpoint: str, dtype: Dtype, captions: list[str]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     rows, columns = pipe.config.grid
     unknown = torch.full((BATCH, rows * columns), MASK, device=pipe.device)
-    context = pipe.network.read(pipe.network.text.tokenize(captions[:BATCH])[0].to(pipe.device))
+    context = pipe.network.encode_text(pipe.network.text.tokenize(captions[:BATCH])[0].to(pipe.device))
     method, rng = METHODS[pipe.config.method], ImageRng(range(BATCH), pipe.device)
     with arithmetic(dtype, pipe.device):
         log_p = pipe.network.decoder(unknown, context).float().log_softmax(-1).cpu()

@@ -1,4 +1,4 @@
-"""A model whose images can be worked out by hand: one colour, by prompt, seed, steps and canvas.
+"""A model whose images can be worked out by hand: one colour, by prompt, seed, steps and inpainting_input.
 
 Some prompts misbehave. It travels to replicas by value, so it imports what it needs itself.
 """
@@ -18,8 +18,8 @@ from emage.utils.errors import InputError
 HEIGHT, WIDTH, TOKENS = 16, 24, 96
 
 
-def colour(prompt: str, seed: int, steps: int, canvas: Any = None) -> tuple[int, int, int]:
-    code = zlib.crc32(f"{prompt} {seed} {steps} {canvas}".encode())
+def colour(prompt: str, seed: int, steps: int, inpainting_input: Any = None) -> tuple[int, int, int]:
+    code = zlib.crc32(f"{prompt} {seed} {steps} {inpainting_input}".encode())
     return code & 255, code >> 8 & 255, code >> 16 & 255
 
 
@@ -30,7 +30,7 @@ class FakePass:
     def wait(self) -> None:
         """It is never ahead."""
 
-    def known(self) -> list[float]:
+    def fraction_unmasked(self) -> list[float]:
         return [self.step / self.num_steps] * len(self.colours)
 
     def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
@@ -51,7 +51,7 @@ class FakePipe:
     def __init__(self, step: int = 0, go: threading.Event | None = None):
         self.batches: list[tuple[list[str], int]] = []
         self.passed = 0
-        self.facts: dict[str, Any] = {"step": step, "method": "iterative3", "prompts": ["a red bus"]}
+        self.metadata: dict[str, Any] = {"step": step, "method": "iterative3", "prompts": ["a red bus"]}
         self._go, self._broken = go, False
 
     def settings(self, **sampling: Any) -> SamplingConfig:
@@ -59,17 +59,17 @@ class FakePipe:
             raise InputError(f"steps must lie in 1..{TOKENS}, not {sampling['steps']}")
         return replace(SamplingConfig(steps=4), **sampling)
 
-    def num_cut(self, prompts: Sequence[str]) -> int:
+    def num_truncated(self, prompts: Sequence[str]) -> int:
         return sum(len(prompt) > 77 for prompt in prompts)
 
-    def canvas(self, image: Image.Image, mask: Image.Image) -> Any:
+    def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> Any:
         """The corners: of the image a colour, of the mask how white."""
         if mask.size != image.size:
             raise InputError("the mask has another size")
         return image.getpixel((0, 0)), mask.getpixel((0, 0)), mask.getpixel((mask.width - 1, 0))
 
-    def passes(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, canvases: Sequence[Any]
+    def generation_steps(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, inpainting_inputs: Sequence[Any]
     ) -> Iterator[FakePass]:
         if list(prompts) != ["a warm-up"]:
             self.batches.append((list(prompts), settings.steps))
@@ -80,7 +80,7 @@ class FakePipe:
             raise RuntimeError("CUDA error: device-side assert triggered")
         if "large" in prompts and len(prompts) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        colours = [colour(p, s, settings.steps, c) for p, s, c in zip(prompts, seeds, canvases, strict=True)]
+        colours = [colour(p, s, settings.steps, c) for p, s, c in zip(prompts, seeds, inpainting_inputs, strict=True)]
         for step in range(1, settings.steps + 1):
             time.sleep({"slow": 0.3, "busy": 0.05}.get(prompts[0], 0.001))
             self.passed += 1

@@ -48,7 +48,7 @@ def make_contact_sheet(path: str, *, num_images: int = 32, weights: str | None =
                     pixels = tokenizer.decode(ids, info.grid).permute(0, 2, 3, 1)  # (b, H, W, 3)
                 images += [Image.fromarray(image) for image in (pixels * 255).round().byte().numpy()]
                 bar.update(len(ids))
-    return image_grid.sheet(images, captions, COLUMNS)
+    return image_grid.make_grid(images, captions, COLUMNS)
 
 
 def _load_tokenizer(info: schema.TokenizerInfo, weights: str | None) -> Any:

@@ -65,7 +65,7 @@ def grids(output: Path, parts: Sequence[Shard], scores: Sequence[float] | None) 
     made: dict[str, Image.Image] = {}
     for name, places in chosen.items():
         captions = [_caption(tasks[i], None if name == "grid.png" or scores is None else scores[i]) for i in places]
-        made[name] = image_grid.sheet([images[i] for i in places], captions, COLUMNS)
+        made[name] = image_grid.make_grid([images[i] for i in places], captions, COLUMNS)
         made[name].save(output / name)
     return made
 

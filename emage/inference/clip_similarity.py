@@ -25,7 +25,7 @@ from emage.utils.errors import InputError
 
 
 class Clip:
-    """`facts`: model, weights (a tag or a file's name), weights_sha256 (of the tensors, whatever file they came in)."""
+    """`metadata`: model, weights (a tag or a file's name), weights_sha256 (of the tensors, not of the file)."""
 
     def __init__(self, weights: str | None, model: str, device: str, setting: str):
         """`model`: a name that open_clip knows, or a .json in the form of its model configs, whose weights are a file.
@@ -41,7 +41,7 @@ class Clip:
         network, self._transform, self._tokenize = _build(model, published, bool(tag and published.get("quick_gelu")))
         _fill(network, state, path, Path(model).name)
         self._network, self._device = network.to(device).eval(), device
-        self.facts = {
+        self.metadata = {
             "model": Path(model).name,
             "weights": tag or Path(path).name,
             "weights_sha256": fingerprint(network.state_dict()),

@@ -30,18 +30,20 @@ _log = logging.getLogger(__name__)
 _recording = threading.Lock()  # in the whole process: what one thread does to the device may spoil another's recording
 
 
-class Group:
+class GraphPool:
     """Recordings that share memory, and so are never at work at the same time."""
 
     def __init__(self) -> None:
         self.free = threading.Lock()
         self.seen: LRUCache[Hashable, bool] = LRUCache(16 * KINDS)
-        self.recordings: LRUCache[Hashable, Recording | None] = LRUCache(KINDS)  # None: it does not fit into memory
+        self.recordings: LRUCache[Hashable, CapturedGraphs | None] = LRUCache(
+            KINDS
+        )  # None: it does not fit into memory
         self.pool: Any = None
         self.stream: torch.cuda.Stream | None = None  # memory is used again by the stream that it was first used by
 
 
-class Graphs:
+class CudaGraphCache:
     """The recordings of one model.
 
     Work of one yield has a group of its own: it may come between two yields of other work, as a preview does.
@@ -49,7 +51,7 @@ class Graphs:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._once, self._often = Group(), Group()
+        self._once, self._often = GraphPool(), GraphPool()
 
     def run(
         self, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False
@@ -73,8 +75,8 @@ class Graphs:
             yield from recording.play(inputs) if recording else work(own(inputs))
 
     def _find(
-        self, group: Group, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
-    ) -> "Recording | None":
+        self, group: GraphPool, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
+    ) -> "CapturedGraphs | None":
         """The recording of this kind, made if it is the second time; None where there is none."""
         if torch.cuda.current_stream(self._device) != torch.cuda.default_stream(self._device):
             return None
@@ -89,13 +91,13 @@ class Graphs:
         return group.recordings.get(kind)
 
     def _record(
-        self, group: Group, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
-    ) -> "Recording | None":
+        self, group: GraphPool, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
+    ) -> "CapturedGraphs | None":
         with torch.cuda.device(self._device):
             group.pool = group.pool or torch.cuda.graph_pool_handle()
             group.stream = group.stream or torch.cuda.Stream()
             try:
-                return Recording(work, own(inputs), min(num_yields, 2 if alike else num_yields), num_yields, group)
+                return CapturedGraphs(work, own(inputs), min(num_yields, 2 if alike else num_yields), num_yields, group)
             except torch.OutOfMemoryError:
                 _log.warning("too little memory to record this kind of work: it runs as it is written, more slowly")
                 group.recordings.clear()
@@ -103,10 +105,10 @@ class Graphs:
                 return None
 
 
-class Recording:
+class CapturedGraphs:
     """The graphs of one kind of work."""
 
-    def __init__(self, work: Work, inputs: Tensors, num_graphs: int, num_yields: int, group: Group):
+    def __init__(self, work: Work, inputs: Tensors, num_graphs: int, num_yields: int, group: GraphPool):
         self._inputs, self._num_yields = inputs, num_yields
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._outputs: list[Tensors] = []

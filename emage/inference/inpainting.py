@@ -11,14 +11,14 @@ from emage.methods.masking import MASK
 from emage.utils.errors import InputError
 
 
-class Canvas(NamedTuple):
+class InpaintingInput(NamedTuple):
     """An image of which a part is regenerated, at the model's size."""
 
     pixels: Tensor  # (1,3,H,W) float32 in [0,1]
     unknown: Tensor  # (N,) bool, the cells of the token grid that are regenerated
 
 
-def canvas(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride: int) -> Canvas:
+def prepare_inpainting(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride: int) -> InpaintingInput:
     """What is regenerated: every cell of the grid (rows, columns) with any white of `mask` in it, above half grey.
 
     The image is brought to the model's size by a resize and a centre crop, the mask with it; a cell is `stride` x
@@ -35,11 +35,11 @@ def canvas(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride:
     unknown = white.view(rows, stride, columns, stride).any(3).any(1).flatten()
     if not unknown.any():
         raise InputError("the mask is black everywhere: paint white what is to be regenerated")
-    return Canvas(_to_pixels(_fit(image.convert("RGB"), width, height)), unknown)
+    return InpaintingInput(_to_pixels(_fit(image.convert("RGB"), width, height)), unknown)
 
 
 @torch.no_grad()
-def tokens(tokenizer: Any, canvas: Canvas, device: torch.device) -> Tensor:
+def tokens(tokenizer: Any, canvas: InpaintingInput, device: torch.device) -> Tensor:
     """(N,) int64 tokens that drawing begins with, MASK where unknown."""
     return tokenizer.encode(canvas.pixels.to(device))[0].masked_fill(canvas.unknown.to(device), MASK)
 

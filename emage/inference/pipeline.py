@@ -15,8 +15,8 @@ from torch import Tensor
 
 from emage.config import CheckpointConfig, Dtype, EvaluateConfig, Rank, SamplingConfig, check_arguments, nearest
 from emage.inference import inpainting, ranking
-from emage.inference.inpainting import Canvas
-from emage.inference.model_runner import Drawing
+from emage.inference.inpainting import InpaintingInput
+from emage.inference.model_runner import ModelRunner
 from emage.methods import METHODS
 from emage.methods.base import Step
 from emage.methods.masking import MASK, ImageRng
@@ -27,7 +27,7 @@ from emage.utils import image_grid
 from emage.utils.errors import InputError
 
 
-class Pass:
+class GenerationStep:
     """A batch of images after one of its iterations: what is known, and what the images would be if it ended here.
 
     Nothing is computed, and a GPU not waited for, before it is asked for.
@@ -42,7 +42,7 @@ class Pass:
         if self._pipe.device.type == "cuda":
             torch.cuda.current_stream(self._pipe.device).synchronize()
 
-    def known(self) -> list[float]:
+    def fraction_unmasked(self) -> list[float]:
         """Of each image, the share of its tokens that are known."""
         return (self._after.y_obs != MASK).float().mean(1).tolist()
 
@@ -55,7 +55,7 @@ class Pass:
         """Of each image, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
         rng = ImageRng(self._seeds, self._pipe.device)
         network, method = self._pipe.network, self._pipe.config.method
-        with self._pipe.drawing.way():
+        with self._pipe.runner.inference_context():
             return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
 
 
@@ -72,14 +72,14 @@ class Emage:
         network: Network,
         tokenizer: Any,
         config: CheckpointConfig,
-        facts: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         dtype: Dtype | None = None,
     ):
         """`dtype`: how the network computes, whose weights become that; none: as they are."""
         self.dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
         self.network = network.eval().to(device_support.weights_dtype(self.dtype))
-        self.tokenizer, self.config, self.facts = tokenizer, config, facts or {}
-        self.drawing = Drawing(self.network, tokenizer, config, self.dtype)
+        self.tokenizer, self.config, self.metadata = tokenizer, config, metadata or {}
+        self.runner = ModelRunner(self.network, tokenizer, config, self.dtype)
 
     # --- Loading and sharing ---
 
@@ -109,8 +109,8 @@ class Emage:
         folder = hub.find(
             path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        network, tokenizer, config, facts = checkpoint.load(folder, device)
-        return cls(network, tokenizer, config, facts, precision)
+        network, tokenizer, config, metadata = checkpoint.load(folder, device)
+        return cls(network, tokenizer, config, metadata, precision)
 
     def save_pretrained(
         self, path: str | Path, *, prompts: Sequence[str] | None = None, dtype: Dtype = "float32"
@@ -118,15 +118,17 @@ class Emage:
         """Writes a checkpoint folder with a model card (README.md) that shows what the model draws for `prompts`.
 
         Without prompts they are those that the model was saved with before, training's at first. Places on this
-        machine are cut down to file names. The card's license is `facts["license"]`, or apache-2.0. dtype float16 makes
-        the file half as large; its numbers are float32 again when it is loaded, rounded.
+        machine are cut down to file names. The card's license is `metadata["license"]`, or apache-2.0. dtype float16
+        makes the file half as large; its numbers are float32 again when it is loaded, rounded.
         """
-        facts = {key: value for key, value in self.facts.items() if key not in ("emage", "tokenizer", "files")}
-        facts["prompts"] = list(facts.get("prompts", ()) if prompts is None else prompts)
-        config, facts = _without_folders(self.config, facts)
-        checkpoint.save(path, self.network, self.tokenizer, config, facts, device_support.weights_dtype(dtype))
-        if facts["prompts"]:
-            image_grid.sheet(self.generate(facts["prompts"]), facts["prompts"]).save(Path(path) / model_card.SAMPLES)
+        metadata = {key: value for key, value in self.metadata.items() if key not in ("emage", "tokenizer", "files")}
+        metadata["prompts"] = list(metadata.get("prompts", ()) if prompts is None else prompts)
+        config, metadata = _without_folders(self.config, metadata)
+        checkpoint.save(path, self.network, self.tokenizer, config, metadata, device_support.weights_dtype(dtype))
+        if metadata["prompts"]:
+            image_grid.make_grid(self.generate(metadata["prompts"]), metadata["prompts"]).save(
+                Path(path) / model_card.SAMPLES
+            )
         model_card.write(path, self)
 
     def push_to_hub(
@@ -154,7 +156,7 @@ class Emage:
     def device(self) -> torch.device:
         return self.network.decoder.head.weight.device
 
-    # --- Drawing ---
+    # --- ModelRunner ---
 
     def generate(
         self,
@@ -210,7 +212,7 @@ class Emage:
         """The image after each iteration (Figure 5): the model's guess for every token at that point."""
         settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first image
         self._warn_of_cut([prompt])
-        return (after.images()[0] for after in self.passes([prompt], seeds, settings))
+        return (after.images()[0] for after in self.generation_steps([prompt], seeds, settings))
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
@@ -221,9 +223,9 @@ class Emage:
         crop, the mask with it. Raises InputError for a mask that is black everywhere or of another size.
         """
         settings, seeds = self.settings(**sampling), _seeds(seed, 1)
-        canvas = self.canvas(image, mask)
+        canvas = self.prepare_inpainting(image, mask)
         self._warn_of_cut([prompt])
-        *_, last = self.passes([prompt], seeds, settings, [canvas])
+        *_, last = self.generation_steps([prompt], seeds, settings, [canvas])
         return last.images()[0]
 
     @property
@@ -237,7 +239,7 @@ class Emage:
         """(rows, columns) of an image's tokens."""
         return self.config.grid
 
-    def num_cut(self, prompts: Sequence[str]) -> int:
+    def num_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts are longer than the text encoder reads."""
         return int(self.network.text.tokenize(prompts)[1].sum())
 
@@ -251,38 +253,38 @@ class Emage:
         check_sampling(settings, self.config.grid[0] * self.config.grid[1])
         return settings
 
-    # --- Pass by pass ---
+    # --- GenerationStep by pass ---
 
-    def passes(
+    def generation_steps(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: SamplingConfig,
-        canvases: Sequence[Canvas | None] = (),
-    ) -> Iterator[Pass]:
+        inpainting_inputs: Sequence[InpaintingInput | None] = (),
+    ) -> Iterator[GenerationStep]:
         """Draws a batch together, one iteration at a time. What `generate`, `stream` and the endpoint are made of.
 
-        Image i has a prompt, a seed and, where `canvases` has one, an image of which a part is regenerated.
+        Image i has a prompt, a seed and, where `inpainting_inputs` has one, an image of which a part is regenerated.
         """
-        context = self.drawing.read(prompts)
+        context = self.runner.encode_text(prompts)
         y = self._unknown(len(prompts))
         encoded: dict[int, Tensor] = {}  # candidates of one edit: its image is encoded once
-        for i, canvas in enumerate(canvases):
+        for i, canvas in enumerate(inpainting_inputs):
             if canvas is not None:
                 if id(canvas) not in encoded:
-                    encoded[id(canvas)] = self.drawing.tokens(canvas)
+                    encoded[id(canvas)] = self.runner.tokens(canvas)
                 y[i] = encoded[id(canvas)]
-        num_steps = METHODS[self.config.method].num_passes(settings, y.shape[1])
-        for t, after in enumerate(self.drawing.steps(context, y, seeds, settings), start=1):
-            yield Pass(self, t, num_steps, after, context, seeds)
+        num_steps = METHODS[self.config.method].num_steps(settings, y.shape[1])
+        for t, after in enumerate(self.runner.steps(context, y, seeds, settings), start=1):
+            yield GenerationStep(self, t, num_steps, after, context, seeds)
 
-    def canvas(self, image: Image.Image, mask: Image.Image) -> Canvas:
+    def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
         """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
-        return inpainting.canvas(image, mask, self.config.grid, self.tokenizer.stride)
+        return inpainting.prepare_inpainting(image, mask, self.config.grid, self.tokenizer.stride)
 
     def images(self, y: Tensor) -> list[Image.Image]:
         """The images of tokens (B,N)."""
-        return self.drawing.paint(y)
+        return self.runner.decode_images(y)
 
     # --- Speed ---
 
@@ -292,7 +294,7 @@ class Emage:
         It takes effect, and a minute or so, with the first images: see `warm_up`. Needs a C++ compiler on a CPU and
         Triton on a GPU. Images stay the same but for rounding. Raises InputError where there is no compiler.
         """
-        self.drawing.compile()
+        self.runner.compile()
         return self
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Any) -> None:
@@ -303,13 +305,13 @@ class Emage:
         settings = self.settings(**sampling)
         for size in batch_sizes:
             for _ in range(2 if self.device.type == "cuda" else 1):  # the second time it is recorded
-                *_, last = self.passes([f"warm-up {i}" for i in range(size)], range(size), settings)
+                *_, last = self.generation_steps([f"warm-up {i}" for i in range(size)], range(size), settings)
                 last.images()
 
     # --- Parts ---
 
     def _batch(self, texts, seeds, settings: SamplingConfig, rank: Rank, ranker) -> list[tuple[Image.Image, float]]:
-        *_, last = self.passes(texts, seeds, settings)
+        *_, last = self.generation_steps(texts, seeds, settings)
         images = last.images()
         scores = [0.0] * len(texts)
         if rank == "likelihood":
@@ -319,7 +321,7 @@ class Emage:
         return list(zip(images, scores, strict=True))
 
     def _warn_of_cut(self, prompts: Sequence[str]) -> None:
-        if cut := self.num_cut(prompts):
+        if cut := self.num_truncated(prompts):
             warnings.warn(
                 f"{cut} of {len(prompts)} prompts {'is' if cut == 1 else 'are'} longer than the text encoder's "
                 f"{self.network.text.length} positions; the rest was not read",
@@ -349,10 +351,10 @@ def candidate_seed(seed: int, candidate: int) -> int:
     return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _without_folders(config: CheckpointConfig, facts: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
+def _without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
     """Both with file names where they name whole paths: a checkpoint is for others, a disk's layout is not."""
     if config.model.text_weights:
         config = replace(config, model=replace(config.model, text_weights=Path(config.model.text_weights).name))
-    if "path" in facts.get("data", {}):
-        facts = facts | {"data": facts["data"] | {"path": Path(facts["data"]["path"]).name}}
-    return config, facts
+    if "path" in metadata.get("data", {}):
+        metadata = metadata | {"data": metadata["data"] | {"path": Path(metadata["data"]["path"]).name}}
+    return config, metadata

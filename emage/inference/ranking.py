@@ -40,7 +40,7 @@ class ClipRanker:
             self._clip = Clip(weights, model, device, "rank_weights")
         except InputError as error:
             raise InputError(f"rank=clip: {error} (rank=likelihood needs no weights)") from None
-        self.facts = self._clip.facts
+        self.metadata = self._clip.metadata
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
         """Cosine similarity of image i and caption i, (B,) in [-1, 1]."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy
 from emage.methods.masking import MASK, ImageRng
-from emage.methods.sampling import draw, token_knobs
+from emage.methods.sampling import sample_tokens, token_settings
 
 CAUSAL = True
 TWO_PASSES = False
@@ -22,11 +22,11 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -
     return cross_entropy(logits, y, masked=everywhere, scored=everywhere)
 
 
-def num_passes(settings: SamplingConfig, n: int) -> int:
+def num_steps(settings: SamplingConfig, n: int) -> int:
     return n
 
 
-def num_numbers(settings: SamplingConfig, n: int) -> int:
+def max_random_numbers(settings: SamplingConfig, n: int) -> int:
     return n
 
 
@@ -42,9 +42,11 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Image
     u = rng.uniform(y_obs.shape[1])
     place = torch.zeros(1, dtype=torch.int64, device=y_obs.device)
     for _ in range(y_obs.shape[1]):
-        drawn = draw(model(last, context, cache), u.index_select(1, place), *token_knobs(settings))  # (B,1)
+        sampled = sample_tokens(
+            model(last, context, cache), u.index_select(1, place), *token_settings(settings)
+        )  # (B,1)
         there = y_obs.index_select(1, place)
-        last.copy_(torch.where(there == MASK, drawn.tokens, there))
+        last.copy_(torch.where(there == MASK, sampled.tokens, there))
         y_obs.index_copy_(1, place, last)
         place += 1
         yield Step(y_obs.clone(), y_obs.clamp(min=0))

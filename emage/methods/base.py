@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emage.config import ObjectiveConfig
-from emage.methods.masking import ImageRng, draw_count
-from emage.methods.sampling import draw
+from emage.methods.masking import ImageRng, sample_num_masked
+from emage.methods.sampling import sample_tokens
 
 
 class Loss(NamedTuple):
@@ -40,17 +40,17 @@ def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> 
 def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
     """(B,) positions that the method's loss will be over, of images of `n` tokens.
 
-    `rng` must be as `loss` will get it: the count is the first thing that is drawn from it.
+    `rng` must be as `loss` will get it: the count is the first thing that is sampled from it.
     """
     if method.SCORES_ALL:
         return torch.full((len(rng),), n, device=rng.device)
-    return draw_count(n, objective.mask_schedule, rng)
+    return sample_num_masked(n, objective.mask_schedule, rng)
 
 
 def logits_at(model, y: Tensor, context, places: Tensor) -> Tensor:
     """The model's logits (B,M,V) of the `places` (B,M). The network computes no others; a mere function does."""
-    if hasattr(model, "at"):
-        return model.at(y, context, places)
+    if hasattr(model, "logits_at"):
+        return model.logits_at(y, context, places)
     logits = model(y, context)
     return logits.gather(1, places[..., None].expand(*places.shape, logits.shape[2]))
 
@@ -58,14 +58,14 @@ def logits_at(model, y: Tensor, context, places: Tensor) -> Tensor:
 @torch.no_grad()
 def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
     """The model's own tokens for every position, (B,N): what #2 and #3 train on. No gradient flows into it."""
-    drawn = draw(model(y_mask, context), rng.uniform(y_mask.shape[1]))
+    sampled = sample_tokens(model(y_mask, context), rng.uniform(y_mask.shape[1]))
     # Under autocast this pass has left casts of the weights without a graph behind; the second pass would reuse them,
     # and half of the parameters would get no gradient.
     torch.clear_autocast_cache()
-    return drawn.tokens if objective.first_pass == "sample" else drawn.best
+    return sampled.tokens if objective.first_pass == "sample" else sampled.best
 
 
-def some_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
+def mix_in_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
     """(B,N) `y_pred` with a share of the positions taken from Y: a context that is worth reading (beyond the paper)."""
     if not objective.ground_truth_share:
         return y_pred

@@ -8,7 +8,7 @@ from torch import Tensor
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy
 from emage.methods.masking import MASK, ImageRng
-from emage.methods.sampling import draw, token_knobs
+from emage.methods.sampling import sample_tokens, token_settings
 
 CAUSAL = False
 TWO_PASSES = False
@@ -22,17 +22,17 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -
     return cross_entropy(logits, y, masked=everywhere, scored=everywhere)
 
 
-def num_passes(settings: SamplingConfig, n: int) -> int:
+def num_steps(settings: SamplingConfig, n: int) -> int:
     return 1
 
 
-def num_numbers(settings: SamplingConfig, n: int) -> int:
+def max_random_numbers(settings: SamplingConfig, n: int) -> int:
     return n
 
 
 @torch.no_grad()
 def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
     """One iteration, whatever `settings.steps`."""
-    drawn = draw(model(y_obs, context), rng.uniform(y_obs.shape[1]), *token_knobs(settings))
-    y_obs = torch.where(y_obs == MASK, drawn.tokens, y_obs)
+    sampled = sample_tokens(model(y_obs, context), rng.uniform(y_obs.shape[1]), *token_settings(settings))
+    y_obs = torch.where(y_obs == MASK, sampled.tokens, y_obs)
     yield Step(y_obs, y_obs)

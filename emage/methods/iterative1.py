@@ -24,17 +24,17 @@ from emage.methods.base import Loss, Step, cross_entropy, logits_at
 from emage.methods.masking import (
     MASK,
     ImageRng,
-    draw_mask,
     fixed_scores,
-    keep,
     kept_table,
-    most_unknown,
+    least_confident,
+    masked_positions,
+    max_masked,
     noise_table,
     position_scores,
-    unknown_places,
-    unsure,
+    sample_mask,
+    unmask_top_k,
 )
-from emage.methods.sampling import draw, token_knobs
+from emage.methods.sampling import sample_tokens, token_settings
 
 CAUSAL = False
 TWO_PASSES = False
@@ -43,16 +43,16 @@ SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 1
     logits = model(y.masked_fill(masked, MASK), context)  # 2
     return cross_entropy(logits, y, masked, scored=masked)  # 3
 
 
-def num_passes(settings: SamplingConfig, n: int) -> int:
+def num_steps(settings: SamplingConfig, n: int) -> int:
     return settings.steps
 
 
-def num_numbers(settings: SamplingConfig, n: int) -> int:
+def max_random_numbers(settings: SamplingConfig, n: int) -> int:
     return (2 * settings.steps + 1) * n  # tokens, position noise, a random order
 
 
@@ -63,18 +63,18 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Image
     table = kept_table(n, steps, schedule, y_obs.device)
     kept = table[:, (~given).sum(1)]  # (T,B)
     p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
-    unknown = most_unknown(n, steps, schedule)
+    unknown = max_masked(n, steps, schedule)
     fixed = fixed_scores(settings.order, n, rng)
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
-        places = unknown_places(y_obs, unknown[t - 1])  # nothing is asked of the model where tokens are known
+        places = masked_positions(y_obs, unknown[t - 1])  # nothing is asked of the model where tokens are known
         logits = logits_at(model, y_obs, context, places)
-        drawn = draw(logits, rng.uniform(n).gather(1, places), *token_knobs(settings))  # 3
-        tokens = torch.where(known, y_obs, y_obs.scatter(1, places, drawn.tokens))
-        p_obs = torch.where(known, p_obs, p_obs.scatter(1, places, drawn.log_p))
+        sampled = sample_tokens(logits, rng.uniform(n).gather(1, places), *token_settings(settings))  # 3
+        tokens = torch.where(known, y_obs, y_obs.scatter(1, places, sampled.tokens))
+        p_obs = torch.where(known, p_obs, p_obs.scatter(1, places, sampled.log_p))
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_known = given.sum(1) + kept[t - 1]
-        again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
-        y_obs = keep(tokens, scores, known, again, num_known)  # 4, 5
+        again = least_confident(known & ~given, p_obs, settings.remask, room=n - num_known)
+        y_obs = unmask_top_k(tokens, scores, known, again, num_known)  # 4, 5
         yield Step(y_obs, tokens)

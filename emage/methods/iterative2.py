@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig
-from emage.methods.base import Loss, cross_entropy, first_pass, some_truth
-from emage.methods.iterative1 import generate, num_numbers, num_passes
-from emage.methods.masking import MASK, ImageRng, draw_mask
+from emage.methods.base import Loss, cross_entropy, first_pass, mix_in_truth
+from emage.methods.iterative1 import generate, max_random_numbers, num_steps
+from emage.methods.masking import MASK, ImageRng, sample_mask
 
-__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
+__all__ = [
+    "CAUSAL",
+    "PARTIAL_CONTEXT",
+    "SCORES_ALL",
+    "TWO_PASSES",
+    "generate",
+    "loss",
+    "max_random_numbers",
+    "num_steps",
+]
 
 CAUSAL = False
 TWO_PASSES = True
@@ -27,9 +36,9 @@ SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 3, drawn first: what is scored is known beforehand
-    first = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 1
-    y_pred = some_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)
+    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 3, drawn first: what is scored is known beforehand
+    first = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    y_pred = mix_in_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)
     y_mix = torch.where(first, y_pred, y)  # 2
     logits = model(y_mix.masked_fill(masked, MASK), context)  # 4
     return cross_entropy(logits, y, masked, scored=masked)  # 5

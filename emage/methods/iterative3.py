@@ -23,22 +23,31 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.methods.base import Loss, Step, cross_entropy, first_pass, some_truth
-from emage.methods.iterative1 import num_numbers, num_passes
+from emage.methods.base import Loss, Step, cross_entropy, first_pass, mix_in_truth
+from emage.methods.iterative1 import max_random_numbers, num_steps
 from emage.methods.masking import (
     MASK,
     ImageRng,
-    draw_mask,
     fixed_scores,
-    keep,
     kept_table,
+    least_confident,
     noise_table,
     position_scores,
-    unsure,
+    sample_mask,
+    unmask_top_k,
 )
-from emage.methods.sampling import draw, token_knobs
+from emage.methods.sampling import sample_tokens, token_settings
 
-__all__ = ["CAUSAL", "PARTIAL_CONTEXT", "SCORES_ALL", "TWO_PASSES", "generate", "loss", "num_numbers", "num_passes"]
+__all__ = [
+    "CAUSAL",
+    "PARTIAL_CONTEXT",
+    "SCORES_ALL",
+    "TWO_PASSES",
+    "generate",
+    "loss",
+    "max_random_numbers",
+    "num_steps",
+]
 
 CAUSAL = False
 TWO_PASSES = True
@@ -47,9 +56,9 @@ SCORES_ALL = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    y_mask = y.masked_fill(draw_mask(y.shape[1], objective.mask_schedule, rng), MASK)  # 3, 4, 5
-    y_pred = some_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
-    masked = draw_mask(y.shape[1], objective.mask_schedule, rng)  # 7
+    y_mask = y.masked_fill(sample_mask(y.shape[1], objective.mask_schedule, rng), MASK)  # 3, 4, 5
+    y_pred = mix_in_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
+    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 7
     logits = model(y_pred.masked_fill(masked, MASK), context)  # 8
     return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
 
@@ -65,13 +74,13 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Image
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
         known = y_obs != MASK
-        drawn = draw(model(y_obs, context), rng.uniform(n), *token_knobs(settings))  # 3
-        tokens, p_obs = drawn.tokens, drawn.log_p
+        sampled = sample_tokens(model(y_obs, context), rng.uniform(n), *token_settings(settings))  # 3
+        tokens, p_obs = sampled.tokens, sampled.log_p
         if settings.revise == "argmax":  # a finished token is not regenerated: that would re-noise it in the last step
-            tokens, p_obs = torch.where(known, drawn.best, tokens), torch.where(known, drawn.best_log_p, p_obs)
+            tokens, p_obs = torch.where(known, sampled.best, tokens), torch.where(known, sampled.best_log_p, p_obs)
         tokens = torch.where(given, start, tokens)
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_known = given.sum(1) + kept[t - 1]
-        again = unsure(known & ~given, p_obs, settings.remask, room=n - num_known)
-        y_obs = keep(tokens, scores, known, again, num_known)  # 4, 5
+        again = least_confident(known & ~given, p_obs, settings.remask, room=n - num_known)
+        y_obs = unmask_top_k(tokens, scores, known, again, num_known)  # 4, 5
         yield Step(y_obs, tokens)

@@ -76,7 +76,7 @@ def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> 
 
 
 @functools.lru_cache(maxsize=8)
-def most_unknown(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
+def max_masked(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
     """Before each step, as many of `n` positions as can be unknown, whatever an image began with."""
     left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
     return (n, *left[:-1].tolist())
@@ -110,7 +110,7 @@ class ImageRng:
         return rows.clamp_(2**-25, 1 - 2**-24).to(self.device, non_blocking=True)
 
 
-class Tape:
+class BufferedRng:
     """An ImageRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
 
     def __init__(self, numbers: Tensor):
@@ -160,20 +160,20 @@ def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
 
 def random_mask(count: Tensor, n: int, rng: ImageRng) -> Tensor:
     """(B,N) bool with exactly `count` (B,) random positions True in each row."""
-    return highest(rng.uniform(n), count)
+    return top_k_mask(rng.uniform(n), count)
 
 
-def draw_mask(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
+def sample_mask(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
     """(B,N) bool, True where a training image is masked: a random count (Algorithm 2, line 3), random positions."""
-    return random_mask(draw_count(n, schedule, rng), n, rng)
+    return random_mask(sample_num_masked(n, schedule, rng), n, rng)
 
 
-def draw_count(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
+def sample_num_masked(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
     """(B,) how many of `n` positions to mask in training (Algorithm 2, lines 3 and 4)."""
     return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
 
 
-def highest(scores: Tensor, count: Tensor) -> Tensor:
+def top_k_mask(scores: Tensor, count: Tensor) -> Tensor:
     """(B,N) bool, True at the `count` (B,) highest scores of each row. Equal scores: the earlier position first.
 
     Choosing by place gives exact counts where a threshold on the score would miscount ties.
@@ -209,16 +209,16 @@ def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
 
 
 @compilable
-def keep(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
+def unmask_top_k(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
     """The tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
 
     Known ones (B,N) stay whatever their scores, but for those that are masked `again` (B,N).
     """
     scores = scores.masked_fill(known, torch.inf).masked_fill(again, -torch.inf)
-    return tokens.masked_fill(~highest(scores, count), MASK)
+    return tokens.masked_fill(~top_k_mask(scores, count), MASK)
 
 
-def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
+def least_confident(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     """(B,N) bool: the floor(share x known) least probable of the `known` (B,N) positions of a row (beyond the paper).
 
     They are masked again for a step and regenerated. No more than `room` (B,): the places that stay masked anyway.
@@ -226,7 +226,7 @@ def unsure(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
     if not share:  # the default: spare every step a sort
         return torch.zeros_like(known)
     count = (known.sum(1) * share).floor().long().minimum(room)
-    return highest(-log_p.masked_fill(~known, torch.inf), count)
+    return top_k_mask(-log_p.masked_fill(~known, torch.inf), count)
 
 
 def fixed_scores(order: UnmaskingOrder, n: int, rng: ImageRng) -> Tensor:
@@ -237,7 +237,7 @@ def fixed_scores(order: UnmaskingOrder, n: int, rng: ImageRng) -> Tensor:
     return -ranks.expand(len(rng), n)
 
 
-def unknown_places(y: Tensor, count: int) -> Tensor:
+def masked_positions(y: Tensor, count: int) -> Tensor:
     """(B,count) int64 places of the MASK in `y` (B,N), of known tokens where a row has fewer. In order either way."""
     return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
 

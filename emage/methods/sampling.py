@@ -14,7 +14,7 @@ from emage.utils.errors import InputError
 from emage.utils.torch_compile import compilable
 
 
-class Drawn(NamedTuple):
+class SampledTokens(NamedTuple):
     """What a pass says of its positions, M of them: a token drawn for each, and the best one."""
 
     tokens: Tensor  # (B,M) int64
@@ -24,7 +24,9 @@ class Drawn(NamedTuple):
 
 
 @compilable
-def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Drawn:
+def sample_tokens(
+    logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> SampledTokens:
     """Logits (B,M,V) and a uniform number (B,M) for each position -> tokens. Temperature 0: the best ones.
 
     One number a position, through the inverse of the cumulative distribution. The log-probability is the model's own,
@@ -34,10 +36,10 @@ def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, to
     most, best = x.max(-1)
     log_z = x.logsumexp(-1)
     if temperature == 0:
-        return Drawn(best, most - log_z, best, most - log_z)
+        return SampledTokens(best, most - log_z, best, most - log_z)
     kept = truncate(x / temperature, top_k, top_p)
     tokens = _inverse_cdf((kept - most[..., None] / temperature).exp(), u)
-    return Drawn(tokens, log_p_of(x, tokens) - log_z, best, most - log_z)
+    return SampledTokens(tokens, log_p_of(x, tokens) - log_z, best, most - log_z)
 
 
 def _inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def _width(vocab_size: int) -> int:
     return next(w for w in range(math.isqrt(vocab_size - 1) + 1, vocab_size + 1) if vocab_size % w == 0)
 
 
-def token_knobs(settings: SamplingConfig) -> tuple[float, int, float]:
+def token_settings(settings: SamplingConfig) -> tuple[float, int, float]:
     """What `draw` is told of the settings: temperature, top_k, top_p."""
     return settings.temperature, settings.top_k, settings.top_p
 

@@ -46,12 +46,12 @@ def save(
     network: Network,
     tokenizer: Any,
     config: CheckpointConfig,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
 
-    `facts` go into the manifest: step, git commit, data, scores. `dtype`: of the numbers in the file, which loading
+    `metadata` go into the manifest: step, git commit, data, scores. `dtype`: of the numbers in the file, which loading
     makes float32 again. Raises InputError where something else is in the way, and for a network that is not float32.
     """
     _refuse_rounded(network)
@@ -63,7 +63,7 @@ def save(
         tokenizers.save(tokenizer, fresh / TOKENIZER)
         (fresh / CONFIG).write_text(to_yaml(config))
         files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
-        record = {"emage": __version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **facts}
+        record = {"emage": __version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **metadata}
         manifest.write_json(fresh / manifest.NAME, record)
 
 

@@ -56,21 +56,21 @@ def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
     """Writes the card of the checkpoint in `folder`, which holds `pipe`. `name`: what the example loads."""
     from huggingface_hub import ModelCard
 
-    facts = manifest.read_json(Path(folder) / manifest.NAME)
+    metadata = manifest.read_json(Path(folder) / manifest.NAME)
     shown = f"![what it draws]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
     sections = [
         f"# Emage, {pipe.config.method}",
         f"Text to image after [the Emage paper](https://arxiv.org/abs/2312.14988): {SENTENCES[pipe.config.method]}.",
         shown,
-        _use(facts, name),
-        _model(pipe, facts),
-        _training(facts),
-        _scores(facts),
-        _limits(pipe, facts),
+        _use(metadata, name),
+        _model(pipe, metadata),
+        _training(metadata),
+        _scores(metadata),
+        _limits(pipe, metadata),
         f"## Citation\n{CITATION}",
     ]
     body = "\n\n".join(section for section in sections if section)
-    ModelCard(f"---\n{_front_matter(pipe, facts)}\n---\n{body}\n").save(Path(folder) / NAME)
+    ModelCard(f"---\n{_front_matter(pipe, metadata)}\n---\n{body}\n").save(Path(folder) / NAME)
 
 
 def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> None:
@@ -82,19 +82,19 @@ def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> N
     """
     path = Path(folder) / manifest.NAME
     with FileLock(Path(folder) / ".scores.lock"):  # of two evaluations at once, none is forgotten
-        facts = manifest.read_json(path)
-        scores = facts.setdefault("scores", {})
+        metadata = manifest.read_json(path)
+        scores = metadata.setdefault("scores", {})
         key = manifest.fingerprint(record["settings"])
         known = scores.get(key, {"figures": {}})["figures"]
         scores[key] = record | {"figures": known | record["figures"]}
-        manifest.write_json(path, facts)
+        manifest.write_json(path, metadata)
         write(folder, pipe)
 
 
 # --- Front matter -----------------------------------------------------------------------------------------------------
 
 
-def _front_matter(pipe: Described, facts: dict[str, Any]) -> str:
+def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -106,12 +106,12 @@ def _front_matter(pipe: Described, facts: dict[str, Any]) -> str:
             metric_value=value,
             metric_args=record["settings"],
         )
-        for record in facts.get("scores", {}).values()
+        for record in metadata.get("scores", {}).values()
         for name, value in record["figures"].items()
     ]
     data = ModelCardData(
         language="en",
-        license=facts.get("license", "apache-2.0"),
+        license=metadata.get("license", "apache-2.0"),
         library_name="emage",
         pipeline_tag="text-to-image",
         tags=["emage", pipe.config.method],
@@ -125,8 +125,8 @@ def _front_matter(pipe: Described, facts: dict[str, Any]) -> str:
 # --- Sections ---------------------------------------------------------------------------------------------------------
 
 
-def _use(facts: dict[str, Any], name: str) -> str:
-    prompt = json.dumps((facts.get("prompts") or [PROMPT])[0], ensure_ascii=False)
+def _use(metadata: dict[str, Any], name: str) -> str:
+    prompt = json.dumps((metadata.get("prompts") or [PROMPT])[0], ensure_ascii=False)
     where = "this folder" if name == "." else "fetched once, then from the cache"
     return f"""\
 ## Use
@@ -139,8 +139,8 @@ image.save("picture.png")
 ```"""
 
 
-def _model(pipe: Described, facts: dict[str, Any]) -> str:
-    config, model, tokenizer = pipe.config, pipe.config.model, facts["tokenizer"]
+def _model(pipe: Described, metadata: dict[str, Any]) -> str:
+    config, model, tokenizer = pipe.config, pipe.config.model, metadata["tokenizer"]
     decoder = (
         f"{model.depth} layers, width {model.width}, {model.num_heads} heads, {model.mlp}, {model.positions} positions"
     )
@@ -159,32 +159,32 @@ def _model(pipe: Described, facts: dict[str, Any]) -> str:
     )
 
 
-def _training(facts: dict[str, Any]) -> str:
-    rows = [(name, str(value)) for name, value in _training_facts(facts) if value is not None]
-    settings = facts.get("settings")
+def _training(metadata: dict[str, Any]) -> str:
+    rows = [(name, str(value)) for name, value in _training_facts(metadata) if value is not None]
+    settings = metadata.get("settings")
     shown = f"\n\nSettings:\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else ""
     return f"## Training\n{_table(('what', 'value'), rows)}{shown}"
 
 
-def _training_facts(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    data = facts.get("data", {})
+def _training_facts(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    data = metadata.get("data", {})
     yield "data", data.get("path")
     yield "caption-image pairs", data.get("rows")
     yield "fingerprint of the data", data.get("fingerprint")
-    yield "steps", facts.get("step")
-    yield "seconds", facts.get("seconds")
-    for name, value in facts.get("metrics", {}).items():
+    yield "steps", metadata.get("step")
+    yield "seconds", metadata.get("seconds")
+    for name, value in metadata.get("metrics", {}).items():
         if name not in ("samples", "time"):  # a fingerprint, and when it was
             yield f"{name} at the end", f"{value:.4g}"
-    yield "git commit", facts.get("git")
-    yield "emage", facts["emage"]
+    yield "git commit", metadata.get("git")
+    yield "emage", metadata["emage"]
 
 
-def _scores(facts: dict[str, Any]) -> str:
-    if not facts.get("scores"):
+def _scores(metadata: dict[str, Any]) -> str:
+    if not metadata.get("scores"):
         return "## Scores\nNot measured."
     parts = ["## Scores"]
-    for record in facts["scores"].values():
+    for record in metadata["scores"].values():
         rows = [(name, f"{value:.4f}") for name, value in record["figures"].items()]
         settings = json.dumps(record["settings"], indent=2)
         parts.append(
@@ -194,7 +194,7 @@ def _scores(facts: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(pipe: Described, facts: dict[str, Any]) -> str:
+def _limits(pipe: Described, metadata: dict[str, Any]) -> str:
     height, width = pipe.size
     limits = [
         "It draws what its training captions speak of, in English and in their style; of anything else expect nothing.",

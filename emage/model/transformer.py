@@ -43,7 +43,7 @@ class Context(NamedTuple):
         return Context([(keys[places], values[places]) for keys, values in self.keys_values])
 
 
-class Slot(NamedTuple):
+class LayerCache(NamedTuple):
     """A layer's part of the cache, and where the next token goes."""
 
     keys: Tensor  # (B,H,N,K)
@@ -57,7 +57,7 @@ class Slot(NamedTuple):
         self.values.index_copy_(2, self.place, values)
 
 
-class Cache:
+class KVCache:
     """Keys and values of the image tokens passed so far, for causal generation: 2 L B N D numbers.
 
     Of fixed size and overwritten, the place of the next token on the device: every token is the same work.
@@ -71,9 +71,9 @@ class Cache:
         self._seen = self._places <= self._place
 
     @property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[LayerCache]:
         """Every layer's."""
-        return [Slot(*pair, self._place, self._seen) for pair in zip(self._keys, self._values, strict=True)]
+        return [LayerCache(*pair, self._place, self._seen) for pair in zip(self._keys, self._values, strict=True)]
 
     def advance(self) -> None:
         self._place += 1
@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, slot: Slot | None = None) -> Tensor:
+    def forward(self, x: Tensor, slot: LayerCache | None = None) -> Tensor:
         q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B,H,N,K)
         if slot is None:
             return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
@@ -144,7 +144,7 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.mlp = MLP(config.width, config.mlp_ratio, config.mlp)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], slot: Slot | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], slot: LayerCache | None = None) -> Tensor:
         x = x + self.attention(self.norm1(x), slot)
         x = x + self.cross(self.norm2(x), keys_values)
         return x + self.mlp(self.norm3(x))
@@ -177,11 +177,11 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.width, vocab_size)
         init_weights(self)
 
-    def read(self, text: Tensor) -> Context:
+    def make_context(self, text: Tensor) -> Context:
         """Text states (B,S,D_text) -> what `forward` takes as its context."""
         return Context([block.cross.keys_values(text) for block in self.blocks])  # type: ignore[operator]
 
-    def forward(self, y: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
+    def forward(self, y: Tensor, context: Context, cache: KVCache | None = None) -> Tensor:
         """Tokens (B,N) int64, MASK where unknown -> logits (B,N,V). With a cache: the next token alone, N = 1."""
         slots = cache.slots if cache else None
         states = self._states(y, context.keys_values, slots)
@@ -189,14 +189,14 @@ class Transformer(nn.Module):
             cache.advance()
         return self.head(states)
 
-    def at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
+    def logits_at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
         """The logits (B,M,V) of the places (B,M) int64 alone."""
         x = self._states(y, context.keys_values)
         return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
 
     @compilable
     def _states(
-        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[Slot] | None = None
+        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[LayerCache] | None = None
     ) -> Tensor:
         """What the head reads, (B,N,D): all of a pass but its logits."""
         y = torch.where(y == MASK, self.vocab_size, y)
@@ -209,11 +209,11 @@ class Transformer(nn.Module):
                 x = block(x, keys_values[i], slots[i] if slots else None)
         return self.norm(x)
 
-    def new_cache(self, batch: int, n: int) -> Cache:
+    def new_cache(self, batch: int, n: int) -> KVCache:
         """An empty cache for `n` tokens of `batch` images."""
         config = self.config
         head_width = config.width // config.num_heads
-        return Cache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
+        return KVCache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
 
 
 class Positions(nn.Module):
@@ -240,9 +240,9 @@ class Network(nn.Module):
         self.text = ENCODERS[config.text](config)
         self.decoder = Transformer(config, vocab_size, grid, self.text.width, causal)
 
-    def read(self, ids: Tensor) -> Context:
+    def encode_text(self, ids: Tensor) -> Context:
         """Caption ids (B,S) -> the decoder's context."""
-        return self.decoder.read(self.text(ids))
+        return self.decoder.make_context(self.text(ids))
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------

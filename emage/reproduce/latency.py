@@ -96,8 +96,8 @@ class UncachedDecoder(nn.Module):
     def head(self) -> nn.Linear:
         return self.decoder.head
 
-    def read(self, text: Tensor) -> Context:
-        return self.decoder.read(text)
+    def make_context(self, text: Tensor) -> Context:
+        return self.decoder.make_context(text)
 
     def new_cache(self, batch: int, n: int) -> list[Tensor]:
         return []
@@ -111,5 +111,5 @@ class UncachedDecoder(nn.Module):
 def without_cache(pipe: Emage) -> Emage:
     """Switch off the cache of keys and values. The pipeline is changed in place and returned."""
     pipe.network.decoder = UncachedDecoder(pipe.network.decoder)  # type: ignore[assignment]
-    pipe.drawing.records = False  # the shapes of its tensors change with every token, so no CUDA graph fits
+    pipe.runner.use_cuda_graphs = False  # the shapes of its tensors change with every token, so no CUDA graph fits
     return pipe

@@ -216,7 +216,7 @@ def _generation_seconds(
         batches = images / (config.batch_size * speed.num_actors if is_evaluation else 1)
         return max(batches * tokenizer.num_tokens * speed.seconds_per_token, images * forward / speed.generation)
     sampling = replace(trained.sampling, **config.sampling)
-    passes = METHODS[trained.method].num_passes(sampling, tokenizer.num_tokens)
+    passes = METHODS[trained.method].num_steps(sampling, tokenizer.num_tokens)
     return images * passes * forward / speed.generation
 
 

@@ -234,7 +234,7 @@ def write(output: Path, record: dict[str, Any], rows: dict[str, list[Image.Image
     manifest.write_json(output / "record.json", record)
     labels = [name for name, row in rows.items() for _ in row]
     shown = [image for row in rows.values() for image in row]
-    image_grid.sheet(shown, labels, len(rows["original"])).save(output / IMAGE_GRID)
+    image_grid.make_grid(shown, labels, len(rows["original"])).save(output / IMAGE_GRID)
 
 
 def markdown(record: dict[str, Any], sheet: str) -> str:

@@ -18,7 +18,7 @@ class GenerationStep(Protocol):
     @property
     def num_steps(self) -> int: ...
     def wait(self) -> None: ...
-    def known(self) -> list[float]: ...
+    def fraction_unmasked(self) -> list[float]: ...
     def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]: ...
     def likelihood(self) -> list[float]: ...
 
@@ -27,8 +27,8 @@ class BatchPipeline(Protocol):
     """The part of emage.Emage that the queue needs."""
 
     def settings(self, **sampling: Any) -> SamplingConfig: ...
-    def passes(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, canvases: Sequence[Any]
+    def generation_steps(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, inpainting_inputs: Sequence[Any]
     ) -> Iterator[GenerationStep]: ...
 
 
@@ -59,7 +59,7 @@ class QueuedImage:
     prompt: str
     seed: int
     settings: SamplingConfig
-    canvas: Any = None  # an edit: the input of the inpainting (Emage.canvas)
+    inpainting_input: Any = None  # an edit: the input of the inpainting (Emage.prepare_inpainting)
     scored: bool = False  # the model computes the likelihood of the finished image
     num_previews: int = 0  # spread evenly over the decoding steps before the last
     on_preview: Callable[[IntermediateImage], None] | None = None  # called in the batcher's thread; must not raise

@@ -185,11 +185,11 @@ class _RunningBatch:
 
     def run(self) -> list[FinishedImage]:
         images, last = self._images, None
-        steps = images[0].pipe.passes(
+        steps = images[0].pipe.generation_steps(
             [image.prompt for image in images],
             [image.seed for image in images],
             images[0].settings,
-            [image.canvas for image in images],
+            [image.inpainting_input for image in images],
         )
         before = time.monotonic()
         for last in steps:
@@ -213,7 +213,7 @@ class _RunningBatch:
         rows = [i for i in rows if not self._results[i].done()]
         if not rows:
             return
-        unmasked = after.known()
+        unmasked = after.fraction_unmasked()
         for i, image in zip(rows, after.images(rows), strict=True):
             on_preview: Any = self._images[i].on_preview
             on_preview(IntermediateImage(step, steps, unmasked[i], image))
@@ -221,5 +221,5 @@ class _RunningBatch:
 
 def warm_up(pipe: BatchPipeline) -> None:
     """Run two decoding steps and discard the images: the first image of a model takes longest."""
-    for after in itertools.islice(pipe.passes(["a warm-up"], [0], pipe.settings(), [None]), 2):
+    for after in itertools.islice(pipe.generation_steps(["a warm-up"], [0], pipe.settings(), [None]), 2):
         after.images()

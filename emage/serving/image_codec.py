@@ -21,7 +21,7 @@ DECODE_ERRORS = {
 class InpaintingPipeline(Protocol):
     """The part of emage.Emage that an edit needs."""
 
-    def canvas(self, image: Image.Image, mask: Image.Image) -> Any: ...
+    def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> Any: ...
 
 
 def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
@@ -32,7 +32,7 @@ def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
         request: An edit: its `image` is a file, its `mask` a file or None.
 
     Returns:
-        What `pipe.canvas` returns.
+        What `pipe.prepare_inpainting` returns.
 
     Raises:
         RequestError: A file cannot be decoded, the mask is missing, or the two do not fit together.
@@ -44,7 +44,7 @@ def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
         raise RequestError("missing_required_parameter", message, "mask")
     marked = _marked_part(image if request.mask is None else _decode("mask", request.mask))
     try:
-        return pipe.canvas(image.convert("RGB"), marked)
+        return pipe.prepare_inpainting(image.convert("RGB"), marked)
     except InputError as error:
         raise RequestError("invalid_value", f"mask: {error}", "mask") from None
 

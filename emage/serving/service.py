@@ -57,13 +57,13 @@ class QueueLimits:
 class ServicePipeline(BatchPipeline, InpaintingPipeline, Protocol):
     """The part of emage.Emage that a service needs, including what its queue needs."""
 
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def size(self) -> tuple[int, int]: ...
     @property
     def grid(self) -> tuple[int, int]: ...
-    def num_cut(self, prompts: Sequence[str]) -> int: ...
+    def num_truncated(self, prompts: Sequence[str]) -> int: ...
 
 
 class Service:
@@ -114,12 +114,12 @@ class Service:
             raise _model_failed(error_codes.MODEL_BROKEN)
         pipe, (height, width) = self.pipe, self.pipe.size
         return {
-            "method": pipe.facts.get("method"),
-            "step": pipe.facts.get("step"),
+            "method": pipe.metadata.get("method"),
+            "step": pipe.metadata.get("step"),
             "size": f"{width}x{height}",
             "grid": list(pipe.grid),
             "sampling": asdict(pipe.settings()),
-            "examples": pipe.facts.get("prompts", []),
+            "examples": pipe.metadata.get("prompts", []),
         }
 
     async def generate(self, request: GenerationRequest) -> list[GeneratedImage]:
@@ -191,14 +191,14 @@ class Service:
         """Return every candidate of every image, in order, and whether the prompt is truncated."""
         if self._safety and (reason := await asyncio.to_thread(self._safety_reason, request.prompt, None)):
             raise RequestError("content_policy_violation", f"prompt: {reason}", "prompt")
-        canvas = None
+        inpainting_input = None
         if request.image is not None:
             async with self._upload_slots:
-                canvas = await asyncio.to_thread(read_edit, pipe, request)
-        truncated = await asyncio.to_thread(pipe.num_cut, [request.prompt]) > 0
+                inpainting_input = await asyncio.to_thread(read_edit, pipe, request)
+        truncated = await asyncio.to_thread(pipe.num_truncated, [request.prompt]) > 0
         scored = request.candidates > 1 and request.rank == "likelihood"
         queued = [
-            QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), settings, canvas, scored)
+            QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), settings, inpainting_input, scored)
             for i in range(request.n)
             for c in range(_num_candidates(request))
         ]

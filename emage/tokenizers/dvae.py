@@ -56,10 +56,10 @@ class DVAE(nn.Module):
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
-        return self.paint(to_grid(ids, self.vocab_size, grid))
+        return self.decode_grid(to_grid(ids, self.vocab_size, grid))
 
     @torch.no_grad()
-    def paint(self, ids: Tensor) -> Tensor:
+    def decode_grid(self, ids: Tensor) -> Tensor:
         """ids (B, h, w) within the vocabulary -> pixels (B, 3, H, W) in [0, 1]. Nothing waits for a GPU."""
         out = self.decoder(ids)[:, :3].float()  # (B, 3, H, W): locations; the scales are for the loss
         return ((out.sigmoid() - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)

@@ -6,7 +6,8 @@
     a .safetensors                         any of these, converted
 
 Pickles are read by torch's weights_only unpickler. It calls nothing but torch's own tensor builders and the names that
-we add, and every name that we add stands for `Inert`, an empty class: the classes named in a file are never looked up.
+we add, and every name that we add stands for `PlaceholderClass`, an empty class: the classes named in a file are never
+looked up.
 Only OpenAI's form before torch 1.6 needs an unpickler of ours (`read_legacy_module`), with the same names.
 """
 
@@ -48,7 +49,7 @@ UNPICKLING_ERRORS = (
 PARTS = ("encoder", "decoder")  # of OpenAI's dVAE: a file each
 
 
-class Inert:
+class PlaceholderClass:
     """Stands in for a class that a file names. Takes whatever an unpickler gives it and does nothing with it."""
 
     dump_patches = False  # torch would write the difference to a class's source into the working folder
@@ -157,7 +158,7 @@ def parameters(root: Any, prefix: str, path: Path) -> dict[str, Tensor]:
     todo = [(prefix, root)]
     while todo:
         name, module = todo.pop()
-        state = module.state if isinstance(module, Inert) and isinstance(module.state, dict) else {}
+        state = module.state if isinstance(module, PlaceholderClass) and isinstance(module.state, dict) else {}
         own, children = state.get("_parameters"), state.get("_modules")
         if id(module) in seen or not isinstance(own, dict) or not isinstance(children, dict):
             raise ValueError(f"{path}: {name} is no module of a dVAE")
@@ -173,7 +174,7 @@ def parameters(root: Any, prefix: str, path: Path) -> dict[str, Tensor]:
 
 def unpickle(file: IO[bytes], names: list[str], path: Path) -> Any:
     """What torch's weights_only unpickler makes of a file, with `names` inert. Raises ValueError."""
-    stand_ins: list[Callable | tuple[Callable, str]] = [(Inert, name) for name in names]
+    stand_ins: list[Callable | tuple[Callable, str]] = [(PlaceholderClass, name) for name in names]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -187,7 +188,7 @@ def read_legacy_module(file: IO[bytes], path: Path) -> Any:
     It calls only what `known` holds. Its BUILD would also set attributes on a function, so that those are wrapped anew
     each time: a file that changes one changes nothing of torch's.
     """
-    known: dict[str, Any] = dict.fromkeys(MODULE_NAMES, Inert)
+    known: dict[str, Any] = dict.fromkeys(MODULE_NAMES, PlaceholderClass)
     known["collections.OrderedDict"] = OrderedDict
     known["__builtin__.set"] = set  # protocol 2 writes the name of Python 2
     known["torch.device"] = torch.device

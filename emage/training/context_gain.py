@@ -32,7 +32,7 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     n = y.shape[1]
     masked = random_mask(torch.full((len(y),), n // 2, device=device), n, ImageRng(batch.seeds[:rows], device))
     ids, _ = network.text.tokenize(batch.captions[:rows])
-    text = network.read(ids.to(device))
+    text = network.encode_text(ids.to(device))
     correct_half = network.decoder(y.masked_fill(masked, MASK), text).argmax(-1) == y
     correct_blind = network.decoder(torch.full_like(y, MASK), text).argmax(-1) == y
     return {

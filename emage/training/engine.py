@@ -48,7 +48,7 @@ class Objective(nn.Module):
         """Return the loss of caption ids (B,S) and image tokens (B,N)."""
         with self.autocast, compiled(self.is_compiled):
             return self.active_method(in_warm_start).loss(
-                self.network.decoder, y, self.network.read(ids), self.objective, rng
+                self.network.decoder, y, self.network.encode_text(ids), self.objective, rng
             )
 
     def active_method(self, in_warm_start: bool) -> ModuleType:

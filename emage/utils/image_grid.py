@@ -26,7 +26,7 @@ _Font = ImageFont.FreeTypeFont
 _FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
-def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 4) -> Image.Image:
+def make_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 4) -> Image.Image:
     """The images in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
 
     Images may have different sizes; at least one is needed. A caption that is too long ends in "…".
@@ -48,12 +48,12 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int =
     return canvas
 
 
-def strip(frames: Sequence[Image.Image]) -> Image.Image:
+def make_filmstrip(frames: Sequence[Image.Image]) -> Image.Image:
     """All frames of one image, numbered, in rows of eight."""
-    return sheet(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
+    return make_grid(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
 
 
-def strips(
+def make_filmstrips(
     images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
     columns: int = 8,
@@ -61,10 +61,10 @@ def strips(
 ) -> Image.Image:
     """Figure 5: one row a prompt, one column an iteration; its number on top, the prompt above its row.
 
-    `images`: for each prompt the frames of all iterations, equally many. `columns` of them are shown (`some_of`), or
+    `images`: for each prompt the frames of all iterations, equally many. `columns` of them are shown, evenly spaced, or
     those of `iterations`, counted from 1.
     """
-    iterations = iterations or some_of(len(images[0]), columns)
+    iterations = iterations or evenly_spaced(len(images[0]), columns)
     rows = [[_resized(frames[i - 1]) for i in iterations] for frames in images]
     width = max(frame.width for row in rows for frame in row) + 2 * _GAP
     height = max(frame.height for row in rows for frame in row) + 2 * _GAP
@@ -86,7 +86,7 @@ def strips(
     return canvas
 
 
-def some_of(total: int, columns: int) -> list[int]:
+def evenly_spaced(total: int, columns: int) -> list[int]:
     """At most `columns` of 1..total, evenly apart, the first and the last among them; of one column, the last."""
     count = min(total, columns)
     return [total - round(i * (total - 1) / max(1, count - 1)) for i in reversed(range(count))]

@@ -9,8 +9,8 @@ from PIL import Image
 
 from emage.config import CheckpointConfig, Method, ModelConfig
 from emage.inference import cuda_graphs
-from emage.inference.cuda_graphs import Graphs, Tensors
-from emage.inference.inpainting import Canvas
+from emage.inference.cuda_graphs import CudaGraphCache, Tensors
+from emage.inference.inpainting import InpaintingInput
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS
 from emage.model.transformer import Network
@@ -30,7 +30,7 @@ def doubled(inputs: Tensors) -> Iterator[Tensors]:
 
 
 def test_on_a_cpu_work_runs_as_it_is_written():
-    recorder = Graphs(torch.device("cpu"))
+    recorder = CudaGraphCache(torch.device("cpu"))
     for start in (1.0, 5.0, 7.0):
         found = [(a.item(), b.item()) for a, b in recorder.run("doubled", doubled, [torch.tensor(start)], 3)]
         assert found == [(start * 2**i, start * 2**i + 1) for i in (1, 2, 3)]
@@ -44,7 +44,7 @@ def model(method: Method, device: str) -> Emage:
 
 
 def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
-    passes = pipe.passes(PROMPTS[: len(seeds)], seeds, pipe.settings(steps=6, **sampling))
+    passes = pipe.generation_steps(PROMPTS[: len(seeds)], seeds, pipe.settings(steps=6, **sampling))
     return [after._after.y_obs.cpu() for after in passes]
 
 
@@ -66,20 +66,20 @@ def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, samplin
     pipe = model(method, "cuda")
     for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # written, recorded and played, played
         played = tokens(pipe, seeds, **sampling)
-        pipe.drawing.records = False
+        pipe.runner.use_cuda_graphs = False
         written = tokens(pipe, seeds, **sampling)
-        pipe.drawing.records = True
+        pipe.runner.use_cuda_graphs = True
         assert len(played) == len(written)
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
-    often = pipe.drawing.graphs._once if method == "fully_nar" else pipe.drawing.graphs._often
+    often = pipe.runner.graphs._once if method == "fully_nar" else pipe.runner.graphs._often
     assert any(kind[0] == "passes" for kind in often.recordings)
 
 
-def holes(pipe: Emage, number: int) -> list[Canvas]:
+def holes(pipe: Emage, number: int) -> list[InpaintingInput]:
     image = Image.effect_noise((64, 64), 90).convert("RGB")
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 64, 8 * number))
-    return [pipe.canvas(image, mask)]
+    return [pipe.prepare_inpainting(image, mask)]
 
 
 @pytest.mark.gpu
@@ -90,8 +90,8 @@ def test_recorded_passes_fill_holes_of_any_size(method: Method):
     settings = pipe.settings(steps=6)
     for number in (8, 2, 5):
         played, written = (
-            [after._after.y_obs.cpu() for after in pipe.passes(PROMPTS[:1], [number], settings, canvases)]
-            for pipe.drawing.records, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
+            [after._after.y_obs.cpu() for after in pipe.generation_steps(PROMPTS[:1], [number], settings, canvases)]
+            for pipe.runner.use_cuda_graphs, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
         )
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
 
@@ -103,7 +103,7 @@ def test_a_recording_outlives_what_many_other_kinds_push_out():
     before = [tokens(pipe, [seed])[-1] for seed in (1, 2, 3)]
     for steps in range(7, 47):
         for _ in range(2):
-            *_, last = pipe.passes(PROMPTS[:1], [0], pipe.settings(steps=steps))
+            *_, last = pipe.generation_steps(PROMPTS[:1], [0], pipe.settings(steps=steps))
             last.images()
     assert all(torch.equal(tokens(pipe, [seed])[-1], kept) for seed, kept in zip((1, 2, 3), before, strict=True))
 
@@ -125,7 +125,7 @@ def test_two_images_at_once_do_not_share_a_recording():
     alone = [tokens(pipe, [seed]) for seed in (1, 2)]
     pipe.warm_up(steps=6)
     settings = pipe.settings(steps=6)
-    pairs = zip(*(pipe.passes(PROMPTS[:1], [seed], settings) for seed in (1, 2)), strict=True)
+    pairs = zip(*(pipe.generation_steps(PROMPTS[:1], [seed], settings) for seed in (1, 2)), strict=True)
     for i, pair in enumerate(pairs):
         assert all(torch.equal(after._after.y_obs.cpu(), alone[k][i]) for k, after in enumerate(pair))
 
@@ -146,9 +146,9 @@ def test_what_a_pass_gave_stays_when_the_next_image_is_drawn():
     pipe = model("iterative3", "cuda")
     pipe.warm_up(steps=6)
     settings = pipe.settings(steps=6)
-    first = list(pipe.passes(PROMPTS[:1], [1], settings))
+    first = list(pipe.generation_steps(PROMPTS[:1], [1], settings))
     before = [after._after.guess.cpu() for after in first]
-    list(pipe.passes(PROMPTS[1:2], [2], settings))
+    list(pipe.generation_steps(PROMPTS[1:2], [2], settings))
     assert all(torch.equal(after._after.guess.cpu(), kept) for after, kept in zip(first, before, strict=True))
 
 
@@ -168,7 +168,7 @@ def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
 class Played:
     """Stands in for a recording where there is no GPU: it says that it was made, and plays by working."""
 
-    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, group: cuda_graphs.Group):
+    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, group: cuda_graphs.GraphPool):
         assert group.free.locked() and cuda_graphs._recording.locked()
         if inputs[0].item() < 0:
             raise torch.OutOfMemoryError("no")
@@ -181,24 +181,24 @@ class Played:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Graphs:
-    monkeypatch.setattr(cuda_graphs, "Recording", Played)
+def recorder(monkeypatch: pytest.MonkeyPatch) -> CudaGraphCache:
+    monkeypatch.setattr(cuda_graphs, "CapturedGraphs", Played)
     for name in ("current_stream", "default_stream", "graph_pool_handle", "Stream", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: "the same")
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    return Graphs(torch.device("cuda"))
+    return CudaGraphCache(torch.device("cuda"))
 
 
-def once(recorder: Graphs, start: float, kind: str = "doubled", **more) -> list[float]:
+def once(recorder: CudaGraphCache, start: float, kind: str = "doubled", **more) -> list[float]:
     return [a.item() for a, _ in recorder.run(kind, doubled, [torch.tensor(start)], 3, **more)]
 
 
-def played(recorder: Graphs, kind: str = "doubled") -> int:
+def played(recorder: CudaGraphCache, kind: str = "doubled") -> int:
     recording = recorder._often.recordings.get(kind)
     return recording.played if recording else 0
 
 
-def test_work_is_written_once_then_recorded_then_played(recorder: Graphs):
+def test_work_is_written_once_then_recorded_then_played(recorder: CudaGraphCache):
     counts = []
     for start in (1.0, 3.0, 5.0):
         assert once(recorder, start) == [2 * start, 4 * start, 8 * start]
@@ -206,7 +206,7 @@ def test_work_is_written_once_then_recorded_then_played(recorder: Graphs):
     assert counts == [0, 1, 2] and not recorder._often.free.locked()
 
 
-def test_what_begins_before_the_other_ends_is_not_played(recorder: Graphs):
+def test_what_begins_before_the_other_ends_is_not_played(recorder: CudaGraphCache):
     for start in (1.0, 3.0):
         once(recorder, start)
     first = recorder.run("doubled", doubled, [torch.tensor(1.0)], 3)
@@ -217,13 +217,13 @@ def test_what_begins_before_the_other_ends_is_not_played(recorder: Graphs):
     assert once(recorder, 5.0) and played(recorder) == 3
 
 
-def test_what_does_not_fit_into_memory_is_written_for_good(recorder: Graphs, caplog):
+def test_what_does_not_fit_into_memory_is_written_for_good(recorder: CudaGraphCache, caplog):
     for _ in range(3):
         assert once(recorder, -1.0) == [-2.0, -4.0, -8.0]
     assert played(recorder) == 0 and caplog.text.count("too little memory to record") == 1
 
 
-def test_long_work_is_recorded_where_its_passes_are_alike(recorder: Graphs, monkeypatch: pytest.MonkeyPatch):
+def test_long_work_is_recorded_where_its_passes_are_alike(recorder: CudaGraphCache, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuda_graphs, "LONGEST", 2)
     for _ in range(3):
         once(recorder, 1.0, "long")
@@ -231,7 +231,7 @@ def test_long_work_is_recorded_where_its_passes_are_alike(recorder: Graphs, monk
     assert played(recorder, "long") == 0 and played(recorder, "alike") == 2
 
 
-def test_an_error_while_recording_leaves_the_next_one_free(recorder: Graphs):
+def test_an_error_while_recording_leaves_the_next_one_free(recorder: CudaGraphCache):
     def broken(inputs: Tensors) -> Iterator[Tensors]:
         yield inputs
         raise ValueError("a bug")

@@ -13,7 +13,7 @@ import emage
 from emage import tokenizers
 from emage.config import SamplingConfig
 from emage.inference import ranking
-from emage.inference.guidance import Guided
+from emage.inference.guidance import GuidedDecoder
 from emage.methods.masking import MASK
 from emage.model import checkpoint, device_support
 from emage.tokenizers import weight_files as weights
@@ -95,8 +95,8 @@ def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
     drawn = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
     kept = pipe.tokenizer.encode(_pixels(image.resize((80, 64), Image.Resampling.LANCZOS).crop((8, 0, 72, 64))))
     seen: list[torch.Tensor] = []
-    paint = pipe.tokenizer.paint
-    monkeypatch.setattr(pipe.tokenizer, "paint", lambda ids: seen.append(ids.flatten(1)) or paint(ids))
+    paint = pipe.tokenizer.decode_grid
+    monkeypatch.setattr(pipe.tokenizer, "decode_grid", lambda ids: seen.append(ids.flatten(1)) or paint(ids))
     assert same(pipe.inpaint(image, mask, PROMPTS[0], seed=7), drawn) and drawn.size == (64, 64)
     changed = (seen[0] != kept).view(8, 8)
     assert not changed[:, 3:].any() and changed[:, 2].any() and changed[:, 0].any()
@@ -129,7 +129,7 @@ def test_guidance_is_u_plus_s_times_c_minus_u(schedule: str, scales: list[float]
         return torch.full((1, 1, 1), 7.0 if context == "caption" else 5.0)
 
     settings = SamplingConfig(guidance=3.0, guidance_schedule=schedule)
-    guided = Guided(decoder, "empty", settings, num_passes=4)
+    guided = GuidedDecoder(decoder, "empty", settings, num_steps=4)
     assert [guided(None, "caption").item() for _ in range(4)] == [5 + 2 * scale for scale in scales]
 
 
@@ -184,7 +184,7 @@ def test_half_precision_stays_near_float32(tiny_model: Path, pipe, dtype: str, b
     y = torch.arange(64)[None].masked_fill(torch.arange(64)[None] % 2 == 0, MASK)
     with torch.no_grad():
         exact, near = (
-            p.network.decoder(y, p.network.read(p.network.text.tokenize(["a cat"])[0])).float().log_softmax(-1)
+            p.network.decoder(y, p.network.encode_text(p.network.text.tokenize(["a cat"])[0])).float().log_softmax(-1)
             for p in (pipe, half)
         )
     assert 0 < (exact - near).abs().max() < bound

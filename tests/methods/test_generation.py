@@ -9,10 +9,10 @@ import torch
 from fakes import ITERATIVE, TINY, B, N, Recorder, V, certain, network, rngs, tokens, unknown
 
 from emage.config import SamplingConfig
-from emage.inference.guidance import Guided
+from emage.inference.guidance import GuidedDecoder
 from emage.methods import METHODS, iterative1, iterative3
 from emage.methods.base import Step
-from emage.methods.masking import MASK, ImageRng, Tape, num_kept
+from emage.methods.masking import MASK, BufferedRng, ImageRng, num_kept
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])
@@ -168,7 +168,7 @@ def test_remasking_never_touches_what_was_given(name: str):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_known_tokens_come_back_as_they_were(name: str):
     net = network(name).eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     y = tokens()
     given = torch.rand(B, N, generator=torch.Generator().manual_seed(3)) < torch.tensor([[0.2], [0.6], [1.0]])
     start = y.masked_fill(~given, MASK)
@@ -182,7 +182,7 @@ def test_an_image_is_the_same_in_any_company(name: str):
     net = network(name).eval()
 
     def draw(seeds: list[int]) -> torch.Tensor:
-        context = net.read(net.text.tokenize(["a red circle"] * len(seeds))[0])
+        context = net.encode_text(net.text.tokenize(["a red circle"] * len(seeds))[0])
         start = unknown(len(seeds), N)
         *_, last = METHODS[name].generate(net.decoder, context, start, SamplingConfig(steps=4), ImageRng(seeds))
         return last.y_obs
@@ -194,7 +194,7 @@ def test_an_image_is_the_same_in_any_company(name: str):
 
 def test_cached_autoregressive_logits_equal_the_uncached_ones():
     net = network("autoregressive").eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     y = tokens()
     with torch.no_grad():
         whole = net.decoder(y, context)
@@ -203,7 +203,7 @@ def test_cached_autoregressive_logits_equal_the_uncached_ones():
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
-class Uncached:
+class UncachedDecoder:
     """The same network without a cache: it passes the whole image so far for every token."""
 
     def __init__(self, decoder):
@@ -220,20 +220,20 @@ class Uncached:
 @pytest.mark.parametrize("settings", [SamplingConfig(), SamplingConfig(temperature=0), SamplingConfig(top_k=3)])
 def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
     net = network("autoregressive").eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     generate = METHODS["autoregressive"].generate
     *_, cached = generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B)))
-    *_, whole = generate(Uncached(net.decoder), context, unknown(B, N), settings, ImageRng(range(B)))
+    *_, whole = generate(UncachedDecoder(net.decoder), context, unknown(B, N), settings, ImageRng(range(B)))
     assert torch.equal(cached.y_obs, whole.y_obs)
 
 
 def test_guided_cached_tokens_equal_the_uncached_ones():
     net = network("autoregressive").eval()
-    caption, empty = (net.read(net.text.tokenize([text] * B)[0]) for text in ("a red circle", ""))
+    caption, empty = (net.encode_text(net.text.tokenize([text] * B)[0]) for text in ("a red circle", ""))
     settings, generate = SamplingConfig(guidance=8.0), METHODS["autoregressive"].generate
     drawn = [
-        list(generate(Guided(decoder, empty, settings, N), caption, unknown(B, N), settings, rngs()))
-        for decoder in (net.decoder, Uncached(net.decoder))
+        list(generate(GuidedDecoder(decoder, empty, settings, N), caption, unknown(B, N), settings, rngs()))
+        for decoder in (net.decoder, UncachedDecoder(net.decoder))
     ]
     assert torch.equal(drawn[0][-1].y_obs, drawn[1][-1].y_obs)
     assert (drawn[0][0].y_obs == MASK).sum() == B * (N - 1)  # a step keeps what it was when others follow
@@ -246,10 +246,10 @@ def test_the_text_is_read_once_an_image_not_once_a_step(name: str):
     net.text.tower.register_forward_hook(lambda *_: calls.append("text"))
     for block in net.decoder.blocks:
         block.cross.kv.register_forward_hook(lambda *_: calls.append("keys and values"))
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     settings = SamplingConfig(steps=4)
     steps = list(METHODS[name].generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B))))
-    assert len(steps) == METHODS[name].num_passes(settings, N)
+    assert len(steps) == METHODS[name].num_steps(settings, N)
     assert calls == ["text", *["keys and values"] * TINY.depth]
 
 
@@ -265,9 +265,9 @@ def test_the_text_is_read_once_an_image_not_once_a_step(name: str):
 )
 def test_numbers_drawn_beforehand_are_enough_and_give_the_same_tokens(method: str, settings: SamplingConfig):
     net = network(method).eval()
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     module = METHODS[method]
-    numbers = ImageRng(range(B)).uniform(module.num_numbers(settings, N))
+    numbers = ImageRng(range(B)).uniform(module.max_random_numbers(settings, N))
     *_, one = module.generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B)))
-    *_, other = module.generate(net.decoder, context, unknown(B, N), settings, Tape(numbers))
+    *_, other = module.generate(net.decoder, context, unknown(B, N), settings, BufferedRng(numbers))
     assert torch.equal(one.y_obs, other.y_obs)

@@ -8,18 +8,18 @@ from emage.config import Schedule
 from emage.methods.masking import (
     MASK,
     ImageRng,
-    draw_mask,
     gumbel,
     halton_rank,
-    highest,
     kept_table,
-    most_unknown,
+    least_confident,
+    masked_positions,
+    max_masked,
     num_kept,
     num_masked,
     position_scores,
     random_mask,
-    unknown_places,
-    unsure,
+    sample_mask,
+    top_k_mask,
 )
 
 SCHEDULES = get_args(Schedule)
@@ -95,7 +95,7 @@ def test_kept_table_scales_with_each_images_unknown_positions():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_no_image_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
     n, steps = 64, 16
-    most = most_unknown(n, steps, schedule)
+    most = max_masked(n, steps, schedule)
     assert most[0] == n and list(most) == sorted(most, reverse=True)
     for unknown in range(1, n + 1):
         left = [unknown] + [unknown - num_kept(t, steps, unknown, schedule) for t in range(1, steps)]
@@ -105,7 +105,7 @@ def test_no_image_has_more_unknown_places_than_are_asked_for(schedule: Schedule)
 
 def test_unknown_places_come_first_and_in_order():
     y = torch.tensor([[5, MASK, 7, MASK], [MASK, 1, 2, 3]])
-    assert unknown_places(y, 2).tolist() == [[1, 3], [0, 1]]
+    assert masked_positions(y, 2).tolist() == [[1, 3], [0, 1]]
 
 
 def test_mask_counts_cover_one_to_n_and_never_zero():
@@ -129,7 +129,7 @@ def test_mask_counts_by_hand():
     [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
 )
 def test_the_mean_share_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
-    mask = draw_mask(100, schedule, ImageRng(range(2000)))
+    mask = sample_mask(100, schedule, ImageRng(range(2000)))
     assert abs(mask.float().mean().item() - mean) < 0.02
 
 
@@ -140,7 +140,7 @@ def test_random_mask_has_exact_counts_per_row():
 
 def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
     scores = torch.tensor([[0.5, 0.9, 0.5, 0.5]]).expand(3, 4)
-    assert highest(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert top_k_mask(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
 
 
 def test_an_image_draws_the_same_numbers_in_any_company():
@@ -173,9 +173,12 @@ def test_unsure_positions_are_the_least_probable_of_the_known():
     log_p = torch.tensor([[-9.0, -1.0, -5.0, -2.0], [-9.0, -1.0, -5.0, -2.0]])
     known = torch.tensor([[False, True, True, True], [True, True, False, True]])
     room = torch.tensor([4, 4])
-    assert unsure(known, log_p, 0.4, room).tolist() == [[False, False, True, False], [True, False, False, False]]
-    assert not unsure(known, log_p, 0.3, room).any() and not unsure(known, log_p, 0.0, room).any()
-    assert unsure(known, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
+    assert least_confident(known, log_p, 0.4, room).tolist() == [
+        [False, False, True, False],
+        [True, False, False, False],
+    ]
+    assert not least_confident(known, log_p, 0.3, room).any() and not least_confident(known, log_p, 0.0, room).any()
+    assert least_confident(known, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
 
 
 def test_halton_order_visits_every_place_once_and_spreads_out():

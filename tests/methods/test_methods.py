@@ -112,7 +112,7 @@ def test_no_gradient_flows_through_the_first_pass(name: str):
 def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str):
     net = network(name)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):  # with its cache of cast weights
-        context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+        context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
         loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), ImageRng(range(B)))
         (loss.total / loss.count).backward()
     without = [key for key, p in net.named_parameters() if p.grad is None]
@@ -132,7 +132,7 @@ def test_every_parameter_has_a_gradient_after_one_step(name: str, precision: str
 def test_fixed_seed_loss(name: str, expected: float):
     """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
     net = network(name)
-    context = net.read(net.text.tokenize(["a red circle"] * B)[0])
+    context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), ImageRng(range(B)))
     assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
 
@@ -144,7 +144,7 @@ def test_overfits_one_batch(name: str):
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.0), lr=3e-3)
     for step in range(100):
         rng = ImageRng([2 * step, 2 * step + 1])
-        loss = METHODS[name].loss(net.decoder, y, net.read(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
+        loss = METHODS[name].loss(net.decoder, y, net.encode_text(ids), ObjectiveConfig(ground_truth_share=0.5), rng)
         (loss.total / loss.count).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from emage.methods.masking import ImageRng
-from emage.methods.sampling import draw, truncate
+from emage.methods.sampling import sample_tokens, truncate
 from emage.utils.torch_compile import compiled
 
 
@@ -12,7 +12,7 @@ def numbers(n: int) -> torch.Tensor:
 
 def test_tokens_are_drawn_with_the_models_probabilities():
     p = torch.tensor([0.5, 0.3, 0.2, 0.0])
-    tokens, log_p, *_ = draw(p.log().expand(1, 20_000, 4), numbers(20_000))
+    tokens, log_p, *_ = sample_tokens(p.log().expand(1, 20_000, 4), numbers(20_000))
     shares = torch.bincount(tokens.flatten(), minlength=4) / 20_000
     assert torch.allclose(shares, p, atol=0.02)
     assert torch.allclose(log_p, p.log()[tokens], atol=1e-5)
@@ -20,14 +20,14 @@ def test_tokens_are_drawn_with_the_models_probabilities():
 
 def test_temperature_zero_takes_the_argmax():
     logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits, ImageRng([0, 1]).uniform(9), temperature=0)
+    drawn = sample_tokens(logits, ImageRng([0, 1]).uniform(9), temperature=0)
     assert torch.equal(drawn.tokens, logits.argmax(-1)) and torch.equal(drawn.best, drawn.tokens)
     assert torch.equal(drawn.log_p, drawn.best_log_p)
 
 
 def test_the_log_probability_is_the_models_own_whatever_the_temperature():
     logits = torch.randn(1, 9, 17, generator=torch.Generator().manual_seed(0))
-    tokens, log_p, *_ = draw(logits, numbers(9), temperature=0.3, top_k=2)
+    tokens, log_p, *_ = sample_tokens(logits, numbers(9), temperature=0.3, top_k=2)
     assert torch.allclose(log_p, logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0])
 
 
@@ -43,7 +43,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
 
 
 def shares(p: torch.Tensor, **knobs) -> torch.Tensor:
-    tokens = draw(p.log().expand(1, 20_000, len(p)), numbers(20_000), **knobs).tokens
+    tokens = sample_tokens(p.log().expand(1, 20_000, len(p)), numbers(20_000), **knobs).tokens
     return torch.bincount(tokens.flatten(), minlength=len(p)) / 20_000
 
 
@@ -66,7 +66,7 @@ def test_the_token_is_where_the_running_total_passes_the_number(vocab_size: int)
     p = torch.rand(1, 400, vocab_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p[..., 1:][p[..., 1:] < 0.4] = 0  # codes that must never come
     u, exact = numbers(400), (p / p.sum(-1, keepdim=True)).cumsum(-1)
-    drawn = draw(p.float().log(), u)
+    drawn = sample_tokens(p.float().log(), u)
     wanted = torch.searchsorted(exact, u[..., None].double()).squeeze(-1)
     assert (p.gather(-1, drawn.tokens[..., None]) > 0).all()
     assert (drawn.tokens == wanted).float().mean() > 0.97  # float32 totals: a number on the border may fall beside it
@@ -76,12 +76,12 @@ def test_the_token_is_where_the_running_total_passes_the_number(vocab_size: int)
 def test_numbers_at_both_ends_draw_codes_that_can_be():
     logits = torch.full((1, 2, 512), -torch.inf)
     logits[..., [37, 41, 300]] = 0.0
-    assert draw(logits, torch.tensor([[2**-25, 1 - 2**-24]])).tokens.tolist() == [[37, 300]]
+    assert sample_tokens(logits, torch.tensor([[2**-25, 1 - 2**-24]])).tokens.tolist() == [[37, 300]]
 
 
 def test_the_best_token_and_its_probability_come_with_the_draw():
     logits = torch.randn(2, 9, 17, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits, ImageRng([0, 1]).uniform(9), temperature=2.0, top_p=0.5)
+    drawn = sample_tokens(logits, ImageRng([0, 1]).uniform(9), temperature=2.0, top_p=0.5)
     log_p, best = logits.log_softmax(-1).max(-1)
     assert torch.equal(drawn.best, best) and torch.allclose(drawn.best_log_p, log_p, atol=1e-6)
 
@@ -90,8 +90,8 @@ def test_the_best_token_and_its_probability_come_with_the_draw():
 def test_fused_it_draws_the_same_tokens():
     logits = torch.randn(2, 50, 512, generator=torch.Generator().manual_seed(0))
     u = ImageRng([0, 1]).uniform(50)
-    plain = draw(logits, u, 0.9)
+    plain = sample_tokens(logits, u, 0.9)
     with compiled():
-        other = draw(logits, u, 0.9)
+        other = sample_tokens(logits, u, 0.9)
     assert (plain.tokens == other.tokens).float().mean() > 0.98 and torch.equal(plain.best, other.best)
     assert torch.allclose(plain.best_log_p, other.best_log_p, atol=1e-5)

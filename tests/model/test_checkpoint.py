@@ -182,7 +182,7 @@ def logits(network: Network, text_length: int = 24) -> torch.Tensor:
     ids = torch.arange(2 * text_length).view(2, text_length)
     y = torch.arange(128).view(2, 64)
     with torch.no_grad():
-        return network.eval().decoder(y, network.read(ids))
+        return network.eval().decoder(y, network.encode_text(ids))
 
 
 @pytest.mark.parametrize("method", ["iterative3", "iterative1", "iterative2", "fully_nar"])

@@ -26,7 +26,7 @@ def card(folder: Path) -> ModelCard:
 
 
 def test_the_card_tells_what_was_trained_on_what(pipe, tmp_path: Path):
-    pipe.facts |= {
+    pipe.metadata |= {
         "step": 3500,
         "data": {"path": "/home/alice/secret/tokens", "rows": 6000, "fingerprint": "f1" * 32},
         "git": "abc123",
@@ -50,7 +50,7 @@ def test_the_card_tells_what_was_trained_on_what(pipe, tmp_path: Path):
         "| git commit | abc123 |",
         '"lr": 0.00045',
         "iterative model #3 (Sec. 3.4, Algorithms 2 and 3)",
-        f"sha256 `{pipe.facts['tokenizer']['sha256']}`",
+        f"sha256 `{pipe.metadata['tokenizer']['sha256']}`",
         "An image is 64 x 64 pixels: 8 x 8 tokens of 512 codes.",
         "It reads 24 tokens of a caption",
         "## Scores\nNot measured.",

@@ -28,9 +28,9 @@ def test_it_draws_what_held_out_captions_say(pipe: emage.Emage):
 
 
 def test_its_card_says_how_good_it_is_and_how_it_came_about(pipe: emage.Emage):
-    (record,) = pipe.facts["scores"].values()
+    (record,) = pipe.metadata["scores"].values()
     assert record["captions"] == 1_000 and record["figures"]["objects_right"] >= 0.9
-    assert pipe.facts["step"] == 12_000 and len(pipe.facts["git"]) == 40
+    assert pipe.metadata["step"] == 12_000 and len(pipe.metadata["git"]) == 40
     assert "objects_right | 0.9" in (FOLDER / "README.md").read_text()
 
 

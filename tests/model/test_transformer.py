@@ -35,7 +35,7 @@ def test_named_models_have_their_sizes(name: str, trainable: tuple[float, float]
 
 def test_mask_is_an_input_only_row():
     net = Transformer(SMALL, vocab_size=11, grid=(4, 4), text_width=8)
-    context = net.read(torch.randn(2, 5, 8))
+    context = net.make_context(torch.randn(2, 5, 8))
     logits = net(torch.full((2, 16), MASK), context)
     assert logits.shape == (2, 16, 11) and net.tokens.num_embeddings == 12
     with pytest.raises(IndexError):
@@ -46,7 +46,7 @@ def test_bidirectional_sees_the_whole_image_and_causal_looks_back_only():
     for causal in (False, True):
         torch.manual_seed(0)
         net = Transformer(SMALL, vocab_size=11, grid=(4, 4), text_width=8, causal=causal)
-        context = net.read(torch.randn(1, 5, 8))
+        context = net.make_context(torch.randn(1, 5, 8))
         y = torch.zeros(1, 16, dtype=torch.long)
         changed = y.clone()
         changed[0, 9] = 3

@@ -41,13 +41,13 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
     last = list(step_log.read(tmp_path / "run" / "steps.jsonl"))[-1]
     assert last.keys() <= {metric.name for metric in STEP_METRICS + LOGGED_METRICS}
     pipe = emage.Emage.from_pretrained(tmp_path / "run" / "model", device="cpu")
-    assert {"loss", "accuracy_masked", "context_gain"} <= pipe.facts["metrics"].keys()
-    assert pipe.facts["settings"]["optim"]["lr"] == settings.optim.lr and pipe.facts["seconds"] >= 0
-    assert pipe.facts["data"] == {"path": token_table.name, "rows": 200} | {
+    assert {"loss", "accuracy_masked", "context_gain"} <= pipe.metadata["metrics"].keys()
+    assert pipe.metadata["settings"]["optim"]["lr"] == settings.optim.lr and pipe.metadata["seconds"] >= 0
+    assert pipe.metadata["data"] == {"path": token_table.name, "rows": 200} | {
         "fingerprint": schema.fingerprint(str(token_table))
     }
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "| steps | 2 |" in card and f"| loss at the end | {pipe.facts['metrics']['loss']:.4g} |" in card
+    assert "| steps | 2 |" in card and f"| loss at the end | {pipe.metadata['metrics']['loss']:.4g} |" in card
     assert 'pipe.generate(["a large blue square"], seed=7)' in card
     assert (tmp_path / "run" / "model" / "samples.png").exists()
 
@@ -59,7 +59,7 @@ def test_evaluation_leaves_its_figures_with_the_checkpoint(tiny_model: Path, tmp
         config.EvaluateConfig, "tiny", checkpoint=str(tmp_path / "model"), captions="/data/c.txt", output="out"
     )
     made_by = {
-        "checkpoint": pipe.facts["files"],
+        "checkpoint": pipe.metadata["files"],
         "captions": "c0ffee",
         "drawing": {"seed": 1},
         "judges": {},

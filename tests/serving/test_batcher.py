@@ -24,7 +24,9 @@ def job(pipe: FakePipe, prompt: str, seed: int = 0, steps: int = 4, **more: Any)
 
 
 def right(drawn: FinishedImage, asked: QueuedImage) -> bool:
-    return drawn.image.getpixel((0, 0)) == colour(asked.prompt, asked.seed, asked.settings.steps, asked.canvas)
+    return drawn.image.getpixel((0, 0)) == colour(
+        asked.prompt, asked.seed, asked.settings.steps, asked.inpainting_input
+    )
 
 
 async def until(condition: Any) -> None:
@@ -36,7 +38,7 @@ def test_each_waiter_gets_the_image_of_its_seed() -> None:
     async def scene() -> None:
         pipe = FakePipe()
         batcher = Batcher(max_batch_size=4, wait_s=0.01)
-        jobs = [job(pipe, "a", seed, steps=seed % 3 + 1, canvas=seed % 2 or None) for seed in range(20)]
+        jobs = [job(pipe, "a", seed, steps=seed % 3 + 1, inpainting_input=seed % 2 or None) for seed in range(20)]
         drawn = await asyncio.gather(*map(batcher.generate, jobs))
         assert all(map(right, drawn, jobs))
         assert max(len(prompts) for prompts, _ in pipe.batches) == 4

@@ -18,7 +18,7 @@ import torch
 from published_files import lightning, zipped
 
 from emage import tokenizers
-from emage.tokenizers.published_formats import Inert
+from emage.tokenizers.published_formats import PlaceholderClass
 
 
 def text(value: str) -> bytes:
@@ -155,7 +155,7 @@ def test_a_file_cannot_change_what_builds_it(target):
     documented = torch._utils._rebuild_tensor_v2.__doc__
     with pytest.raises(ValueError, match="cannot be loaded safely"):
         tokenizers.load("dvae", weights=path)
-    assert Inert.dump_patches is False and torch._utils._rebuild_tensor_v2.__doc__ == documented
+    assert PlaceholderClass.dump_patches is False and torch._utils._rebuild_tensor_v2.__doc__ == documented
 
 
 def test_a_file_cannot_write_a_patch_of_its_source():

@@ -26,7 +26,7 @@ class _Decoder:
 def test_context_gain_tells_a_network_that_uses_its_context_from_one_that_ignores_it(uses_context: bool):
     y = torch.randint(0, 5, (4, 16))
     network = type(
-        "Network", (), {"text": _Text(), "decoder": _Decoder(y, uses_context), "read": lambda self, ids: None}
+        "Network", (), {"text": _Text(), "decoder": _Decoder(y, uses_context), "encode_text": lambda self, ids: None}
     )()
     probe = context_gain(network, Batch([0] * 4, [""] * 4, y, [1, 2, 3, 4]), rows=4)
     assert probe["context_gain"] == float(uses_context)

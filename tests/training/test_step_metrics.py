@@ -26,10 +26,10 @@ def test_the_metrics_of_a_step_counted_by_hand(token_table: Path):
     network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
     engine = BareEngine(Objective(network, "iterative1", config.objective), config.optim)
     batch = rows.batch(0, 8)
-    masked = masking.draw_mask(64, "linear", ImageRng(batch.seeds))
+    masked = masking.sample_mask(64, "linear", ImageRng(batch.seeds))
     with torch.no_grad():
         logits = network.decoder(
-            batch.y.masked_fill(masked, MASK), network.read(network.text.tokenize(batch.captions)[0])
+            batch.y.masked_fill(masked, MASK), network.encode_text(network.text.tokenize(batch.captions)[0])
         )
     nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.y, reduction="none")
     values = train_step(engine, batch, config, SpikeGuard(3.0), lr=1e-3, in_warm_start=False)

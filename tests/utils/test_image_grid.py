@@ -21,7 +21,7 @@ def is_blank(area: np.ndarray) -> bool:
 
 
 def test_small_images_are_enlarged_and_stand_in_rows():
-    sheet = image_grid.sheet([RED] * 3, ["", "", ""], columns=2)
+    sheet = image_grid.make_grid([RED] * 3, ["", "", ""], columns=2)
     assert sheet.size == (2 * CELL, 2 * CELL)
     assert sheet.getpixel((8, 8)) == sheet.getpixel((8 + 127, 8 + 127)) == (255, 0, 0)
     assert is_blank(pixels(sheet)[CELL:, CELL:])  # the fourth place is empty
@@ -32,7 +32,7 @@ def test_small_images_are_enlarged_and_stand_in_rows():
     ["x" * 3000, "word " * 300, "Москва красный автобус " * 20, "中文标题没有空格" * 40, "a\x1b[31m\u202e\n\nb" * 50],
 )
 def test_a_long_caption_has_four_lines_and_stays_under_its_image(caption: str):
-    sheet = image_grid.sheet([RED, RED], [caption, ""], columns=2)
+    sheet = image_grid.make_grid([RED, RED], [caption, ""], columns=2)
     text = pixels(sheet)[8 + 128 :]
     assert is_blank(text[:, CELL:]) and not is_blank(text[:, 8:CELL])
     assert sheet.height < CELL + 5 * 20
@@ -40,12 +40,12 @@ def test_a_long_caption_has_four_lines_and_stays_under_its_image(caption: str):
 
 
 def test_letters_outside_ascii_are_not_all_the_same_box():
-    drawn = {letter: image_grid.sheet([RED], [letter]).tobytes() for letter in "éüЖλ"}
+    drawn = {letter: image_grid.make_grid([RED], [letter]).tobytes() for letter in "éüЖλ"}
     assert len(set(drawn.values())) == 4
 
 
 def test_a_caption_may_be_short_enough_to_be_shown_whole():
-    one, same = (image_grid.sheet([RED], [text]).tobytes() for text in ("a red  square", " a red square\n"))
+    one, same = (image_grid.make_grid([RED], [text]).tobytes() for text in ("a red  square", " a red square\n"))
     assert one == same
     assert image_grid._wrapped("a red square", image_grid._font("a"), 1000) == ["a red square"]
     assert image_grid._wrapped("a red square", image_grid._font("a"), 40) == ["a red", "square"]
@@ -54,7 +54,7 @@ def test_a_caption_may_be_short_enough_to_be_shown_whole():
 def test_images_of_any_size_and_mode():
     sizes = [(1, 1), (10, 900), (3000, 200), (600, 600)]
     for mode in ("L", "RGBA", "P", "1"):
-        sheet = image_grid.sheet([Image.new(mode, size) for size in sizes], list("abcd"))
+        sheet = image_grid.make_grid([Image.new(mode, size) for size in sizes], list("abcd"))
         assert sheet.width == 4 * (512 + 16) and 512 + 16 < sheet.height < 512 + 60
 
 
@@ -71,18 +71,20 @@ def frames(count: int, first: str) -> list[Image.Image]:
     [(16, 8, [1, 3, 5, 7, 10, 12, 14, 16]), (4, 8, [1, 2, 3, 4]), (1024, 3, [1, 512, 1024]), (1, 8, [1]), (5, 1, [5])],
 )
 def test_some_iterations_of_many(total: int, columns: int, numbers: list[int]):
-    assert image_grid.some_of(total, columns) == numbers
+    assert image_grid.evenly_spaced(total, columns) == numbers
 
 
 @pytest.mark.parametrize("total", range(1, 40))
 def test_the_iterations_that_are_shown_rise_from_first_to_last(total: int):
-    numbers = image_grid.some_of(total, 8)
+    numbers = image_grid.evenly_spaced(total, 8)
     assert numbers == sorted(set(numbers)) and len(numbers) == min(8, total) and (numbers[0], numbers[-1]) == (1, total)
 
 
 def test_a_row_a_prompt_and_a_column_an_iteration():
     strips = pixels(
-        image_grid.strips([frames(16, "red"), frames(16, "blue")], ["a red square", "a blue square"], columns=3)
+        image_grid.make_filmstrips(
+            [frames(16, "red"), frames(16, "blue")], ["a red square", "a blue square"], columns=3
+        )
     )
     assert strips.shape[1] == 3 * CELL
     for place, colours in enumerate([[(255, 0, 0), (0, 0, 255)], [(80,) * 3] * 2, [(160,) * 3] * 2]):
@@ -91,7 +93,7 @@ def test_a_row_a_prompt_and_a_column_an_iteration():
 
 
 def test_a_long_prompt_stays_above_its_row():
-    short, long = (image_grid.strips([frames(4, "red")], [text]) for text in ("red", "Москва красный " * 100))
+    short, long = (image_grid.make_filmstrips([frames(4, "red")], [text]) for text in ("red", "Москва красный " * 100))
     assert short.width == long.width == 4 * CELL
     assert 3 * 12 < long.height - short.height < 3 * 20  # three more lines
     assert is_blank(pixels(long)[:, -8:]) and is_blank(pixels(long)[-8:])
@@ -100,7 +102,7 @@ def test_a_long_prompt_stays_above_its_row():
 
 def test_prompts_and_images_must_be_equally_many():
     with pytest.raises(ValueError, match="zip"):
-        image_grid.strips([frames(2, "red")] * 3, ["one", "two"])
+        image_grid.make_filmstrips([frames(2, "red")] * 3, ["one", "two"])
 
 
 def test_printable_shows_what_would_steer_a_terminal():

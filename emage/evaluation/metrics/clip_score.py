@@ -37,7 +37,7 @@ class ClipScore:
             self._clip = Clip(weights, model, device, setting)
         except InputError as error:
             raise InputError(f"clip_score: {error}") from None
-        self.facts: dict[str, Any] = {**self._clip.facts, "mode": MODE}
+        self.facts: dict[str, Any] = {**self._clip.metadata, "mode": MODE}
         if ranker and ranker["weights_sha256"] == self.facts["weights_sha256"]:
             raise InputError(
                 f"clip_score: a CLIP cannot judge what it ranked: {self.facts['model']} ({self.facts['weights']}) "

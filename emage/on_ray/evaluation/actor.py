@@ -98,14 +98,14 @@ class Drawer:
         pipe = Emage.from_pretrained(self.config.checkpoint, device=self.device, dtype=self.config.dtype)
         if self.config.compile:
             pipe.compile()
-        if pipe.facts["files"] != self.networks.checkpoint:
+        if pipe.metadata["files"] != self.networks.checkpoint:
             raise InputError(f"{socket.gethostname()} has another model at {self.config.checkpoint} than the driver")
         return pipe
 
     @cached_property
     def ranker(self) -> ClipRanker | None:
         found = ranker(self.config, self.device)
-        if found and found.facts != self.networks.ranker:
+        if found and found.metadata != self.networks.ranker:
             raise InputError(f"{socket.gethostname()} has another CLIP that ranks than the driver (rank_weights=FILE)")
         return found
 

@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     validate(config)
     inputs = resolve(config)
-    with launch.output_run(inputs, "evaluate", parent=inputs.pipe.facts.get("mlflow_run")) as tracked:
+    with launch.output_run(inputs, "evaluate", parent=inputs.pipe.metadata.get("mlflow_run")) as tracked:
         made = run(inputs, tracked)
     print_report(made, inputs.output)
     return made.figures
@@ -98,7 +98,7 @@ def resolve(config: EvaluateConfig) -> Inputs:
         metric.check([task.caption for task in captions])
     pipe = Emage.from_pretrained(config.checkpoint, device="cpu")
     ranker = drawer.ranker(config, "cpu")
-    ranked_by = ranker.facts if ranker else None
+    ranked_by = ranker.metadata if ranker else None
     judges = scoring.load(config, pipe.tokenizer, "cpu", ranked_by)
     made_by = _made_by(config, pipe, captions, ranked_by, judges)
     output, identity = Path(config.output), {key: made_by[key] for key in ("checkpoint", "captions", "drawing")}
@@ -106,7 +106,7 @@ def resolve(config: EvaluateConfig) -> Inputs:
     reference = reference_features.find(str(config.judge.reference)) if is_compared else None
     if reference:
         made_by["reference"] = reference_features.facts(str(config.judge.reference), reference, pipe.size[0])
-    networks = Networks(pipe.facts["files"], ranked_by, made_by["judges"], _code())
+    networks = Networks(pipe.metadata["files"], ranked_by, made_by["judges"], _code())
     shards = image_shards.split(captions, config.candidates)
     return Inputs(config, output, identity, captions, shards, pipe, judges, networks, reference, made_by)
 
@@ -120,7 +120,7 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> Report:
     metrics = stages.score(config, output, shards, inputs.judges, pool, inputs.reference, inputs.pipe.size[0])
     captions = [task.caption for task in inputs.captions]
     made_by = inputs.made_by | {"drawn_by": image_shards.makers(output, shards)}
-    made = Report(metrics, len(captions), inputs.pipe.num_cut(captions), made_by)
+    made = Report(metrics, len(captions), inputs.pipe.num_truncated(captions), made_by)
     grids = report.grids(output, shards, _sort_scores(inputs))
     report.write(output, made, list(grids))
     tracked.metrics({"captions": made.captions, "captions_cut": made.captions_cut, **speed, **metrics})
@@ -191,7 +191,7 @@ def _made_by(
         "sampling": asdict(pipe.settings(**config.sampling)),
     }
     return {
-        "checkpoint": {"files": pipe.facts["files"]},
+        "checkpoint": {"files": pipe.metadata["files"]},
         "captions": {"sha256": caption_list.fingerprint(captions)},
         "drawing": generated_with,
         "judges": {name: judge.facts for name, judge in judges.items()},

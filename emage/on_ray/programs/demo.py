@@ -147,7 +147,7 @@ def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
 
 def _strip(model: Path, output: Path) -> None:
     pipe = Emage.from_pretrained(str(model), device="cpu")
-    image_grid.strip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
+    image_grid.make_filmstrip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
 
 
 def _one_request(config: DemoConfig, output: Path, model: Path) -> float:

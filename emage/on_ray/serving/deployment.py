@@ -65,7 +65,7 @@ class Model:
         limits = QueueLimits(config.max_batch_size, config.batch_wait_s, config.max_queued)
         service = Service(pipe, limits, checks.load_safety(config.access.safety), self._metrics.record_batch)
         await service.warm_up()
-        self._metrics.record_model(pipe.facts.get("step", 0))
+        self._metrics.record_model(pipe.metadata.get("step", 0))
         return service
 
     async def _replace(self, service: Service, checkpoint: str) -> None:
@@ -76,7 +76,7 @@ class Model:
         except Exception as error:  # whatever is wrong with the new one, the old one still generates
             self._keep_model(checkpoint, error)
         else:
-            self._metrics.record_model(pipe.facts.get("step", 0))
+            self._metrics.record_model(pipe.metadata.get("step", 0))
             self._reload_state = {}
 
     async def _loaded(self, checkpoint: str) -> ServicePipeline:

@@ -62,7 +62,7 @@ class TrainingRecorder:
             config.data.tokenizer, weights=config.data.tokenizer_weights, device=str(self.device)
         )
         self.pipe = Emage(network_to_save, tokenizer, checkpoint_config)
-        self.pipe.drawing.records = False  # CUDA graphs would keep memory that training needs
+        self.pipe.runner.use_cuda_graphs = False  # CUDA graphs would keep memory that training needs
         self.network = engine.objective.network.train()
         # FLOP/s of a large matrix product on all workers' devices: the denominator of mfu (estimate/gpus.py).
         self.matmul_rate = device_support.matmul_rate(self.device, config.run.precision) * config.run.num_workers
@@ -96,7 +96,7 @@ class TrainingRecorder:
             OSError: the disk is full, for example.
         """
         config = self.config
-        self.pipe.facts = {
+        self.pipe.metadata = {
             "step": config.optim.steps,
             "method": config.method,
             "data": {
@@ -117,7 +117,7 @@ class TrainingRecorder:
             },
         }
         if not self.start:  # the time of a resumed run is not known
-            self.pipe.facts["seconds"] = round(time.monotonic() - self.started_at)
+            self.pipe.metadata["seconds"] = round(time.monotonic() - self.started_at)
         self.pipe.network.eval()
         self.pipe.save_pretrained(self.output / "model", prompts=config.run.prompts)
 
@@ -175,10 +175,10 @@ class TrainingRecorder:
         """Save images of the fixed prompts and, if the method decodes in steps, filmstrips (paper, Figure 5)."""
         prompts, seed = self.config.run.prompts, self.config.run.seed
         self.pipe.network.eval()
-        images = {"samples": image_grid.sheet(self.pipe.generate(prompts, seed=seed), prompts)}
+        images = {"samples": image_grid.make_grid(self.pipe.generate(prompts, seed=seed), prompts)}
         if METHODS[self.config.method].PARTIAL_CONTEXT:
             frames = [list(self.pipe.stream(prompt, seed=seed)) for prompt in prompts[:NUM_FILMSTRIPS]]
-            images["strips"] = image_grid.strips(frames, prompts[:NUM_FILMSTRIPS])
+            images["strips"] = image_grid.make_filmstrips(frames, prompts[:NUM_FILMSTRIPS])
         self.network.train()
         for folder, image in images.items():
             path = self.output / folder / f"step_{step:06d}.png"

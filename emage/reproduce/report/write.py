@@ -114,7 +114,7 @@ def write_filmstrips(config: Strips) -> dict[str, Any]:
     pipe = Emage.from_pretrained(config.checkpoint, device=config.device)
     steps = [list(pipe.stream(prompt, steps=config.steps)) for prompt in config.captions]
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    image_grid.strips(steps, config.captions, iterations=FIGURE5).save(Path(config.output) / FILMSTRIPS)
+    image_grid.make_filmstrips(steps, config.captions, iterations=FIGURE5).save(Path(config.output) / FILMSTRIPS)
     return {"captions": list(config.captions), "iterations": list(FIGURE5)}
 
 

@@ -101,7 +101,7 @@ def _text_flops(network: Network) -> int:
 
 
 def _keys_values_flops(network: Network) -> int:
-    """Return the FLOP of one caption's keys and values for the cross-attention of all layers (Transformer.read)."""
+    """Return the FLOP of one caption's cross-attention keys and values in all layers (Transformer.make_context)."""
     return 2 * network.text.length * sum(kv.numel() for kv in _keys_values_matrices(network))
 
 

@@ -48,8 +48,8 @@ def test_any_model_ranks_by_open_clips_own_cosines(form, tiny, caplog):
     ranker = ClipRanker(getattr(tiny, form), model=tiny.tiny_json)
     torch.testing.assert_close(ranker.score(IMAGES, CAPTIONS), expected(tiny.network))
     assert not caplog.records  # open_clip's own "initialized randomly" would be wrong here
-    assert ranker.facts["model"] == "tiny.json" and ranker.facts["weights"] == Path(getattr(tiny, form)).name
-    assert ranker.facts["weights_sha256"] == ClipRanker(tiny.mine_pt, tiny.tiny_json).facts["weights_sha256"]
+    assert ranker.metadata["model"] == "tiny.json" and ranker.metadata["weights"] == Path(getattr(tiny, form)).name
+    assert ranker.metadata["weights_sha256"] == ClipRanker(tiny.mine_pt, tiny.tiny_json).metadata["weights_sha256"]
 
 
 def test_a_config_may_say_how_images_are_prepared(tiny, tmp_path):
@@ -80,9 +80,10 @@ def test_a_clip_does_not_judge_what_it_ranked(tiny):
     with pytest.raises(
         InputError, match=r"a CLIP cannot judge what it ranked: tiny.json \(mine.safetensors\) is the ranker"
     ):
-        ClipScore(tiny.mine_safetensors, tiny.tiny_json, ranker=ranker.facts)  # another file of the same weights
+        ClipScore(tiny.mine_safetensors, tiny.tiny_json, ranker=ranker.metadata)  # another file of the same weights
     assert (
-        ClipScore(tiny.other_safetensors, tiny.tiny_json, ranker=ranker.facts).facts["weights"] == "other.safetensors"
+        ClipScore(tiny.other_safetensors, tiny.tiny_json, ranker=ranker.metadata).facts["weights"]
+        == "other.safetensors"
     )
 
 
@@ -104,13 +105,13 @@ def test_a_tag_is_fetched_once_and_prepares_images_its_own_way(published, tiny):
     ranker = ClipRanker("laion_grey", model="Tiny-16")
     (published.folder / "mine.safetensors").unlink()
     again = ClipRanker(None, model="Tiny-16")  # it has no tag "openai": the first
-    assert ranker.facts == again.facts and ranker.facts["weights"] == "laion_grey"
+    assert ranker.metadata == again.metadata and ranker.metadata["weights"] == "laion_grey"
     torch.testing.assert_close(ranker.score(IMAGES, CAPTIONS), expected(tiny.network, **published.grey))
 
 
 def test_without_weights_openais_are_taken_where_there_are_any(published):
     published.tags["openai"] = published.tags["quick"]
-    assert ClipRanker(None, model="Tiny-16").facts["weights"] == "openai"
+    assert ClipRanker(None, model="Tiny-16").metadata["weights"] == "openai"
 
 
 def test_torchscript_is_run_only_where_openai_published_it(published, tiny, tmp_path):

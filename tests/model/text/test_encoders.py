@@ -66,7 +66,7 @@ def test_every_weight_is_trained_with_the_rest(text: str):
     network = Network(config, vocab_size=11, grid=(2, 2), causal=False).train()
     ids, _ = network.text.tokenize(["a red circle"])
     y, rng = torch.tensor([[1, 2, 3, 4]]), ImageRng([0])
-    iterative1.loss(network.decoder, y, network.read(ids), ObjectiveConfig(), rng).total.backward()
+    iterative1.loss(network.decoder, y, network.encode_text(ids), ObjectiveConfig(), rng).total.backward()
     assert not [name for name, p in network.text.named_parameters() if p.grad is None]
 
 

@@ -50,7 +50,7 @@ def test_from_a_table_of_urls_to_an_image(trained: TrainConfig):
     """The main job: the one test of `make test` that takes longer than ten seconds, most of it in its fixtures."""
     output = Path(trained.run.output)
     pipe = emage.Emage.from_pretrained(str(output / "model"), device="cpu")
-    assert pipe.facts["step"] == 20 and pipe.config.method == "iterative3"
+    assert pipe.metadata["step"] == 20 and pipe.config.method == "iterative3"
     assert pipe.generate("a small red circle above a large blue square")[0].size == (64, 64)
     for folder in ("samples", "strips"):
         assert sorted(file.name for file in (output / folder).iterdir()) == ["step_000010.png", "step_000020.png"]
