@@ -142,7 +142,7 @@ def draw(count: int, size: int) -> list[bytes]:
     for drawn in shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0):
         file = io.BytesIO()
         image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC)
-        image.save(file, "JPEG", quality=images.QUALITY, subsampling=0)
+        image.save(file, "JPEG", quality=images.JPEG_QUALITY, subsampling=0)
         jpegs.append(file.getvalue())
     return jpegs
 

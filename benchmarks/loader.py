@@ -39,7 +39,7 @@ import emage
 from emage import config
 from emage.config import ModelConfig, ShuffleConfig, cli
 from emage.data import schema, shapes
-from emage.data.token_table import TokenTable, _key
+from emage.data.token_table import TokenTable, row_seed
 from emage.model.text import ClipText
 from emage.model.text.clip_tokenizer import word_ids
 from emage.utils import provenance
@@ -155,7 +155,7 @@ def measure(benchmark: LoaderBenchmark, folder: str, captions: Sequence[str]) ->
     epochs = [epoch(number, tokenize=True) for number in range(benchmark.epochs)]
     untokenized = epoch(benchmark.epochs, tokenize=False)
     table.close()
-    seeds = rates(lambda: [_key(0, place) for place in range(20_000)], 20_000)
+    seeds = rates(lambda: [row_seed(0, index) for index in range(20_000)], 20_000)
 
     def tokenize_all() -> None:
         for i in range(0, len(captions), 64):

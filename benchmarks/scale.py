@@ -148,7 +148,7 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
                 [source],
                 SelectConfig(),
                 SHARD_ROWS,
-                blocked=url_filter.block_lists((), (), ()),
+                blocked=url_filter.read_block_lists((), (), ()),
                 work=folder / "work",
                 folder=folder / "urls",
             )

@@ -1,1 +1,1 @@
-"""The files that pass between stages, the token table, the made-up data set of shapes."""
+"""Data: the columns of every file, the ingest, the token table and how to inspect it, the toy world of shapes."""

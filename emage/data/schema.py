@@ -1,4 +1,4 @@
-"""The files that pass between stages: their columns as pyarrow schemas, and what a token table says of itself."""
+"""The columns of the files that pass between stages, as pyarrow schemas, and the metadata of a token table."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from emage.utils import manifest, storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
-# One row of a shard of URLs, as the download reads it.
+# A shard of URLs: one row per URL, as the download reads it.
 URL = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
 
-# One row an image of a downloaded shard, as the tokenizing stage reads it.
+# A downloaded shard: one row per image, as the tokenizing stage reads it.
 IMAGE = pa.schema(
     [
-        ("key", pa.string()),  # unique within an ingest: shard number and place in the shard
+        ("key", pa.string()),  # unique within an ingest: the number of the shard and the index of the row in it
         ("dataset", pa.string()),
         ("url", pa.string()),
         ("caption", pa.string()),
@@ -34,7 +34,14 @@ IMAGE = pa.schema(
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """Which tokenizer made a token table, or belongs to a checkpoint. `sha256` is its weights' fingerprint."""
+    """The identity of a tokenizer, stored with the token table that it made and with a checkpoint.
+
+    Attributes:
+        name: As emage.tokenizers.load takes it.
+        sha256: Of its weights.
+        vocab_size: The number of codes.
+        grid: Height and width of an image in tokens.
+    """
 
     name: str
     sha256: str
@@ -47,7 +54,7 @@ class TokenizerInfo:
 
 
 def token_table(info: TokenizerInfo, version: str) -> pa.Schema:
-    """Schema of the token table: plain Arrow types, the tokenizer's identity as schema metadata."""
+    """Return the schema of a token table: plain Arrow types, with the tokenizer's identity as schema metadata."""
     return pa.schema(
         [
             ("uid", pa.int64()),  # unique over all data sets
@@ -65,7 +72,7 @@ def token_table(info: TokenizerInfo, version: str) -> pa.Schema:
 
 
 def tokenizer_of(schema: pa.Schema) -> TokenizerInfo:
-    """The tokenizer recorded in a token table's schema. Raises ValueError where there is none."""
+    """Return the tokenizer in the metadata of a token table's schema. Raises ValueError if there is none."""
     text = (schema.metadata or {}).get(b"emage.tokenizer")
     if text is None:
         raise ValueError("no tokenizer in the schema metadata")
@@ -74,9 +81,16 @@ def tokenizer_of(schema: pa.Schema) -> TokenizerInfo:
 
 
 def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
-    """A token table's parquet files in order, and its tokenizer. Raises InputError where `path` holds none.
+    """Return a token table's parquet files, sorted, and its tokenizer.
 
-    `path` is a folder or a URI of one (s3://, gs://, hdfs://); the files are paths of `storage.find(path)`'s system.
+    Args:
+        path: A folder, or the URI of one (s3://, gs://, hdfs://).
+
+    Returns:
+        The files as paths in the file system of `storage.find(path)`, and the tokenizer of the first file.
+
+    Raises:
+        InputError: There is no token table, or it is unreachable.
     """
     filesystem, folder = storage.find(path)
     try:
@@ -86,29 +100,32 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
     files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
     if not files:
         raise InputError(f"{redact(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
-    with _readable(files[0]):
+    with _reading(files[0]):
         return files, tokenizer_of(pq.read_schema(files[0], filesystem=filesystem))
 
 
 def fingerprint(path: str) -> str:
-    """What tells one token table from another: its ingest's own manifest, or the files' names and sizes."""
+    """Return a digest that tells one token table from another.
+
+    It is made of the ingest's manifest, or of the files' names and sizes if there is no manifest.
+    """
     filesystem, folder = storage.find(path)
-    made = f"{folder}/_manifest.json"
-    if filesystem.get_file_info(made).is_file:
-        with filesystem.open_input_file(made) as file:
+    manifest_path = f"{folder}/_manifest.json"
+    if filesystem.get_file_info(manifest_path).is_file:
+        with filesystem.open_input_file(manifest_path) as file:
             return hashlib.sha256(file.read()).hexdigest()
     infos = filesystem.get_file_info(open_token_table(path)[0])
     return manifest.fingerprint([(info.base_name, info.size) for info in infos])
 
 
-def footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) -> pq.FileMetaData:
-    """What a file says of its row groups. Raises InputError where it is no part of the token table of `info`."""
-    with _readable(file):
+def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) -> pq.FileMetaData:
+    """Return the parquet metadata of a file. Raises InputError if it does not belong to the token table of `info`."""
+    with _reading(file):
         metadata = pq.read_metadata(file, filesystem=filesystem)
         columns = metadata.schema.to_arrow_schema()
         other = tokenizer_of(columns)
     if other != info:
-        raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table to a folder")
+        raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table per folder")
     expected = token_table(info, "")
     for name in ("uid", "caption", "tokens"):
         if name not in columns.names or columns.field(name).type != expected.field(name).type:
@@ -117,8 +134,8 @@ def footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) ->
 
 
 @contextmanager
-def _readable(file: str) -> Iterator[None]:
-    """What is raised about a file that cannot be read becomes an InputError that names it."""
+def _reading(file: str) -> Iterator[None]:
+    """Turn what is raised about an unreadable file into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

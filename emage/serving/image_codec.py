@@ -51,7 +51,7 @@ def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
 
 def _decode(name: str, data: bytes) -> Image.Image:
     try:
-        return decode_image.opened(data, max_pixels=MAX_UPLOAD_PIXELS)
+        return decode_image.open_upload(data, max_pixels=MAX_UPLOAD_PIXELS)
     except decode_image.ImageError as error:
         reason = DECODE_ERRORS.get(error.reason, "it cannot be decoded")
         raise RequestError("invalid_image", f"{name}: {reason}", name) from None
@@ -72,7 +72,7 @@ def encode_image(image: Image.Image, format: Format) -> bytes:
     if format == "png":
         image.save(file, "PNG")
     else:
-        image.save(file, "JPEG", quality=decode_image.QUALITY, subsampling=0)
+        image.save(file, "JPEG", quality=decode_image.JPEG_QUALITY, subsampling=0)
     return file.getvalue()
 
 

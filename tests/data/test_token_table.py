@@ -1,3 +1,5 @@
+"""Training order: the rows of every step by seed, row groups that are read ahead, damaged files."""
+
 import gc
 import json
 import subprocess
@@ -16,14 +18,14 @@ import torch
 
 from emage.data.schema import TokenizerInfo
 from emage.data.schema import token_table as schema
-from emage.data.token_table import PAUSES, READERS, Group, TokenTable
+from emage.data.token_table import NUM_READERS, RETRY_PAUSES_S, RowGroup, TokenTable
 from emage.utils.errors import InputError
 
-INFO = TokenizerInfo("drawn", "0" * 64, 512, (2, 2))
+INFO = TokenizerInfo("made-up", "0" * 64, 512, (2, 2))
 
 
 def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10, info: TokenizerInfo = INFO) -> Path:
-    """A table whose row i has uid i, caption "image i" and the tokens i, i, i, ..."""
+    """Write a table whose row i has uid i, caption "image i" and the tokens i, i, i, ..."""
     uid, n = np.arange(rows), info.num_tokens
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(uid, n).astype(np.uint16)), n)
     numbers = {"uid": uid, "width": [1] * rows, "height": [1] * rows, "tokens": tokens}
@@ -37,8 +39,8 @@ def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10,
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group that cannot be read is tried again at once, and as often as ever."""
-    monkeypatch.setattr("emage.data.token_table.PAUSES", (0.0,) * len(PAUSES))
+    """Let a row group that cannot be read be tried again at once, as often as ever."""
+    monkeypatch.setattr("emage.data.token_table.RETRY_PAUSES_S", (0.0,) * len(RETRY_PAUSES_S))
 
 
 def uids(table: TokenTable, steps: range, size: int, rank: int = 0, world_size: int = 1) -> list[int]:
@@ -46,8 +48,8 @@ def uids(table: TokenTable, steps: range, size: int, rank: int = 0, world_size: 
 
 
 def decoded() -> int:
-    """Row groups in memory."""
-    return sum(type(thing) is Group for thing in gc.get_objects())
+    """Return the number of row groups in memory."""
+    return sum(type(item) is RowGroup for item in gc.get_objects())
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -57,7 +59,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# --- Which rows -------------------------------------------------------------------------------------------------------
+# Training order
 
 
 def test_an_epoch_shows_every_row_once_and_the_next_in_another_order(token_table: Path):
@@ -75,7 +77,7 @@ def test_a_steps_rows_depend_on_seed_and_step_alone(token_table: Path):
 
 
 def test_the_order_and_the_seeds_stay_what_they_were(tmp_path: Path):
-    """By value: whoever goes on from a checkpoint of an earlier release must see the rows that it would have seen."""
+    """By value: a run that resumes from an earlier release's checkpoint must see the rows that it would have seen."""
     table = TokenTable(str(write(tmp_path)), seed=7)
     assert table.batch(0, 6).uid == [8, 0, 7, 1, 3, 6]
     assert table.batch(1, 6).uid == [2, 4, 5, 9, 44, 43]  # the rest of a row group of 10, two of the next one's 3
@@ -83,12 +85,12 @@ def test_the_order_and_the_seeds_stay_what_they_were(tmp_path: Path):
     assert table.batch(10_000, 6).uid == [28, 24, 29, 27, 23, 31]
     assert table.batch(0, 6).seeds[:2] == [8460147692890830636, 3317731564112288844]
     assert table.batch(8, 6).seeds[:2] == [271795351409202035, 1490227050904969113]
-    assert table.batch(10**9, 6).seeds[:2] == [5638822729745995888, 5494642475063480314]  # places beyond 32 bits
+    assert table.batch(10**9, 6).seeds[:2] == [5638822729745995888, 5494642475063480314]  # indexes beyond 32 bits
 
 
 @pytest.mark.parametrize(("size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 4), (120, 7), (3, 5)])
-def test_ranks_share_a_step_between_them(tmp_path: Path, size: int, world_size: int):
-    """As evenly as it goes, in order, whatever their number: of 8 rows 2, 3 and 3; with more ranks than rows, none."""
+def test_ranks_divide_a_step_between_them(tmp_path: Path, size: int, world_size: int):
+    """As evenly as possible, in order, for any number of ranks: of 8 rows 2, 3 and 3; some get none of too few rows."""
     path = str(write(tmp_path))
     whole = TokenTable(path, seed=0)
     tables = [TokenTable(path, seed=0) for _ in range(world_size)]
@@ -118,15 +120,15 @@ def test_a_step_may_take_more_rows_than_the_table_has(tmp_path: Path):
     assert len(set(batch.seeds)) == 12  # the same image gets other masks
 
 
-def test_two_threads_may_ask_at_once(tmp_path: Path):
+def test_two_threads_may_read_at_once(tmp_path: Path):
     table = TokenTable(str(write(tmp_path, rows=400)), seed=0, groups_in_memory=1)
     expected = {step: table.batch(step, 4).uid for step in range(100)}
     wrong: list[int] = []
 
-    def ask(steps: range) -> None:
+    def read(steps: range) -> None:
         wrong.extend(step for step in steps if table.batch(step, 4).uid != expected[step])
 
-    threads = [threading.Thread(target=ask, args=(steps,)) for steps in (range(100), range(99, -1, -1))]
+    threads = [threading.Thread(target=read, args=(steps,)) for steps in (range(100), range(99, -1, -1))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -134,11 +136,11 @@ def test_two_threads_may_ask_at_once(tmp_path: Path):
     assert not wrong
 
 
-# --- Reading ahead ----------------------------------------------------------------------------------------------------
+# Reading ahead
 
 
-def test_what_follows_is_read_while_a_group_is_used(tmp_path: Path):
-    """Over the epoch's border too: with the files gone, what was read ahead still comes, and then the line about it."""
+def test_the_next_groups_are_read_while_one_is_used(tmp_path: Path):
+    """Over the end of an epoch too: with the file deleted, what was read ahead still comes, and then the error."""
     before = decoded()
     table = TokenTable(str(write(tmp_path, per_file=50)), seed=0, groups_in_memory=3)  # five groups of 10 rows
     expected = uids(TokenTable(str(tmp_path), seed=0, groups_in_memory=1), range(6), 10)
@@ -158,17 +160,17 @@ def test_memory_holds_few_groups_however_many_there_are(tmp_path: Path):
     for step in range(0, 100, 10):
         uids(table, range(step, step + 10), 10)
         most = max(most, decoded() - before)
-    assert 1 <= most <= 3 + READERS  # a thread may still be at one that is no longer wanted
+    assert 1 <= most <= 3 + NUM_READERS  # a thread may still be at one that is no longer wanted
     table.close()
 
 
-def test_after_an_error_the_same_step_can_be_asked_for_again(tmp_path: Path):
+def test_a_step_can_be_read_again_after_an_error(tmp_path: Path):
     table = TokenTable(str(write(tmp_path, per_file=50)), seed=0, groups_in_memory=1)
-    file, away = tmp_path / "00000.parquet", tmp_path / "away"
-    file.rename(away)
+    file, moved = tmp_path / "00000.parquet", tmp_path / "moved"
+    file.rename(moved)
     with pytest.raises(InputError, match="cannot be read"):
         table.batch(0, 10)
-    away.rename(file)
+    moved.rename(file)
     assert table.batch(0, 10).uid == TokenTable(str(tmp_path), seed=0).batch(0, 10).uid
 
 
@@ -183,7 +185,7 @@ def test_a_damaged_row_group_is_named(tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
-def test_a_table_nobody_has_any_more_leaves_no_threads(tmp_path: Path):
+def test_a_collected_table_leaves_no_threads(tmp_path: Path):
     def readers() -> int:
         return sum(thread.name.startswith("token-table") for thread in threading.enumerate())
 
@@ -210,10 +212,10 @@ table.batch(0, 10)
     assert (done.returncode, done.stderr) == (3 if "3" in closing else 0, "")
 
 
-# --- What is no token table -------------------------------------------------------------------------------------------
+# Folders that are not a token table
 
 
-def test_what_is_no_token_table_is_refused(tmp_path: Path):
+def test_folders_that_are_not_a_token_table_are_rejected(tmp_path: Path):
     with pytest.raises(InputError, match="no token table"):
         TokenTable(str(tmp_path), seed=0)
     with pytest.raises(InputError, match="no token table"):
@@ -228,12 +230,12 @@ def test_what_is_no_token_table_is_refused(tmp_path: Path):
         TokenTable(str(tmp_path / "a.parquet"), seed=0)
 
 
-def test_every_file_is_looked_at_before_training(tmp_path: Path):
+def test_every_file_is_checked_before_training(tmp_path: Path):
     write(tmp_path / "table")
     second = tmp_path / "table" / "00001.parquet"
     write(tmp_path / "other", info=TokenizerInfo("other", "1" * 64, 512, (2, 2)))
     second.write_bytes((tmp_path / "other" / "00001.parquet").read_bytes())
-    with pytest.raises(InputError, match=r"00001\.parquet is of .*other.*keep one table to a folder"):
+    with pytest.raises(InputError, match=r"00001\.parquet is of .*other.*keep one table per folder"):
         TokenTable(str(tmp_path / "table"), seed=0)
     table = pq.read_table(tmp_path / "table" / "00000.parquet")
     pq.write_table(table.drop_columns(["caption"]), second)

@@ -175,7 +175,7 @@ def test_objects_of_a_token_table_that_vanish_or_are_damaged(tokens_uri, monkeyp
     table = TokenTable(tokens_uri, seed=0, groups_in_memory=1)
     for info in filesystem.get_file_info(pyarrow.fs.FileSelector(path)):
         filesystem.delete_file(info.path)
-    monkeypatch.setattr("emage.data.token_table.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("emage.data.token_table.RETRY_PAUSES_S", (0.0, 0.0))
     with pytest.raises(InputError, match=r"^tables/tokens/0000\d\.parquet: cannot be read"):
         table.batch(0, 8)
     assert said_of(tokens_uri).startswith(f"{tokens_uri}: no token table (*.parquet) here")

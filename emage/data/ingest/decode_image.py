@@ -1,7 +1,7 @@
-"""Bytes from the web -> a square RGB image, or the reason why not. No network, no tokens here.
+"""Decoding of bytes from the web into images: square RGB ones for the tokenizer, whole ones for uploads.
 
-`square` trusts nothing: only formats that Pillow decodes itself, the number of pixels checked before any is decoded,
-and whatever a hostile file makes a decoder raise becomes a named cause.
+A file is never trusted: only formats that Pillow decodes itself are accepted, the number of pixels is checked before
+any of them is decoded, and whatever a hostile file makes a decoder raise becomes an ImageError with a drop reason.
 """
 
 import io
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # the others are rare, and some start programs
-MAX_SCANS = 100  # of a JPEG; honest ones have about 10, and each costs a pass over all pixels
-QUALITY = 95  # of the JPEG that we write; without chroma subsampling, which blurs small images
+MAX_SCANS = 100  # of a JPEG; usual ones have about 10, and each is decoded over all pixels
+JPEG_QUALITY = 95  # of the JPEGs that are written, without chroma subsampling, which blurs small images
 
 
 class ImageError(ValueError):
@@ -30,35 +30,51 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class SquareImage:
+    """An encoded image, and the size of the original."""
+
     jpeg: bytes
     width: int  # as downloaded and upright, before resizing
     height: int
 
 
 def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> SquareImage:
-    """Upright, RGB, the shorter side resized to `size` with antialias, the centre cropped: always size x size."""
+    """Return the image as a JPEG of size x size, for training.
+
+    The image is turned upright and converted to RGB, its shorter side is resized to `size` with antialiasing, and the
+    centre is cropped.
+
+    Args:
+        data: The file's bytes.
+        size: Width and height of the result, px.
+        min_size: The least shorter side, px.
+        max_pixels: The most pixels, checked before decoding.
+
+    Raises:
+        ImageError: With the drop reason.
+    """
     image = _admit(data, min_size, max_pixels)
     width, height = image.size
-    # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the time; twice the goal is left for the antialiasing.
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size in less time; twice `size` is left for the antialiasing.
     image.draft(None, (2 * size, 2 * size))
     image = _upright(_load(image))
     if (image.width > image.height) != (width > height):
         width, height = height, width
     image = _rgb(image, size)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY, subsampling=0)
+    image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return SquareImage(file.getvalue(), width, height)
 
 
 def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarray:
-    """The same square as (size, size, 3) uint8, decoded in full and not compressed again: what `square` saves time and
-    space by would show in the figures of a metric.
+    """Return the square of `square` as (size, size, 3) uint8, for metrics.
+
+    The image is decoded in its full size and not compressed again: both would change a metric's value.
     """
     return np.asarray(_rgb(_upright(_load(_admit(data, min_size, max_pixels))), size))
 
 
-def opened(data: bytes, *, max_pixels: int) -> Image.Image:
-    """An uploaded image, upright, in its own size, RGB or, where it has transparency, RGBA. Raises ImageError."""
+def open_upload(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Return an uploaded image, upright, in its own size: RGBA if it has transparency, else RGB. Raises ImageError."""
     image = _eight_bit(_upright(_load(_admit(data, 1, max_pixels))))
     try:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -67,12 +83,12 @@ def opened(data: bytes, *, max_pixels: int) -> Image.Image:
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """An encoded image as (H, W, 3) uint8. Raises ImageError where it cannot be decoded."""
+    """Return an encoded image as (H, W, 3) uint8. Raises ImageError if it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))
 
 
 def _admit(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
-    """As _open, and refuses what is too small, or too much to decode."""
+    """Open an image and reject it if it is too small, or too much to decode."""
     image = _open(data)
     if min(image.size) < min_size:
         raise ImageError("too_small")
@@ -84,7 +100,7 @@ def _admit(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
-    """The header alone: size and mode are known, no pixel is decoded."""
+    """Read the header alone: size and mode are known, no pixel is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -98,7 +114,7 @@ def _open(data: bytes) -> Image.Image:
 def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
-    except Exception as error:  # likewise
+    except Exception as error:  # as above
         raise ImageError("truncated" if "truncated" in str(error).lower() else "decode_error") from None
     return image
 
@@ -106,21 +122,18 @@ def _load(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF is no reason to lose an image that decodes
+    except Exception:  # an image that decodes is kept in spite of broken EXIF
         return image
 
 
 def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
-    """The image in RGB, cut and resized to `size` x `size` where one is given.
-
-    Transparency goes over white; 16-bit grey is scaled down, where Pillow alone would clip it.
-    """
+    """Return the image in RGB over white, cropped and resized to `size` x `size` if a size is given."""
     try:
         image = _eight_bit(image)
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         if size is not None:
             image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-        if image.mode == "RGBA":  # when it is small: each step here is one more copy
+        if image.mode == "RGBA":  # after resizing: each step is one more copy of the image
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return image
     except Exception:  # a colour space that Pillow cannot convert, a broken palette
@@ -128,7 +141,7 @@ def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled down, where Pillow alone would clip it."""
+    """Return 16-bit grey scaled down to 8 bits; Pillow alone would clip it."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,11 +1,11 @@
-"""Which rows of a URL table are never asked for: conditions on their metadata, and block-lists.
+"""The filters of URL tables: conditions on a row's metadata, and block lists of URLs, hosts and md5 sums.
 
-    where=["similarity>=0.3", "NSFW==UNLIKELY"]     a row goes on where every condition holds; a missing value fails
-    block_urls, block_hosts, block_md5              lists of what must not be fetched, one entry a line
+    where=["similarity>=0.3", "NSFW==UNLIKELY"]     a row is kept if every condition holds; a missing value fails
+    block_urls, block_hosts, block_md5              lists of what must not be downloaded, one entry per line
 
-A list of URLs or of md5 sums is kept as sorted 64-bit hashes, 8 bytes an entry: at ten million entries one row in
-2 * 10^12 is blocked for another one. A URL's host is found as the fetch finds it: no spelling of it gets past a list.
-No network and no images here.
+A list of URLs or of md5 sums is stored as sorted 64-bit hashes, 8 bytes per entry: with ten million entries, one row in
+2 * 10^12 is blocked by mistake. A URL's host is parsed as fetch.py parses it, so no spelling of it evades a list.
+This module needs neither the network nor images.
 """
 
 import gzip
@@ -34,17 +34,22 @@ OPERATIONS = {
     "<": pc.less,
 }
 NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-# A URL as far as its host can reach. urlsplit drops tabs and line breaks, so they may stand between the slashes.
+# The beginning of a URL up to the end of its host. urlsplit drops tabs and line breaks: they may separate the slashes.
 AUTHORITY = r"^(?P<authority>[^/]*/[\t\r\n]*/[^/?#]*)"
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
 
 
-# --- Conditions on metadata ------------------------------------------------------------------------------------------
+# Conditions on metadata
 
 
 @dataclass(frozen=True)
 class Condition:
-    """`text`, as it was written, is also the name under which the rows that fail it are counted."""
+    """A condition on one column.
+
+    Attributes:
+        text: As it was written: also the drop reason of the rows that fail it.
+        value: A number, or a text for == and !=.
+    """
 
     text: str
     column: str
@@ -52,33 +57,33 @@ class Condition:
     value: float | str
 
     def holds(self, values: pa.Array) -> pa.Array:
-        """Booleans, False for a missing value (or, against a number, for what is none)."""
+        """Return booleans, False for a missing value and, if a number is compared, for a text that is not a number."""
         values = numbers(values) if isinstance(self.value, float) else values.cast(pa.string())
         return pc.fill_null(OPERATIONS[self.operation](values, pa.scalar(self.value, values.type)), False)
 
 
 def parse_condition(text: str) -> Condition:
-    """ "similarity>=0.3" -> a condition on that column. Raises InputError where it is none."""
+    """Return the condition of a text such as "similarity>=0.3". Raises InputError if it is not a condition."""
     parts = CONDITION.fullmatch(text)
     if parts is None:
-        raise InputError(f"source.where: {text!r} is no condition; write it like similarity>=0.3 or NSFW==UNLIKELY")
+        raise InputError(f"source.where: {text!r} is not a condition; write it like similarity>=0.3 or NSFW==UNLIKELY")
     column, operation, value = parts.groups()
     try:
         return Condition(text, column, operation, float(value))
     except ValueError:
         if operation in ("==", "!="):
             return Condition(text, column, operation, value)
-        raise InputError(f"source.where: in {text!r}, {value!r} is no number") from None
+        raise InputError(f"source.where: in {text!r}, {value!r} is not a number") from None
 
 
 def lacks_numbers(values: pa.Array) -> bool:
-    """Whether there are values and none is a number. An empty text, as csv has it, is a missing value."""
+    """Return True if there are values and none is a number. An empty text, as csv has it, is a missing value."""
     is_value = pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), "")
     return bool(pc.any(is_value).as_py()) and numbers(values).null_count == len(values)
 
 
 def numbers(values: pa.Array) -> pa.Array:
-    """Any column as float64; what is no number is missing."""
+    """Return any column as float64, null for what is not a number."""
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return values.cast(pa.float64(), safe=False)
     trimmed = pc.utf8_trim_whitespace(values)
@@ -86,25 +91,31 @@ def numbers(values: pa.Array) -> pa.Array:
     return pc.if_else(is_number, trimmed, pa.scalar(None, trimmed.type)).cast(pa.float64())
 
 
-# --- Block-lists -----------------------------------------------------------------------------------------------------
+# Block lists
 
 
 @dataclass(frozen=True)
 class BlockLists:
-    """Sorted uint64 hashes of URLs, host names, sorted first halves of md5 sums."""
+    """The entries of all lists.
+
+    Attributes:
+        urls: (n,) uint64, sorted: see `hashes`.
+        hosts: Host names; each stands for its subdomains as well.
+        md5: (n,) uint64, sorted: see `md5_keys`.
+    """
 
     urls: np.ndarray
     hosts: frozenset[str]
     md5: np.ndarray
 
-    def blocks(self, urls: pa.Array, md5: pa.Array | None) -> Iterator[tuple[str, np.ndarray]]:
-        """(cause, booleans) for each list that there is."""
+    def match(self, urls: pa.Array, md5: pa.Array | None) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (drop reason, booleans over the rows) for each list that is not empty."""
         if len(self.urls):
-            yield "blocked_url", contains(self.urls, hashes(pc.utf8_trim_whitespace(urls)))
+            yield "blocked_url", is_in(self.urls, hashes(pc.utf8_trim_whitespace(urls)))
         if self.hosts:
             yield "blocked_host", self._blocked_hosts(urls)
         if len(self.md5) and md5 is not None:
-            yield "blocked_md5", contains(self.md5, md5_keys(md5.to_pylist()))
+            yield "blocked_md5", is_in(self.md5, md5_keys(md5.to_pylist()))
 
     def _blocked_hosts(self, urls: pa.Array) -> np.ndarray:
         starts = pc.struct_field(pc.extract_regex(urls, AUTHORITY), "authority").dictionary_encode()
@@ -112,7 +123,7 @@ class BlockLists:
         return blocked[pc.fill_null(starts.indices, len(blocked) - 1).to_numpy(zero_copy_only=False)]
 
     def _is_blocked(self, url: str) -> bool:
-        """A list's example.com stands for img.example.com as well. What is never fetched need not be blocked."""
+        """Return True if a listed host is the URL's or a domain above it; False for a URL that is never fetched."""
         try:
             labels = _host(url).split(".")
         except (ValueError, fetch.FetchError):
@@ -120,15 +131,19 @@ class BlockLists:
         return any(".".join(labels[i:]) in self.hosts for i in range(len(labels)))
 
 
-def block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[str]) -> BlockLists:
-    """Reads the files (text, one entry a line, # for comments; .gz). Raises InputError where one cannot be read."""
+def read_block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[str]) -> BlockLists:
+    """Read the files of the block lists: text (or .gz), one entry per line, # for comments.
+
+    Raises:
+        InputError: A file cannot be read, or an entry is not a host or an md5 sum.
+    """
     sums = list(_entries(md5, "select.block_md5"))
     if wrong := next((entry for entry in sums if not MD5.fullmatch(entry)), None):
-        raise InputError(f"select.block_md5: {wrong[:80]!r} is no md5 sum of 32 hexadecimal digits")
+        raise InputError(f"select.block_md5: {wrong[:80]!r} is not an md5 sum of 32 hexadecimal digits")
     return BlockLists(
         np.sort(hashes(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
         frozenset(_listed_host(entry) for entry in _entries(hosts, "select.block_hosts")),
-        np.sort(md5_keys(sums)),  # no key is 0, which stands for no sum
+        np.sort(md5_keys(sums)),  # no key is 0, which stands for a missing sum
     )
 
 
@@ -144,17 +159,17 @@ def _entries(files: Sequence[str], key: str) -> Iterator[str]:
 
 
 def _listed_host(entry: str) -> str:
-    """ "*.wild.net", ".wild.net" and "wild.net." are wild.net. Raises InputError where the entry is no host alone."""
+    """Return wild.net for "*.wild.net", ".wild.net" and "wild.net.". Raises InputError if the entry is not a host."""
     name = entry.removeprefix("*.").strip(".")
     try:
-        if ":" in name:  # of an IPv6 address, in brackets or not; of nothing else
+        if ":" in name:  # only an IPv6 address has colons, with brackets or without
             return str(ipaddress.IPv6Address(name.strip("[]")))
         if not re.search(r"[/?#@]", name):
             return _host(f"http://{name}")
     except (ValueError, fetch.FetchError):
         pass
     raise InputError(
-        f"select.block_hosts: {entry[:80]!r} is no host; write it like example.com, without https:// or port"
+        f"select.block_hosts: {entry[:80]!r} is not a host; write it like example.com, without https:// or port"
     )
 
 
@@ -165,17 +180,17 @@ def _host(url: str) -> str:
 
 
 def hashes(texts: pa.Array) -> np.ndarray:
-    """(n,) uint64, the same on every machine; missing texts count as empty."""
-    hash_texts: Any = hash_array  # its stub knows fewer arguments
+    """Return (n,) uint64 hashes of texts, the same on every machine; a missing text has the hash of an empty one."""
+    hash_texts: Any = hash_array  # its type stub lacks an argument
     return hash_texts(pc.fill_null(texts, "").to_numpy(zero_copy_only=False), categorize=False)
 
 
 def md5_keys(sums: Sequence[str | None]) -> np.ndarray:
-    """(n,) uint64: the first 8 bytes of each md5 sum (at least 1), 0 for what is none."""
+    """Return (n,) uint64: the first 8 bytes of each md5 sum (at least 1), 0 for what is not an md5 sum."""
     return np.array([max(1, int(text[:16], 16)) if text and MD5.fullmatch(text) else 0 for text in sums], np.uint64)
 
 
-def contains(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which of `values` are among the sorted `known`."""
-    places = np.searchsorted(known, values)
-    return known[np.minimum(places, len(known) - 1)] == values
+def is_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return booleans: which of `values` are in `known`, which is sorted."""
+    positions = np.searchsorted(known, values)
+    return known[np.minimum(positions, len(known) - 1)] == values

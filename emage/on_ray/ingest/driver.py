@@ -96,7 +96,7 @@ def resolve(config: IngestConfig) -> Inputs:
         for table in tables:
             url_table.check(table)
         select = config.select
-        block_lists = url_filter.block_lists(select.block_urls, select.block_hosts, select.block_md5)
+        block_lists = url_filter.read_block_lists(select.block_urls, select.block_hosts, select.block_md5)
     identity = _identity(config)
     launch.check_output(output, "ingest", identity)
     done = stages.finished(output, config.download.passes)

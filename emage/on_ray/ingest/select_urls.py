@@ -204,7 +204,7 @@ def _kept(
         filtered[condition.text] += int((kept & fails).sum())
         kept &= ~fails
     md5 = batch[url_table.METADATA_PREFIX + table.md5].cast(pa.string()) if table.md5 else None
-    for cause, fails in blocked.blocks(batch["url"], md5):
+    for cause, fails in blocked.match(batch["url"], md5):
         filtered[cause] += int((kept & fails).sum())
         kept &= ~fails
     return kept

@@ -195,7 +195,7 @@ def _write_run(plan: Plan, number: int, files: list[str]) -> np.ndarray:
         table = pa.concat_tables([pq.read_table(file) for file in files])
         same = np.load(plan.dropped, mmap_mode="r")
         if plan.config.drop_same_content and len(same):
-            table = table.filter(pa.array(~url_filter.contains(same, table["uid"].to_numpy())))
+            table = table.filter(pa.array(~url_filter.is_in(same, table["uid"].to_numpy())))
         sorted_runs.write(path, table, sorted_runs.mixed(table["uid"].to_numpy(), plan.config.seed), "uid")
     return sorted_runs.starts(path, plan.num_ranges)
 

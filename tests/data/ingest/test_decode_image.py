@@ -12,7 +12,7 @@ RED, GREEN, BLUE, WHITE = (220, 20, 20), (20, 200, 20), (20, 20, 220), (255, 255
 
 
 def quadrants(width: int = 96, height: int = 96) -> Image.Image:
-    """Red, green over blue, white."""
+    """Return an image of four quadrants: red, green over blue, white."""
     image = Image.new("RGB", (width, height), WHITE)
     image.paste(RED, (0, 0, width // 2, height // 2))
     image.paste(GREEN, (width // 2, 0, width, height // 2))
@@ -21,7 +21,7 @@ def quadrants(width: int = 96, height: int = 96) -> Image.Image:
 
 
 def square(data: bytes, size: int = 64, min_size: int = 16, max_pixels: int = 1_000_000) -> np.ndarray:
-    """(size, size, 3) int"""
+    """Return the square as (size, size, 3) int."""
     image = decode_image.square(data, size, min_size=min_size, max_pixels=max_pixels)
     return decode_image.pixels(image.jpeg).astype(int)
 
@@ -61,7 +61,7 @@ def test_exif_rotation_is_applied():
     assert (image.width, image.height) == (96, 128)
 
 
-def test_broken_exif_costs_nothing():
+def test_an_image_with_broken_exif_is_kept():
     data = encode(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01garbage")
     assert is_near(corners(square(data)), [RED, GREEN, BLUE, WHITE])
 
@@ -95,14 +95,14 @@ def test_animations_and_stereo_pairs_are_their_first_image():
         assert is_near(corners(square(data)), [RED, GREEN, BLUE, WHITE])
 
 
-def test_transparency_that_is_cut_and_resized_has_no_dark_seam():
+def test_transparency_that_is_cropped_and_resized_has_no_dark_seam():
     image = Image.new("RGBA", (256, 128), (0, 0, 0, 0))
     image.paste((255, 255, 255, 255), (0, 0, 128, 128))  # white on nothing is white on white
     assert square(encode(image), size=32).min() > 250
 
 
 def bomb(scans: int) -> bytes:
-    """A small file that makes a decoder go over all its pixels `scans` times."""
+    """Return a small file that makes a decoder decode all its pixels `scans` times."""
     data = encode(Image.new("L", (512, 512)), "JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * scans + b"\xff\xd9"
 

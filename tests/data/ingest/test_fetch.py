@@ -87,8 +87,8 @@ def test_the_host_is_what_stands_behind_the_last_at_sign(pages):
     assert drop_reason("http://127.0.0.1%2f@[::1]/a.jpg", FetchLimits()) == "private_address"
 
 
-def test_what_is_sent_names_us_and_gives_nothing_away(pages, monkeypatch):
-    """No password of the URL, no cookie from the page before, no Referer; and proxies are not asked."""
+def test_what_is_sent_names_the_program_and_no_secrets(pages, monkeypatch):
+    """No password of the URL, no cookie of the page before, no Referer; and proxies are not used."""
     pages, address = pages
     sent = []
     pages["/a"] = lambda handler: (
@@ -124,17 +124,17 @@ def test_redirects_as_servers_write_them(pages):
     assert drop_reason(address + "/nowhere") == "bad_response"
 
 
-def test_packed_answers_are_unpacked_within_the_limit(pages):
+def test_compressed_responses_are_decompressed_within_the_limit(pages):
     pages, address = pages
     image = bytes(range(256)) * 100
-    packed = gzip.compress(image)
+    compressed = gzip.compress(image)
     pages |= {
-        "/gzip": web.answer(packed, Content_Encoding="gzip"),
+        "/gzip": web.answer(compressed, Content_Encoding="gzip"),
         "/deflate": web.answer(zlib.compress(image), Content_Encoding="deflate"),
         "/lie": web.answer(image, Content_Encoding="gzip"),
         "/odd": web.answer(image, Content_Encoding="utf-8"),
         "/bomb": web.answer(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip"),
-        "/cut": web.answer(packed[:-20], Content_Encoding="gzip"),
+        "/cut": web.answer(compressed[:-20], Content_Encoding="gzip"),
     }
     for path in ("/gzip", "/deflate", "/lie", "/odd"):
         assert fetch.fetch(address + path, LIMITS, nobody_opts_out) == image
@@ -167,7 +167,7 @@ def test_the_deadline_covers_the_whole_request(pages, page):
     assert time.monotonic() - started < 5
 
 
-def test_answers_that_are_no_image(pages):
+def test_responses_that_are_not_an_image(pages):
     pages, address = pages
     pages |= {
         "/endless": web.endless,
@@ -178,8 +178,8 @@ def test_answers_that_are_no_image(pages):
         "/round": web.redirect("/round"),
         "/noise": lambda handler: handler.wfile.write(b"no HTTP at all\r\n\r\n"),
     }
-    causes = {path: drop_reason(address + path) for path in pages} | {"/404": drop_reason(address + "/404")}
-    assert causes == {
+    reasons = {path: drop_reason(address + path) for path in pages} | {"/404": drop_reason(address + "/404")}
+    assert reasons == {
         "/endless": "too_big",
         "/big": "too_big",
         "/short": "connection_error",
@@ -191,7 +191,7 @@ def test_answers_that_are_no_image(pages):
     }
 
 
-def test_opting_out_is_heard_before_the_body(pages):
+def test_an_opt_out_is_respected_before_the_body(pages):
     pages, address = pages
 
     def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -204,19 +204,19 @@ def test_opting_out_is_heard_before_the_body(pages):
         fetch.fetch(address + "/mine", LIMITS, lambda headers: headers["X-Robots-Tag"] == "noai")
 
 
-def test_retries_what_may_pass_by_itself_only(pages):
+def test_only_temporary_failures_are_retried(pages):
     pages, address = pages
-    tries = []
+    attempts = []
 
     def flaky(handler: http.server.BaseHTTPRequestHandler) -> None:
-        tries.append(handler.path)
-        if len(tries) > 1:
+        attempts.append(handler.path)
+        if len(attempts) > 1:
             web.answer(b"at last")(handler)
         # the first time the connection just ends
 
     pages["/flaky"] = flaky
     assert fetch.fetch_with_retries(address + "/flaky", LIMITS, nobody_opts_out, retries=1) == b"at last"
-    pages["/gone"] = lambda handler: (tries.append("gone"), web.answer(b"", 404)(handler))[0]
+    pages["/gone"] = lambda handler: (attempts.append("gone"), web.answer(b"", 404)(handler))[0]
     with pytest.raises(FetchError, match="http_404"):
         fetch.fetch_with_retries(address + "/gone", LIMITS, nobody_opts_out, retries=3)
-    assert tries.count("gone") == 1
+    assert attempts.count("gone") == 1

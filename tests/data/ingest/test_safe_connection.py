@@ -62,7 +62,7 @@ def test_public_addresses():
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]"]
 )
-def test_loopback_is_refused_however_it_is_written(host):
+def test_loopback_is_rejected_in_every_spelling(host):
     assert drop_reason(f"http://{host}/a.jpg", FetchLimits()) == "private_address"
 
 
@@ -91,7 +91,7 @@ def test_a_slow_tls_handshake_meets_the_deadline():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of 127.0.0.1, signed by itself, in one PEM file."""
+    """Return a PEM file with a key and a self-signed certificate of 127.0.0.1."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     signed = (
@@ -106,7 +106,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def over_tls(certificate: Path, talk: Callable[[socket.socket], None]) -> Callable[[socket.socket], None]:
-    """`talk` behind a handshake, once the request is read."""
+    """Return a server that calls `talk` after the handshake, when it has read the request."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -129,7 +129,7 @@ def test_the_deadline_covers_the_body_over_tls(certificate, monkeypatch):
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
 
     with web.listening(over_tls(certificate, honest)) as quick, web.listening(over_tls(certificate, drip)) as slow:
-        assert drop_reason(f"https://{quick}/a.jpg") == "tls_error"  # nobody has vouched for it yet
+        assert drop_reason(f"https://{quick}/a.jpg") == "tls_error"  # not trusted yet
         trusting = safe_connection.tls_context.__wrapped__()
         trusting.load_verify_locations(certificate)
         monkeypatch.setattr(safe_connection, "tls_context", lambda: trusting)
@@ -141,7 +141,7 @@ def test_a_silent_first_address_leaves_time_for_the_second(pages, monkeypatch):
     pages, address = pages
     pages["/a"] = b"picture"
     port = int(address.rsplit(":", 1)[1])
-    with socket.socket() as full:  # its queue is full: it answers nobody, as a broken route does
+    with socket.socket() as full:  # its queue is full: it never answers, like a broken route
         full.bind(("127.0.0.2", 0))
         full.listen(0)
         waiting = [socket.socket() for _ in range(4)]
@@ -160,35 +160,35 @@ def test_a_silent_first_address_leaves_time_for_the_second(pages, monkeypatch):
 def test_the_connection_goes_to_the_address_that_was_checked(pages, monkeypatch):
     pages, address = pages
     pages["/a"] = b"public"
-    asked = []
+    looked_up = []
 
     def rebinding(host, port, **_):
-        asked.append(host)
-        ip = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"  # a second answer would be another address
+        looked_up.append(host)
+        ip = "127.0.0.1" if len(looked_up) == 1 else "127.0.0.2"  # a second answer would be another address
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (ip, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     monkeypatch.setattr(safe_connection, "is_public", lambda address: address == "127.0.0.1")
     port = address.rsplit(":", 1)[1]
     assert fetch.fetch(f"http://rebinding.test:{port}/a", FetchLimits(), nobody_opts_out) == b"public"
-    assert asked == ["rebinding.test"]
+    assert looked_up == ["rebinding.test"]
 
 
 def test_a_silent_resolver_meets_the_deadline(monkeypatch):
-    """And is counted as what it is: with broken DNS, the cause must not be a slow network."""
+    """And it is counted as a DNS error: broken DNS must not look like a slow network."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5))
     started = time.monotonic()
     assert drop_reason("http://silent.test/a.jpg", FetchLimits(timeout_s=0.2)) == "dns_error"
     assert time.monotonic() - started < 1.5
 
 
-def test_a_look_up_that_nobody_waits_for_any_more_is_not_made(monkeypatch):
-    """Else a resolver that is slow for a while would be kept busy by what has long been given up."""
-    asked, answering = [], threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or answering.wait(30))
+def test_a_lookup_that_was_given_up_is_not_made(monkeypatch):
+    """Otherwise a resolver that was slow for a while would stay busy with lookups that were given up."""
+    looked_up, answering = [], threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: looked_up.append(host) or answering.wait(30))
     with ThreadPoolExecutor(max_workers=1) as resolver:
         monkeypatch.setattr(safe_connection, "_resolver", lambda: resolver)
         assert drop_reason("http://first.test/a.jpg", FetchLimits(timeout_s=0.2)) == "dns_error"
         assert drop_reason("http://second.test/a.jpg", FetchLimits(timeout_s=0.2)) == "dns_error"  # behind the first
         answering.set()
-    assert asked == ["first.test"]
+    assert looked_up == ["first.test"]

@@ -26,7 +26,7 @@ def test_every_format_gives_the_same_pairs(tmp_path):
     assert [url_table.count_rows(SourceConfig(table=str(file))) for file in files] == [5] * 4
 
 
-def test_a_bad_row_of_text_costs_itself_alone(tmp_path):
+def test_a_bad_row_of_text_is_skipped_alone(tmp_path):
     lines = [b"url\tcaption", b"u1\tc1", b"u2\tc\t2", b"u3", b"u4\tcaf\xe9 \xff", b"u5\t"]
     good = [("u1", "c1"), ("u4", "caf\ufffd \ufffd"), ("u5", "")]
     (tmp_path / "t.tsv").write_bytes(b"\n".join(lines))
@@ -77,7 +77,7 @@ def test_jsonl_whose_types_change(tmp_path):
     assert bad == {"bad_row": 3}
 
 
-def test_missing_columns_are_named_with_what_there_is(tmp_path):
+def test_missing_columns_are_named_with_the_existing_ones(tmp_path):
     for file in (
         write_parquet(tmp_path / "t.parquet", ROWS, ("URL", "caption")),
         write_csv(tmp_path / "t.csv", [("URL", "caption"), *ROWS]),

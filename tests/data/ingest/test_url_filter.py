@@ -1,4 +1,4 @@
-"""Conditions on metadata and block-lists, on columns whose answers can be read off."""
+"""Conditions on metadata and block lists, on columns that are small enough to check by eye."""
 
 import gzip
 import hashlib
@@ -43,7 +43,7 @@ def test_conditions(text, values, expected):
 
 
 @pytest.mark.parametrize("text", ["similarity", "similarity=0.3", ">=3", "similarity>=high", ""])
-def test_what_is_no_condition(text):
+def test_texts_that_are_not_a_condition(text):
     with pytest.raises(InputError, match=r"source\.where"):
         url_filter.parse_condition(text)
 
@@ -56,20 +56,20 @@ def write(path: Path, *lines: str) -> str:
 def test_block_lists(tmp_path):
     digest = hashlib.md5(b"an image").hexdigest()
     (tmp_path / "more.txt.gz").write_bytes(gzip.compress(b"http://a.test/2.jpg\n"))
-    lists = url_filter.block_lists(
+    lists = url_filter.read_block_lists(
         [write(tmp_path / "urls.txt", "# seen in 2023", "http://a.test/1.jpg", ""), str(tmp_path / "more.txt.gz")],
         [write(tmp_path / "hosts.txt", "example.com", "[2001:db8::1]")],
         [write(tmp_path / "md5.txt", digest.upper())],
     )
     sums = pa.array([None, digest, "", digest.upper(), "no sum", "0" * 32, digest[:-1]])
-    blocked = {cause: np.flatnonzero(fails).tolist() for cause, fails in lists.blocks(URLS, sums)}
+    blocked = {reason: np.flatnonzero(fails).tolist() for reason, fails in lists.match(URLS, sums)}
     assert blocked == {"blocked_url": [0, 6], "blocked_host": [1, 4], "blocked_md5": [1, 3]}
 
 
 def blocked_by(path: Path, entries: list[str], urls: list[str | None]) -> list[bool]:
-    lists = url_filter.block_lists([], [write(path / "hosts.txt", *entries)], [])
-    ((cause, fails),) = lists.blocks(pa.array(urls, pa.string()), None)
-    assert cause == "blocked_host"
+    lists = url_filter.read_block_lists([], [write(path / "hosts.txt", *entries)], [])
+    ((reason, fails),) = lists.match(pa.array(urls, pa.string()), None)
+    assert reason == "blocked_host"
     return fails.tolist()
 
 
@@ -86,8 +86,8 @@ EVIL = [
 ]
 
 
-def test_no_spelling_of_a_host_gets_past_a_list(tmp_path):
-    for url in EVIL:  # the fetch asks that host, or one below it
+def test_no_spelling_of_a_host_evades_a_list(tmp_path):
+    for url in EVIL:  # the fetch connects to that host, or to a subdomain
         assert fetch.host_of(url).rstrip(".").endswith("evil.com"), url
     assert blocked_by(tmp_path, ["evil.com"], EVIL) == [True] * len(EVIL)
     others = [
@@ -134,16 +134,17 @@ def test_entries_of_a_host_list_and_what_they_block(tmp_path, entry, url):
         *("bad.org # seen in 2023", "0.0.0.0 bad.org", "bad.org,worse.org", "x" * 300),
     ],
 )
-def test_entries_that_are_no_host(tmp_path, entry):
-    with pytest.raises(InputError, match=r"^select\.block_hosts: '.*' is no host; write it like") as error:
+def test_entries_that_are_not_a_host(tmp_path, entry):
+    with pytest.raises(InputError, match=r"^select\.block_hosts: '.*' is not a host; write it like") as error:
         blocked_by(tmp_path, ["good.com", entry], [])
     assert entry[:80] in str(error.value) and "\n" not in str(error.value)
 
 
-def test_comments_and_empty_lines_are_no_entries(tmp_path):
-    """As entries, the first would be refused as a host, the second as an md5 sum."""
+def test_comments_and_empty_lines_are_skipped(tmp_path):
+    """As entries, the first would be rejected as a host, the second as an md5 sum."""
     assert blocked_by(tmp_path, ["# my list", "  # of hosts", "", "  ", "evil.com"], ["http://evil.com"]) == [True]
-    lists = url_filter.block_lists([write(tmp_path / "u", "# a", "http://a.test/")], [], [write(tmp_path / "m", "# b")])
+    urls, sums = write(tmp_path / "u", "# a", "http://a.test/"), write(tmp_path / "m", "# b")
+    lists = url_filter.read_block_lists([urls], [], [sums])
     assert len(lists.urls) == 1 and len(lists.md5) == 0
 
 
@@ -163,22 +164,22 @@ def test_columns_that_lack_numbers(values, expected):
     assert url_filter.lacks_numbers(pa.array(values)) is expected
 
 
-def test_without_lists_nothing_is_asked():
-    assert list(url_filter.block_lists([], [], []).blocks(URLS, None)) == []
+def test_without_lists_nothing_is_checked():
+    assert list(url_filter.read_block_lists([], [], []).match(URLS, None)) == []
 
 
 def test_lists_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"absent\.txt: not a readable list \(select\.block_hosts\)"):
-        url_filter.block_lists([], [str(tmp_path / "absent.txt")], [])
-    with pytest.raises(InputError, match=r"'http://a\.test' is no md5 sum"):
-        url_filter.block_lists([], [], [write(tmp_path / "md5.txt", "http://a.test")])
+        url_filter.read_block_lists([], [str(tmp_path / "absent.txt")], [])
+    with pytest.raises(InputError, match=r"'http://a\.test' is not an md5 sum"):
+        url_filter.read_block_lists([], [], [write(tmp_path / "md5.txt", "http://a.test")])
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"example.com\n" * 1000)[:-9])
     with pytest.raises(InputError, match="not a readable list"):
-        url_filter.block_lists([str(tmp_path / "cut.gz")], [], [])
+        url_filter.read_block_lists([str(tmp_path / "cut.gz")], [], [])
 
 
 def test_hashes_are_the_same_everywhere():
-    """Runs, shards and uids rest on them: another value is another shuffle."""
+    """Sorted runs, shards and uids depend on them: another value is another shuffle."""
     assert url_filter.hashes(pa.array(["http://a.test/1.jpg", "", None, "öäü"])).tolist() == [
         *(9029930180144773782, 1760245841805064774, 1760245841805064774, 6140590385611393161)
     ]

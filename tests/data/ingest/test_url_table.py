@@ -42,8 +42,8 @@ def test_nulls_stay_countable_rows(tmp_path):
     assert read_pairs(SourceConfig(table=str(file))) == [("http://a.test/1.jpg", ""), (None, "a bus")]
 
 
-def test_columns_that_conditions_ask_for(tmp_path):
-    """As numbers where a condition compares numbers, whatever the format; as text otherwise."""
+def test_columns_that_conditions_need(tmp_path):
+    """They are numbers if a condition compares numbers, in every format, and text otherwise."""
     rows = [("u1", "c1", "0.5", "ok", "a" * 32), ("u2", "c2", "", "no", ""), ("u3", "c3", "0.1", "ok", "b" * 32)]
     names = ("url", "caption", "similarity", "nsfw", "md5")
     objects = [dict(zip(names, row, strict=True)) | {"similarity": float(row[2]) if row[2] else None} for row in rows]
@@ -85,7 +85,7 @@ def test_columns_that_conditions_can_and_cannot_compare(tmp_path):
     assert "'tags' holds list<" in error_of(replace(source, where=("tags==a",)))
 
 
-def test_a_column_that_begins_with_missing_values_is_no_error(tmp_path):
+def test_a_column_may_begin_with_missing_values(tmp_path):
     rows = [("u", "c", "")] * 20_000 + [("u", "c", "0.5")]
     write_csv(tmp_path / "t.csv", [("url", "caption", "score"), *rows])
     table = {"url": ["u"] * 20_001, "caption": ["c"] * 20_001, "score": [None] * 20_000 + [0.5]}
@@ -108,9 +108,9 @@ def test_parts_are_the_whole_table(tmp_path, monkeypatch):
     source = SourceConfig(str(folder))
     parts = url_table.split(source)
     assert [part.row_groups for part in parts] == [(0, 1), (2, 3), (4, 5), (6,), None]
-    cut = [row for part in parts for batch in url_table.read(source, part) for row in batch.to_pylist()]
-    assert cut == [row for batch in url_table.read(source) for row in batch.to_pylist()]
-    assert len(cut) == 12
+    split = [row for part in parts for batch in url_table.read(source, part) for row in batch.to_pylist()]
+    assert split == [row for batch in url_table.read(source) for row in batch.to_pylist()]
+    assert len(split) == 12
 
 
 def ingest(*arguments: str) -> config.IngestConfig:
@@ -138,7 +138,7 @@ def test_several_tables_each_with_its_own_columns(tmp_path, monkeypatch):
         ("more.laion400m.table=c.tsv", "two tables are called 'laion400m'"),
     ],
 )
-def test_further_tables_that_make_no_sense(argument, text):
+def test_further_tables_with_mistakes(argument, text):
     with pytest.raises(InputError, match=text):
         url_table.list_tables(ingest(argument))
     with pytest.raises(InputError, match=r"^more\.own\.tabel: "):

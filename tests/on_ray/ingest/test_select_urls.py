@@ -28,7 +28,7 @@ from emage.utils.errors import InputError
 pytestmark = pytest.mark.ray
 
 NUM_ROWS = 1_000
-NOTHING_BLOCKED = url_filter.block_lists((), (), ())
+NOTHING_BLOCKED = url_filter.read_block_lists((), (), ())
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def tables(tmp_path: Path) -> list[SourceConfig]:
 
 
 def select(tables: list[SourceConfig], folder: Path, rows: int = 100, **lists: Any) -> tuple[dict, list[dict]]:
-    blocked = url_filter.block_lists(*(lists.get(f"block_{kind}", ()) for kind in ("urls", "hosts", "md5")))
+    blocked = url_filter.read_block_lists(*(lists.get(f"block_{kind}", ()) for kind in ("urls", "hosts", "md5")))
     values = select_urls.run(
         tables, SelectConfig(**lists), rows, blocked=blocked, work=folder / "work", folder=folder / "urls"
     )

@@ -1,4 +1,4 @@
-"""Every rule by a caption that only it rejects and a near miss that stays; then the real rows they were read on."""
+"""Every rule by a caption that it alone drops and a near miss that is kept; then the real rows that it was tuned on."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from emage.data.ingest.captions.caption_rules import RULES, drop_reason
 
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
 
-# rule: (what it alone rejects, a near miss that is kept)
+# rule: (a caption that it alone drops, a near miss that is kept)
 EXAMPLES = {
     "empty": ("<p>&nbsp;</p>", "<p>lake&nbsp;</p>"),
     "too_short": ("ox", "cat"),
@@ -66,7 +66,7 @@ MORE_REJECTED = {
     "947a0d69900a Joan of Arctic Boot": "hash_code",
     "Physiotherapeut mit Patient": "foreign_language",
     "bague coque iphone 6": "foreign_language",  # no function word
-    "královna, král, úsměv": "foreign_language",  # no word that a list has
+    "královna, král, úsměv": "foreign_language",  # without a word of the lists
 }
 MORE_KEPT = [
     "MIT campus dome",  # with a small letter it is German
@@ -76,8 +76,8 @@ MORE_KEPT = [
     "James Van Der Beek on a bench",
     "Women Pajamas Sets Fashion O-Neck Long Sleeve Microfiber Homewear Sleepwear Panda Mujer Bathrobe",  # one of many
     "yin yang",
-    "New York New York",  # half is new, but four words are no stuffing
-    "Delta Hotels by Marriott Bessborough(三角洲贝斯伯勒酒店)",  # a phrase stands beside the translation
+    "New York New York",  # half is new, but of four words that is not stuffing
+    "Delta Hotels by Marriott Bessborough(三角洲贝斯伯勒酒店)",  # a phrase next to its translation
     "Load image into Gallery viewer, Embroidered Polo Shirt",
     "Image result for red bus",
     "Mr.Bean",
@@ -95,19 +95,19 @@ def test_more_kept(text):
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), 7, b"a red bus", "", " \n", "<br>"])
-def test_what_is_no_caption_is_empty(missing):
+def test_anything_but_a_text_is_empty(missing):
     assert drop_reason(missing) == "empty"
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
-@pytest.mark.parametrize("place", ["above", "below", "left of", "right of", "inside"])
-def test_captions_of_drawn_shapes_stay(size, place):
-    assert drop_reason(f"a {size} red circle {place} a large blue square") is None
+@pytest.mark.parametrize("relation", ["above", "below", "left of", "right of", "inside"])
+def test_captions_of_the_toy_world_are_kept(size, relation):
+    assert drop_reason(f"a {size} red circle {relation} a large blue square") is None
     assert drop_reason(f"a {size} green triangle") is None
 
 
 MILLION = 10**6
-HOSTILE = {  # what takes a careless reader time in the square of its length, or makes it raise
+HOSTILE = {  # text that takes a careless reader quadratic time, or makes it raise
     "one letter": "a" * MILLION,
     "tags": "<b" * MILLION,
     "nested tags": "<b" * MILLION + ">" * MILLION,
@@ -149,14 +149,14 @@ def real(name: str) -> Path:
 
 
 def test_real_web_rows():
-    """4.1 % of 10,000 were rejected when the rules were tuned; read by eye, about one in thirty of them wrongly."""
+    """The rules dropped 4.1 % of 10,000 when they were tuned: read by eye, about one in thirty of these wrongly."""
     captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
     for caption in captions:
         assert normalise(normalise(caption)) == normalise(caption)
     assert 0.036 < sum(drop_reason(caption) is not None for caption in captions) / len(captions) < 0.046
 
 
-def test_captions_that_people_wrote_stay():
+def test_captions_that_people_wrote_are_kept():
     """One of 25,014, "A picture of a person holding a phone displaying a picture of a person holding a phone twice"."""
     annotations = json.loads(real("coco_captions_val2017.json").read_text())["annotations"]
     assert sum(drop_reason(annotation["caption"]) is not None for annotation in annotations) <= 1
