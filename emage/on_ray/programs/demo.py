@@ -1,6 +1,7 @@
-"""The whole job on one machine, nothing bypassed: draw, serve over HTTP, ingest by URL, train, evaluate, serve.
+"""The whole job on one machine: ingest images over HTTP, train, evaluate, serve; with the `demo` preset.
 
-Images and captions come from emage.data.shapes; everything else is what a cluster runs, with the `demo` preset.
+Images and captions come from the toy world of emage.data.shapes, and a web server in this process offers them by URL.
+Everything else is what a cluster runs: the same drivers, in this order, on a Ray cluster of this machine.
 """
 
 import functools
@@ -36,14 +37,21 @@ from emage.on_ray.training.driver import train
 from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
 
-BROKEN = 10  # rows of each kind of trouble
+BROKEN_ROWS = 10  # of each kind
 REPORT = "demo_report.json"
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs every stage and prints what each did and took. A stage that an earlier try finished isn't run again."""
+    """Run every stage and print what each did and took. A stage that an earlier attempt finished is not run again.
+
+    Returns:
+        The report, also in demo_report.json: the reports of ingest and evaluation, and the seconds of each stage.
+
+    Raises:
+        InputError: The output holds something else, or the port of an interrupted demo is taken.
+    """
     output = Path(config.output).absolute()
-    _make_room(output)
+    _rename_finished(output)
     manifest.claim_output(output, "demo", {key: value for key, value in asdict(config).items() if key != "output"})
     stages: dict[str, tuple[float, str]] = {}
 
@@ -54,16 +62,21 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         stages[name] = (time.monotonic() - started, summary(result))
         return result
 
-    timed("draw", lambda: _draw(config, output), lambda n: f"{n} images with captions, {4 * BROKEN} broken rows")
+    # "draw" is a key of the report on disk.
+    timed("draw", lambda: _render(config, output), lambda n: f"{n} images with captions, {4 * BROKEN_ROWS} broken rows")
     timed("start Ray", launch.start_ray, lambda _: "one cluster for all stages")
     with _web_server(output / "www"):
-        ingested = timed("ingest", lambda: ingest(_ingest(config, output)), _ingest_summary)
-    trained = timed("train", lambda: train(_train(config, output)), lambda _: _train_summary(config, output))
+        ingested = timed("ingest", lambda: ingest(_ingest_config(config, output)), _ingest_summary)
+    trained = timed("train", lambda: train(_train_config(config, output)), lambda _: _train_summary(config, output))
     model = Path(trained["model"])
-    figures = timed("evaluate", lambda: evaluate(_evaluate(config, output, model)), lambda f: _score(config, f))
-    timed("steps", lambda: _strip(model, output), lambda _: "one image forming, strip.png")
-    timed("serve", lambda: _one_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
-    report = {"figures": figures, "ingest": ingested, "seconds": {name: round(s, 1) for name, (s, _) in stages.items()}}
+    metrics = timed(
+        "evaluate",
+        lambda: evaluate(_evaluate_config(config, output, model)),
+        lambda found: _evaluation_summary(config, found),
+    )
+    timed("steps", lambda: _write_filmstrip(model, output), lambda _: "an image after each decoding step, strip.png")
+    timed("serve", lambda: _send_request(config, output, model), lambda took: f"one HTTP request in {took:.2f} s")
+    report = {"figures": metrics, "ingest": ingested, "seconds": {name: round(s, 1) for name, (s, _) in stages.items()}}
     manifest.write_json(output / REPORT, report)
     _print(output, stages)
     return report
@@ -72,16 +85,16 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
 
-def _make_room(output: Path) -> None:
-    """A finished demo in the way is kept under the next free number; an unfinished one is gone on with."""
+def _rename_finished(output: Path) -> None:
+    """Give the folder of a finished demo the next free number; leave an unfinished one, which is resumed."""
     if (output / REPORT).exists():
         number = next(i for i in range(1, 10_000) if not output.with_name(f"{output.name}.{i}").exists())
         output.rename(output.with_name(f"{output.name}.{number}"))
-        print(f"the last demo is now {output.name}.{number}")
+        print(f"the previous demo is now {output.name}.{number}")
 
 
-def _draw(config: DemoConfig, output: Path) -> int:
-    """www/ with the images and some trouble, captions.txt to be scored later and, last, the URL table."""
+def _render(config: DemoConfig, output: Path) -> int:
+    """Write www/ with images and broken files, captions.txt for the evaluation and, last, the URL table."""
     if (output / "urls.parquet").exists():
         return config.pictures
     www = output / "www"
@@ -91,11 +104,11 @@ def _draw(config: DemoConfig, output: Path) -> int:
     rng = np.random.default_rng(config.seed)
     for i, scene in enumerate(tqdm(scenes, unit="image", mininterval=1)):
         shapes.render(scene, rng).save(www / f"{i:06d}.png", compress_level=1)
-    names = [f"{i:06d}.png" for i in range(config.pictures)] + _trouble(www)
+    names = [f"{i:06d}.png" for i in range(config.pictures)] + _write_broken_files(www)
     captions = [scene.caption for scene in scenes + scenes[: len(names) - len(scenes)]]
     held_out = shapes.sample_held_out_scenes(config.held_out, config.seed)
     (output / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in held_out))
-    # The port goes into the URLs, and so it must be the same when an interrupted demo goes on.
+    # The port goes into the URLs, and so it must be the same if an interrupted demo resumes.
     with _web_server(www) as port:
         urls = [f"http://127.0.0.1:{port}/{name}" for name in names]
     order = rng.permutation(len(urls))
@@ -105,25 +118,33 @@ def _draw(config: DemoConfig, output: Path) -> int:
     return config.pictures
 
 
-def _trouble(www: Path) -> list[str]:
-    """What the web is full of: missing files, text with an image's name, half a JPEG, an image too small."""
+def _write_broken_files(www: Path) -> list[str]:
+    """Write what the web is full of: text with an image's name, half a JPEG, an image too small; return their names.
+
+    With them names of files that do not exist.
+    """
     whole = www / "whole.jpg"
     Image.effect_noise((256, 256), 50).save(whole)
-    for i in range(BROKEN):
+    for i in range(BROKEN_ROWS):
         (www / f"text_{i}.jpg").write_text("<html>This image has moved.</html>")
         (www / f"half_{i}.jpg").write_bytes(whole.read_bytes()[:2_000])
         Image.new("RGB", (8, 8), "red").save(www / f"small_{i}.png")
     whole.unlink()
     kinds = ("missing_{}.png", "text_{}.jpg", "half_{}.jpg", "small_{}.png")
-    return [kind.format(i) for kind in kinds for i in range(BROKEN)]
+    return [kind.format(i) for kind in kinds for i in range(BROKEN_ROWS)]
 
 
-def _ingest(config: DemoConfig, output: Path) -> IngestConfig:
+def _held_out(output: Path) -> list[str]:
+    """Return the captions of the evaluation; no training image has them."""
+    return (output / "captions.txt").read_text().splitlines()
+
+
+def _ingest_config(config: DemoConfig, output: Path) -> IngestConfig:
     source = {"table": str(output / "urls.parquet"), "dataset": "shapes"}
     return preset(IngestConfig, "demo", output=str(output / "ingest"), source=source, shuffle={"seed": config.seed})
 
 
-def _train(config: DemoConfig, output: Path) -> TrainConfig:
+def _train_config(config: DemoConfig, output: Path) -> TrainConfig:
     return preset(
         TrainConfig,
         "demo",
@@ -134,7 +155,7 @@ def _train(config: DemoConfig, output: Path) -> TrainConfig:
     )
 
 
-def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
+def _evaluate_config(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
     return preset(
         EvaluateConfig,
         "demo",
@@ -145,13 +166,13 @@ def _evaluate(config: DemoConfig, output: Path, model: Path) -> EvaluateConfig:
     )
 
 
-def _strip(model: Path, output: Path) -> None:
+def _write_filmstrip(model: Path, output: Path) -> None:
     pipe = Emage.from_pretrained(str(model), device="cpu")
     image_grid.make_filmstrip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
 
 
-def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
-    """Serves the model, asks it for an image over HTTP, stops; returns the seconds that the answer took."""
+def _send_request(config: DemoConfig, output: Path, model: Path) -> float:
+    """Serve the model, request an image over HTTP, stop; return the seconds until the answer."""
     settings = preset(ServeConfig, "demo", checkpoint=str(model), port=_free_port())
     serve.validate(settings)
     url = serve.start(serve.resolve(settings))
@@ -161,7 +182,7 @@ def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
             f"{url}/v1/images/generations", data=body, headers={"Content-Type": "application/json"}
         )
         started = time.monotonic()
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is behind no proxy
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine
         with direct.open(request, timeout=60) as answer:
             png = b64decode(json.load(answer)["data"][0]["b64_json"])
         took = time.monotonic() - started
@@ -171,25 +192,25 @@ def _one_request(config: DemoConfig, output: Path, model: Path) -> float:
     return took
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
+# --- Web server -------------------------------------------------------------------------------------------------------
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Six thousand lines of log help nobody."""
+        """Print no line per request: there are six thousand."""
 
 
 @contextmanager
 def _web_server(www: Path) -> Iterator[int]:
-    """Serves the folder on 127.0.0.1 while the block runs, on the port of the first time."""
-    remembered = www.parent / "port"
-    port = int(remembered.read_text()) if remembered.exists() else 0
+    """Serve the folder on 127.0.0.1 while the block runs, on the same port each time; yield the port."""
+    port_file = www.parent / "port"
+    port = int(port_file.read_text()) if port_file.exists() else 0
     handler = functools.partial(_Handler, directory=str(www))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise InputError(f"port {port} of the interrupted demo is taken ({error}); choose another output=") from None
-    remembered.write_text(str(server.server_address[1]))
+    port_file.write_text(str(server.server_address[1]))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1]
@@ -198,28 +219,26 @@ def _web_server(www: Path) -> Iterator[int]:
         server.server_close()
 
 
-def _held_out(output: Path) -> list[str]:
-    """The captions that are scored at the end."""
-    return (output / "captions.txt").read_text().splitlines()
-
-
 def _free_port() -> int:
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as server:
         return server.server_address[1]
 
 
+# --- Report -----------------------------------------------------------------------------------------------------------
+
+
 def _ingest_summary(report: dict[str, Any]) -> str:
-    lost = " + ".join(f"{sum(report[kind].values())} {kind}" for kind in ("filtered", "rejected", "failed"))
-    return f"{report['rows_in']} rows = {report['written']} written + {lost}"
+    dropped = " + ".join(f"{sum(report[kind].values())} {kind}" for kind in ("filtered", "rejected", "failed"))
+    return f"{report['rows_in']} rows = {report['written']} written + {dropped}"
 
 
 def _train_summary(config: DemoConfig, output: Path) -> str:
-    return f"{config.method}, {_train(config, output).optim.steps} steps"
+    return f"{config.method}, {_train_config(config, output).optim.steps} steps"
 
 
-def _score(config: DemoConfig, figures: dict[str, float]) -> str:
-    objects, relation = figures["objects_right"], figures["relation_right"]
-    return f"{objects:.1%} of {config.held_out} held-out captions right (shape, colour); {relation:.1%} with relation"
+def _evaluation_summary(config: DemoConfig, metrics: dict[str, float]) -> str:
+    objects, relation = metrics["objects_right"], metrics["relation_right"]
+    return f"{objects:.1%} of {config.held_out} held-out captions correct (shape, colour); {relation:.1%} with relation"
 
 
 def _print(output: Path, stages: dict[str, tuple[float, str]]) -> None:

@@ -1,4 +1,4 @@
-"""A sum over two GPUs of this machine by NCCL, a process each: what emage.on_ray.programs.doctor starts."""
+"""Sum a tensor over two GPUs of this machine with NCCL, one process per GPU. emage.on_ray.programs.doctor starts it."""
 
 import os
 

@@ -1,7 +1,7 @@
 """The paper's tables and figures: runs the experiments that are not finished, on Ray, and writes the reports.
 
 output/models, evaluations, latency, ...   one folder per experiment (emage.reproduce.experiments)
-output/table3.md, .json, .png              one of each a study; findings.md of `all`
+output/table3.md, .json, .png              one of each per study; findings.md of `all`
 """
 
 from collections.abc import Callable
@@ -35,8 +35,14 @@ PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 
 def reproduce(config: ReproduceConfig) -> None:
-    """Makes what a table or figure needs and writes it. Several processes may share an output, and so the work."""
-    check(config)
+    """Run the experiments that a table or figure needs, then write it. Processes with one output share the work.
+
+    With `config.dry_run`, only print which experiments are missing and what they need.
+
+    Raises:
+        InputError: A setting is not usable, or data that the scale needs is missing.
+    """
+    validate(config)
     output = Path(config.output).absolute()
     config = replace(config, output=str(output))
     wanted = studies.requested(config)
@@ -53,22 +59,22 @@ def reproduce(config: ReproduceConfig) -> None:
     if config.force:
         experiments.set_aside(todo, output)
     on_gpu = config.scale == "paper" and config.device != "cpu"
-    experiments.run_all(todo, output, lambda one: _made(one, on_gpu))
+    experiments.run_all(todo, output, lambda one: _run_experiment(one, on_gpu))
     for path in report.write(config, wanted, output):
         print(f"report: {path}")
 
 
-def _made(one: Any, on_gpu: bool) -> dict[str, Any]:
+def _run_experiment(settings: Any, on_gpu: bool) -> dict[str, Any]:
     """Run an experiment's program: here if it uses Ray itself or no network, otherwise on a GPU of the cluster."""
-    program = PROGRAMS[type(one)]
-    if not on_gpu or isinstance(one, TrainConfig | EvaluateConfig | SmallWorld):
-        return program(one)
+    program = PROGRAMS[type(settings)]
+    if not on_gpu or isinstance(settings, TrainConfig | EvaluateConfig | SmallWorld):
+        return program(settings)
     launch.start_ray()
-    return ray.get(ray.remote(num_gpus=1, max_retries=2)(program).remote(one))
+    return ray.get(ray.remote(num_gpus=1, max_retries=2)(program).remote(settings))
 
 
-def check(config: ReproduceConfig) -> None:
-    """Raises InputError for a setting that could not end well."""
+def validate(config: ReproduceConfig) -> None:
+    """Raise InputError for settings that make no sense."""
     counts = {"seeds": config.seeds, "steps": config.steps}
     counts |= {f"small.{name}": value for name, value in vars(config.small).items()}
     counts |= {f"paper.{name}": getattr(config.paper, name) for name in ("num_workers", "num_actors")}

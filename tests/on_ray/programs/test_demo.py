@@ -1,4 +1,4 @@
-"""The whole job in small: what `make demo` runs, with fewer images and steps."""
+"""The whole job at a small size: what `make demo` runs, with fewer images and steps."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 from emage.config import DemoConfig
 from emage.evaluation.metrics import image_files
-from emage.on_ray.programs.demo import BROKEN, demo
+from emage.on_ray.programs.demo import BROKEN_ROWS, demo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
@@ -25,11 +25,11 @@ def finished(ray_cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_row_is_accounted_for(finished: Path):
     report = json.loads((finished / "demo_report.json").read_text())["ingest"]
-    assert report["rows_in"] == 120 + 4 * BROKEN and report["written"] == 120
-    assert sum(report["failed"].values()) == 4 * BROKEN and len(report["failed"]) == 4
+    assert report["rows_in"] == 120 + 4 * BROKEN_ROWS and report["written"] == 120
+    assert sum(report["failed"].values()) == 4 * BROKEN_ROWS and len(report["failed"]) == 4
 
 
-def test_images_are_there_to_look_at(finished: Path):
+def test_images_are_written(finished: Path):
     assert Image.open(finished / "http.png").size == (64, 64)
     assert Image.open(finished / "evaluate" / "grid.png").width > 500
     assert Image.open(finished / "strip.png").width > 1000
@@ -37,7 +37,7 @@ def test_images_are_there_to_look_at(finished: Path):
     assert len(image_files.find(str(shard))) == 8
 
 
-def test_the_figures_are_in_the_report(finished: Path):
+def test_the_metrics_are_in_the_report(finished: Path):
     figures = json.loads((finished / "evaluate" / "report.json").read_text())["figures"]
     assert set(figures) == {"objects_right", "relation_right", "all_right"}
     assert "objects_right" in (finished / "evaluate" / "report.md").read_text()

@@ -1,4 +1,4 @@
-"""What is not as it must be is a row that says what to do."""
+"""Each problem is a row of the table with advice."""
 
 import http.server
 import socket
@@ -21,8 +21,8 @@ def rows(checks: Iterator[Check]) -> dict[str, Check]:
     return {check.what: check for check in checks}
 
 
-def test_this_machine_is_looked_at():
-    found = rows(doctor.machine(DoctorConfig()))
+def test_this_machine_is_checked():
+    found = rows(doctor.check_machine(DoctorConfig()))
     assert found["Python"].result == "ok" and found["C++ compiler"].found
     assert {"memory", "disk, working folder", "disk, temporary files"} <= set(found)
     if not torch.cuda.is_available():
@@ -35,14 +35,14 @@ def test_a_gpu_without_code_in_the_build_says_which_torch_to_install(monkeypatch
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
-    found = rows(doctor.gpus())
+    found = rows(doctor.check_gpus())
     assert found["GPU 0"].result == "failed" and "torch==2.10.0" in found["GPU 0"].advice
     assert found["NCCL"].result == "skipped"
 
 
 @pytest.mark.ray
 def test_every_node_writes_and_reads_the_shared_storage(ray_cluster, tmp_path: Path):
-    found = rows(doctor.cluster(DoctorConfig(storage=str(tmp_path / "shared"), gpus=8)))
+    found = rows(doctor.check_cluster(DoctorConfig(storage=str(tmp_path / "shared"), gpus=8)))
     assert found["GPUs of the cluster"].result == "failed" and "ray status" in found["GPUs of the cluster"].advice
     storage = [check for what, check in found.items() if what.startswith("storage")]
     assert len(storage) == 2 and all(check.result == "ok" for check in storage)
@@ -67,44 +67,44 @@ class Healthy(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_) -> None: ...
 
 
-def test_a_tracking_server_answers_or_is_told():
+def test_a_tracking_server_that_does_not_answer_is_a_warning():
     with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_port}"
-        assert doctor.tracking_server(uri).result == "ok"
+        assert doctor.check_tracking_server(uri).result == "ok"
         server.shutdown()
-    away = doctor.tracking_server(uri)
+    away = doctor.check_tracking_server(uri)
     assert away.result == "warning" and "Connection refused" in away.found and "MLFLOW_TRACKING_URI" in away.advice
 
 
-def test_what_is_no_tracking_server_is_a_row_too():
-    assert doctor.tracking_server("http://127.0.0.1:port").result == "warning"
+def test_another_server_or_address_is_a_warning():
+    assert doctor.check_tracking_server("http://127.0.0.1:port").result == "warning"
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].sendall(b"no HTTP\r\n"), daemon=True).start()
-        found = doctor.tracking_server(f"http://127.0.0.1:{server.getsockname()[1]}")
+        found = doctor.check_tracking_server(f"http://127.0.0.1:{server.getsockname()[1]}")
     assert found.result == "warning" and "\n" not in found.found
 
 
-def test_a_sum_that_hangs_ends_with_all_that_it_started(tmp_path: Path):
+def test_a_command_that_hangs_is_ended_with_its_processes(tmp_path: Path):
     code = f"import subprocess; subprocess.run('echo $$ > {tmp_path}/pid; exec sleep 60', shell=True)"
-    assert not doctor.ends_well([sys.executable, "-c", code], 3)
+    assert not doctor.succeeds([sys.executable, "-c", code], 3)
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
-    assert doctor.ends_well([sys.executable, "-c", ""], 30)
+    assert doctor.succeeds([sys.executable, "-c", ""], 30)
 
 
-def test_a_tracking_file_that_cannot_be_written_is_told(tmp_path: Path):
-    assert doctor.tracking_server(f"sqlite:///{tmp_path}/to/come/mlflow.db").result == "ok"
+def test_a_tracking_file_that_cannot_be_written_is_a_warning(tmp_path: Path):
+    assert doctor.check_tracking_server(f"sqlite:///{tmp_path}/to/come/mlflow.db").result == "ok"
     (tmp_path / "file").touch()
-    assert doctor.tracking_server(f"sqlite:///{tmp_path}/file").result == "ok"
-    below = doctor.tracking_server(f"sqlite:///{tmp_path}/file/mlflow.db")
+    assert doctor.check_tracking_server(f"sqlite:///{tmp_path}/file").result == "ok"
+    below = doctor.check_tracking_server(f"sqlite:///{tmp_path}/file/mlflow.db")
     assert below.result == "warning" and f"{tmp_path}/file can't be written" in below.found
 
 
-def test_weights_that_are_not_here_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_weights_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))
-    found = rows(doctor.services(DoctorConfig()))
+    found = rows(doctor.check_services(DoctorConfig()))
     assert [check.result for check in found.values()] == ["ok", "warning", "warning"]
     assert "tokenize.weights=FILE" in found["tokenizer vqgan-gumbel-f8-8192"].advice
-    wrong = rows(doctor.services(DoctorConfig(tokenizer="vqgan")))
+    wrong = rows(doctor.check_services(DoctorConfig(tokenizer="vqgan")))
     assert wrong["tokenizer"].result == "failed" and "vqgan-gumbel-f8-8192" in wrong["tokenizer"].advice
