@@ -1,9 +1,10 @@
-"""The whole job on this machine: images it draws itself, local HTTP, local Ray, SQLite MLflow. No GPU needed.
+"""Run the whole job on this machine, without a GPU: render images, ingest them by URL, train, evaluate, serve.
 
     make demo                                       # or: python pipelines/demo.py demo
-    python pipelines/demo.py demo pictures=300 held_out=16 steps=50    # two minutes; learns nothing worth drawing
+    python pipelines/demo.py demo pictures=300 held_out=16 steps=50    # a quick check: its model learns nothing
 
-12 minutes on two cores. Everything lands in runs/demo.
+Cost: 12 minutes on two cores; the second line 2 minutes. Result: a table of stages with seconds, and in runs/demo the
+model, an evaluation report and images.
 """
 
 import sys

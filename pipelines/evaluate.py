@@ -1,10 +1,11 @@
-"""Draws captions with a checkpoint, ranks the candidates and reports.
+"""Generate images for captions with a checkpoint, rank the candidates, score them and write a report.
 
     ray job submit --working-dir . -- python pipelines/evaluate.py paper checkpoint=/data/runs/paper/model \\
         captions=/data/captions_val2014.json judge.reference=/data/val2014 output=/data/evaluate num_actors=8
 
-30,000 captions x 16 candidates are 480,000 images; limit=100 is a quick look, into another output. On this machine:
-the line from `python` on.
+On this machine, without a cluster: the line from `python` on.
+Cost: 30,000 captions x 16 candidates are 480,000 images; limit=100 is a quick check, into another output=.
+Result: report.md with the metrics (FID, CLIP score and others) and image grids; the same command resumes.
 """
 
 import sys

@@ -1,11 +1,12 @@
-"""The paper's tables and figures, its column beside ours; Markdown, JSON and an image of each.
+"""Reproduce the paper's tables and figures: the paper's numbers next to ours, as Markdown, JSON and an image of each.
 
     python pipelines/reproduce.py table3 output=runs/reproduce                  # small: hours on two cores, no GPU
     ray job submit --working-dir . -- python pipelines/reproduce.py all scale=paper output=/data/reproduce \\
         paper.data=/data/ingest/tokens paper.captions=captions_val2014.json paper.reference=/data/val2014
 
-dry_run=true prints what it needs and how long that takes. Tables share what they need, and the same command, or another
-table's, started again or beside it goes on with what is not there; force=true makes it all again.
+Cost: dry_run=true prints what it needs and how long that takes.
+Result: table3.md, .json and .png, likewise for each table and figure. Tables share experiments: the same command, or
+another table's, also at the same time, runs only those that are missing. force=true runs all again.
 """
 
 import sys
