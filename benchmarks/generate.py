@@ -24,13 +24,14 @@ from rich.table import Table
 import emage
 from emage.config import cli
 from emage.reproduce.latency import device_and_load
+from emage.utils.errors import exit_on_bad_input
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         run(cli.parse(GenerateBenchmark, argv))
 
 

@@ -39,7 +39,7 @@ from PIL import Image
 
 from emage import config as settings
 from emage import tokenizers
-from emage.config import TokenizeConfig, cli
+from emage.config import TokenizeConfig
 from emage.data import schema, shapes
 from emage.data.ingest import decode_image as images
 from emage.on_ray import launch, tasks
@@ -47,7 +47,7 @@ from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN
 from emage.utils import manifest
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 SAME_BLOCK_S = 0.01  # rows of one block come at once
 DISTINCT = 64  # images that are drawn; more are repetitions
@@ -67,7 +67,7 @@ class TokenizeBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         if argv and argv[0] == "scale":  # in processes of its own, to see each size's memory
             sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
         if not argv or argv[0] != "tokenize":

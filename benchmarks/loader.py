@@ -37,13 +37,13 @@ from rich.table import Table
 
 import emage
 from emage import config
-from emage.config import ModelConfig, ShuffleConfig, cli
+from emage.config import ModelConfig, ShuffleConfig
 from emage.data import schema, shapes
 from emage.data.token_table import TokenTable, row_seed
 from emage.model.text import ClipText
 from emage.model.text.clip_tokenizer import word_ids
 from emage.utils import provenance
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 VOCABULARY = 8192
 FILE_ROWS = 16_384
@@ -64,7 +64,7 @@ class LoaderBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         benchmark = config.parse(LoaderBenchmark, argv)
         check(benchmark)
         source, captions = read_captions(benchmark)

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from emage.config import cli
 from emage.utils import provenance
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 NAMES = (*STAGES, "serve")
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +49,7 @@ class NodesBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         settings = cli.parse(NodesBenchmark, argv)
         for name in settings.stages:
             if name not in NAMES:

@@ -38,14 +38,14 @@ from rich.table import Table
 
 import emage
 from emage import config
-from emage.config import SelectConfig, ShuffleConfig, SourceConfig, cli
+from emage.config import SelectConfig, ShuffleConfig, SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter
 from emage.data.ingest.captions import caption_rules
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
 from emage.utils import manifest
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 ONE = "one-size"  # the first word of the processes that the script starts
 STAGES = ("select", "captions", "shuffle")
@@ -88,7 +88,7 @@ class ScaleBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         benchmark = config.parse(ScaleBenchmark, argv)
         if min(benchmark.rows, default=0) < 1 or benchmark.tokens % 8 or benchmark.tokens < 8:
             raise InputError("rows are at least one each, tokens a multiple of 8")

@@ -44,12 +44,12 @@ from emage.model import checkpoint
 from emage.on_ray.serving.deployment import cpu_threads
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils import provenance
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         settings = cli.parse(ServeBenchmark, argv)
         check(settings)
         with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,7 @@ from emage.training.loop import fit
 from emage.training.optimizer import adamw
 from emage.training.step_log import columns as steps_of
 from emage.utils import provenance
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 
 class Tokens(NamedTuple):
@@ -94,7 +94,7 @@ class Bench(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
-    with cli.one_line():
+    with exit_on_bad_input():
         run(cli.parse(TrainBenchmark, argv))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emage import __version__, config
-from emage.utils.errors import InputError
+from emage.utils.errors import exit_on_bad_input
 from emage.utils.redact import redact
 
 
@@ -115,16 +115,13 @@ def run(name: str, argv: Sequence[str]) -> None:
     """Run a command. Print its settings first, without the secrets in their addresses."""
     command = COMMANDS[name]
     try:
-        if command.words and not {"-h", "--help"} & set(argv):
-            _load(command.function)(argv)
-            return
-        settings = config.parse(_load(command.settings), argv, f"emage {name}", command.words)
-        print(redact(config.to_yaml(settings)), flush=True)
-        _load(command.function)(settings)
-    except InputError as error:
-        cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack
-        print(f"error: {cause}", file=sys.stderr)
-        sys.exit(2)
+        with exit_on_bad_input():
+            if command.words and not {"-h", "--help"} & set(argv):
+                _load(command.function)(argv)
+                return
+            settings = config.parse(_load(command.settings), argv, f"emage {name}", command.words)
+            print(redact(config.to_yaml(settings)), flush=True)
+            _load(command.function)(settings)
     except ModuleNotFoundError as error:
         package = (error.name or "emage").partition(".")[0]
         if package == "emage":

@@ -6,7 +6,6 @@ depends on a field of any config.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -96,16 +95,6 @@ def override_error(program: type, error: OmegaConfBaseException, key: str, value
     if "is not a TupleConfig" in str(error) and value:  # a list without its brackets
         return f"{key}: this is a list; write it as [{value}]"
     return refused(leaf, yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value)
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Let bad input in the block end the program with one line and exit code 2."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _preset(program: type, name: str | None) -> dict[str, Any]:

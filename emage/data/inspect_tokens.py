@@ -16,11 +16,10 @@ from omegaconf import MISSING
 from PIL import Image
 
 from emage import config
-from emage.config import cli
 from emage.config.fields import MAX_SEED, setting
 from emage.data import contact_sheet, token_statistics
 from emage.utils import image_grid
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 
 # rich takes long to import: it is imported where it is used.
 
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     words = list(argv)
     if words and "=" not in words[0] and not words[0].startswith("-"):
         words[0] = f"path={words[0]}"
-    with cli.one_line():
+    with exit_on_bad_input():
         settings = config.parse(InspectionConfig, words)
         if settings.sheet and Path(settings.sheet).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise InputError(f"sheet={settings.sheet}: end it in .png, .jpg or .webp")

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emage import config
-from emage.config import cli
 from emage.config.fields import setting
 from emage.training import step_log
 from emage.utils import manifest
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, exit_on_bad_input
 from emage.utils.image_grid import printable
 
 STEPS = "steps.jsonl"
@@ -245,7 +244,7 @@ def _legend(figure: Any, runs: Sequence[RunCurves], title: str | None) -> None:
 def main(argv: Sequence[str]) -> None:
     """Run `emage curves`. Bad input is one line and exit code 2."""
     runs = [word for word in argv if not word.startswith("-") and ("=" not in word or Path(word).is_dir())]
-    with cli.one_line():
+    with exit_on_bad_input():
         settings = config.parse(CurvesConfig, [_as_text(word) for word in argv if word not in runs])
         if not runs:
             raise InputError("no run: name the output folder of a training, or several")

@@ -1,4 +1,8 @@
-"""The one exception that is a message to the person at the keyboard."""
+"""The error that is a message to the user, and how a program ends with it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -6,3 +10,14 @@ class InputError(ValueError):
 
     Pipelines print it without a stack trace and exit with code 2; nothing has been written when it is raised.
     """
+
+
+@contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """End the program if the block raises an InputError: with its line on stderr, and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack trace
+        print(f"error: {cause}", file=sys.stderr)
+        sys.exit(2)
