@@ -1,14 +1,21 @@
 """Ray Serve's own answers, in the API's form. The tests with Serve itself are in test_serve*.py."""
 
 import asyncio
+import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
+from emage.config import environment
+from emage.on_ray import launch
+from emage.on_ray.serving import http_proxy
 from emage.on_ray.serving.http_proxy import REMOVED_HEADERS, ApiErrorMiddleware
+
+ROOT = Path(__file__).parents[3]
 
 
 def ask(inner: Any, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -70,3 +77,13 @@ def test_the_process_that_speaks_http_holds_no_pytorch() -> None:
 
     code = "import sys, emage.on_ray.serving.frontend; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_hook_names_the_middlewares_and_the_cluster_files_repeat_it() -> None:
+    """Serve imports the hook by this text on every node, so files outside Python have to spell it out."""
+    variable, path = launch.PROXY_HOOK
+    module, _, function = path.partition(":")
+    assert getattr(importlib.import_module(module), function) is http_proxy.middlewares
+    assert environment.VARIABLES[variable].default == path
+    for file in ("cluster/Dockerfile", "cluster/serve.yaml", "docs/guides/serving.md"):
+        assert f"{variable}={path}" in (ROOT / file).read_text(), file
