@@ -1,4 +1,4 @@
-"""Writes what a training run leaves: the step log, MLflow metrics, sample images and the checkpoint for use. On rank 0."""
+"""Writes what a training run leaves, on rank 0: step log, MLflow metrics, sample images, the checkpoint for use."""
 
 import logging
 import time

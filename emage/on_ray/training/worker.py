@@ -212,7 +212,7 @@ class Worker:
         return True
 
     def _is_newly_preempted(self, now: float) -> bool:
-        """Return True once per node that is about to be preempted. `now` is rank 0's clock, so all ranks ask together."""
+        """Return True once per node that is about to be preempted. `now` is rank 0's clock, the same on all ranks."""
         if now - self.preemption_checked_at < PREEMPTION_CHECK_S:
             return False
         self.preemption_checked_at = now
