@@ -36,7 +36,7 @@ from emage.version import __version__
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that is known before anything is written."""
+    """What an evaluation has found out before it writes anything."""
 
     config: EvaluateConfig  # with absolute paths: actors run in a folder of Ray's
     output: Path

@@ -21,8 +21,8 @@ from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_sh
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
-# Settings that change how fast and how patiently, but not what comes out.
-HOW = {
+# Settings that change how fast and how patiently an ingest runs, but not its result; by group.
+NOT_IN_IDENTITY = {
     "download": (
         "threads",
         "shards_in_flight",
@@ -38,14 +38,14 @@ HOW = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that is known before anything is written."""
+    """What an ingest has found out before it writes anything."""
 
     config: IngestConfig
     output: Path  # absolute
     identity: dict[str, Any]
     tables: list[SourceConfig]  # with absolute paths
-    block_lists: url_filter.BlockLists | None  # None: no stage that asks for them is wanted
-    todo: list[str]  # stages
+    block_lists: url_filter.BlockLists | None  # None: neither select nor download is to run
+    todo: list[str]  # stages, in order
     tokenizer: schema.TokenizerInfo | None  # None: nothing is to be tokenized
     finished: dict[str, Any] | None  # the report of an earlier run, if nothing is left to do
 
@@ -90,21 +90,22 @@ def resolve(config: IngestConfig) -> Inputs:
 
     Raises InputError if one of them is not usable, or if the first stage lacks the one before it.
     """
-    output, tables, wanted = Path(config.output).absolute(), url_table.list_tables(config), stages.wanted(config.stage)
+    output, tables = Path(config.output).absolute(), url_table.list_tables(config)
+    requested = stages.list_requested(config.stage)
     block_lists = None
-    if "select" in wanted:
+    if "select" in requested:
         for table in tables:
             url_table.check(table)
         select = config.select
         block_lists = url_filter.read_block_lists(select.block_urls, select.block_hosts, select.block_md5)
     identity = _identity(config)
     launch.check_output(output, "ingest", identity)
-    done = stages.finished(output, config.download.passes)
-    if "select" in wanted and "select" in done:
+    done = stages.read_finished(output, config.download.passes)
+    if "select" in requested and "select" in done:
         _check_unchanged(config, tables, done["select"], output)
-    stages.check_input(wanted[0], done, output)
-    todo = [stage for stage in wanted if stage not in done]
-    report = reconciliation.read(output)
+    stages.check_input(requested[0], done, output)
+    todo = [stage for stage in requested if stage not in done]
+    report = reconciliation.read_report(output)
     finished = report if report and not todo and report["stages"] == list(done) else None
     tokenizer = _tokenizer(config) if "tokenize" in todo else None
     return Inputs(config, output, identity, tables, block_lists, todo, tokenizer, finished)
@@ -113,7 +114,7 @@ def resolve(config: IngestConfig) -> Inputs:
 def run(inputs: Inputs, tracked: tracking.TrackedRun) -> dict[str, Any]:
     """Run the stages, write the report and return it."""
     config, output = inputs.config, inputs.output
-    seconds = (reconciliation.read(output) or {}).get("seconds", {})
+    seconds = (reconciliation.read_report(output) or {}).get("seconds", {})
     stages.remove_work(inputs.todo, output)
     for stage in inputs.todo:
         started = time.monotonic()
@@ -126,9 +127,9 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> dict[str, Any]:
             tokenizer=inputs.tokenizer,
         )
         seconds[stage] = round(time.monotonic() - started, 2)
-    done = stages.finished(output, config.download.passes)
+    done = stages.read_finished(output, config.download.passes)
     report = {**reconciliation.reconcile(done, output), "seconds": seconds}
-    reconciliation.record(tracked, report, output)
+    reconciliation.write_report(tracked, report, output)
     return report
 
 
@@ -137,10 +138,11 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
     settings = asdict(config)
     settings["source"]["table"] = redact(settings["source"]["table"])  # another key opens the same table
     settings["more"] = json.loads(redact(json.dumps(settings["more"])))
-    names = ("source", "more", "select", "download", "tokenize", "shuffle")
-    return {
-        name: {key: settings[name][key] for key in settings[name] if key not in HOW.get(name, ())} for name in names
-    }
+    identity: dict[str, Any] = {}
+    for group in ("source", "more", "select", "download", "tokenize", "shuffle"):
+        without = NOT_IN_IDENTITY.get(group, ())
+        identity[group] = {key: value for key, value in settings[group].items() if key not in without}
+    return identity
 
 
 def _check_unchanged(config: IngestConfig, tables: list[SourceConfig], selected: dict[str, Any], output: Path) -> None:

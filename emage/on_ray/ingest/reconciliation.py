@@ -33,7 +33,7 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
     """Return the report: how many rows came in, and what became of each.
 
     Args:
-        done: Manifests of the finished stages, as `stages.finished` returns them.
+        done: Manifests of the finished stages, as `stages.read_finished` returns them.
         output: The ingest's folder.
 
     Raises:
@@ -79,12 +79,12 @@ def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
     return funnel
 
 
-def read(output: Path) -> dict[str, Any] | None:
+def read_report(output: Path) -> dict[str, Any] | None:
     """Return the report that an earlier run of the same command wrote, None if there is none."""
     return manifest.read_json(output / REPORT)
 
 
-def record(tracked: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
+def write_report(tracked: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
     """Write the report with its images, its JSON last, and all of it into the MLflow run."""
     rejected = rejected_captions.select_captions(output / "tokenized")
     (output / MARKDOWN).write_text(markdown.format_markdown(report, rejected))

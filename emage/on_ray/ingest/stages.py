@@ -26,12 +26,12 @@ STAGES = ("select", "download", "tokenize", "shuffle")
 WORK = {"select": "select", "shuffle": "shuffle"}  # stage -> folder that it needs until it ends
 
 
-def wanted(stage: str) -> tuple[str, ...]:
+def list_requested(stage: str) -> tuple[str, ...]:
     """Return the stages that the setting `stage` asks for, in order."""
     return {"all": STAGES, "download": ("select", "download")}.get(stage, (stage,))
 
 
-def finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
+def read_finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
     """Return stage -> manifest of the finished stages: up to the first that is not made from the one before.
 
     Args:

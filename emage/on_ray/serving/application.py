@@ -27,7 +27,7 @@ HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replac
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that is known before the endpoint starts."""
+    """What a server has found out before the endpoint starts."""
 
     config: ServeConfig  # with the absolute path of a checkpoint folder
     key_sha256: str | None  # of the API key; None: clients need none

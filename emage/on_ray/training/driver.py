@@ -61,7 +61,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that is known before anything is written."""
+    """What a training run has found out before it writes anything."""
 
     config: TrainConfig  # with absolute paths: workers run in a folder of Ray's
     output: Path  # absolute
