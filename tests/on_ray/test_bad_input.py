@@ -74,7 +74,7 @@ def test_one_line_exit_2_nothing_written(
     Path("broken.parquet").write_bytes(b"PAR1 is how it begins")
     Path("c.txt").write_text("a cat\n")
     Path("taken").mkdir()
-    Path("taken/file").write_text("somebody's work")
+    Path("taken/file").write_text("another program's work")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     arguments = line.replace("TABLE", str(token_table)).replace("MODEL", str(tiny_model)).split()
     done = run_command(program, *arguments)

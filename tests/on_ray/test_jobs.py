@@ -1,4 +1,4 @@
-"""Jobs on a cluster with a token, as people submit them: a table of URLs becomes a served model."""
+"""Jobs on a cluster with a token, as users submit them: a table of URLs becomes a served model."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Head:
-    """A head with a token, and the command line of whoever uses it."""
+    """A head with a token, and the command line of its users."""
 
     def __init__(self) -> None:
         self.dashboard, self.agent = free_port(), free_port()
@@ -81,8 +81,8 @@ def tokens(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with web.serving(pages) as address:
         urls = [f"{address}/{number}.png" for number in range(IMAGES)]
         pq.write_table(pa.table({"url": urls, "caption": [scene.caption for scene in scenes]}), folder / "urls.parquet")
-        places = (f"source.table={folder / 'urls.parquet'}", f"output={folder / 'out'}", "mlflow.enabled=false")
-        done = head.submit("ingest-1", "pipelines/ingest.py", "tiny", *places, "download.shard_rows=40")
+        paths = (f"source.table={folder / 'urls.parquet'}", f"output={folder / 'out'}", "mlflow.enabled=false")
+        done = head.submit("ingest-1", "pipelines/ingest.py", "tiny", *paths, "download.shard_rows=40")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "Job 'ingest-1' succeeded" in done.stdout + done.stderr
     yield folder / "out" / "tokens"
@@ -92,24 +92,24 @@ def tokens(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def model(head: Head, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a training that was a job."""
     output = tmp_path_factory.mktemp("train") / "run"
-    places = (f"data.path={tokens}", f"run.output={output}", "mlflow.enabled=false")
-    done = head.submit("train-1", "pipelines/train.py", "tiny", *places, "optim.steps=10")
+    paths = (f"data.path={tokens}", f"run.output={output}", "mlflow.enabled=false")
+    done = head.submit("train-1", "pipelines/train.py", "tiny", *paths, "optim.steps=10")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     return output / "model"
 
 
-def test_a_job_ingests_and_its_log_is_found_later(head: Head, tokens: Path):
+def test_a_job_ingests_and_its_log_is_kept(head: Head, tokens: Path):
     assert pq.read_table(tokens).num_rows == IMAGES
     log = head.job("logs", "ingest-1")
     assert log.returncode == 0 and f"{IMAGES}" in log.stdout and "source:" in log.stdout
-    told = head.job("status", "ingest-1")
-    assert "SUCCEEDED" in (told.stdout + told.stderr).upper()
+    state = head.job("status", "ingest-1")
+    assert "SUCCEEDED" in (state.stdout + state.stderr).upper()
 
 
 def test_a_job_serves_what_another_trained_until_it_is_stopped(head: Head, model: Path):
     port = free_port()
-    places = (f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", "num_frontends=1")
-    done = head.submit("serve-1", "pipelines/serve.py", "demo", *places, how=("--no-wait",))
+    paths = (f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", "num_frontends=1")
+    done = head.submit("serve-1", "pipelines/serve.py", "demo", *paths, how=("--no-wait",))
     assert done.returncode == 0, done.stdout + done.stderr
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: status(f"{url}/health") == 200, 150, lambda: head.job("logs", "serve-1").stdout[-3000:])
@@ -140,7 +140,7 @@ def test_bad_settings_end_the_job_with_their_line(head: Head, tmp_path: Path):
     assert "error: " in done.stdout and "tiny" in done.stdout
 
 
-def test_a_wrong_token_is_refused(head: Head, tmp_path: Path):
+def test_a_wrong_token_is_rejected(head: Head, tmp_path: Path):
     mark = tmp_path / "mark"
     done = head.submit("thief", "-c", f"open({str(mark)!r}, 'w')", token="0" * 64)
     assert done.returncode != 0 and not mark.exists()

@@ -1,4 +1,4 @@
-"""What training and evaluation leave for the model card. No cluster: the parts that write are called directly."""
+"""Training and evaluation write the model card. No cluster: the functions that write it are called directly."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from emage.training.loop import fit
 from emage.training.step_metrics import LOGGED_METRICS, STEP_METRICS
 
 
-def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_path: Path):
+def test_training_writes_a_card_with_its_settings_and_metrics(token_table: Path, tmp_path: Path):
     (tmp_path / "run").mkdir()
     settings = config.preset(
         config.TrainConfig,
@@ -52,7 +52,7 @@ def test_training_leaves_a_card_that_says_how_it_went(token_table: Path, tmp_pat
     assert (tmp_path / "run" / "model" / "samples.png").exists()
 
 
-def test_evaluation_leaves_its_figures_with_the_checkpoint(tiny_model: Path, tmp_path: Path, capsys):
+def test_evaluation_adds_its_metrics_to_the_checkpoint(tiny_model: Path, tmp_path: Path, capsys):
     pipe = emage.Emage.from_pretrained(tiny_model, device="cpu")
     pipe.save_pretrained(tmp_path / "model")
     settings = config.preset(

@@ -74,13 +74,13 @@ def test_tokens_decode_back_to_the_images(ingested):
     ids = torch.tensor(np.stack(table["tokens"].to_numpy()).astype(np.int64))
     decoded = (tokenizers.load("vqgan-demo-f8-512").decode(ids).permute(0, 2, 3, 1) * 255).round().byte().numpy()
     captions = table["caption"].to_pylist()
-    right = [
+    correct = [
         shapes_checker.check(Image.fromarray(pixels), caption).all_correct
         for pixels, caption in zip(decoded, captions, strict=True)
         if not any(name in caption for name in ODD)
     ]
-    assert len(right) == NUM_GOOD + 2  # with the one that EXIF turns, and the one that is there again
-    assert np.mean(right) > 0.97
+    assert len(correct) == NUM_GOOD + 2  # with the one that EXIF turns, and the duplicate
+    assert np.mean(correct) > 0.97
 
 
 def test_layout_of_the_token_table(ingested):

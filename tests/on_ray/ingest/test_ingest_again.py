@@ -1,4 +1,4 @@
-"""An ingest begun again: goes on, does nothing, or refuses, and the bytes are always the same."""
+"""An ingest started again: it resumes, does nothing, or refuses, and the bytes are always the same."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def test_the_same_command_again_does_nothing(ingested, monkeypatch):
     assert ingested.bytes() == before
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(ingested, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_bytes(ingested, tmp_path):
     """As if killed in the middle of each stage, with other timing the second time."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)

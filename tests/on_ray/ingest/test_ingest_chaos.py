@@ -1,4 +1,4 @@
-"""An ingest that is killed, cut off or out of disk goes on to the same bytes, and does little twice.
+"""An ingest that is killed, disconnected or out of disk resumes to the same bytes, and does little twice.
 
 The machine dies (driver, raylet and workers by SIGKILL; `make faults`), the disk is full (`make chaos`). Nodes go in
 tests/benchmarks/test_nodes_benchmark.py.
@@ -122,5 +122,5 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, smal
     small_disk(100_000)
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
     printed = finish(start([*site.command(output), "mlflow.enabled=true"], **away))
-    assert printed.count("is away; the stage goes on") == 1
+    assert printed.count("is unreachable; the stage continues") == 1
     assert table(output) == whole

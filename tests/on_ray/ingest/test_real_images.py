@@ -106,7 +106,7 @@ def test_tokens_are_those_of_the_images_and_decode_to_them(output, pairs):
     assert (own < other).float().mean() > 0.9
 
 
-def test_a_model_trains_on_them_and_draws(output, pairs, tmp_path):
+def test_a_model_trains_on_them_and_generates(output, pairs, tmp_path):
     settings = config.preset(
         TrainConfig,
         "tiny",

@@ -54,9 +54,9 @@ def test_storage_that_cannot_be_written_fails_and_ends_with_1(ray_cluster, tmp_p
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(SystemExit) as ended:
         doctor.run(DoctorConfig(storage=str(tmp_path / "file"), mlflow=MLflowConfig(uri="sqlite:///runs.db")))
-    told = capsys.readouterr()
-    assert ended.value.code == 1 and told.err == "2 checks failed\n"
-    assert "mount the same storage" in told.out
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and printed.err == "2 checks failed\n"
+    assert "mount the same storage" in printed.out
 
 
 class Healthy(http.server.BaseHTTPRequestHandler):

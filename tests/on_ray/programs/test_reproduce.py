@@ -1,4 +1,4 @@
-"""A figure of the paper in small, through the program: drawn, trained, told, and not made twice."""
+"""A figure of the paper at a small size, through the program: rendered, trained, reported, and not run twice."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     assert "0 to run" in capsys.readouterr().out
 
 
-def test_what_could_not_end_well_is_refused_before_any_work(tmp_path: Path):
+def test_bad_settings_are_refused_before_any_work(tmp_path: Path):
     for argument in ("seeds=0", "small.captions=0", "steps=0"):
         with pytest.raises(InputError, match=f"{argument}: there must be at least one"):
             reproduce(parse(ReproduceConfig, ["table3", argument, f"output={tmp_path / 'out'}"]))

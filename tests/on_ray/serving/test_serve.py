@@ -56,18 +56,18 @@ def pixel(b64: str | None) -> Any:
     return Image.open(io.BytesIO(base64.b64decode(b64 or ""))).getpixel((0, 0))
 
 
-def right(answer: httpx.Response, prompt: str, seed: int, steps: int = 4) -> bool:
+def is_image_of(answer: httpx.Response, prompt: str, seed: int, steps: int = 4) -> bool:
     assert answer.status_code == 200, answer.text
     return pixel(answer.json()["data"][0]["b64_json"]) == colour(prompt, seed, steps)
 
 
-def passed(url: str) -> float:
-    """Images drawn so far, by the metrics: those of all nodes' exporters."""
+def num_generated(url: str) -> float:
+    """Images generated so far, by the metrics of all nodes' exporters."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("ray_emage_pictures_total{"))
 
 
-def test_the_official_client_draws_streams_and_edits(url: str) -> None:
+def test_the_official_client_generates_streams_and_edits(url: str) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     answer = client.images.generate(prompt="a", n=2, extra_body={"seed": 7})
     assert answer.data and [pixel(item.b64_json) for item in answer.data] == [colour("a", seed, 4) for seed in (7, 8)]
@@ -80,19 +80,19 @@ def test_the_official_client_draws_streams_and_edits(url: str) -> None:
         client.images.generate(prompt="a", extra_body={"steps": 0})
 
 
-def test_same_seed_same_bytes_alone_and_in_company(url: str) -> None:
+def test_same_seed_same_bytes_alone_and_in_a_batch(url: str) -> None:
     bodies = [{"prompt": f"image {i % 5}", "seed": i, "steps": 4 + i % 3} for i in range(16)]
     with ThreadPoolExecutor(len(bodies)) as pool:
         answers = list(pool.map(lambda body: post(url, **body), bodies))
-    assert all(right(answer, **body) for answer, body in zip(answers, bodies, strict=True))
+    assert all(is_image_of(answer, **body) for answer, body in zip(answers, bodies, strict=True))
 
 
-def test_overload_is_refused_in_the_apis_form(url: str) -> None:
+def test_overload_is_rejected_in_the_apis_form(url: str) -> None:
     with ThreadPoolExecutor(60) as pool:
         answers = list(pool.map(lambda seed: post(url, prompt="busy", seed=seed), range(60)))
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert refused and len(refused) < 60
-    for answer in refused:
+    rejected = [answer for answer in answers if answer.status_code != 200]
+    assert rejected and len(rejected) < 60
+    for answer in rejected:
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert answer.headers["Retry-After"]
 
@@ -105,20 +105,20 @@ def test_a_deadline_holds_whatever_the_client_asks_of_serve(url: str) -> None:
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(408, "timeout")] * 2
     assert 4 < time.monotonic() - started < 15
     assert httpx.get(f"{url}/health").status_code == 200
-    assert right(post(url, prompt="a", seed=1), "a", 1)
+    assert is_image_of(post(url, prompt="a", seed=1), "a", 1)
 
 
-def test_who_hangs_up_stops_the_drawing(url: str) -> None:
+def test_a_client_that_disconnects_stops_the_generation(url: str) -> None:
     body = {"prompt": "slow", "stream": True, "steps": 16}
     with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=30) as answer:
         next(answer.iter_lines())
     started = time.monotonic()
-    assert right(post(url, prompt="a", seed=1, steps=16), "a", 1, 16)  # has to wait for the batch before
+    assert is_image_of(post(url, prompt="a", seed=1, steps=16), "a", 1, 16)  # waits for the previous batch
     assert time.monotonic() - started < 3  # 16 passes of 0.3 s were to come
 
 
 @pytest.mark.faults
-def test_a_model_that_broke_is_replaced_without_help(url: str) -> None:
+def test_a_broken_model_is_replaced_without_help(url: str) -> None:
     answer = post(url, prompt="breaks")  # breaks the next one too: an order is begun twice at most, or until its time
     assert answer.status_code in (408, 500, 503) and answer.json()["error"]["code"]
     deadline = time.monotonic() + 60
@@ -128,7 +128,7 @@ def test_a_model_that_broke_is_replaced_without_help(url: str) -> None:
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
 
 
-def test_garbage_through_serves_proxy_is_refused_and_the_next_is_drawn(url: str) -> None:
+def test_garbage_through_serves_proxy_is_rejected_and_the_next_request_is_served(url: str) -> None:
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     with socket.create_connection(address, timeout=10) as cut:  # an upload that ends in the middle
         cut.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
@@ -139,23 +139,23 @@ def test_garbage_through_serves_proxy_is_refused_and_the_next_is_drawn(url: str)
     nan = httpx.post(f"{url}/v1/images/generations", content=b'{"prompt": "a", "temperature": NaN}', timeout=30)
     for answer in (deep, nan, post(url, prompt="x" * 5_000), httpx.get(f"{url}/v2")):
         assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"]
-    assert right(post(url, prompt="a", seed=1), "a", 1)
+    assert is_image_of(post(url, prompt="a", seed=1), "a", 1)
 
 
 def test_metrics_are_those_of_every_process(url: str) -> None:
-    assert right(post(url, prompt="a", seed=1), "a", 1)
+    assert is_image_of(post(url, prompt="a", seed=1), "a", 1)
     deadline = time.monotonic() + 60
     wanted = ("requests_total", "queue_wait_seconds", "batch_size", "step_seconds", "pictures_total", "request_seconds")
     while not all(f"ray_emage_{name}" in (text := httpx.get(f"{url}/metrics").text) for name in wanted):
         assert time.monotonic() < deadline, text
         time.sleep(0.5)
-    assert 'route="/v1/images/generations"' in text and 'status="200"' in text and passed(url) >= 1
+    assert 'route="/v1/images/generations"' in text and 'status="200"' in text and num_generated(url) >= 1
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_checkpoint_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
     from emage.on_ray.serving.application import read_inputs
 
     with pytest.raises(InputError, match="no such folder"):
@@ -195,14 +195,14 @@ def test_an_open_endpoint_without_a_key_is_refused(tmp_path: Path, monkeypatch: 
         read_inputs(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.serving.safety:nothing")))
 
 
-def test_a_precision_that_the_device_lacks_is_said() -> None:
+def test_a_precision_that_the_device_lacks_is_refused() -> None:
     from emage.on_ray.serving import driver as serve
 
     with pytest.raises(InputError, match="a CPU has no TF32"):
         serve.validate(ServeConfig(checkpoint="demo", gpus_per_replica=0, dtype="tf32"))
 
 
-def test_a_port_in_use_and_a_missing_gpu_are_said() -> None:
+def test_a_port_in_use_and_a_missing_gpu_are_refused() -> None:
     from emage.on_ray.serving import driver as serve
 
     with socket.socket() as taken:

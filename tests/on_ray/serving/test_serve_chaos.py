@@ -1,7 +1,7 @@
 """The endpoint under a little load while its processes are killed: every request gets an image or an API-form error.
 
-A killed model is in `make faults`, the rest in `make chaos`. The programs are those that a person starts;
-nobody helps them afterwards.
+A killed model is in `make faults`, the rest in `make chaos`. The programs are those that a user starts, and
+recover without help.
 """
 
 import base64
@@ -44,7 +44,7 @@ class Server(NamedTuple):
     def replicas(self, deployment: str) -> list[psutil.Process]:
         found = []
         for process in psutil.Process(self.pid).children(recursive=True):
-            try:  # a busy one's title goes on with what it is doing
+            try:  # a busy one's title continues with what it is doing
                 title = " ".join(process.cmdline()).strip().partition(".")[0]
             except psutil.Error:  # it has just ended
                 continue
@@ -64,7 +64,7 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(model: Path, log: Path, **settings: object) -> Iterator[Server]:
-    """The program until the block ends; then it is ended as well, whatever is left of it."""
+    """Run the program until the block ends; then end it, whatever is left of it."""
     port = free_port()
     own = [f"{key}={value}" for key, value in {"timeout_s": 20, **settings}.items()]
     command = pipeline("serve", "demo", f"checkpoint={model}", f"port={port}", "mlflow.enabled=false", *own)
@@ -163,7 +163,7 @@ def outcomes(answers: list[Answer]) -> dict[str, int]:
 @pytest.mark.parametrize(
     "deployment", [pytest.param("Model", marks=pytest.mark.faults), pytest.param("Frontend", marks=pytest.mark.chaos)]
 )
-def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deployment: str) -> None:
+def test_a_killed_replica_leaves_no_request_without_an_answer(server: Server, deployment: str) -> None:
     with Load(server.url, steps=16) as load:
         load.until(20)
         (victim,) = server.replicas(deployment)
@@ -171,7 +171,7 @@ def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deploy
         victim.kill()
         load.until(20, since=killed)
     assert all(answer.is_clean for answer in load.answers), outcomes(load.answers)
-    if deployment == "Model":  # another draws what it had in hand
+    if deployment == "Model":  # another replica generates the images it was generating
         assert outcomes(load.answers) == {"200": len(load.answers)}
     else:  # each client had one request there
         assert sum(answer.outcome != "200" for answer in load.answers if answer.started < killed) <= CLIENTS
@@ -184,7 +184,7 @@ def test_a_killed_replica_leaves_nobody_without_an_answer(server: Server, deploy
 
 
 @pytest.mark.chaos
-def test_the_printed_curl_line_draws_the_models_image(server: Server, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_printed_curl_line_returns_the_models_image(server: Server, tiny_model: Path, tmp_path: Path) -> None:
     line = curl(server.url)
     subprocess.run(line, shell=True, cwd=tmp_path, check=True, timeout=60)
     prompt = json.loads(line.partition("-d '")[2].partition("'")[0])["prompt"]
@@ -196,8 +196,8 @@ def test_the_printed_curl_line_draws_the_models_image(server: Server, tiny_model
 
 
 @pytest.mark.chaos
-def test_sigterm_lets_what_is_asked_for_finish(tiny_model: Path, tmp_path: Path) -> None:
-    """No image is lost: requests are answered until the port is closed, and then there is nobody to connect to."""
+def test_sigterm_lets_accepted_requests_finish(tiny_model: Path, tmp_path: Path) -> None:
+    """No image is lost: requests are answered until the port is closed, and then connections are refused."""
     with serving(tiny_model, tmp_path / "log") as server:
         program = psutil.Process(server.pid)
         with Load(server.url, steps=64, n=2) as load:
@@ -209,7 +209,7 @@ def test_sigterm_lets_what_is_asked_for_finish(tiny_model: Path, tmp_path: Path)
     accepted = [answer for answer in load.answers if answer.started < asked]
     later = [answer for answer in load.answers if answer.started >= asked]
     assert outcomes(accepted) == {"200": len(accepted)}
-    assert any(answer.ended > asked for answer in accepted)  # some were being drawn
-    closed = ("ConnectError", "ReadError", "RemoteProtocolError")  # the port, by and by
+    assert any(answer.ended > asked for answer in accepted)  # some were being generated
+    closed = ("ConnectError", "ReadError", "RemoteProtocolError")  # while the port closes
     assert all(answer.is_clean or answer.outcome in closed for answer in later), outcomes(later)
     assert gone == 0
