@@ -1,6 +1,6 @@
-"""For the playground page: a server whose drawings a test writes event by event, and a listener in front of ours.
+"""For the playground page: a server whose streams a test writes event by event, and a listener in front of ours.
 
-A scripted drawing stops where the test wants it to stop: that frames show while the request runs is no matter of luck.
+A scripted stream stops where the test needs it, so a test can check what the page shows while a request runs.
 """
 
 import base64
@@ -37,16 +37,16 @@ class CutOff(Exception):
 
 @dataclass
 class Scripted:
-    """What the server does, to be set by a test, and what came to it."""
+    """The answer that a test has set, and the requests that were sent."""
 
     url: str = ""
-    draw: Callable[[Write], None] = lambda write: None
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    gone: threading.Event = field(default_factory=threading.Event)  # the client closed while it was answered
+    stream: Callable[[Write], None] = lambda write: None
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    client_gone: threading.Event = field(default_factory=threading.Event)  # it closed the connection early
 
 
 class Server(NamedTuple):
-    """An endpoint and the requests that it was sent: path and body."""
+    """An endpoint and the requests that were sent to it: path and body."""
 
     url: str
     bodies: list[tuple[str, bytes]]
@@ -69,18 +69,18 @@ def scripted() -> Iterator[Scripted]:
             self._whole((PAGE_FOLDER / name).read_bytes(), TYPES[name.rpartition(".")[2]])
 
         def do_POST(self) -> None:
-            script.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            script.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             try:
-                script.draw(lambda data: self._chunk(data))
+                script.stream(lambda data: self._chunk(data))
                 self._chunk(b"")
             except CutOff:
                 self.close_connection = True
             except OSError:
-                script.gone.set()
+                script.client_gone.set()
                 self.close_connection = True
 
         def _chunk(self, data: bytes) -> None:
@@ -106,7 +106,7 @@ def scripted() -> Iterator[Scripted]:
 
 
 def frame(step: int, steps: int = 4, index: int = 0) -> bytes:
-    """The event of a preview: its image gets lighter with every step."""
+    """Return the event of a preview: its image is lighter with every step."""
     data = _image(40 * step) | {"index": index, "seed": 7 + index, "output_format": "png"}
     return _event("image_generation.partial_image", data | {"step": step, "steps": steps, "known": step / steps})
 
@@ -131,7 +131,7 @@ def _event(kind: str, data: dict[str, Any]) -> bytes:
 
 
 class Listener:
-    """Keeps the bodies that an ASGI app is sent."""
+    """Keeps the request bodies of an ASGI app."""
 
     def __init__(self, app: ASGIApp, bodies: list[tuple[str, bytes]]):
         self.app, self.bodies = app, bodies
@@ -139,7 +139,7 @@ class Listener:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
 
-        async def listening() -> Message:
+        async def receive_and_keep() -> Message:
             nonlocal body
             message = await receive()
             body += message.get("body", b"")
@@ -147,10 +147,10 @@ class Listener:
                 self.bodies.append((scope["path"], body))
             return message
 
-        await self.app(scope, listening if scope["type"] == "http" else receive, send)
+        await self.app(scope, receive_and_keep if scope["type"] == "http" else receive, send)
 
 
-def fails_on_the_way(write: Write) -> None:
-    """A drawing that ends in an error after its first frame."""
+def fails_after_a_preview(write: Write) -> None:
+    """Write a stream that ends in an error after its first preview."""
     write(frame(1))
-    write(failed("the drawing failed"))
+    write(failed("generation failed"))

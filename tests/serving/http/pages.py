@@ -1,4 +1,4 @@
-"""What tests of the playground page do on it. Chromium is Debian's package, or whichever is on the path."""
+"""Actions on the playground page for its tests. Chromium is the first one found on the path."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# The last five: it asks nobody in the internet for anything.
+# The last five keep Chromium from contacting other servers.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 PROMPT = "a small red circle above a large blue square"
@@ -22,11 +22,11 @@ expect.set_options(timeout=15_000)
 
 def opened(page: Page, url: str) -> Page:
     page.goto(url)
-    expect(page.locator("#about")).to_contain_text("tokens")  # the model is known
+    expect(page.locator("#about")).to_contain_text("tokens")  # the model's description has arrived
     return page
 
 
-def draw(page: Page, prompt: str = PROMPT) -> None:
+def generate(page: Page, prompt: str = PROMPT) -> None:
     page.fill("#prompt", prompt)
     page.keyboard.press("Enter")
 
@@ -36,7 +36,7 @@ def expect_done(page: Page) -> None:
 
 
 def shown(page: Page) -> np.ndarray:
-    """The pixels of the large image, as many as the server sent."""
+    """Return the pixels of the large image, in the size that the server sent."""
     url = page.evaluate(
         """async () => {
             const image = document.querySelector('#shown');

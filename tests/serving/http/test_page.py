@@ -1,11 +1,11 @@
-"""The playground page in headless Chromium: drawing, with the shipped model and with scripted drawings."""
+"""The playground page in headless Chromium: generation, with the shipped model and with scripted streams."""
 
 import threading
 from pathlib import Path
 
 import numpy as np
 from page_server import Scripted, Server, Write, completed, frame
-from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
+from pages import PROMPT, expect_done, generate, needs_chromium, opened, same_by_shell, shown
 from PIL import Image
 from playwright.sync_api import Page, expect
 from programs import wait_until
@@ -15,17 +15,17 @@ pytestmark = needs_chromium
 
 def test_type_and_watch_the_image_form(page: Page, server: Server) -> None:
     opened(page, server.url)
-    draw(page)
+    generate(page)
     expect_done(page)
-    expect(page.locator("#strip label")).to_have_count(16)
-    expect(page.locator("#pass")).to_contain_text("16 passes in")
+    expect(page.locator("#filmstrip label")).to_have_count(16)
+    expect(page.locator("#progress-text")).to_contain_text("16 steps in")
     assert page.get_attribute("#shown", "alt") == PROMPT
     numbers = dict(zip(page.locator("dt").all_inner_texts(), page.locator("dd").all_inner_texts(), strict=True))
-    assert numbers.keys() == {"First frame", "Per pass", "In all", "Seed"} and "–" not in numbers.values()
+    assert numbers.keys() == {"First image", "Per step", "Total", "Seed"} and "–" not in numbers.values()
 
     last = shown(page)
-    page.locator("#strip input").first.check()
-    expect(page.locator("#pass")).to_contain_text("Pass 1 of 16")
+    page.locator("#filmstrip input").first.check()
+    expect(page.locator("#progress-text")).to_contain_text("Step 1 of 16")
     wait_until(lambda: (shown(page) != last).any(), 10)
     page.keyboard.press("ArrowLeft")  # round to the last one, as radio buttons do
     wait_until(lambda: (shown(page) == last).all(), 10)
@@ -39,25 +39,25 @@ def test_type_and_watch_the_image_form(page: Page, server: Server) -> None:
 def test_every_frame_shows_before_the_next_is_sent(page: Page, script: Scripted) -> None:
     seen = threading.Semaphore(0)
 
-    def by_and_by(write: Write) -> None:
+    def one_at_a_time(write: Write) -> None:
         for step in range(1, 4):
             write(frame(step))
             assert seen.acquire(timeout=15)
         write(completed())
 
-    script.draw = by_and_by
+    script.stream = one_at_a_time
     opened(page, script.url)
-    draw(page)
+    generate(page)
     for step in range(1, 4):
-        expect(page.locator("#strip label")).to_have_count(step)
-        expect(page.locator("#pass")).to_have_text(f"Pass {step} of 4 · {25 * step} % of tokens known")
+        expect(page.locator("#filmstrip label")).to_have_count(step)
+        expect(page.locator("#progress-text")).to_have_text(f"Step {step} of 4 · {25 * step} % of tokens unmasked")
         wait_until(lambda step=step: (shown(page) == 40 * step).all(), 10)
         expect(page.locator("#stop")).to_be_visible()
         seen.release()
     expect_done(page)
     wait_until(lambda: (shown(page) == 255).all(), 10)
-    expect(page.locator("#strip label")).to_have_count(4)  # the finished image is the last pass's
-    assert script.asked == [{"prompt": PROMPT, "steps": 4, "stream": True}]
+    expect(page.locator("#filmstrip label")).to_have_count(4)  # the finished image replaces the last step's preview
+    assert script.requests == [{"prompt": PROMPT, "steps": 4, "stream": True}]
 
 
 def test_an_answer_may_come_in_any_pieces(page: Page, script: Scripted) -> None:
@@ -79,42 +79,42 @@ def test_an_answer_may_come_in_any_pieces(page: Page, script: Scripted) -> None:
         assert page.evaluate(read, pieces) == ["früh\nspät", "2"], size
 
 
-def test_a_cut_prompt_is_told(page: Page, script: Scripted) -> None:
-    script.draw = lambda write: write(completed(prompt_cut=True))
+def test_a_truncated_prompt_is_reported(page: Page, script: Scripted) -> None:
+    script.stream = lambda write: write(completed(prompt_cut=True))
     opened(page, script.url)
-    draw(page)
-    expect(page.locator("#cut")).to_be_visible()
+    generate(page)
+    expect(page.locator("#truncated")).to_be_visible()
 
 
 def test_one_of_several_is_picked(page: Page, server: Server) -> None:
     opened(page, server.url)
     page.check("[name=n][value='4']")
     page.fill("#seed", "1")  # the images of 1 to 4 differ; those of some seeds are the same
-    draw(page)
+    generate(page)
     expect_done(page)
     tiles = page.locator("#candidates input")
     expect(tiles).to_have_count(4)
-    expect(page.locator("#big")).to_be_hidden()
+    expect(page.locator("#large")).to_be_hidden()
 
     tiles.nth(2).check()
-    expect(page.locator("#big")).to_be_visible()
-    expect(page.locator("#strip label")).to_have_count(16)
+    expect(page.locator("#large")).to_be_visible()
+    expect(page.locator("#filmstrip label")).to_have_count(16)
     third = shown(page)
     page.keyboard.press("ArrowRight")
     expect(tiles.nth(3)).to_be_checked()
     wait_until(lambda: (shown(page) != third).any(), 10)
     page.click("#all")
-    expect(page.locator("#big")).to_be_hidden()
+    expect(page.locator("#large")).to_be_hidden()
     expect(tiles.nth(3)).not_to_be_checked()
 
 
-def test_a_kept_seed_draws_the_same_again_and_a_link_carries_it(page: Page, server: Server) -> None:
+def test_a_kept_seed_generates_the_same_image_and_a_link_carries_it(page: Page, server: Server) -> None:
     opened(page, server.url)
-    draw(page)
+    generate(page)
     expect_done(page)
     first, seed = shown(page), page.input_value("#seed")
     page.click("#keep")
-    page.click("#draw")
+    page.click("#generate")
     expect(page.locator("#runs label")).to_have_count(2)
     expect_done(page)
     assert (shown(page) == first).all() and page.input_value("#seed") == seed
@@ -123,15 +123,15 @@ def test_a_kept_seed_draws_the_same_again_and_a_link_carries_it(page: Page, serv
     page.goto("about:blank")  # the address alone would load nothing
     opened(page, link)
     assert (page.input_value("#prompt"), page.input_value("#seed")) == (PROMPT, seed)
-    page.click("#draw")
+    page.click("#generate")
     expect_done(page)
     wait_until(lambda: (shown(page) == first).all(), 10)
 
 
-def test_the_curl_command_draws_the_same_image(page: Page, server: Server, tmp_path: Path) -> None:
+def test_the_curl_command_generates_the_same_image(page: Page, server: Server, tmp_path: Path) -> None:
     opened(page, server.url)
     page.fill("#steps", "5")
-    draw(page, 'a "small" circle that\'s red; $HOME `id` \\ ü')
+    generate(page, 'a "small" circle that\'s red; $HOME `id` \\ ü')
     expect_done(page)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click("#copy-curl")

@@ -1,4 +1,4 @@
-"""The playground page in headless Chromium: redrawing a part, by brush and by keyboard."""
+"""The playground page in headless Chromium: regenerating a part, by brush and by keyboard."""
 
 import email
 import io
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from page_server import Server
-from pages import PROMPT, draw, expect_done, needs_chromium, opened, same_by_shell, shown
+from pages import PROMPT, expect_done, generate, needs_chromium, opened, same_by_shell, shown
 from PIL import Image
 from playwright.sync_api import Page, expect
 from programs import wait_until
@@ -23,24 +23,24 @@ def form(body: bytes) -> dict[str, bytes]:
     return {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
 
 
-def redrawn(mask: bytes) -> set[tuple[int, int]]:
-    """The cells (row, column) of 8 x 8 pixels that are transparent; every other pixel is opaque."""
+def marked_positions(mask: bytes) -> set[tuple[int, int]]:
+    """Return the grid positions (row, column), of 8 x 8 pixels, that are transparent; every other pixel is opaque."""
     alpha = np.array(Image.open(io.BytesIO(mask)))[..., 3]
     assert alpha.shape == (64, 64)
-    cells = alpha.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(8, 8, 64)
-    assert ((cells == 0).all(-1) | (cells == 255).all(-1)).all()
-    return {(int(row), int(column)) for row, column in np.argwhere(cells[..., 0] == 0)}
+    blocks = alpha.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(8, 8, 64)
+    assert ((blocks == 0).all(-1) | (blocks == 255).all(-1)).all()
+    return {(int(row), int(column)) for row, column in np.argwhere(blocks[..., 0] == 0)}
 
 
-def test_brushing_redraws_a_part(page: Page, server: Server, tmp_path: Path) -> None:
+def test_brushing_regenerates_a_part(page: Page, server: Server, tmp_path: Path) -> None:
     opened(page, server.url)
-    page.fill("#seed", "3")  # its circle lies in the cells of rows 1 and 2, columns 4 and 5; the square from row 5 on
-    draw(page)
+    page.fill("#seed", "3")  # its circle is at rows 1 and 2, columns 4 and 5; the square from row 5 on
+    generate(page)
     expect_done(page)
     before = shown(page)
-    page.click("#redraw")
+    page.click("#edit")
     page.fill("#brush-size", "1")
-    box = page.locator("#cells").bounding_box()
+    box = page.locator("#positions").bounding_box()
     assert box
 
     def at(column: float, row: float) -> tuple[float, float]:
@@ -62,9 +62,9 @@ def test_brushing_redraws_a_part(page: Page, server: Server, tmp_path: Path) -> 
     sent = form(body)
     assert path == "/v1/images/edits"
     assert (np.array(Image.open(io.BytesIO(sent["image"]))) == before).all()
-    assert redrawn(sent["mask"]) == {(row, column) for row in (1, 2) for column in range(3, 7)}
+    assert marked_positions(sent["mask"]) == {(row, column) for row in (1, 2) for column in range(3, 7)}
     assert b"green" in sent["prompt"]
-    expect(page.locator("#strip label")).to_have_count(16)
+    expect(page.locator("#filmstrip label")).to_have_count(16)
     change = np.abs(shown(page).astype(int) - before).max(-1)
     assert change[8:24, 24:56].max() > 100
     assert change[40:].max() < 40  # other tokens stay; their pixels know a little of their neighbours
@@ -76,8 +76,8 @@ def test_brushing_redraws_a_part(page: Page, server: Server, tmp_path: Path) -> 
     wait_until(lambda: (shown(page) == before).all(), 10)
 
 
-def test_all_by_keyboard(page: Page, server: Server) -> None:
-    """From the prompt, where the focus is, to a redrawn part, with the keys alone."""
+def test_everything_works_by_keyboard(page: Page, server: Server) -> None:
+    """From the prompt, which has the focus, to a regenerated part with the keyboard only."""
     opened(page, server.url)
 
     def tab_to(selector: str) -> None:
@@ -92,9 +92,9 @@ def test_all_by_keyboard(page: Page, server: Server) -> None:
     page.keyboard.press("Enter")
     expect_done(page)
     expect(page.locator("#live")).to_contain_text("Done in")
-    tab_to("#redraw")
+    tab_to("#edit")
     page.keyboard.press("Enter")
-    expect(page.locator("#cells")).to_be_focused()
+    expect(page.locator("#positions")).to_be_focused()
     for key in ("ArrowDown", "ArrowRight", "Space", "ArrowRight", "Space"):
         page.keyboard.press(key)
     expect(page.locator("#live")).to_have_text("Row 2, column 3: marked. 2 marked.")
@@ -102,18 +102,18 @@ def test_all_by_keyboard(page: Page, server: Server) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#brush")).to_be_hidden()
     expect_done(page)
-    expect(page.locator("#draw")).to_be_focused()
-    assert redrawn(form(server.bodies[-1][1])["mask"]) == {(1, 1), (1, 2)}
+    expect(page.locator("#generate")).to_be_focused()
+    assert marked_positions(form(server.bodies[-1][1])["mask"]) == {(1, 1), (1, 2)}
 
 
-def test_nothing_is_redrawn_without_a_mark(page: Page, server: Server) -> None:
+def test_nothing_is_regenerated_without_a_mark(page: Page, server: Server) -> None:
     opened(page, server.url)
-    draw(page)
+    generate(page)
     expect_done(page)
-    asked = len(server.bodies)
-    page.click("#redraw")
+    sent_before = len(server.bodies)
+    page.click("#edit")
     page.click("#brush .main")
     expect(page.get_by_role("alert")).to_contain_text("Nothing is marked yet")
     page.keyboard.press("Escape")
     expect(page.locator("#brush")).to_be_hidden()
-    assert len(server.bodies) == asked
+    assert len(server.bodies) == sent_before

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from page_server import Scripted, Server, fails_on_the_way
-from pages import draw, expect_done, needs_chromium, opened
+from page_server import Scripted, Server, fails_after_a_preview
+from pages import expect_done, generate, needs_chromium, opened
 from playwright.sync_api import Page, expect
 
 pytestmark = needs_chromium
@@ -21,25 +21,25 @@ def test_a_narrow_window_does_not_scroll_sideways(page: Page, server: Server) ->
     page.click("#settings > summary")
     page.click("#settings details > summary")
     page.check("[name=n][value='4']")
-    draw(page)
+    generate(page)
     expect_done(page)
     expect_narrow()
     page.locator("#candidates input").first.check()
     page.click("#command > summary")
     expect_narrow()
-    page.click("#redraw")
+    page.click("#edit")
     expect_narrow()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(page: Page, script: Scripted, scheme: Any) -> None:
-    """4.5 to 1 and more, as WCAG 2 asks, for all text that is shown, between its colour and the nearest ground."""
+    """All visible text has a contrast of 4.5 to 1 with the nearest background, as WCAG 2 requires."""
     page.emulate_media(color_scheme=scheme)
-    script.draw = fails_on_the_way
+    script.stream = fails_after_a_preview
     opened(page, script.url)
     page.click("#settings details > summary")
-    draw(page)
-    expect(page.get_by_role("alert")).to_contain_text("the drawing failed")
+    generate(page)
+    expect(page.get_by_role("alert")).to_contain_text("generation failed")
     assert page.evaluate(CONTRASTS) == []
 
 

@@ -1,53 +1,54 @@
-/** The endpoint. All that can go wrong with it becomes a Problem, whose words can be shown as they are. */
+/** Requests to the endpoint. Every failure becomes a Problem, whose texts can be shown as they are. */
 
 import { events } from "./sse.js";
 
-const KEY = "emage-key";
+const KEY_NAME = "emage-key"; // of the API key in the browser's session storage
+const MAX_RETRY_S = 600;
 
 export class Problem extends Error {
-  /** `status` is 0 where no answer came; `wait` is in seconds; `param` names the setting that is at fault. */
-  constructor(title, message, { status = 0, wait = 0, param = null } = {}) {
+  /** `status`: 0 if there was no answer; `retryS`: seconds to wait before a retry; `param`: the setting at fault. */
+  constructor(title, message, { status = 0, retryS = 0, param = null } = {}) {
     super(message);
-    Object.assign(this, { title, status, wait, param });
+    Object.assign(this, { title, status, retryS, param });
   }
 }
 
 export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+  sessionStorage.setItem(KEY_NAME, key);
 }
 
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return sessionStorage.getItem(KEY_NAME) !== null;
 }
 
-/** What the server says of its model. */
+/** Returns the server's description of its model. */
 export async function model() {
-  const response = await ask("v1/models");
+  const response = await send("v1/models");
   return (await response.json()).data[0];
 }
 
-/** Events of the drawing of `body`, a part of `edit.image` anew where there is one. */
-export async function* draw(body, edit, signal) {
+/** Yields the events of a request: `body`, and for an edit the files `edit.image` and `edit.mask`. */
+export async function* generate(body, edit, signal) {
   const path = edit ? "v1/images/edits" : "v1/images/generations";
   const headers = edit ? {} : { "Content-Type": "application/json" };
-  const asked = { ...body, stream: true };
-  const sent = edit ? form(asked, edit) : JSON.stringify(asked);
-  const response = await ask(path, { method: "POST", headers, signal, body: sent });
+  const fields = { ...body, stream: true };
+  const content = edit ? form(fields, edit) : JSON.stringify(fields);
+  const response = await send(path, { method: "POST", headers, signal, body: content });
   try {
     for await (const data of events(response.body)) {
       const event = JSON.parse(data);
-      if (event.type === "error") throw told(event.error);
+      if (event.type === "error") throw problemOfEvent(event.error);
       yield event;
     }
   } catch (error) {
     if (error instanceof Problem || error.name === "AbortError") throw error;
-    throw new Problem("The connection broke off", "The image was not finished.");
+    throw new Problem("The connection was lost", "The image was not finished.");
   }
 }
 
-function told({ message, code }) {
-  const title = code === "content_policy_violation" ? "This is not drawn here" : "The drawing failed on the way";
-  return new Problem(title, message);
+function problemOfEvent({ message, code }) {
+  const isRejected = code === "content_policy_violation";
+  return new Problem(isRejected ? "The server rejected this" : "Generation failed", message);
 }
 
 function form(fields, { image, mask }) {
@@ -58,35 +59,35 @@ function form(fields, { image, mask }) {
   return data;
 }
 
-async function ask(path, init = {}) {
+async function send(path, init = {}) {
   const headers = { ...init.headers };
-  if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
+  if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY_NAME)}`;
   let response;
   try {
     response = await fetch(path, { ...init, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The server can't be reached", "Is it running, and this machine online?");
+    throw new Problem("The server can't be reached", "Is it running, and is this machine online?");
   }
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await problemOfAnswer(response);
   return response;
 }
 
 const TITLES = {
-  401: "This server wants an API key",
-  403: "This server does not allow that",
-  404: "There is no such model here",
-  413: "That is too large for this server",
+  401: "The server needs an API key",
+  403: "The server does not allow this",
+  404: "The server has no such model",
+  413: "The request is too large",
   429: "The server is busy",
-  503: "The server is not ready yet",
+  503: "The server is not ready",
 };
 
-async function refusal(response) {
+async function problemOfAnswer(response) {
   const { status } = response;
   const answer = await response.json().catch(() => null); // a proxy's error page is not JSON
-  const told = answer?.error ?? {};
-  const title = TITLES[status] ?? (status < 500 ? "That can't be drawn as it is" : "The server could not draw this");
-  const message = told.message ?? `The server answered with status ${status}.`;
-  const wait = Math.min(Number(response.headers.get("Retry-After")) || 0, 600);
-  return new Problem(title, message, { status, wait, param: told.param });
+  const error = answer?.error ?? {};
+  const title = TITLES[status] ?? (status < 500 ? "The request can't be fulfilled" : "The server failed");
+  const message = error.message ?? `The server answered with status ${status}.`;
+  const retryS = Math.min(Number(response.headers.get("Retry-After")) || 0, MAX_RETRY_S);
+  return new Problem(title, message, { status, retryS, param: error.param });
 }

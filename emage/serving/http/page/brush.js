@@ -1,30 +1,30 @@
-/** Choosing the cells of an image that are regenerated: with mouse, pen, finger or keys.
+/** The brush: marks the part of an image that is regenerated, with mouse, pen, finger or keys.
  *
- * The model redraws whole cells of its token grid, so whole cells are what is marked and shown. A place is (x, y) in
- * cells from the top left corner, a cell its number in rows.
+ * The model regenerates whole positions of its token grid, so whole positions are marked and shown. A position is its
+ * index in the grid, row by row; a point is (x, y) in units of positions from the top left corner.
  */
 
-/** The checks that stand for nothing in image editors; the image shines through a little. */
-const CHECKS = checks("#fffd", "#9aad", 8);
+/** The chequered pattern that means "transparent" in image editors; the image shows through a little. */
+const CHEQUERS = chequers("#fffd", "#9aad", 8);
 
 export class Brush {
   size = 2;
   erasing = false;
 
-  constructor(canvas, say) {
+  constructor(canvas, announce) {
     this.canvas = canvas;
-    this.say = say;
+    this.announce = announce;
     canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.last = null));
-    canvas.addEventListener("pointerleave", () => this.#point(null));
+    canvas.addEventListener("pointerleave", () => this.#setPointer(null));
     canvas.addEventListener("keydown", (event) => this.#key(event));
     for (const change of ["focus", "blur"]) canvas.addEventListener(change, () => this.#paint());
     new ResizeObserver(() => this.#paint()).observe(canvas);
   }
 
   open([rows, columns]) {
-    Object.assign(this, { rows, columns, cells: new Set(), before: [], cursor: 0, last: null, at: null });
+    Object.assign(this, { rows, columns, positions: new Set(), history: [], cursor: 0, last: null, pointer: null });
     this.canvas.hidden = false;
     this.#paint();
   }
@@ -34,24 +34,25 @@ export class Brush {
   }
 
   undo() {
-    if (!this.before.length) return;
-    this.cells = this.before.pop();
+    if (!this.history.length) return;
+    this.positions = this.history.pop();
     this.#changed();
   }
 
   clear() {
-    this.#remember();
-    this.cells = new Set();
+    this.#saveForUndo();
+    this.positions = new Set();
     this.#changed();
   }
 
-  /** A PNG of the image's size, transparent where it is regenerated: the form that OpenAI's API has. */
+  /** Returns a PNG of the image's size that is transparent in the marked part, as OpenAI's API defines it. */
   mask(width, height) {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width, height });
     const context = canvas.getContext("2d");
     context.fillRect(0, 0, width, height);
-    for (const cell of this.cells) context.clearRect(...this.#box(cell, width / this.columns, height / this.rows));
+    const size = [width / this.columns, height / this.rows];
+    for (const position of this.positions) context.clearRect(...this.#box(position, ...size));
     return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   }
 
@@ -59,25 +60,25 @@ export class Brush {
 
   #begin(event) {
     if (event.button !== 0) return;
-    event.preventDefault(); // no selecting of text
+    event.preventDefault(); // else the browser selects text
     this.canvas.setPointerCapture(event.pointerId);
-    this.#remember();
-    this.last = this.#place(event);
+    this.#saveForUndo();
+    this.last = this.#pointOf(event);
     this.#stroke(this.last);
   }
 
   #move(event) {
-    const place = this.#place(event);
-    if (this.last) this.#stroke(place);
-    if (event.pointerType === "mouse") this.#point(place);
+    const point = this.#pointOf(event);
+    if (this.last) this.#stroke(point);
+    if (event.pointerType === "mouse") this.#setPointer(point);
   }
 
-  #place(event) {
+  #pointOf(event) {
     const { left, top, width, height } = this.canvas.getBoundingClientRect();
     return [((event.clientX - left) / width) * this.columns, ((event.clientY - top) / height) * this.rows];
   }
 
-  /** From the last place to this one in steps of a quarter cell: a fast hand leaves no gaps. */
+  /** Marks from the last point to this one in steps of a quarter position, so that a fast stroke has no gaps. */
   #stroke([x, y]) {
     const [fromX, fromY] = this.last;
     const steps = Math.max(1, Math.ceil(Math.hypot(x - fromX, y - fromY) * 4));
@@ -86,20 +87,20 @@ export class Brush {
     this.#changed();
   }
 
-  /** Marks every cell that the round brush touches; the smallest brush is the one cell below the pointer. */
+  /** Marks every position that the round brush touches; the smallest brush is the one position below the pointer. */
   #dab(x, y) {
     const radius = (this.size - 1) / 2;
     for (let row = Math.floor(y - radius); row <= y + radius; row++) {
       for (let column = Math.floor(x - radius); column <= x + radius; column++) {
         if (row < 0 || row >= this.rows || column < 0 || column >= this.columns) continue;
-        const near = [Math.min(Math.max(x, column), column + 1), Math.min(Math.max(y, row), row + 1)];
-        if (Math.hypot(near[0] - x, near[1] - y) <= radius) this.#set(row * this.columns + column, !this.erasing);
+        const nearest = [Math.min(Math.max(x, column), column + 1), Math.min(Math.max(y, row), row + 1)];
+        if (Math.hypot(nearest[0] - x, nearest[1] - y) <= radius) this.#set(row * this.columns + column, !this.erasing);
       }
     }
   }
 
-  #point(place) {
-    this.at = place;
+  #setPointer(point) {
+    this.pointer = point;
     this.#paint();
   }
 
@@ -114,35 +115,35 @@ export class Brush {
       column = Math.min(Math.max(column + moves[event.key][1], 0), this.columns - 1);
       this.cursor = row * this.columns + column;
     } else if (event.key === " ") {
-      this.#remember();
-      this.#set(this.cursor, !this.cells.has(this.cursor));
+      this.#saveForUndo();
+      this.#set(this.cursor, !this.positions.has(this.cursor));
     } else if (event.key === "z" && (event.ctrlKey || event.metaKey)) {
       this.undo();
     } else return;
     event.preventDefault();
-    const marked = this.cells.has(this.cursor) ? "marked" : "not marked";
-    this.say(`Row ${row + 1}, column ${column + 1}: ${marked}. ${this.cells.size} marked.`);
+    const marked = this.positions.has(this.cursor) ? "marked" : "not marked";
+    this.announce(`Row ${row + 1}, column ${column + 1}: ${marked}. ${this.positions.size} marked.`);
     this.#paint();
   }
 
-  // --- Cells ---
+  // --- Positions ---
 
-  #set(cell, marked) {
-    if (marked) this.cells.add(cell);
-    else this.cells.delete(cell);
+  #set(position, marked) {
+    if (marked) this.positions.add(position);
+    else this.positions.delete(position);
   }
 
-  #remember() {
-    this.before.push(new Set(this.cells));
+  #saveForUndo() {
+    this.history.push(new Set(this.positions));
   }
 
   #changed() {
     this.#paint();
-    if (!this.last) this.say(`${this.cells.size} cells marked.`);
+    if (!this.last) this.announce(`${this.positions.size} positions marked.`);
   }
 
-  #box(cell, width, height) {
-    return [(cell % this.columns) * width, Math.floor(cell / this.columns) * height, width, height];
+  #box(position, width, height) {
+    return [(position % this.columns) * width, Math.floor(position / this.columns) * height, width, height];
   }
 
   #paint() {
@@ -153,16 +154,16 @@ export class Brush {
     const context = this.canvas.getContext("2d");
     context.scale(devicePixelRatio, devicePixelRatio);
     const size = [clientWidth / this.columns, clientHeight / this.rows];
-    context.fillStyle = context.createPattern(CHECKS, "repeat");
-    for (const cell of this.cells) context.fillRect(...this.#box(cell, ...size));
+    context.fillStyle = context.createPattern(CHEQUERS, "repeat");
+    for (const position of this.positions) context.fillRect(...this.#box(position, ...size));
     if (this.canvas.matches(":focus-visible")) outline(context, () => context.rect(...this.#box(this.cursor, ...size)));
-    if (!this.at) return;
+    if (!this.pointer) return;
     const radius = (Math.max(this.size - 1, 0.5) / 2) * size[0];
-    outline(context, () => context.arc(this.at[0] * size[0], this.at[1] * size[1], radius, 0, 7));
+    outline(context, () => context.arc(this.pointer[0] * size[0], this.pointer[1] * size[1], radius, 0, 7));
   }
 }
 
-/** White within black: seen on every image. */
+/** Draws a white line within a black one, which is visible on every image. */
 function outline(context, shape) {
   for (const [width, colour] of [[5, "#000"], [2, "#fff"]]) {
     context.beginPath();
@@ -172,7 +173,7 @@ function outline(context, shape) {
   }
 }
 
-function checks(light, dark, side) {
+function chequers(light, dark, side) {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = 2 * side;
   const context = canvas.getContext("2d");

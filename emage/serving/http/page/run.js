@@ -1,28 +1,29 @@
-/** A run: one request and what came of it.
+/** A run: one request, with the images that arrive for it.
  *
- * `images` have `frames`, the passes as they came, and at the end a `blob`, the finished file. `chosen` is the one
- * that is shown large, null while none of several is picked; `frame` the frame that is looked at, null for the newest.
- * Times are milliseconds since the run began.
+ * Each of `images` has `frames`, one for each decoding step of which an image arrived, and at the end a `blob`, the
+ * finished file. `chosen` is the index of the image that is shown large, null while none of several is picked; `frame`
+ * the index of the frame that is shown, null for the newest. Times are milliseconds since the run began.
  */
 
-export function begin({ body, edit, parent }) {
-  const images = Array.from({ length: body.n ?? 1 }, () => ({ frames: [], blob: null, cut: false }));
+export function beginRun({ body, edit, parent }) {
+  const images = Array.from({ length: body.n ?? 1 }, () => ({ frames: [], blob: null, isTruncated: false }));
   const chosen = images.length > 1 ? null : 0;
-  return { body, edit, parent, images, chosen, frame: null, state: "drawing", started: performance.now() };
+  return { body, edit, parent, images, chosen, frame: null, state: "generating", started: performance.now() };
 }
 
-/** Adds what an event brings to its image. Returns the new frame. */
-export function take(run, event) {
+/** Adds the image of an event to the run. Returns the new frame. */
+export function addEvent(run, event) {
   const image = run.images[event.index];
   const previous = image.frames.at(-1);
-  const { step, steps, known } = event;
+  const { step, steps, known: unmasked } = event;
   const blob = toBlob(event);
-  const frame = { step, steps, known, at: elapsed(run), url: URL.createObjectURL(blob), format: event.output_format };
+  const url = URL.createObjectURL(blob);
+  const frame = { step, steps, unmasked, at: elapsed(run), url, format: event.output_format };
   if (event.type.endsWith(".completed")) {
-    frame.step = frame.steps ??= previous?.steps ?? 1; // an image of one pass has no frame before
-    frame.known = 1;
-    Object.assign(image, { blob, cut: event.prompt_cut });
-    if (previous?.step === frame.step) URL.revokeObjectURL(image.frames.pop().url); // the same, less exact
+    frame.step = frame.steps ??= previous?.steps ?? 1; // an image of one step has no previous frame
+    frame.unmasked = 1;
+    Object.assign(image, { blob, isTruncated: event.prompt_cut });
+    if (previous?.step === frame.step) URL.revokeObjectURL(image.frames.pop().url); // the same image, less exact
   }
   run.first ??= frame.at;
   image.seed = event.seed;
@@ -30,15 +31,15 @@ export function take(run, event) {
   return frame;
 }
 
-export function end(run, state) {
+export function endRun(run, state) {
   Object.assign(run, { state, total: elapsed(run) });
 }
 
-export const isWhole = ({ images }) => images.every(({ blob }) => blob);
+export const isComplete = ({ images }) => images.every(({ blob }) => blob);
 export const isEmpty = ({ images }) => images.every(({ frames }) => !frames.length);
 
-/** Gives the memory of its images back. */
-export function forget(run) {
+/** Frees the memory of a run's images. */
+export function releaseRun(run) {
   for (const { frames } of run.images) for (const { url } of frames) URL.revokeObjectURL(url);
   for (const url of run.edit?.urls ?? []) URL.revokeObjectURL(url);
 }

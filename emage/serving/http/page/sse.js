@@ -1,6 +1,6 @@
-/** Server-sent events from a fetched body. EventSource can't POST. */
+/** Server-sent events of a fetched body, because EventSource can't POST. */
 
-/** The data of every event in a stream of bytes. Chunks may end anywhere, within a letter or a CRLF too. */
+/** Yields the data of every event in a stream of bytes. Chunks may end anywhere, even within a letter or a CRLF. */
 export async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -17,11 +17,11 @@ export async function* events(body) {
           data = [];
         } else if (/^data(:|$)/.test(line)) {
           data.push(line.slice(5).replace(/^ /, ""));
-        } // all else is a comment, or an event's name, which the data repeats
+        } // other lines are comments, or event names, which the data repeats
       }
-      if (done) return; // an event without its blank line was cut off: it is dropped
+      if (done) return; // an event without its blank line is incomplete: it is dropped
     }
   } finally {
-    reader.cancel().catch(() => {}); // whoever stops listening early closes the connection
+    reader.cancel().catch(() => {}); // a caller that stops early closes the connection
   }
 }

@@ -1,4 +1,4 @@
-/** Shows a run (run.js): its images as they form, one of them large with all its frames, and what it took. */
+/** Shows a run (run.js): its images as they arrive, one of them large with its filmstrip, and the timings. */
 
 import { isEmpty } from "./run.js";
 
@@ -12,31 +12,32 @@ export class View {
     $("replay").addEventListener("click", () => this.#replay());
   }
 
-  /** All anew: another run, another of its images, another state. */
+  /** Shows a run from scratch: another run, another of its images, or another state. */
   show(run) {
     clearInterval(this.player);
     this.run = run;
     const several = run.images.length > 1;
     const sideBySide = several && run.chosen === null;
     $("board").classList.toggle("side-by-side", sideBySide);
-    $("big").hidden = sideBySide;
+    $("large").hidden = sideBySide;
     $("stage").className = run.state;
     $("candidates").hidden = !several;
     const candidate = (_, index) => tile("candidate", `Image ${index + 1}`, () => this.onPick(index));
     fill($("candidates"), several ? run.images : [], candidate);
-    $("strip").replaceChildren();
+    $("filmstrip").replaceChildren();
     this.#update();
   }
 
-  /** A frame or the finished image came. */
-  arrived(run) {
+  /** Shows what has arrived for a run, if it is the one that is shown. */
+  update(run) {
     if (run === this.run) this.#update();
   }
 
-  earlier(runs, enabled) {
+  /** Shows the earlier runs, newest first; `enabled`: they can be picked. */
+  showEarlier(runs, enabled) {
     $("earlier").hidden = runs.length < 2;
     $("runs").replaceChildren(...runs.map((run) => {
-      const box = tile("run", `${run.edit ? "Redrawn: " : ""}${run.body.prompt}`, () => this.onReturn(run));
+      const box = tile("run", `${run.edit ? "Edited: " : ""}${run.body.prompt}`, () => this.onReturn(run));
       const input = box.querySelector("input");
       Object.assign(input, { disabled: !enabled, checked: run === this.run });
       image(box, run.images[run.chosen ?? 0].frames.at(-1)?.url);
@@ -44,18 +45,18 @@ export class View {
     }));
   }
 
-  /** The image that is shown large, and the frame of it. */
+  /** The image that is shown large, and its frame. */
   get shown() {
     const { images, chosen, frame } = this.run;
     const { frames } = images[chosen ?? 0];
     return { image: images[chosen ?? 0], frame: frames[frame ?? frames.length - 1] };
   }
 
-  // --- Parts ---
+  // --- The parts of the page ---
 
   #update() {
     this.#images();
-    this.#strip();
+    this.#filmstrip();
     this.#progress();
     this.#result();
   }
@@ -67,99 +68,99 @@ export class View {
       box.querySelector("input").checked = index === chosen;
     }
     const { frame } = this.shown;
-    image($("big"), frame?.url);
+    image($("large"), frame?.url);
     $("shown").hidden = !frame;
     $("shown").alt = body.prompt;
     $("empty").hidden = Boolean(frame);
   }
 
-  #strip() {
+  #filmstrip() {
     const { images, chosen, frame, state } = this.run;
     const frames = chosen === null ? [] : images[chosen].frames;
     $("frames").hidden = !frames.length;
-    $("replay").hidden = state === "drawing" || frames.length < 2;
-    fill($("strip"), frames, (it, index) => tile("frame", passOf(it), () => this.#look(index)));
-    for (const [index, box] of [...$("strip").children].entries()) {
+    $("replay").hidden = state === "generating" || frames.length < 2;
+    fill($("filmstrip"), frames, (it, index) => tile("frame", stepText(it), () => this.#pickFrame(index)));
+    for (const [index, box] of [...$("filmstrip").children].entries()) {
       image(box, frames[index].url);
       box.querySelector("input").checked = index === (frame ?? frames.length - 1);
     }
-    if (frame === null) $("strip").scrollTop = $("strip").scrollHeight;
+    if (frame === null) $("filmstrip").scrollTop = $("filmstrip").scrollHeight;
   }
 
-  #look(index) {
+  #pickFrame(index) {
     clearInterval(this.player);
-    this.#to(index);
+    this.#showFrame(index);
   }
 
-  #to(index) {
+  #showFrame(index) {
     const last = index === this.run.images[this.run.chosen].frames.length - 1;
-    this.run.frame = last ? null : index; // the last one goes on to the next that comes
+    this.run.frame = last ? null : index; // null: new frames are shown as they arrive
     this.#update();
   }
 
-  /** Slower than a small model draws: to be watched. */
+  /** Plays the filmstrip, slower than a small model generates. */
   #replay() {
     clearInterval(this.player);
     const { length } = this.run.images[this.run.chosen].frames;
     let index = 0;
     this.player = setInterval(() => {
-      this.#to(index++);
+      this.#showFrame(index++);
       if (index === length) clearInterval(this.player);
     }, Math.min(160, 4000 / length));
   }
 
   #progress() {
     const { images, chosen, body } = this.run;
-    const frame = chosen === null ? slowest(images) : this.shown.frame;
+    const frame = chosen === null ? leastAdvanced(images) : this.shown.frame;
     $("bar").max = frame?.steps ?? body.steps;
     $("bar").value = frame?.step ?? 0;
-    $("pass").textContent = whereIs(this.run, frame);
+    $("progress-text").textContent = progressText(this.run, frame);
   }
 
   #result() {
     const { images, chosen, state, body, parent, edit, first, total } = this.run;
     const { image, frame } = this.shown;
     const [oldest, latest] = [image.frames[0], image.frames.at(-1)];
-    const nothing = state !== "drawing" && isEmpty(this.run);
+    const nothing = state !== "generating" && isEmpty(this.run);
     $("hint").hidden = !nothing;
     $("result").hidden = nothing;
     $("caption").textContent = body.prompt;
-    $("cut").hidden = !image.cut;
-    const passes = latest?.step - oldest?.step;
-    const perPass = passes > 0 ? (latest.at - oldest.at) / passes : undefined;
+    $("truncated").hidden = !image.isTruncated;
+    const steps = latest?.step - oldest?.step;
+    const perStep = steps > 0 ? (latest.at - oldest.at) / steps : undefined;
     const seed = chosen === null ? null : image.seed;
-    numbers({ "First frame": duration(first), "Per pass": duration(perPass), "In all": duration(total), Seed: seed });
+    showTimings({ "First image": duration(first), "Per step": duration(perStep), Total: duration(total), Seed: seed });
 
-    const done = state !== "drawing" && chosen !== null && frame;
-    const has = (id, whether) => ($(id).hidden = !whether);
-    has("choose", chosen === null);
-    has("all", images.length > 1 && chosen !== null);
-    has("redraw", done && image.blob);
-    for (const id of ["download", "copy-curl", "command"]) has(id, done);
-    has("copy-link", done && !edit);
-    has("back", done && parent);
-    has("files", edit);
+    const done = state !== "generating" && chosen !== null && frame;
+    const showIf = (id, condition) => ($(id).hidden = !condition);
+    showIf("choose", chosen === null);
+    showIf("all", images.length > 1 && chosen !== null);
+    showIf("edit", done && image.blob);
+    for (const id of ["download", "copy-curl", "command"]) showIf(id, done);
+    showIf("copy-link", done && !edit);
+    showIf("back", done && parent);
+    showIf("files", edit);
     if (!frame) return;
     $("download").href = frame.url;
-    const pass = frame === latest && image.blob ? "" : `-pass-${frame.step}`;
-    $("download").download = `emage-${image.seed}${pass}.${frame.format}`;
+    const suffix = frame === latest && image.blob ? "" : `-step-${frame.step}`;
+    $("download").download = `emage-${image.seed}${suffix}.${frame.format}`;
   }
 }
 
-/** A radio button that is an image: a group of them has the arrow keys and one tab stop from the browser. */
+/** Returns a radio button that is an image: the browser gives a group of them arrow keys and one tab stop. */
 function tile(group, name, onPick) {
   const box = document.createElement("label");
   const input = document.createElement("input");
   Object.assign(input, { type: "radio", name: group, title: name, ariaLabel: name });
   input.addEventListener("change", onPick);
   const image = document.createElement("img");
-  image.alt = ""; // the name is the button's
+  image.alt = ""; // the button has the name
   image.hidden = true;
   box.append(input, image);
   return box;
 }
 
-/** As many children as there are items. Those there stay, and with them the keyboard's focus. */
+/** Gives an element one child per item. Existing children stay, and with them the keyboard's focus. */
 function fill(element, items, make) {
   while (element.children.length > items.length) element.lastChild.remove();
   for (const [index, item] of items.entries()) if (!element.children[index]) element.append(make(item, index));
@@ -171,21 +172,21 @@ function image(box, url) {
   if (url && image.src !== url) image.src = url;
 }
 
-/** The newest frame of the image that is the least far; none while one has none. */
-function slowest(images) {
+/** Returns the newest frame of the image that has the fewest steps done; undefined while an image has no frame. */
+function leastAdvanced(images) {
   const each = images.map(({ frames }) => frames.at(-1));
   return each.includes(undefined) ? undefined : each.reduce((a, b) => (b.step < a.step ? b : a));
 }
 
-function whereIs({ state, total, frame: looked }, frame) {
-  if (!frame) return state === "drawing" ? "Waiting for the first pass" : "";
-  if (looked !== null || state === "drawing") return passOf(frame);
-  if (state === "done") return `${frame.steps} ${frame.steps > 1 ? "passes" : "pass"} in ${duration(total)}`;
-  return `${state === "stopped" ? "Stopped" : "Broken off"}. ${passOf(frame)}`;
+function progressText({ state, total, frame: picked }, frame) {
+  if (!frame) return state === "generating" ? "Waiting for the first step" : "";
+  if (picked !== null || state === "generating") return stepText(frame);
+  if (state === "done") return `${frame.steps} ${frame.steps > 1 ? "steps" : "step"} in ${duration(total)}`;
+  return `${state === "stopped" ? "Stopped" : "Interrupted"}. ${stepText(frame)}`;
 }
 
-function passOf({ step, steps, known }) {
-  return `Pass ${step} of ${steps} · ${Math.round(known * 100)} % of tokens known`;
+function stepText({ step, steps, unmasked }) {
+  return `Step ${step} of ${steps} · ${Math.round(unmasked * 100)} % of tokens unmasked`;
 }
 
 function duration(ms) {
@@ -193,7 +194,7 @@ function duration(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
-function numbers(values) {
+function showTimings(values) {
   const rows = Object.entries(values).filter(([, value]) => value !== null).map(([name, value]) => {
     const [row, dt, dd] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
     dt.textContent = name;
@@ -201,5 +202,5 @@ function numbers(values) {
     row.append(dt, dd);
     return row;
   });
-  $("numbers").replaceChildren(...rows);
+  $("timings").replaceChildren(...rows);
 }
