@@ -31,9 +31,9 @@ pq.write_table(table, FOLDER / "tokens" / "00000.parquet")
 # 2. Train, from the shipped model's weights.
 run = {"output": str(FOLDER / "run"), "prompts": [PROMPT]}
 data, optim, objective = {"path": str(FOLDER / "tokens")}, {"steps": 60, "lr": 5e-4}, {"warm_start": 0.0}
-model = train(preset(TrainConfig, "demo", init="demo", data=data, optim=optim, objective=objective, run=run))
+report = train(preset(TrainConfig, "demo", init="demo", data=data, optim=optim, objective=objective, run=run))
 
 # 3. Both models on the new wording, the same seeds.
-pipes = [emage.Emage.from_pretrained(name) for name in ("demo", str(model))]
+pipes = [emage.Emage.from_pretrained(name) for name in ("demo", report["model"])]
 images = [image for pipe in pipes for image in pipe.generate([PROMPT] * 4, seed=range(4))]
 image_grid.sheet(images, ["before"] * 4 + ["after"] * 4, columns=4).save("fine_tuned.png")
