@@ -36,4 +36,4 @@ report = train(preset(TrainConfig, "demo", init="demo", data=data, optim=optim, 
 # 3. Both models on the new wording, the same seeds.
 pipes = [emage.Emage.from_pretrained(name) for name in ("demo", report["model"])]
 images = [image for pipe in pipes for image in pipe.generate([PROMPT] * 4, seed=range(4))]
-image_grid.sheet(images, ["before"] * 4 + ["after"] * 4, columns=4).save("fine_tuned.png")
+image_grid.make_grid(images, ["before"] * 4 + ["after"] * 4, columns=4).save("fine_tuned.png")

@@ -16,5 +16,5 @@ mask = Image.new("L", before.size, "black")
 ImageDraw.Draw(mask).rectangle((0, 0, before.width, before.height // 2 - 1), fill="white")
 
 after = pipe.inpaint(before, mask, "a small green circle above a large blue square", seed=7)
-image_grid.sheet([before, mask, after], ["before", "mask", "after"], columns=3).save("inpainted.png")
+image_grid.make_grid([before, mask, after], ["before", "mask", "after"], columns=3).save("inpainted.png")
 print("inpainted.png: before, mask, after")
