@@ -49,6 +49,12 @@ def test_inpaint(tmp_path: Path):
     assert shapes_checker.check(Image.fromarray(after), "a small green circle above a large blue square").objects
 
 
+def test_add_a_method(tmp_path: Path):
+    run("add_a_method.py", tmp_path)
+    one, other = (np.asarray(Image.open(tmp_path / "checkerboard.png").crop((x, 8, x + 128, 136))) for x in (8, 152))
+    assert one.std() > 20 and other.std() > 20 and not np.array_equal(one, other)
+
+
 @pytest.mark.ray
 @pytest.mark.faults  # takes longer than 10 seconds
 def test_fine_tune(tmp_path: Path):
