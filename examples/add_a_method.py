@@ -13,7 +13,7 @@ from emage.methods import METHODS, base, iterative1, masking, sampling
 from emage.utils import image_grid
 
 CAUSAL, TWO_PASSES, PARTIAL_CONTEXT, SCORES_ALL = False, False, True, False  # emage/methods/__init__.py explains them
-loss = iterative1.loss  # what it would be trained by: masked tokens from the visible ones
+loss = iterative1.loss  # for training
 
 
 def num_steps(settings, n):
@@ -29,13 +29,12 @@ def generate(model, context, y_obs, settings, rng):  # y_obs (B,N): the tokens s
     board = (torch.arange(8)[:, None] + torch.arange(8)).flatten() % 2 == 0  # (N,) half of the 8 x 8 positions
     for unmasked in (board, torch.ones(64, dtype=torch.bool)):
         sampled = sampling.sample_tokens(model(y_obs, context), rng.uniform(64), *sampling.token_settings(settings))
-        guess = torch.where(y_obs == masking.MASK, sampled.tokens, y_obs)
-        y_obs = torch.where(unmasked, guess, y_obs)
-        yield base.Step(y_obs, guess)
+        y_obs = torch.where(unmasked & (y_obs == masking.MASK), sampled.tokens, y_obs)
+        yield base.Step(y_obs, torch.where(y_obs == masking.MASK, sampled.tokens, y_obs))
 
 
 METHODS["checkerboard"] = sys.modules[__name__]
 pipe = emage.Emage.from_pretrained("demo")
 mine = emage.Emage(pipe.network, pipe.tokenizer, replace(pipe.config, method="checkerboard"))
-images = [pipe.generate("a small red circle above a large blue square", seed=7)[0] for pipe in (pipe, mine)]
+images = [each.generate("a small red circle above a large blue square", seed=7)[0] for each in (pipe, mine)]
 image_grid.make_grid(images, ["iterative3, 16 steps", "checkerboard, 2 steps"]).save("checkerboard.png")
