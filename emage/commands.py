@@ -63,13 +63,13 @@ COMMANDS = {
     "inspect": Command(
         "what a token table holds",
         "emage.data.inspect_tokens:main",
-        "emage.data.inspect_tokens:InspectionConfig",
+        "emage.config:InspectionConfig",
         words={"PATH": "The token table: a folder of parquet files, or one file (the same as path=PATH)."},
     ),
     "curves": Command(
         "training runs -> their learning curves",
         "emage.training.plot_curves:main",
-        "emage.training.plot_curves:CurvesConfig",
+        "emage.config:CurvesConfig",
         words={"RUN [RUN ...]": "Output folders of trainings (their run.output), each with a steps.jsonl."},
     ),
 }

@@ -10,7 +10,15 @@ from emage.config.environment import DoctorConfig, MLflowConfig
 from emage.config.evaluation import EvaluateConfig, FidMode, JudgeConfig, Metric, Rank, SetMetric
 from emage.config.fields import check, check_arguments, nearest
 from emage.config.help import usage
-from emage.config.ingest import DownloadConfig, IngestConfig, SelectConfig, ShuffleConfig, SourceConfig, TokenizeConfig
+from emage.config.ingest import (
+    DownloadConfig,
+    IngestConfig,
+    InspectionConfig,
+    SelectConfig,
+    ShuffleConfig,
+    SourceConfig,
+    TokenizeConfig,
+)
 from emage.config.model import (
     CheckpointConfig,
     Dtype,
@@ -25,13 +33,22 @@ from emage.config.model import (
 from emage.config.presets import PRESETS
 from emage.config.reproduce import DemoConfig, PaperConfig, ReproduceConfig, SmallConfig, Study, Table2Config
 from emage.config.serving import AccessConfig, AutoscalingConfig, ServeConfig
-from emage.config.training import DataConfig, ObjectiveConfig, OptimConfig, Precision, RunConfig, TrainConfig
+from emage.config.training import (
+    CurvesConfig,
+    DataConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "PRESETS",
     "AccessConfig",
     "AutoscalingConfig",
     "CheckpointConfig",
+    "CurvesConfig",
     "DataConfig",
     "DemoConfig",
     "DoctorConfig",
@@ -41,6 +58,7 @@ __all__ = [
     "FidMode",
     "GuidanceSchedule",
     "IngestConfig",
+    "InspectionConfig",
     "JudgeConfig",
     "MLflowConfig",
     "Method",

@@ -22,6 +22,7 @@ from emage.utils.errors import InputError
 
 MAX_SEED = 2**63 - 1
 _KEY = "setting"  # in a field's metadata
+_MAX_SHOWN = 200  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def refused(leaf: Leaf, value: Any) -> str:
         shown, close = wrong[0] if wrong else shown, nearest(wrong[0], names) if wrong else ""
     elif isinstance(value, str):
         close = nearest(value, choices(leaf))
-    return f"{leaf.key}={shown}: must be {allowed(leaf)}{close}"
+    return f"{leaf.key}={_shortened(shown)}: must be {allowed(leaf)}{close}"
 
 
 def choices(leaf: Leaf) -> tuple[str, ...]:
@@ -213,6 +214,11 @@ def number(value: float) -> str:
     if value == MAX_SEED:
         return "2^63 - 1"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _without_none(kind: Any) -> Any:
@@ -279,7 +285,7 @@ def _accepts_list(members: tuple[Any, ...], described: Setting, value: Any) -> b
 def _in_range(described: Setting, value: float) -> bool:
     """NaN and infinities are in no range."""
     return (
-        math.isfinite(value)
+        (isinstance(value, int) or math.isfinite(value))
         and (described.minimum is None or value >= described.minimum)
         and (described.maximum is None or value <= described.maximum)
         and (described.above is None or value > described.above)

@@ -1,4 +1,4 @@
-"""Settings of the ingest: table of URLs -> token table."""
+"""Settings of the ingest, table of URLs -> token table; and of `emage inspect`, token table -> what it holds."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -136,3 +136,21 @@ class IngestConfig:
     tokenize: TokenizeConfig = group(TokenizeConfig)
     shuffle: ShuffleConfig = group(ShuffleConfig)
     mlflow: MLflowConfig = group(MLflowConfig)
+
+
+@dataclass(frozen=True)
+class InspectionConfig:
+    """Token table -> what it holds (emage inspect PATH)."""
+
+    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file.")
+    sheet: str | None = setting(
+        None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp."
+    )
+    pictures: int = setting(32, "Images on the sheet.", unit="images", minimum=1)
+    sample: int = setting(
+        50_000, "Rows, selected at random, that captions and codes are counted in.", unit="rows", minimum=1
+    )
+    weights: str | None = setting(
+        None, "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name."
+    )
+    seed: int = setting(0, "Seed of the random selections.", minimum=0, maximum=MAX_SEED)

@@ -1,4 +1,4 @@
-"""Settings of training: token table -> checkpoint."""
+"""Settings of training, token table -> checkpoint; and of `emage curves`, which plots it."""
 
 import math
 from collections.abc import Iterator
@@ -195,3 +195,11 @@ class TrainConfig:
                 f"{prefix}optim.batch_size={batch} leaves some micro-batches of {prefix}run.num_workers={workers} "
                 f"without a row: use fewer workers, or a larger {prefix}optim.micro_batch_size (it is {most})"
             )
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """Training runs -> one image of their learning curves (emage curves RUN [RUN ...])."""
+
+    output: str = setting("curves.png", "File for the image: .png, .jpg, .webp, .pdf or .svg.")
+    title: str | None = setting(None, "Title above the curves.")

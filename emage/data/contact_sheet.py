@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from emage.config import InspectionConfig, check_arguments
 from emage.data import schema, token_samples
 from emage.data.token_statistics import PROGRESS_BAR
 from emage.utils import image_grid
@@ -33,8 +34,7 @@ def make_contact_sheet(path: str, *, num_images: int = 32, weights: str | None =
     """
     import torch
 
-    if num_images < 1:
-        raise InputError(f"pictures={num_images}: a sheet needs at least one")
+    check_arguments(InspectionConfig, pictures=num_images, seed=seed)
     names, info = schema.open_token_table(path)
     tokenizer = _load_tokenizer(info, weights)
     files = [token_samples.read_footer(name, info) for name in names]

@@ -7,39 +7,18 @@ tokenizer's weights (contact_sheet.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 from PIL import Image
 
 from emage import config
-from emage.config.fields import MAX_SEED, setting
 from emage.data import contact_sheet, token_statistics
 from emage.utils import image_grid
 from emage.utils.errors import InputError, exit_on_bad_input
 
 # rich takes long to import: it is imported where it is used.
-
-
-@dataclass(frozen=True)
-class InspectionConfig:
-    """Token table -> what it holds (emage inspect PATH)."""
-
-    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file.")
-    sheet: str | None = setting(
-        None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp."
-    )
-    pictures: int = setting(32, "Images on the sheet.", unit="images", minimum=1)
-    sample: int = setting(
-        50_000, "Rows, selected at random, that captions and codes are counted in.", unit="rows", minimum=1
-    )
-    weights: str | None = setting(
-        None, "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name."
-    )
-    seed: int = setting(0, "Seed of the random selections.", minimum=0, maximum=MAX_SEED)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     if words and "=" not in words[0] and not words[0].startswith("-"):
         words[0] = f"path={words[0]}"
     with exit_on_bad_input():
-        settings = config.parse(InspectionConfig, words)
+        settings = config.parse(config.InspectionConfig, words)
         if settings.sheet and Path(settings.sheet).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise InputError(f"sheet={settings.sheet}: end it in .png, .jpg or .webp")
         show(token_statistics.compute_statistics(settings.path, sample=settings.sample, seed=settings.seed))

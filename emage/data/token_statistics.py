@@ -14,6 +14,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from emage.config import InspectionConfig, check_arguments
 from emage.data import schema, token_samples
 from emage.data.token_samples import TokenFile
 from emage.utils.errors import InputError
@@ -37,8 +38,7 @@ def compute_statistics(path: str, *, sample: int = 50_000, seed: int = 0) -> dic
     Raises:
         InputError: The folder is not a token table, or one of its files is damaged or unlike the others.
     """
-    if sample < 1:
-        raise InputError(f"sample={sample}: at least one row is needed")
+    check_arguments(InspectionConfig, sample=sample, seed=seed)
     names, info = schema.open_token_table(path)
     files = [token_samples.read_footer(name, info) for name in tqdm(names, "footers", **PROGRESS_BAR)]
     rows = sum(file.rows for file in files)

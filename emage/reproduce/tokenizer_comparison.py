@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from emage import tokenizers
 from emage.config import Table2Config
+from emage.config import check as check_config
 from emage.evaluation.metrics import frechet, image_files
 from emage.evaluation.metrics.image_files import ImageFile, Survey
 from emage.evaluation.metrics.reconstruction import Damage, Judges, load_judges
@@ -61,9 +62,7 @@ def run(config: Table2Config) -> dict[str, Any]:
 
 def check(config: Table2Config) -> str:
     """The device. Raises InputError, before anything is read, for a setting that could not end well."""
-    for name in ("batch_size", "limit"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise InputError(f"table2.{name}={getattr(config, name)}: there must be at least one")
+    check_config(config, prefix="table2.")
     if Path(config.output).exists() and not Path(config.output).is_dir():
         raise InputError(f"output={config.output} is a file; name a folder")
     device = config.device

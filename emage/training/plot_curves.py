@@ -9,14 +9,12 @@ mean; the pale line behind it has the steps themselves, or means over a few step
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from emage import config
-from emage.config.fields import setting
 from emage.training import step_log
 from emage.utils import manifest
 from emage.utils.errors import InputError, exit_on_bad_input
@@ -41,14 +39,6 @@ _NOT_SMOOTHED = ("lr",)  # it has no noise
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MAX_NAME_CHARS = 44
-
-
-@dataclass(frozen=True)
-class CurvesConfig:
-    """Training runs -> one image of their learning curves (emage curves RUN [RUN ...])."""
-
-    output: str = setting("curves.png", "File for the image: .png, .jpg, .webp, .pdf or .svg.")
-    title: str | None = setting(None, "Title above the curves.")
 
 
 class Curve(NamedTuple):
@@ -245,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
     """Run `emage curves`. Bad input is one line and exit code 2."""
     runs = [word for word in argv if not word.startswith("-") and ("=" not in word or Path(word).is_dir())]
     with exit_on_bad_input():
-        settings = config.parse(CurvesConfig, [_as_text(word) for word in argv if word not in runs])
+        settings = config.parse(config.CurvesConfig, [_as_text(word) for word in argv if word not in runs])
         if not runs:
             raise InputError("no run: name the output folder of a training, or several")
         plot(runs, settings.output, settings.title)

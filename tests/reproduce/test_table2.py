@@ -128,8 +128,8 @@ def test_a_dead_link_leaves_the_others(greys, monkeypatch):
         ({"tokenizers": ("vqgan-f8-265",)}, "did you mean vqgan-f8-256"),
         ({"weights": {"vqgan-f8-256": "nowhere.ckpt"}}, "no file nowhere.ckpt"),
         ({"tokenizers": (DEMO,), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
-        ({"batch_size": 0}, r"table2\.batch_size=0: there must be at least one"),
-        ({"limit": 0}, r"table2\.limit=0: there must be at least one"),
+        ({"batch_size": 0}, r"table2\.batch_size=0: must be a whole number of at least 1"),
+        ({"limit": 0}, r"table2\.limit=0: must be a whole number of at least 1"),
     ],
 )
 def test_bad_input(greys, settings, message, tmp_path):

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from emage.config import EvaluateConfig, nearest
+from emage.config import EvaluateConfig, check
 from emage.evaluation import caption_list, image_shards, report, scoring
 from emage.evaluation.caption_list import Task
 from emage.evaluation.image_shards import BEST, Shard
-from emage.evaluation.metrics import METRICS, image_files, reference_features
+from emage.evaluation.metrics import image_files, reference_features
 from emage.evaluation.metrics.image_files import Survey
 from emage.evaluation.report import Report
 from emage.evaluation.scoring import CLIP, ON_SETS, Judge
@@ -30,7 +30,6 @@ from emage.on_ray.evaluation import stages
 from emage.on_ray.evaluation.actor import Networks
 from emage.on_ray.evaluation.actor_pool import Pool
 from emage.utils import provenance
-from emage.utils.errors import InputError
 from emage.version import __version__
 
 
@@ -71,18 +70,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 def validate(config: EvaluateConfig) -> None:
     """Raise InputError for settings that make no sense anywhere."""
-    known = [*scoring.NAMES, *METRICS]
-    for name in config.metrics:
-        if name not in known:
-            raise InputError(f"unknown metric {name!r}{nearest(name, known)} (metrics: {', '.join(known)})")
-    for name in ("limit", "candidates", "batch_size", "num_actors"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)}: there must be at least one")
-    if config.seed < 0 or config.gpus_per_actor < 0:
-        raise InputError("seed and gpus_per_actor are 0 or more")
-    sets = [name for name in config.metrics if name in ON_SETS]
-    if sets and not config.judge.reference:
-        raise InputError(f"metrics={sets[0]} compares with real images: judge.reference=FOLDER, or a .tar of them")
+    check(config)
 
 
 def resolve(config: EvaluateConfig) -> Inputs:

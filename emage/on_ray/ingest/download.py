@@ -60,8 +60,6 @@ def run(
     endian, of the md5 of images that must not come in. Raises InputError where a shard was made from other rows,
     where too few images arrive, and where the folder cannot be written.
     """
-    if config.passes < 1:
-        raise InputError(f"download.passes={config.passes}: there is at least one pass")
     with tasks.explain_disk_errors(folder):
         jobs = _jobs(config, urls, folder)
         folder.mkdir(exist_ok=True)

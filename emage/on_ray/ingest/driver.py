@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emage.config import IngestConfig, SourceConfig
+from emage.config import IngestConfig, SourceConfig, check
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
 from emage.on_ray import launch, tracking
@@ -69,20 +69,8 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
 
 
 def validate(config: IngestConfig) -> None:
-    """Raise InputError for numbers that no stage can work with: once claimed, an output keeps its settings."""
-    least_one = {
-        "download": ("shard_rows", "image_size", "max_image_pixels", "max_bytes", "threads", "passes"),
-        "tokenize": ("batch_size", "num_actors"),
-        "shuffle": ("rows_per_file", "row_group_rows"),
-    }
-    for group, names in least_one.items():
-        for name in names:
-            if (value := getattr(getattr(config, group), name)) < 1:
-                raise InputError(f"{group}.{name}={value}: there must be at least one")
-    if not 0 <= config.download.min_success_rate <= 1:
-        raise InputError(f"download.min_success_rate={config.download.min_success_rate}: a share is between 0 and 1")
-    if config.download.timeout_s <= 0:
-        raise InputError(f"download.timeout_s={config.download.timeout_s}: no request ends in no time")
+    """Raise InputError for settings that no stage can work with: once claimed, an output keeps its settings."""
+    check(config)
 
 
 def resolve(config: IngestConfig) -> Inputs:

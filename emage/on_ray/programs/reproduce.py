@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from emage.config import EvaluateConfig, ReproduceConfig, Table2Config, TrainConfig
+from emage.config import EvaluateConfig, ReproduceConfig, Table2Config, TrainConfig, check
 from emage.model.device_support import check_device
 from emage.on_ray import launch
 from emage.on_ray.evaluation.driver import evaluate
@@ -75,13 +75,6 @@ def _run_experiment(settings: Any, on_gpu: bool) -> dict[str, Any]:
 
 def validate(config: ReproduceConfig) -> None:
     """Raise InputError for settings that make no sense."""
-    counts = {"seeds": config.seeds, "steps": config.steps}
-    counts |= {f"small.{name}": value for name, value in vars(config.small).items()}
-    counts |= {f"paper.{name}": getattr(config.paper, name) for name in ("num_workers", "num_actors")}
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value}: there must be at least one")
-    if "://" in config.output:
-        raise InputError(f"output={config.output}: an output is a folder that every node sees, not a URL")
+    check(config)
     if config.device != "auto":
         check_device(config.device)

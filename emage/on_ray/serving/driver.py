@@ -9,7 +9,7 @@ from typing import Any
 import ray
 import ray.serve
 
-from emage.config import ServeConfig
+from emage.config import ServeConfig, check
 from emage.on_ray import launch
 from emage.on_ray.serving import application, checks
 from emage.on_ray.serving.application import Inputs
@@ -37,6 +37,7 @@ def serve(config: ServeConfig) -> dict[str, Any]:
 
 def validate(config: ServeConfig) -> None:
     """Raise InputError for settings that make no sense anywhere."""
+    check(config)
     if not config.gpus_per_replica and not config.device.startswith("cuda"):
         from emage.model import device_support  # loads PyTorch
 

@@ -22,7 +22,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from emage import tokenizers
-from emage.config import TrainConfig
+from emage.config import TrainConfig, check
 from emage.data import schema
 from emage.data.schema import TokenizerInfo
 from emage.data.token_table import TokenTable
@@ -35,28 +35,10 @@ from emage.on_ray.training import job as train_job
 from emage.on_ray.training import worker
 from emage.training import plot_curves, step_log
 from emage.training.estimate import estimate_report
-from emage.training.loop import accumulation
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
 
 CURVES = "curves.png"
-RANGES = {
-    "run.seed": (0, 2**63 - 1),
-    "run.keep_every": (0, 1e12),
-    "run.max_skipped": (0, 1e12),
-    "run.max_failures": (0, 1e12),
-    "optim.lr": (1e-30, 1e30),
-    "optim.warmup": (0, 1),
-    "optim.beta1": (0, 0.999999),
-    "optim.beta2": (0, 0.999999),
-    "optim.weight_decay": (0, 1e6),
-    "optim.clip_norm": (1e-6, 1e30),
-    "optim.max_spike": (1e-6, 1e30),
-    "optim.ema": (0, 0.999999),
-    "objective.warm_start": (0, 1),
-    "objective.ground_truth_share": (0, 1),
-    "objective.caption_dropout": (0, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -103,27 +85,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def validate(config: TrainConfig) -> None:
     """Raise InputError for settings that make no sense anywhere."""
-    if "://" in config.run.output:
-        raise InputError(f"run.output={config.run.output}: an output is a folder that every node sees, not a URL")
-    counts = {
-        "optim": ("steps", "batch_size", "micro_batch_size"),
-        "run": ("num_workers", "cpus_per_worker", "log_every", "sample_every", "checkpoint_every", "keep", "prompts"),
-    }
-    for group, names in counts.items():
-        for name in names:
-            value = getattr(getattr(config, group), name)
-            if (value if isinstance(value, int) else len(value)) < 1:
-                raise InputError(f"{group}.{name}={value}: there must be at least one")
-    for name, (low, high) in RANGES.items():
-        group, _, key = name.partition(".")
-        value = getattr(getattr(config, group), key)
-        if not low <= value <= high:  # nor is NaN
-            raise InputError(f"{name}={value}: it must lie in {low:g}..{high:g}")
-    if config.optim.batch_size // config.run.num_workers < accumulation(config.optim, config.run.num_workers):
-        raise InputError(
-            f"optim.batch_size={config.optim.batch_size} leaves some micro-batches of run.num_workers="
-            f"{config.run.num_workers} without a row: use fewer workers, or a larger optim.micro_batch_size"
-        )
+    check(config)
 
 
 def resolve(config: TrainConfig) -> Inputs:
