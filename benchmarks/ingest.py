@@ -43,7 +43,8 @@ from emage.config import TokenizeConfig
 from emage.data import schema, shapes
 from emage.data.ingest import decode_image as images
 from emage.on_ray import launch, tasks
-from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
+from emage.on_ray.ingest import tokenize_dataset, tokenize_shards
+from emage.on_ray.ingest.download import image_shards
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN
 from emage.utils import manifest
@@ -164,11 +165,11 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
             }
             for i in range(start, min(start + benchmark.shard_rows, benchmark.pictures))
         ]
-        shard = download.shard_folder(folder, number)
+        shard = image_shards.shard_folder(folder, number)
         shard.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE), shard / download.IMAGES)
+        pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE), shard / image_shards.IMAGES)
         counts = {"rows": len(rows), "written": len(rows), "failed": {}}
-        files = {"pictures": [download.IMAGES], "outputs": {download.IMAGES: str(number)}}
+        files = {"pictures": [image_shards.IMAGES], "outputs": {image_shards.IMAGES: str(number)}}
         manifest.write_json(shard / manifest.NAME, counts | files)
     total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}, "passes": 1}
     manifest.write_json(folder / manifest.NAME, {"shards": len(starts), **total})

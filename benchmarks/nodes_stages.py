@@ -114,7 +114,7 @@ def download(inputs: Inputs) -> Stage:
     def asked_again(*_: Any) -> str:
         return f"{sum(times - 1 for times in inputs.asked.values())}"
 
-    return by_shards(inputs, "download", "shards", "urls", worker="ray::_download", twice=asked_again)
+    return by_shards(inputs, "download", "shards", "urls", worker="ray::download_round", twice=asked_again)
 
 
 def tokenize(inputs: Inputs) -> Stage:

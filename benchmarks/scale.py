@@ -43,7 +43,8 @@ from emage.data import schema
 from emage.data.ingest import url_filter
 from emage.data.ingest.captions import caption_rules
 from emage.on_ray import launch, tasks
-from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
+from emage.on_ray.ingest import select_urls, shuffle, tokenize_shards
+from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError, exit_on_bad_input
 
@@ -230,7 +231,7 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
         "sha256": pa.array(digests),
     }
     target = schema.token_table(info, emage.__version__)
-    with manifest.new_folder(download.shard_folder(Path(folder), number)) as temporary:
+    with manifest.new_folder(image_shards.shard_folder(Path(folder), number)) as temporary:
         table = pa.table([columns[name] for name in target.names], schema=target)
         pq.write_table(table, temporary / tokenize_shards.TOKENS, compression="zstd")
     return len(rows)

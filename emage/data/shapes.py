@@ -57,6 +57,7 @@ class SceneObject:
 
     @property
     def kind(self) -> tuple[str, str]:
+        """Return (shape, colour)."""
         return self.shape, self.colour
 
     def __str__(self) -> str:
@@ -73,6 +74,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
+        """Return the only caption of the scene."""
         return f"{self.first} {self.relation} {self.second}"
 
 
@@ -188,7 +190,7 @@ def render_many(scenes: list[Scene], seed: int) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def render_outline(shape: str, width: int, height: int) -> Image.Image:
     """Return the shape that fills a box of width x height px, as an antialiased mask (mode L, 255 inside)."""
-    fine = 8  # drawn so many times larger, then reduced
+    fine = 8  # rendered so many times larger, then reduced
     w, h = width * fine, height * fine
     image = Image.new("L", (w, h), 0)
     pen = ImageDraw.Draw(image)

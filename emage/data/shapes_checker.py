@@ -38,6 +38,7 @@ class Verdict:
 
     @property
     def all_correct(self) -> bool:
+        """Return True if the image shows all that the caption states."""
         return self.objects and self.relation and self.sizes
 
 

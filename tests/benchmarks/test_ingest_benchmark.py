@@ -10,7 +10,7 @@ import pytest
 from emage import tokenizers
 from emage.data import schema
 from emage.data.ingest import decode_image
-from emage.on_ray.ingest import download
+from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
 
 SCRIPT = "ingest.py"
@@ -32,7 +32,7 @@ def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
     jpegs = benchmark.draw(5, 32)
     benchmark.write_shards(tmp_path, jpegs, settings, 32)
     assert manifest.read_json(tmp_path / manifest.NAME)["shards"] == 3
-    files = [file for number in range(3) for file in download.image_files(tmp_path, number)]
+    files = [file for number in range(3) for file in image_shards.image_files(tmp_path, number)]
     tables = [pq.read_table(file) for file in files]
     assert [len(table) for table in tables] == [3, 3, 1]
     assert all(table.schema.equals(schema.IMAGE) for table in tables)

@@ -72,5 +72,5 @@ def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
     def where(work: str) -> list[bool]:
         return [any(work in title for title in titles) for titles in seen]
 
-    assert where("ray::_download") == [True, False]
-    assert where("_Encoder") == [False, True]
+    assert where("ray::download_round") == [True, False]
+    assert where("Encoder") == [False, True]

@@ -11,6 +11,8 @@ from emage.data.ingest.captions.caption_rules import RULES
 
 
 class Explanation(NamedTuple):
+    """What a drop reason means, for users."""
+
     description: str  # what happened
     advice: str = ""  # what to do if it happens often; empty: nothing is wrong on this side
 

@@ -129,6 +129,8 @@ class _Socket(socket.socket):
 
 
 class _TlsSocket(ssl.SSLSocket):
+    """The same for a socket behind TLS."""
+
     deadline = math.inf
 
     def recv_into(self, *args, **kwargs) -> int:

@@ -1,4 +1,4 @@
-"""Reading one file of a URL table: parquet, csv, tsv or jsonl -> record batches of the columns that are asked for.
+"""Reading one file of a URL table: parquet, csv, tsv or jsonl -> record batches of the wanted columns.
 
 A row of text that cannot be read is skipped and counted as "bad_row". Bytes of text come as they are in the file
 (csv, tsv: binary columns); url_table.py converts them.

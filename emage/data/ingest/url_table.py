@@ -2,7 +2,7 @@
 
 Whatever a table looks like, `read` yields record batches with two string columns, url and caption, and the metadata
 columns that its conditions need, in the table's own order and with one batch in memory at a time. An error in a table
-is an InputError that names the place; an unreadable row of text is counted and skipped.
+is an InputError that names the file or the column; an unreadable row of text is counted and skipped.
 
 table_files.py finds the files, table_formats.py reads them.
 """

@@ -136,7 +136,7 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
 def _check_unchanged(config: IngestConfig, tables: list[SourceConfig], selected: dict[str, Any], output: Path) -> None:
     """Raise InputError if a table or a block list is no longer the one that the finished select stage has read."""
     if selected["source"] != select_urls.describe(tables, config.select):
-        names = [*(redact(table.table) for table in tables), *select_urls.lists(config.select)]
+        names = [*(redact(table.table) for table in tables), *select_urls.block_list_files(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"

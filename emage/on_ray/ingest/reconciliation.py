@@ -21,7 +21,8 @@ from rich.table import Table
 from emage.data.ingest import decode_image
 from emage.data.ingest.report import chart, markdown, rejected_captions, summary
 from emage.on_ray import tracking
-from emage.on_ray.ingest import download, stages
+from emage.on_ray.ingest import stages
+from emage.on_ray.ingest.download import image_shards
 from emage.utils import image_grid, manifest
 
 DROPS = ("filtered", "rejected", "failed")  # what a stage may count next to the rows that go on, by drop reason
@@ -112,9 +113,9 @@ def _metric(name: str) -> str:
 
 def _contact_sheet(output: Path) -> Image.Image | None:
     """Return the first images of the first shard, as they go to the tokenizer, with their captions."""
-    if download.shard_manifest(output / "shards", 0) is None:
+    if image_shards.read_manifest(output / "shards", 0) is None:
         return None
-    with pq.ParquetFile(download.image_files(output / "shards", 0)[0]) as shard:
+    with pq.ParquetFile(image_shards.image_files(output / "shards", 0)[0]) as shard:
         batch = next(shard.iter_batches(batch_size=MAX_SHEET_IMAGES, columns=["image", "caption"]), None)
     if not batch:
         return None

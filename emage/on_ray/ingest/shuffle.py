@@ -1,13 +1,13 @@
-"""Tokenized shards -> the token table: all rows in one seeded random order, in files of equal size.
+"""The shuffle stage: tokenized shards -> the token table, all rows in one seeded random order, in files of equal size.
 
-    1. Which images are the same: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first
-       uid of each are counted and, with `drop_same_content`, dropped.
-    2. A row's place in the order is a hash of (seed, uid): no list of all rows is ever needed. Each run (some shards,
-       RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
-    3. Added up over the runs, those numbers say which ranges hold a given file's rows. Each file reads them from every
-       run, cuts out its own and writes them.
+    1. Equal images are found: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first uid of
+       each image are counted and, with `drop_same_content`, dropped.
+    2. The rows are ordered by a hash of (seed, uid), so no list of all rows is ever needed. Each sorted run (some
+       shards, RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
+    3. The sums of these counts over the runs tell which ranges hold the rows of a file. The task of a file reads those
+       ranges from every run, slices its rows and writes them.
 
-All of it is Ray tasks of pure pyarrow; each needs the memory of one run, or of a file and two ranges.
+The Ray tasks use pyarrow alone; each needs the memory of one run, or of a file and two ranges.
 """
 
 import os
@@ -26,21 +26,24 @@ from emage.config import ShuffleConfig
 from emage.data import schema
 from emage.data.ingest import url_filter
 from emage.on_ray import tasks
-from emage.on_ray.ingest import download, sorted_runs, tokenize_shards
+from emage.on_ray.ingest import sorted_runs, tokenize_shards
+from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
 from emage.version import __version__
 
 RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one run
-SAME_ROWS = 4_000_000  # whose sha256 one task compares
-RANGES_PER_FILE = 4  # more: less is read twice, in smaller pieces
-MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with _
+COMPARED_ROWS = 4_000_000  # whose sha256 one task compares
+RANGES_PER_FILE = 4  # more ranges: fewer rows are read twice, but in smaller pieces
+MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with an underscore
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShufflePlan:
+    """The sizes of runs, ranges and files, and the paths in the work folder."""
+
     config: ShuffleConfig
     tokenizer: schema.TokenizerInfo
-    folder: str  # runs, and the files until all are there
+    folder: str  # of the runs, and of the files until all are written
     num_rows: int
     num_runs: int
 
@@ -71,33 +74,43 @@ class Plan:
 
 
 def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> dict[str, Any]:
-    """Writes the token table into `folder`. Returns its manifest, which is the same for the same rows and settings."""
-    made = manifest.read_json(tokenized / manifest.NAME)
-    info = schema.TokenizerInfo(**{**made["tokenizer"], "grid": tuple(made["tokenizer"]["grid"])})
-    inputs = list(_inputs(tokenized, made["shards"]))
-    plan = Plan(config, info, str(work / made_from(made)[:16]), made["written"], len(inputs))
+    """Write the token table.
+
+    Args:
+        config: The settings.
+        tokenized: The tokenized shards.
+        work: Folder for what a killed run resumes from; deleted at the end.
+        folder: Where the table is written.
+
+    Returns:
+        The table's manifest, which is the same for the same rows and settings.
+    """
+    before = manifest.read_json(tokenized / manifest.NAME)
+    info = schema.TokenizerInfo(**{**before["tokenizer"], "grid": tuple(before["tokenizer"]["grid"])})
+    inputs = list(_group_shards(tokenized, before["shards"]))
+    plan = ShufflePlan(config, info, str(work / made_from(before)[:16]), before["written"], len(inputs))
     plan.table.mkdir(parents=True, exist_ok=True)
-    same = _find_same(plan, inputs)
+    same = _find_same_images(plan, inputs)
     if config.drop_same_content:
         plan = replace(plan, num_rows=plan.num_rows - same)
     files = []
     with tasks.progress_bar("shuffle", 2 * plan.num_rows, "rows") as bar:
         starts = np.zeros(plan.num_ranges + 1, np.int64)
-        for in_front in _all(lambda n: _write_run.remote(plan, n, inputs[n]), range(plan.num_runs)):
-            starts += in_front
-            bar.update(int(in_front[-1]))
-        for file in _all(lambda n: _write_file.remote(plan, n, starts), range(plan.num_files)):
+        for rows in _run_all(lambda n: _write_run.remote(plan, n, inputs[n]), range(plan.num_runs)):
+            starts += rows
+            bar.update(int(rows[-1]))
+        for file in _run_all(lambda n: _write_file.remote(plan, n, starts), range(plan.num_files)):
             files.append(file)
             bar.update(file["rows"])
     values = {
-        "rows": made["written"],
+        "rows": before["written"],
         "written": sum(file["rows"] for file in files),
         "same_content": same,
         "filtered": {"same_content": same} if config.drop_same_content and same else {},
-        "datasets": _summed(files),
+        "datasets": _sum_datasets(files),
         "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
-        "input": made_from(made),
-        "tokenizer": made["tokenizer"],
+        "input": made_from(before),
+        "tokenizer": before["tokenizer"],
     }
     manifest.remove_leftovers(plan.table)
     manifest.write_json(plan.table / MANIFEST, values)
@@ -109,30 +122,30 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
 
 
 def made_from(tokenized: dict[str, Any]) -> str:
-    """Fingerprint of all tokenized shards, by their stage's manifest."""
+    """Return a digest of all tokenized shards, from their stage's manifest."""
     return manifest.fingerprint([tokenized[name] for name in ("input", "settings", "written")])
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The token table's manifest where the table is there, else None."""
+    """Return the token table's manifest if all its files exist, else None."""
     values = manifest.read_json(folder / MANIFEST)
     return values if values and all((folder / file["name"]).exists() for file in values["files"]) else None
 
 
-def _all(call: Any, numbers: range) -> Iterator[Any]:
+def _run_all(call: Any, numbers: range) -> Iterator[Any]:
     return tasks.run(lambda n=n: call(n) for n in numbers)
 
 
-def _summed(files: list[dict[str, Any]]) -> dict[str, int]:
+def _sum_datasets(files: list[dict[str, Any]]) -> dict[str, int]:
     names = sorted({name for file in files for name in file["datasets"]})
     return {name: sum(file["datasets"].get(name, 0) for file in files) for name in names}
 
 
-def _inputs(tokenized: Path, count: int) -> Iterator[list[str]]:
-    """The shards' files in groups of about RUN_BYTES."""
+def _group_shards(tokenized: Path, count: int) -> Iterator[list[str]]:
+    """Yield the shards' files in groups of about RUN_BYTES."""
     group, size = [], 0
     for number in range(count):
-        file = download.shard_folder(tokenized, number) / tokenize_shards.TOKENS
+        file = image_shards.shard_folder(tokenized, number) / tokenize_shards.TOKENS
         group.append(str(file))
         size += file.stat().st_size
         if size >= RUN_BYTES:
@@ -142,18 +155,18 @@ def _inputs(tokenized: Path, count: int) -> Iterator[list[str]]:
         yield group
 
 
-# --- Step 1: images that are there twice ---------------------------------------------------------------------------
+# Step 1: equal images
 
 
-def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
-    """How many rows' images are those of another row before them; their uids are in `plan.dropped`."""
+def _find_same_images(plan: ShufflePlan, inputs: list[list[str]]) -> int:
+    """Write the uids of the rows whose image is that of an earlier row to `plan.dropped`. Returns their number."""
     if not plan.dropped.exists():
-        num_ranges = max(1, -(-plan.num_rows // SAME_ROWS))
+        num_ranges = max(1, -(-plan.num_rows // COMPARED_ROWS))
         with tasks.progress_bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
-            for rows in _all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
+            for rows in _run_all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
                 bar.update(rows)
             found = [np.empty(0, np.int64)]
-            for rows, uids in _all(lambda n: _same.remote(plan, n, num_ranges), range(num_ranges)):
+            for rows, uids in _run_all(lambda n: _find_same_in_range.remote(plan, n, num_ranges), range(num_ranges)):
                 found.append(uids)
                 bar.update(rows)
         with manifest.new_file(plan.dropped) as temporary, open(temporary, "wb") as file:
@@ -162,8 +175,8 @@ def _find_same(plan: Plan, inputs: list[list[str]]) -> int:
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _write_digests(plan: Plan, number: int, files: list[str]) -> int:
-    """A run of (uid, second 8 bytes of sha256), in the order of the first 8. Returns the number of rows."""
+def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
+    """Write a sorted run of (uid, second 8 bytes of sha256), in the order of the first 8 bytes. Returns its rows."""
     path = plan.digests(number)
     if not sorted_runs.exists(path):
         rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
@@ -174,42 +187,42 @@ def _write_digests(plan: Plan, number: int, files: list[str]) -> int:
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _same(plan: Plan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
-    """Rows of one range, and the uids of those that are not the first with their image."""
+def _find_same_in_range(plan: ShufflePlan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
+    """Return the number of rows of a range, and the uids of those that are not the first with their image."""
     paths = [plan.digests(n) for n in range(plan.num_runs)]
-    table, first = sorted_runs.read(paths, number, number + 1, num_ranges, "uid")
+    table, first = sorted_runs.read_ranges(paths, number, number + 1, num_ranges, "uid")
     uid, rest = table["uid"].to_numpy(), table["rest"].to_numpy()
     order = np.lexsort((uid, rest, first))
     is_same = (np.diff(first[order]) == 0) & (np.diff(rest[order]) == 0)
     return len(uid), uid[order][1:][is_same]
 
 
-# --- Steps 2 and 3 ---------------------------------------------------------------------------------------------------
+# Steps 2 and 3: tokenized shards -> sorted runs -> files
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _write_run(plan: Plan, number: int, files: list[str]) -> np.ndarray:
-    """Step 2. Returns the number of rows in front of each range (num_ranges + 1,)."""
+def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
+    """Write a run of step 2. Returns (num_ranges + 1,): the number of its rows before each range."""
     path = plan.run(number)
     if not sorted_runs.exists(path):
         table = pa.concat_tables([pq.read_table(file) for file in files])
         same = np.load(plan.dropped, mmap_mode="r")
         if plan.config.drop_same_content and len(same):
             table = table.filter(pa.array(~url_filter.is_in(same, table["uid"].to_numpy())))
-        sorted_runs.write(path, table, sorted_runs.mixed(table["uid"].to_numpy(), plan.config.seed), "uid")
-    return sorted_runs.starts(path, plan.num_ranges)
+        sorted_runs.write(path, table, sorted_runs.mix(table["uid"].to_numpy(), plan.config.seed), "uid")
+    return sorted_runs.rows_before_ranges(path, plan.num_ranges)
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _write_file(plan: Plan, number: int, starts: np.ndarray) -> dict[str, Any]:
-    """Step 3. `starts` (num_ranges + 1,): rows of the whole table in front of each range."""
+def _write_file(plan: ShufflePlan, number: int, starts: np.ndarray) -> dict[str, Any]:
+    """Write a file of step 3. `starts` (num_ranges + 1,): the number of the table's rows before each range."""
     path = plan.file(number)
     first, last = (plan.num_rows * n // plan.num_files for n in (number, number + 1))
     if not path.exists():
         low = min(int(np.searchsorted(starts, first, side="right")), plan.num_ranges) - 1  # an empty table has all 0
         high = max(low + 1, int(np.searchsorted(starts, last, side="left")))
         paths = [plan.run(n) for n in range(plan.num_runs)]
-        table, _ = sorted_runs.read(paths, low, high, plan.num_ranges, "uid")
+        table, _ = sorted_runs.read_ranges(paths, low, high, plan.num_ranges, "uid")
         table = table.slice(first - int(starts[low]), last - first)
         table = table.cast(schema.token_table(plan.tokenizer, __version__))
         with manifest.new_file(path) as temporary:

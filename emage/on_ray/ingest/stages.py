@@ -1,7 +1,7 @@
 """The four stages of an ingest: which of them are done, which are to run, and how each is called.
 
     output/urls/NNNNN.parquet  rows to download               (emage.on_ray.ingest.select_urls)
-    output/shards/NNNNN/       downloaded images              (emage.on_ray.ingest.download)
+    output/shards/NNNNN/       downloaded images              (emage.on_ray.ingest.download.image_shards)
     output/tokenized/NNNNN/    tokens, shard by shard         (emage.on_ray.ingest.tokenize_shards)
     output/tokens/*.parquet    the token table                (emage.on_ray.ingest.shuffle)
 
@@ -18,7 +18,8 @@ from typing import Any
 from emage.config import IngestConfig, SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter
-from emage.on_ray.ingest import download, select_urls, shuffle, tokenize_shards
+from emage.on_ray.ingest import select_urls, shuffle, tokenize_shards
+from emage.on_ray.ingest.download import download_stage, image_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
@@ -47,7 +48,7 @@ def read_finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
     }
     # If the token table of it all exists, the single shards need not exist any more.
     if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < passes:
-        found["download"] = download.finished(shards, passes)
+        found["download"] = image_shards.finished(shards, passes)
         found["tokenize"] = tokenize_shards.finished(shards, tokenized)
         if found["tokenize"] and found["shuffle"] and found["shuffle"]["input"] != shuffle.made_from(found["tokenize"]):
             found["shuffle"] = None
@@ -86,7 +87,7 @@ def run_stage(
         select_urls.run(tables, config.select, shard_rows, work=work, folder=urls, blocked=block_lists)
     elif stage == "download":
         assert block_lists is not None
-        download.run(config.download, urls, shards, block_lists.md5)
+        download_stage.run(config.download, urls, shards, block_lists.md5)
     elif stage == "tokenize":
         assert tokenizer is not None
         image_size = config.download.image_size

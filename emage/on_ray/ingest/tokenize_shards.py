@@ -1,11 +1,10 @@
-"""Image shards -> tokenized shards. How tokens are made is tokenize_dataset.py's; here they become files.
+"""The tokenizing stage: image shards -> tokenized shards. tokenize_dataset.py makes the tokens, this file writes them.
 
 A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_table), `rejected.parquet` (every row
-that a caption rule or the decoder dropped, with its cause) and `manifest.json`.
+that a caption rule or the decoder dropped, with its drop reason) and `manifest.json`.
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,18 +19,25 @@ from emage.config import TokenizeConfig
 from emage.data import schema
 from emage.data.ingest.captions import caption_rules
 from emage.on_ray import tasks
-from emage.on_ray.ingest import download, tokenize_dataset
+from emage.on_ray.ingest import tokenize_dataset
+from emage.on_ray.ingest.download import image_shards
+from emage.on_ray.ingest.tokenize_dataset import TokenizedShard
+from emage.on_ray.ingest.tokenize_workers import METADATA
 from emage.utils import manifest
 from emage.utils.errors import InputError
 from emage.version import __version__
 
 TOKENS, REJECTED = "tokens.parquet", "rejected.parquet"
-ROW_BITS = 40  # of a uid: the key's number; the data set's hash is above it
-SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, beside rows and written
+KEY_BITS = 40  # of a uid, for the key's number; the bits above are the data set's hash
+SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, next to rows and written
 
 
 def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
-    """The tokenizer's identity. Raises InputError where it cannot be loaded or does not fit the images' size."""
+    """Return the identity of the tokenizer of the settings.
+
+    Raises:
+        InputError: It cannot be loaded, or does not fit images of `image_size` px.
+    """
     import torch
 
     from emage import tokenizers
@@ -54,23 +60,37 @@ def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
 def run(
     config: TokenizeConfig, info: schema.TokenizerInfo, *, image_size: int, shards: Path, folder: Path
 ) -> dict[str, Any]:
-    """Tokenizes every shard that `folder` does not hold yet. Returns the stage's manifest."""
+    """Tokenize every shard that `folder` does not hold yet.
+
+    Args:
+        config: The settings.
+        info: The tokenizer, see `describe`.
+        image_size: Width and height of the images, px.
+        shards: The image shards.
+        folder: The tokenized shards.
+
+    Returns:
+        The stage's manifest.
+
+    Raises:
+        InputError: A shard in `folder` was made by another tokenizer or with other caption rules.
+    """
     folder.mkdir(exist_ok=True)
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
     rules = caption_rules.RULES_VERSION if config.caption_rules else None
     settings = manifest.fingerprint([asdict(info), rules])
-    inputs = _inputs(shards, downloaded["shards"])
+    inputs = _fingerprints(shards, downloaded["shards"])
     totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}
     missing = []
-    for number, shard in _made(folder, inputs, settings):
+    for number, shard in _existing(folder, inputs, settings):
         if shard is None:
             missing.append(number)
         else:
             _add(totals, shard)
     with tasks.progress_bar("tokenize", downloaded["written"] - totals["rows"], "images") as bar:
-        for number, shard in tokenize_dataset.tokenized(config, missing, image_size, shards, bar):
-            target = download.shard_folder(folder, number)
+        for number, shard in tokenize_dataset.tokenize(config, missing, image_size, shards, bar):
+            target = image_shards.shard_folder(folder, number)
             _add(totals, _write(target, shard, info, inputs[number], settings))
     values = {
         "shards": len(inputs),
@@ -85,70 +105,70 @@ def run(
 
 
 def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
-    """The stage's manifest where every tokenized shard is there and made from today's image shards, else None."""
+    """Return the stage's manifest if every tokenized shard exists and its image shard has not changed, else None."""
     values = manifest.read_json(folder / manifest.NAME)
-    downloaded = download.finished(shards)
+    downloaded = image_shards.finished(shards)
     if values is None or downloaded is None or values["shards"] != downloaded["shards"]:
         return None
-    if values["input"] != manifest.fingerprint(_inputs(shards, values["shards"])):
+    if values["input"] != manifest.fingerprint(_fingerprints(shards, values["shards"])):
         return None
-    there = set(os.listdir(folder))  # a shard's folder has its name when it is complete
-    return values if all(download.shard_folder(folder, n).name in there for n in range(values["shards"])) else None
+    return values if image_shards.all_exist(folder, values["shards"]) else None
 
 
-def _inputs(shards: Path, count: int) -> list[str]:
-    """What each tokenized shard is made from."""
-    return [download.content(shards, number) for number in range(count)]
+def _fingerprints(shards: Path, count: int) -> list[str]:
+    """Return a digest of each image shard, to be compared with what a tokenized shard was made from."""
+    return [image_shards.fingerprint(shards, number) for number in range(count)]
 
 
-def _made(folder: Path, inputs: list[str], settings: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Every shard's number with its manifest, None where it is missing or made from other images."""
+def _existing(folder: Path, inputs: list[str], settings: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield every shard's number and manifest, or None if the shard is missing or was made from other images."""
     for number, content in enumerate(inputs):
-        shard = download.shard_manifest(folder, number)
+        shard = image_shards.read_manifest(folder, number)
         if shard is not None and shard["input"] == content and shard["settings"] != settings:
+            target = image_shards.shard_folder(folder, number)
             raise InputError(
-                f"{download.shard_folder(folder, number)} was made by another tokenizer or with other caption rules; "
+                f"{target} was made by another tokenizer or with other caption rules; "
                 "choose another output= or delete the folder"
             )
         yield number, shard if shard is not None and shard["input"] == content else None
 
 
 def _add(totals: dict[str, Any], shard: dict[str, Any]) -> None:
-    """Running sums: a list of all shards' manifests would grow with the table."""
+    """Add a shard's counters to running sums: a list of all manifests would grow with the table."""
     for name in ("rows", "written"):
         totals[name] += shard[name]
     for name in SUMMED:
         totals[name].update(shard[name])
 
 
-# --- The token table -------------------------------------------------------------------------------------------------
+# The files of a tokenized shard
 
 
-def _token_table(info: schema.TokenizerInfo, shard: tokenize_dataset.Shard) -> pa.Table:
-    """Plain Arrow columns, whatever Ray made of them on the way."""
-    parts = [shard.batches[place] for place in range(shard.places)]
+def _token_table(info: schema.TokenizerInfo, shard: TokenizedShard) -> pa.Table:
+    """Return a shard's rows in plain Arrow columns, whatever Ray converted them to on the way."""
+    batches = [shard.batches[index] for index in range(shard.num_batches)]
     target = schema.token_table(info, __version__)
-    meta = pa.concat_tables([tokenize_dataset.META.empty_table(), *(meta for meta, _ in parts)])
-    tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in parts)])
+    metadata = pa.concat_tables([METADATA.empty_table(), *(metadata for metadata, _ in batches)])
+    tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in batches)])
     assert tokens.max(initial=0) < info.vocab_size
-    columns: dict[str, Any] = {name: meta[name] for name in tokenize_dataset.META.names}
+    columns: dict[str, Any] = {name: metadata[name] for name in METADATA.names}
     columns["tokens"] = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), info.num_tokens)
-    names = zip(meta["dataset"].to_pylist(), meta["key"].to_pylist(), strict=True)
+    names = zip(metadata["dataset"].to_pylist(), metadata["key"].to_pylist(), strict=True)
     columns["uid"] = pa.array([uid(dataset, key) for dataset, key in names], pa.int64())
     return pa.table([columns[name] for name in target.names], schema=target)
 
 
 def uid(dataset: str, key: str) -> int:
-    """63 bits: the data set's name hashed to 23, the key's number in 40."""
+    """Return a row's uid of 63 bits: a hash of the data set's name in 23, the key's number in KEY_BITS."""
     name = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:3], "big") >> 1
-    assert int(key) < 1 << ROW_BITS
-    return name << ROW_BITS | int(key)
+    assert int(key) < 1 << KEY_BITS
+    return name << KEY_BITS | int(key)
 
 
 def _write(
-    folder: Path, shard: tokenize_dataset.Shard, info: schema.TokenizerInfo, content: str, settings: str
+    folder: Path, shard: TokenizedShard, info: schema.TokenizerInfo, content: str, settings: str
 ) -> dict[str, Any]:
-    """Writes a tokenized shard. Returns its manifest."""
+    """Write a tokenized shard. Returns its manifest."""
     table = _token_table(info, shard)
     with manifest.new_folder(folder) as temporary:
         pq.write_table(table, temporary / TOKENS, compression="zstd")

@@ -1,4 +1,4 @@
-"""The whole ingest over loopback: every row is accounted for under its cause, and the bytes do not depend on luck."""
+"""The whole ingest over loopback: every row is counted, and the bytes do not depend on timing."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from emage import tokenizers
 from emage.data import schema, shapes_checker
 from emage.on_ray import tracking
 from emage.on_ray.ingest import driver as ingest
-from emage.on_ray.ingest import tokenize_dataset
+from emage.on_ray.ingest.tokenize_workers import Reader
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -45,14 +45,14 @@ def test_every_row_is_accounted_for(ingested):
     assert report == json.loads((ingested.output / "ingest_report.json").read_text())
 
 
-def test_the_table_names_every_cause(ingested, capsys):
+def test_the_printed_table_names_every_drop_reason(ingested, capsys):
     ingest.ingest(ingested.settings)
     printed = capsys.readouterr().out
     for name in (*FAILED, *FILTERED, "empty", "written", "rows in"):
         assert name in printed
 
 
-def test_failed_rows_keep_their_url_and_cause(ingested):
+def test_failed_rows_keep_their_url_and_drop_reason(ingested):
     shards = [json.loads(file.read_text()) for file in sorted((ingested.output / "shards").glob("*/manifest.json"))]
     files = [ingested.output / "shards" / f"{n:05d}" / shard["failures"] for n, shard in enumerate(shards)]
     failed = [row for file in files for row in pq.read_table(file).to_pylist()]
@@ -60,7 +60,7 @@ def test_failed_rows_keep_their_url_and_cause(ingested):
     assert {row["cause"] for row in failed if row["url"] == "file:///etc/hostname"} == {"bad_scheme"}
 
 
-def test_rows_are_the_right_ones_and_unique(ingested):
+def test_rows_are_the_expected_ones_and_unique(ingested):
     rows = ingested.tokens.to_pylist()
     expected = Counter((url, caption) for url, caption in ingested.rows if caption and "bad" not in caption)
     assert Counter((row["url"], row["caption"]) for row in rows if row["dataset"] == "shapes") == expected
@@ -79,7 +79,7 @@ def test_tokens_decode_back_to_the_images(ingested):
         for pixels, caption in zip(decoded, captions, strict=True)
         if not any(name in caption for name in ODD)
     ]
-    assert len(correct) == NUM_GOOD + 2  # with the one that EXIF turns, and the duplicate
+    assert len(correct) == NUM_GOOD + 2  # with the one that EXIF turns, and the one that occurs twice
     assert np.mean(correct) > 0.97
 
 
@@ -114,7 +114,7 @@ def test_other_readers(ingested):
         ("shuffle", {"rows_per_file": 0}),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused_before_anything_is_claimed(ingested, tmp_path, group, values):
+def test_impossible_numbers_are_rejected_before_anything_is_claimed(ingested, tmp_path, group, values):
     settings = replace(ingested.settings, output=str(tmp_path / "out"))
     settings = replace(settings, **{group: replace(getattr(settings, group), **values)})
     with pytest.raises(InputError, match=f"{group}.{next(iter(values))}="):
@@ -122,26 +122,26 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_claimed(inges
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_image_costs_itself_alone(ingested, tmp_path):
+def test_a_damaged_image_is_dropped_alone(ingested, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(ingested.output / "shards" / "00000", shards / "00000")
     shard = pq.read_table(shards / "00000" / "pictures.parquet")
     images = shard["image"].to_pylist()
-    cut = max(range(4, len(images)), key=lambda i: len(images[i]))  # the half of a small one would be header alone
-    images[3], images[cut] = b"no image", images[cut][: len(images[cut]) // 2]
+    largest = max(range(4, len(images)), key=lambda i: len(images[i]))  # the half of a small one would be header alone
+    images[3], images[largest] = b"no image", images[largest][: len(images[largest]) // 2]
     damaged = shard.set_column(shard.schema.get_field_index("image"), "image", pa.array(images, pa.binary()))
     pq.write_table(damaged, shards / "00000" / "pictures.parquet")
-    reader = tokenize_dataset._Reader(shards, ingested.settings.tokenize, image_size=64)
+    reader = Reader(shards, ingested.settings.tokenize, image_size=64)
     *found, last = [row for table in reader(pa.table({"shard": [0]})) for row in table.to_pylist()]
     assert json.loads(last["counts"])["failed"] == {"not_an_image": 1, "truncated": 1}
-    keys = [key for row in found for key in pa.ipc.open_stream(row["meta"]).read_all()["key"].to_pylist()]
+    keys = [key for row in found for key in pa.ipc.open_stream(row["metadata"]).read_all()["key"].to_pylist()]
     whole = pq.read_table(ingested.output / "tokenized" / "00000" / "tokens.parquet")["key"].to_pylist()
-    lost = [shard["key"][place].as_py() for place in (3, cut)]
-    assert keys == [key for key in whole if key not in lost]
+    dropped = [shard["key"][index].as_py() for index in (3, largest)]
+    assert keys == [key for key in whole if key not in dropped]
 
 
 def test_stages_alone(ingested, tmp_path, monkeypatch):
-    """Each stage needs the one before it, and says so; one after the other they do what stage=all does."""
+    """Each stage needs the one before it, and reports that; one after the other they do what stage=all does."""
     output = tmp_path / "out"
     settings = replace(ingested.settings, output=str(output))
     for stage, before in (("tokenize", "download"), ("shuffle", "tokenize")):

@@ -1,4 +1,4 @@
-"""An ingest started again: it resumes, does nothing, or refuses, and the bytes are always the same."""
+"""The same ingest started again: it resumes, does nothing, or is rejected, and the bytes are always the same."""
 
 import json
 import shutil
@@ -11,8 +11,9 @@ from filelock import FileLock
 from pairs import FAILED, NUM_WRITTEN, Ingested
 
 from emage.on_ray import tracking
-from emage.on_ray.ingest import download, shuffle, tokenize_shards
 from emage.on_ray.ingest import driver as ingest
+from emage.on_ray.ingest import shuffle, tokenize_shards
+from emage.on_ray.ingest.download import download_stage
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 
 def test_the_same_command_again_does_nothing(ingested, monkeypatch):
-    for module in (download, tokenize_shards, shuffle):
+    for module in (download_stage, tokenize_shards, shuffle):
         monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("a stage ran again"))
     monkeypatch.setattr(tracking, "start", lambda *_, **__: pytest.fail("an MLflow run for nothing"))
     before = ingested.bytes()
@@ -28,7 +29,7 @@ def test_the_same_command_again_does_nothing(ingested, monkeypatch):
     assert ingested.bytes() == before
 
 
-def test_an_interrupted_run_resumes_to_the_same_bytes(ingested, tmp_path):
+def test_an_interrupted_run_resumes_with_the_same_bytes(ingested, tmp_path):
     """As if killed in the middle of each stage, with other timing the second time."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
@@ -36,7 +37,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(ingested, tmp_path):
         shutil.rmtree(output / name)
     for name in ("shards/manifest.json", "tokenized/manifest.json", "ingest_report.json"):
         (output / name).unlink()
-    (output / "shards" / ".00002.deadbeef").mkdir()  # what a killed worker leaves
+    (output / "shards" / ".00002.deadbeef").mkdir()  # left by a killed worker
     kept = (output / "shards" / "00000").stat().st_mtime_ns, (output / "tokenized" / "00000").stat().st_mtime_ns
     settings = replace(
         ingested.settings,
@@ -56,50 +57,50 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(ingested, tmp_path):
 
 
 def test_without_the_folders_of_single_shards_a_finished_run_is_still_finished(ingested, tmp_path, monkeypatch):
-    """Images of 280 million pairs are 12 TB: who has the tokens may delete them."""
+    """Images of 280 million pairs are 12 TB: they may be deleted once the tokens exist."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     for folder in (*(output / "shards").glob("[0-9]*"), *(output / "tokenized").glob("[0-9]*")):
         shutil.rmtree(folder)
-    for module in (download, tokenize_shards, shuffle):
+    for module in (download_stage, tokenize_shards, shuffle):
         monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("a stage ran again"))
     settings = replace(ingested.settings, output=str(output))
     assert ingest.ingest(settings) == ingested.report
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("is_within_a_pass", [False, True])
-def test_a_stop_between_the_stages_of_a_second_run_is_no_end(ingested, tmp_path, is_within_a_pass):
-    """One more pass brings in what the server had failed to give; it is killed before that is tokenized."""
+@pytest.mark.parametrize("is_within_a_round", [False, True])
+def test_a_stop_between_the_stages_of_a_second_run(ingested, tmp_path, is_within_a_round):
+    """One more round downloads what had failed; the run is killed before that is tokenized."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     settings = replace(
         ingested.settings, output=str(output), download=replace(ingested.settings.download, passes=3), stage="download"
     )
-    ingest.ingest(settings)  # nothing new comes; so a row is given back to shard 0 as a later pass does
+    ingest.ingest(settings)  # nothing new arrives; so a row is moved to shard 0's failures, as if before a retry round
     shard = output / "shards" / "00000"
     values = manifest.read_json(shard / "manifest.json")
     images = pq.read_table(shard / "pictures.parquet")
     pq.write_table(images.slice(0, len(images) - 1), shard / "pictures.parquet")
     failures = pq.read_table(shard / values["failures"])
-    lost = images.slice(len(images) - 1).select(["key", "dataset", "url", "caption"])
-    lost = lost.append_column("cause", pa.array(["http_404"]))
-    pq.write_table(pa.concat_tables([failures, lost]), shard / values["failures"])
-    dataset = lost["dataset"][0].as_py()
+    failed = images.slice(len(images) - 1).select(["key", "dataset", "url", "caption"])
+    failed = failed.append_column("cause", pa.array(["http_404"]))
+    pq.write_table(pa.concat_tables([failures, failed]), shard / values["failures"])
+    dataset = failed["dataset"][0].as_py()
     values["written"] -= 1
     values["datasets"][dataset] -= 1
     values["failed"]["http_404"] = values["failed"].get("http_404", 0) + 1
     values["outputs"]["pictures.parquet"] = manifest.sha256(shard / "pictures.parquet")
     manifest.write_json(shard / "manifest.json", values)
     (output / "shards" / "manifest.json").unlink()
-    if not is_within_a_pass:
-        download.run(settings.download, output / "urls", output / "shards")
+    if not is_within_a_round:
+        download_stage.run(settings.download, output / "urls", output / "shards")
     report = ingest.ingest(replace(settings, stage="all"))
     assert report["written"] == ingested.report["written"] - 1 == len(pq.read_table(output / "tokens"))
     assert report["failed"]["http_404"] == FAILED["http_404"] + 1
 
 
-def test_two_at_once_on_one_output_are_refused(ingested, tmp_path):
+def test_two_at_once_on_one_output_are_rejected(ingested, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     shutil.rmtree(output / "tokens")
@@ -108,12 +109,12 @@ def test_two_at_once_on_one_output_are_refused(ingested, tmp_path):
     assert ingest.ingest(replace(ingested.settings, output=str(output)))["written"] == NUM_WRITTEN
 
 
-def test_other_settings_on_the_same_output_are_refused(ingested):
+def test_other_settings_on_the_same_output_are_rejected(ingested):
     with pytest.raises(InputError, match=r"download.image_size=64 \(now 32\)"):
         ingest.ingest(replace(ingested.settings, download=replace(ingested.settings.download, image_size=32)))
 
 
-def test_a_table_that_changed_is_refused(ingested, tmp_path):
+def test_a_table_that_changed_is_rejected(ingested, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     table = tmp_path / "urls.parquet"

@@ -1,7 +1,7 @@
 """An ingest that is killed, disconnected or out of disk resumes to the same bytes, and does little twice.
 
-The machine dies (driver, raylet and workers by SIGKILL; `make faults`), the disk is full (`make chaos`). Nodes go in
-tests/benchmarks/test_nodes_benchmark.py.
+The machine dies (driver, raylet and workers by SIGKILL; `make faults`), the disk is full (`make chaos`). Lost nodes are
+tested in tests/benchmarks/test_nodes_benchmark.py.
 """
 
 import random
@@ -24,10 +24,10 @@ NUM_ROWS, SHARD_ROWS = 300, 25
 
 
 class Site:
-    """Images on loopback, slow enough to be killed in between, and how often each was asked for."""
+    """Images on loopback, slow enough for a kill in between, and how often each was requested."""
 
     def __init__(self, folder: Path):
-        self.asked = Counter[str]()
+        self.requested = Counter[str]()
         self.pages: dict[str, web.Page] = {}
         self.table = folder / "urls.parquet"
         self.scenes = shapes.sample_train_scenes(NUM_ROWS, seed=3)
@@ -40,7 +40,7 @@ class Site:
 
     def _counted(self, name: str, body: bytes) -> web.Page:
         def page(handler) -> None:
-            self.asked[name] += 1
+            self.requested[name] += 1
             time.sleep(0.05)
             web.answer(body)(handler)
 
@@ -64,7 +64,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def whole(site, tmp_path_factory) -> dict[str, str]:
-    """The bytes of an unbroken run."""
+    """Return the digests of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole") / "out"
     finish(start(site.command(output)))
     return table(output)
@@ -79,7 +79,7 @@ def test_killed_again_and_again(site, whole, tmp_path):
     """In the download, the tokenizing and the shuffle, each at a random moment; then the same command to the end."""
     output = tmp_path / "out"
     rng = random.Random(time.time_ns())
-    site.asked.clear()
+    site.requested.clear()
     shards = rng.sample(range(1, NUM_ROWS // SHARD_ROWS), 2)
     tokenized = rng.randrange(1, NUM_ROWS // SHARD_ROWS)
     print(f"killed after {sorted(shards)} shards, {tokenized} tokenized shards, and in the shuffle")
@@ -94,21 +94,21 @@ def test_killed_again_and_again(site, whole, tmp_path):
     assert table(output) == whole
     report = manifest.read_json(output / "ingest_report.json")
     assert (report["rows_in"], report["written"], report["failed"]) == (NUM_ROWS, NUM_ROWS - 10, {"http_404": 10})
-    assert not list(output.glob("*/.*"))  # nothing temporary is left
-    # Downloaded twice is at most what was in flight when it was killed in the download: two shards, two times.
-    again = site.asked.total() - (NUM_ROWS - 10)
-    assert max(site.asked.values()) <= 3 and again <= 2 * 2 * SHARD_ROWS * 1.6, again
+    assert not list(output.glob("*/.*"))  # without temporary files
+    # Only what was in flight at the two kills in the download is downloaded twice: two shards each time.
+    again = site.requested.total() - (NUM_ROWS - 10)
+    assert max(site.requested.values()) <= 3 and again <= 2 * 2 * SHARD_ROWS * 1.6, again
     started = time.monotonic()
     finish(start(site.command(output)))  # and once more: nothing to do
     print(
-        f"asked again for {again} of {NUM_ROWS} images; the same command on the finished output took "
+        f"requested {again} again of {NUM_ROWS} images; the same command on the finished output took "
         f"{time.monotonic() - started:.1f} s"
     )
-    assert site.asked.total() - (NUM_ROWS - 10) == again
+    assert site.requested.total() - (NUM_ROWS - 10) == again
 
 
 @pytest.mark.chaos
-def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, small_disk):
+def test_a_full_disk_is_one_line_and_drops_nothing(site, whole, tmp_path, small_disk):
     output = small_disk(400) / "out"  # room for the URLs and some of the images
     printed = finish(start(site.command(output)), code=2)
     last = printed.splitlines()[-1]
@@ -116,11 +116,11 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(site, whole, tmp_path, smal
     assert "Traceback" not in printed
     done = len(list(output.glob("shards/*/manifest.json")))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) // 1024
-    small_disk(size + 300)  # now the images fit, or some more of them; the tokens do not
+    small_disk(size + 300)  # enough for more images, but not for the tokens
     finish(start(site.command(output)), code=2)
     assert len(list(output.glob("shards/*/manifest.json"))) >= done
     small_disk(100_000)
-    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
-    printed = finish(start([*site.command(output), "mlflow.enabled=true"], **away))
+    unreachable = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    printed = finish(start([*site.command(output), "mlflow.enabled=true"], **unreachable))
     assert printed.count("is unreachable; the stage continues") == 1
     assert table(output) == whole

@@ -36,7 +36,7 @@ def read_tar(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def pairs(real_data) -> list[tuple[str, bytes, str]]:
-    """(name, JPEG, caption) of every real image."""
+    """Return (name, JPEG, caption) of every real image."""
     coco = json.loads((real_data / "coco_captions_val2017.json").read_text())
     caption_of = {f"{row['image_id']:012d}": row["caption"] for row in reversed(coco["annotations"])}
     photographs = read_tar(real_data / "coco_val2017_159.tar")
@@ -91,7 +91,7 @@ def test_sizes_captions_and_checksums_are_those_of_the_files(output, pairs):
 
 
 def test_tokens_are_those_of_the_images_and_decode_to_them(output, pairs):
-    """The demo's tokenizer has only seen drawings: a photograph becomes flat patches, still the nearest it can do."""
+    """The demo's tokenizer was trained on shapes: it decodes a photograph to flat patches, but to the nearest ones."""
     tokenizer = tokenizers.load("vqgan-demo-f8-512")
     table = pq.read_table(output / "tokens")
     originals = {name: data for name, data, _ in pairs}
@@ -99,7 +99,7 @@ def test_tokens_are_those_of_the_images_and_decode_to_them(output, pairs):
     square = [decode_image.square(originals[name], 64, min_size=16, max_pixels=10**8).jpeg for name in names]
     pixels = torch.from_numpy(np.stack([decode_image.pixels(data) for data in square])).permute(0, 3, 1, 2) / 255
     ids = torch.tensor(np.stack(table["tokens"].to_numpy()).astype(np.int64))
-    assert (tokenizer.encode(pixels) == ids).float().mean() > 0.999  # another batch may round another way
+    assert (tokenizer.encode(pixels) == ids).float().mean() > 0.999  # another batch size may round differently
     decoded = tokenizer.decode(ids)
     own = (decoded - pixels).abs().mean(dim=(1, 2, 3))
     other = (decoded - pixels.roll(1, dims=0)).abs().mean(dim=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""URL tables -> shards of URLs: filtered, blocked, each pair once, in an order that depends on the rows alone."""
+"""URL tables -> shards of URLs: filtered, each pair once, in an order that depends on the rows alone."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from emage import config
 from emage.config import IngestConfig, SelectConfig, SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
-from emage.on_ray.ingest import select_urls, sorted_runs
+from emage.on_ray.ingest import select_tasks, select_urls
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
@@ -65,7 +65,7 @@ def select(tables: list[SourceConfig], folder: Path, rows: int = 100, **lists: A
     return values, [row for file in files for row in file.to_pylist()]
 
 
-def test_every_row_goes_on_once_or_is_counted(ray_cluster, tables, tmp_path):
+def test_every_row_is_selected_once_or_counted(ray_cluster, tables, tmp_path):
     values, rows = select(tables, tmp_path)
     expected = {(f"http://h{n % 7}.test/{n}.jpg", f"caption {n}") for n in range(200, NUM_ROWS) if n % 5}
     repeated = {(f"http://h{n % 7}.test/{n}.jpg", f"caption {n}") for n in range(500, 600) if n % 5 == 0}
@@ -73,7 +73,7 @@ def test_every_row_goes_on_once_or_is_counted(ray_cluster, tables, tmp_path):
     own.add(("http://own.test/1.jpg", "owned"))
     found = {(row["url"], row["caption"]): row["dataset"] for row in rows}
     assert len(found) == len(rows)
-    # The first of equal pairs stays; a pair that the first table's conditions drop comes from the second.
+    # The first of equal pairs is kept; a pair that the first table's conditions drop comes from the second.
     assert found == dict.fromkeys(expected, "laion400m") | dict.fromkeys(own | repeated, "cc12m")
     assert values["filtered"] == {"similarity>=0.2": 200, "NSFW==UNLIKELY": 160, "duplicate": 80 + 9}
     assert values["rows"] == NUM_ROWS + 210 == values["written"] + sum(values["filtered"].values())
@@ -87,8 +87,8 @@ def test_shards_are_alike(ray_cluster, tables, tmp_path):
     values, rows = select(tables, tmp_path)
     sizes = [shard["rows"] for shard in values["shards"]]
     assert len(sizes) == 9 and min(sizes) > 50 and max(sizes) < 130
-    places = [int(row["url"].rpartition("/")[2][:-4]) for row in rows if row["dataset"] == "laion400m"]
-    assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.1  # no longer in the order of the table
+    numbers = [int(row["url"].rpartition("/")[2][:-4]) for row in rows if row["dataset"] == "laion400m"]
+    assert abs(np.corrcoef(numbers, range(len(numbers)))[0, 1]) < 0.1  # no longer in the order of the table
 
 
 def test_block_lists(ray_cluster, tables, tmp_path):
@@ -120,21 +120,21 @@ def test_a_block_list_that_changes_is_noticed(tables, tmp_path, name):
     assert select_urls.describe(tables, lists) != before
 
 
-def test_the_same_shards_however_the_work_is_cut(ray_cluster, tables, tmp_path, monkeypatch):
+def test_the_same_shards_however_the_work_is_split(ray_cluster, tables, tmp_path, monkeypatch):
     whole, _ = select(tables, tmp_path / "whole")
     pieces = [tables[1], *(tables[:1])]
     for name, value in (("RUN_ROWS", 100), ("TASK_ROWS", 150)):
         monkeypatch.setattr(select_urls, name, value)
     monkeypatch.setattr(url_table, "PART_ROWS", 100)
     assert len(url_table.split(tables[0])) > 5
-    cut, _ = select(tables, tmp_path / "cut")
-    assert cut["shards"] == whole["shards"]
+    split, _ = select(tables, tmp_path / "split")
+    assert split["shards"] == whole["shards"]
     other, _ = select(pieces, tmp_path / "other")  # another order of the tables: another data set keeps the pair
     assert [shard["rows"] for shard in other["shards"]] == [shard["rows"] for shard in whole["shards"]]
     assert other["datasets"]["cc12m"]["selected"] == 201
 
 
-def test_a_killed_run_goes_on_and_repeats_nothing(ray_cluster, tables, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_repeats_nothing(ray_cluster, tables, tmp_path, monkeypatch):
     whole, _ = select(tables, tmp_path / "whole")
     monkeypatch.setattr(select_urls.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # in the driver alone, after all the work of the tasks
@@ -155,7 +155,7 @@ def test_a_killed_run_goes_on_and_repeats_nothing(ray_cluster, tables, tmp_path,
     assert left == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*/*.npy")}
 
 
-# Select on a small Ray of its own, cut into so many pieces that a kill comes in between. Arguments: table, folder.
+# Select on a small Ray of its own, split into so many pieces that a kill comes in between. Arguments: table, folder.
 SELECT = """
 import sys
 from pathlib import Path
@@ -163,34 +163,36 @@ import ray
 from emage import config; from emage.data.ingest import url_table as sources
 from emage.config import IngestConfig, SelectConfig
 from emage.on_ray.ingest import select_urls as selecting
+from emage.data.ingest import url_filter
 
 table, folder = sys.argv[1], Path(sys.argv[2])
 sources.PART_ROWS = selecting.RUN_ROWS = selecting.TASK_ROWS = 100
 ray.init(address="local", num_cpus=2, include_dashboard=False)
 settings = config.parse(IngestConfig, ["tiny", f"source.table={table}", f"output={folder}"])
-selecting.run(sources.list_tables(settings), SelectConfig(), 100, work=folder / "work", folder=folder / "urls")
+tables, blocked = sources.list_tables(settings), url_filter.read_block_lists((), (), ())
+selecting.run(tables, SelectConfig(), 100, blocked=blocked, work=folder / "work", folder=folder / "urls")
 """
 
 
 def select_elsewhere(table: Path, folder: Path, is_time: Callable[[], bool] = lambda: False) -> int | None:
-    """Runs SELECT. SIGKILL to it and all that it started once `is_time`. Returns its exit status, None if killed."""
+    """Run SELECT; once `is_time`, kill it and all that it started. Returns its exit status, or None if killed."""
     folder.mkdir(exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", SELECT, table, folder], start_new_session=True)
     deadline = time.monotonic() + 200
     try:
         while process.poll() is None and not is_time():
-            assert time.monotonic() < deadline, "it never came so far"
+            assert time.monotonic() < deadline, "it never got so far"
             time.sleep(0.01)
         return process.returncode
     finally:
-        with suppress(ProcessLookupError):  # it has ended, and left nobody
+        with suppress(ProcessLookupError):  # it has ended, and all its processes too
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 @pytest.mark.faults
-def test_a_select_that_is_killed_goes_on_to_the_same_shards(tmp_path):
-    """As when the machine goes down at the first run file; then the same call."""
+def test_a_select_that_is_killed_resumes_with_the_same_shards(tmp_path):
+    """As if the machine failed at the first sorted run; then the same call."""
     table, whole, killed = (tmp_path / name for name in ("urls.parquet", "whole", "killed"))
     i = np.arange(5_000) % 2_500  # 50 parts, every pair twice
     pairs = {"url": [f"http://a.test/{n}" for n in i], "caption": [f"caption {n}" for n in i]}
@@ -216,29 +218,12 @@ def test_nothing_left(ray_cluster, tables, tmp_path):
     assert not (tmp_path / "urls").exists()
 
 
-def test_hashes_that_collide_are_no_duplicates():
+def test_hashes_that_collide_are_not_duplicates():
     rows = pa.table(
         {"url": ["a", "b", "a", "b", "c", "c"], "caption": ["1", "1", "1", "2", "3", "3"], "dataset": ["x"] * 6}
     )
     order = np.array([5, 5, 5, 5, 9, 10], np.uint64)
-    assert select_urls._first_of_equal(rows, order).tolist() == [True, True, False, True, True, True]
-
-
-def test_runs_give_back_any_range(tmp_path):
-    rng = np.random.default_rng(0)
-    numbers = rng.integers(0, 1 << 60, 1_000)
-    order = sorted_runs.mixed(numbers)
-    order[:20] = order[0]  # equal hashes: by the other column
-    for n in range(3):
-        part = slice(n * 400, (n + 1) * 400)
-        sorted_runs.write(tmp_path / f"r{n}", pa.table({"n": numbers[part], "t": -numbers[part]}), order[part], "t")
-    paths = [tmp_path / f"r{n}" for n in range(3)]
-    assert all(map(sorted_runs.exists, paths)) and sum(map(sorted_runs.num_rows, paths)) == 1_000
-    pieces = [sorted_runs.read(paths, n, n + 1, 7, "t") for n in range(7)]
-    assert [len(table) for table, _ in pieces] == np.diff(sum(sorted_runs.starts(path, 7) for path in paths)).tolist()
-    found = np.concatenate([table["n"].to_numpy() for table, _ in pieces])
-    assert found.tolist() == numbers[np.lexsort((-numbers, order))].tolist()
-    assert len(list(tmp_path.iterdir())) == 6  # nothing temporary is left
+    assert select_tasks.first_of_equal(rows, order).tolist() == [True, True, False, True, True, True]
 
 
 def test_rows_that_cannot_be_read_are_counted(ray_cluster, tmp_path):

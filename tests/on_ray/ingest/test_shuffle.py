@@ -1,4 +1,4 @@
-"""The shuffle alone: one order for every way of cutting the work, and content that is there twice."""
+"""The shuffle alone: one order however the work is split, and images that occur twice."""
 
 from dataclasses import replace
 
@@ -24,16 +24,16 @@ def test_another_seed_is_another_order_of_the_same_rows(ingested, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_shuffle_in_many_runs_and_files_loses_nothing(ingested, tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle, "RUN_BYTES", 1)  # a run for every shard
+def test_shuffle_in_many_runs_and_files_drops_nothing(ingested, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "RUN_BYTES", 1)  # a sorted run for every shard
     settings = replace(ingested.settings.shuffle, rows_per_file=17)
     shuffle.run(settings, tokenized=ingested.output / "tokenized", work=tmp_path / "work", folder=tmp_path / "tokens")
-    other = pq.read_table(tmp_path / "tokens")  # the order is one and the same, however it is cut
+    other = pq.read_table(tmp_path / "tokens")  # the order is the same however the work is split
     assert other["uid"].to_pylist() == ingested.tokens["uid"].to_pylist()
     assert len(list((tmp_path / "tokens").glob("*.parquet"))) == 16
 
 
-def test_images_that_are_there_twice_are_dropped_if_asked(ingested, tmp_path, monkeypatch):
+def test_images_that_occur_twice_are_dropped_if_wanted(ingested, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "RUN_BYTES", 1)
     values = shuffle.run(
         replace(ingested.settings.shuffle, drop_same_content=True),

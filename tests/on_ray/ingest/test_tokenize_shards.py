@@ -1,4 +1,4 @@
-"""Image shards -> tokenized shards: every row is in one file or the other, whatever dies or runs out on the way."""
+"""Image shards -> tokenized shards: every row is in one of the two files, whatever dies or runs out on the way."""
 
 import io
 import os
@@ -26,14 +26,16 @@ from emage import tokenizers
 from emage.config import TokenizeConfig
 from emage.data import schema, shapes
 from emage.data.ingest.captions import caption_rules
-from emage.on_ray.ingest import download, tokenize_dataset, tokenize_shards
+from emage.on_ray.ingest import tokenize_dataset, tokenize_shards
+from emage.on_ray.ingest.download import image_shards
+from emage.on_ray.ingest.tokenize_workers import Encoder
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
 SHARDS, ROWS, SIZE = 6, 24, 64
 CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
 DATASETS = ("laion", "shapes")
-BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # place in a shard -> caption
+BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # index in a shard -> caption
 BAD_IMAGES = {7: b"no image", 20: b"\xff\xd8\xff\xe0"}
 
 
@@ -44,19 +46,19 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
-    """Image shards as the download leaves them, in each the same bad rows. Returns all rows."""
+    """Write image shards as the download does, with the same bad rows in each. Returns all rows."""
     scenes = shapes.sample_train_scenes(count * ROWS, seed=3)
-    drawn = shapes.render_many(scenes, seed=3)
+    images = shapes.render_many(scenes, seed=3)
     rows = []
     for i, scene in enumerate(scenes):
-        number, place = divmod(i, ROWS)
+        number, index = divmod(i, ROWS)
         rows.append(
             {
-                "key": f"{number:05d}{place:04d}",
+                "key": f"{number:05d}{index:04d}",
                 "dataset": DATASETS[i % len(DATASETS)],
                 "url": f"http://a.test/{i}.jpg",
-                "caption": BAD_CAPTIONS.get(place, scene.caption),
-                "image": BAD_IMAGES.get(place) or jpeg(drawn[i]),
+                "caption": BAD_CAPTIONS.get(index, scene.caption),
+                "image": BAD_IMAGES.get(index) or jpeg(images[i]),
                 "width": SIZE,
                 "height": SIZE,
                 "sha256": "",
@@ -85,17 +87,17 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]], dict[str, Any]]:
-    """The folder that holds shards/ and tokenized/, all rows, the stage's manifest."""
+    """Return the folder with shards/ and tokenized/, all rows, and the stage's manifest."""
     folder = tmp_path_factory.mktemp("tokenizing")
     rows = write_shards(folder / "shards")
     return folder, rows, run(folder / "shards", folder / "tokenized")
 
 
 @pytest.mark.ray
-def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
+def test_every_row_is_written_or_rejected_with_its_drop_reason(tokenized):
     folder, rows, values = tokenized
-    causes = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
-    bad = {row["key"]: causes[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in causes}
+    reasons = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
+    bad = {row["key"]: reasons[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in reasons}
     written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
     rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))
     assert rejected.schema.names == ["key", "dataset", "url", "caption", "cause"]
@@ -106,7 +108,7 @@ def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
         assert all(row[name] == before[name] for name in ("dataset", "url", "caption"))
     assert not by_key
     assert values["rows"] == len(rows) and values["written"] == len(written) == len(rows) - len(bad)
-    assert values["rejected"] == {"empty": SHARDS, causes[11]: SHARDS}
+    assert values["rejected"] == {"empty": SHARDS, reasons[11]: SHARDS}
     assert values["failed"] == {"not_an_image": 2 * SHARDS}
     assert values["datasets"] == Counter(row["dataset"] for row in written)
     assert set(values["datasets"]) == set(DATASETS)
@@ -115,24 +117,24 @@ def test_every_row_is_written_or_rejected_with_its_cause(tokenized):
 @pytest.mark.ray
 def test_manifests_of_the_shards_add_up_to_that_of_the_stage(tokenized):
     folder, _, values = tokenized
-    shards = [download.shard_manifest(folder / "tokenized", number) for number in range(SHARDS)]
+    shards = [image_shards.read_manifest(folder / "tokenized", number) for number in range(SHARDS)]
     for name in ("rows", "written"):
         assert sum(shard[name] for shard in shards) == values[name]
     for name in ("rejected", "failed", "datasets"):
         assert sum((Counter(shard[name]) for shard in shards), Counter()) == values[name]
     for number, shard in enumerate(shards):
-        paths = {name: download.shard_folder(folder / "tokenized", number) / name for name in shard["outputs"]}
+        paths = {name: image_shards.shard_folder(folder / "tokenized", number) / name for name in shard["outputs"]}
         assert shard["outputs"] == {name: manifest.sha256(path) for name, path in paths.items()}
         assert pq.read_metadata(paths["rejected.parquet"]).num_rows == shard["rows"] - shard["written"]
 
 
 @pytest.mark.faults
 @pytest.mark.ray
-def test_what_is_done_is_counted_again_and_not_made_again(tokenized, tmp_path, monkeypatch):
+def test_finished_shards_are_counted_and_not_made_again(tokenized, tmp_path, monkeypatch):
     """In several Ray data sets, with other batches: the same bytes and the same sums."""
     folder, _, values = tokenized
     target = tmp_path / "tokenized"
-    monkeypatch.setattr(tokenize_dataset, "GROUP", 4)
+    monkeypatch.setattr(tokenize_dataset, "SHARDS_PER_DATASET", 4)
     run(folder / "shards", target, replace(CONFIG, batch_size=7, num_actors=2))
     assert files(target) == files(folder / "tokenized")
     (target / "00004" / manifest.NAME).unlink()
@@ -157,7 +159,7 @@ def test_another_tokenizer_or_other_caption_rules_need_another_folder(tokenized)
 
 
 @pytest.mark.ray
-def test_not_finished_where_an_image_shard_is_no_longer_the_one_that_was_tokenized(tokenized, tmp_path):
+def test_not_finished_if_an_image_shard_has_changed_since(tokenized, tmp_path):
     folder, _, _ = tokenized
     shards = shutil.copytree(folder / "shards", tmp_path / "shards")
     assert tokenize_shards.finished(shards, folder / "tokenized") == manifest.read_json(
@@ -172,9 +174,9 @@ def test_not_finished_where_an_image_shard_is_no_longer_the_one_that_was_tokeniz
 def test_decoding_and_encoding_are_stages_of_their_own(tokenized):
     """Merged into one, the accelerator would wait for its own decoding."""
     folder, _, _ = tokenized
-    dataset = tokenize_dataset._batches(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
+    dataset = tokenize_dataset._make_dataset(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
     stages = [line.split(":")[0] for line in dataset.stats().splitlines() if line.startswith("Operator")]
-    assert stages == ["Operator 0 FromItems", "Operator 1 MapBatches(_Reader)", "Operator 2 MapBatches(_Encoder)"]
+    assert stages == ["Operator 0 FromItems", "Operator 1 MapBatches(Reader)", "Operator 2 MapBatches(Encoder)"]
 
 
 @pytest.mark.ray
@@ -189,65 +191,65 @@ def test_actors_leave_cpus_for_decoding(ray_cluster):
 
 @pytest.mark.faults
 @pytest.mark.ray
-def test_an_actor_killed_in_the_middle_costs_nothing(tokenized, tmp_path, monkeypatch, caplog):
+def test_an_actor_killed_in_the_middle_drops_nothing(tokenized, tmp_path, monkeypatch, caplog):
     folder, _, values = tokenized
-    monkeypatch.setattr(tokenize_dataset, "BLOCK_BYTES", 1)  # a task for each image
+    monkeypatch.setattr(tokenize_dataset, "BLOCK_BYTES", 1)  # a task per image
     killed: list[ActorState] = []
     killer = threading.Thread(target=_kill_an_actor, args=(tmp_path / "tokenized", killed))
     killer.start()
     made = run(folder / "shards", tmp_path / "tokenized", replace(CONFIG, batch_size=1))
     killer.join()
     assert len(killed) == 1
-    (record,) = [record for record in caplog.records if tokenize_dataset.LOST in record.getMessage()]
-    assert "rows are tokenized again" in record.getMessage(), "it was to be killed before it had done its work"
+    (record,) = [record for record in caplog.records if tokenize_dataset.LOST_ENCODERS in record.getMessage()]
+    assert "rows are tokenized again" in record.getMessage(), "it was killed after its work was done"
     assert made == values and files(tmp_path / "tokenized") == files(folder / "tokenized")
 
 
 def this_cluster() -> str:
-    """Others may run on this machine, and their actors are not ours to kill."""
+    """Return the address of this test's cluster: actors of others on this machine must not be killed."""
     return ray.get_runtime_context().gcs_address
 
 
 def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
-    """SIGKILL to the encoder's process once the first shard is there."""
+    """Send SIGKILL to the encoder's process when the first shard exists."""
     deadline = time.monotonic() + 120
     while not list(folder.glob("[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     for actor in list_actors(address=this_cluster(), filters=[("state", "=", "ALIVE")]):
-        if "_Encoder" in actor.class_name:
+        if "Encoder" in actor.class_name:
             os.kill(actor.pid, signal.SIGKILL)
             killed.append(actor)
 
 
-def encoder(room: int, batch_size: int) -> tuple[tokenize_dataset._Encoder, Cramped]:
-    made = tokenize_dataset._Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
+def make_encoder(room: int, batch_size: int) -> tuple[Encoder, Cramped]:
+    made = Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
     cramped = Cramped(made.tokenizer.encode, room)
     made.tokenizer.encode = cramped
     return made, cramped
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_token():
-    drawn = shapes.render_many(shapes.sample_train_scenes(11, seed=4), seed=4)
-    batch = pa.table({"data": pa.array([drawn.tobytes(), b"", drawn[:7].tobytes()], pa.binary())})
-    whole, _ = encoder(room=11, batch_size=11)
-    cramped, device = encoder(room=3, batch_size=11)
+    images = shapes.render_many(shapes.sample_train_scenes(11, seed=4), seed=4)
+    batch = pa.table({"data": pa.array([images.tobytes(), b"", images[:7].tobytes()], pa.binary())})
+    whole, _ = make_encoder(room=11, batch_size=11)
+    cramped, device = make_encoder(room=3, batch_size=11)
     expected = whole(batch)["data"].to_pylist()
     assert cramped(batch)["data"].to_pylist() == expected
     assert device.calls == [11, 6, 3, 3, 3, 2, 3, 3, 1]
-    alone = tokenizers.load(CONFIG.tokenizer).encode(torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)
+    alone = tokenizers.load(CONFIG.tokenizer).encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     assert np.frombuffer(expected[0], np.uint16).reshape(11, -1).tolist() == alone.tolist()
 
 
 @pytest.mark.ray
 def test_an_image_that_does_not_fit_alone_is_one_line(tokenized, tmp_path, monkeypatch):
-    """What a pipeline prints: the actor's error, not a stack trace of Ray's."""
+    """The pipeline prints the actor's error, without Ray's stack trace."""
     folder, _, _ = tokenized
 
-    class NoRoom(tokenize_dataset._Encoder):  # in here, so that it travels to the actor whole
-        def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+    class NoRoom(Encoder):  # a local class, so that it is pickled by value
+        def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
             raise OUT_OF_MEMORY
 
-    monkeypatch.setattr(tokenize_dataset, "_Encoder", NoRoom)
+    monkeypatch.setattr(tokenize_dataset, "Encoder", NoRoom)
     with pytest.raises(InputError) as raised:
         run(folder / "shards", tmp_path / "tokenized")
     text = str(raised.value)

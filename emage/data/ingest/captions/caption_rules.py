@@ -1,8 +1,9 @@
-"""The rules that say which captions are worth training on: `drop_reason` applies RULES to a cleaned caption.
+"""The rules that decide which captions are worth training on: `drop_reason` applies RULES to a cleaned caption.
 
-A rule is a pure function of one normalised caption and returns True if the caption should be dropped. Rules see
-neither the image nor other rows. They are written for alt-text from the web and for an English text encoder. They
-run in order, and the first one that returns True names the drop reason, so that the counts per reason add up.
+A rule is a pure function of one normalised caption and returns True if the caption should be dropped. Its docstring
+describes such a caption: the first line is printed in the ingest report. Rules see neither the image nor other rows.
+They are written for alt-text from the web and for an English text encoder. They run in order, and the first one that
+returns True names the drop reason, so that the counts per reason add up.
 Cheap checks come before expensive ones: the whole of LAION-400M passes here, and 10 us per caption are one hour of one
 core.
 """
@@ -96,7 +97,7 @@ def boilerplate(text: str) -> bool:
 
 
 def placeholder(text: str) -> bool:
-    """The whole caption says only that an image is shown: image 3, company logo, untitled."""
+    """The whole caption only states that there is an image: image 3, company logo, untitled."""
     return len(text) < 40 and PLACEHOLDER.fullmatch(text) is not None
 
 

@@ -42,7 +42,7 @@ def plot_chart(report: Report) -> Image.Image:
 
 
 def dataset_bars(report: Report) -> list[tuple[str, dict[str, int]]]:
-    """Return (data set, rows by outcome), the largest first; the smallest data sets share the last bar."""
+    """Return (data set, rows by outcome), the largest first; the last bar sums up the smallest ones."""
     counts = sorted(report["datasets"].items(), key=lambda item: -item[1]["rows_in"])
     others: Counter[str] = Counter()
     for _, steps in counts[MAX_DATASET_BARS:]:
@@ -62,7 +62,7 @@ def _rows_by_outcome(counts: dict[str, int], steps: list[str]) -> dict[str, int]
 
 
 def reason_bars(report: Report) -> list[tuple[str, str, int]]:
-    """Return (outcome whose colour it has, drop reason, rows), the largest first; the smallest share the last bar."""
+    """Return (outcome whose colour it has, drop reason, rows), the largest first; the last bar sums up the smallest."""
     bars = [line for line in list_outcomes(report) if line[0] in DROPPED]
     bars = [("rejected" if reason == SAME_CONTENT else outcome, reason, rows) for outcome, reason, rows in bars]
     bars.sort(key=lambda bar: -bar[2])

@@ -1,4 +1,4 @@
-"""The download stage alone: passes, kills, a network that smells of broken DNS, a full disk, block-lists."""
+"""The download stage alone: retry rounds, kills, a network with broken DNS, a full disk, block lists."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from web import encode
 
 from emage.config import DownloadConfig
 from emage.data import schema
-from emage.on_ray.ingest import download, img2dataset_fetch
+from emage.on_ray.ingest.download import download_shard, download_stage, image_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
@@ -47,7 +47,7 @@ def site():
 
 
 def write_urls(folder: Path, *shards: list[str | None]) -> Path:
-    """Shards of URLs with their manifest, as the stage before leaves them. Data sets: even and odd places."""
+    """Write shards of URLs with their manifest, as the stage before does. Rows alternate between two data sets."""
     folder.mkdir(exist_ok=True)
     listed = []
     for number, urls in enumerate(shards):
@@ -55,33 +55,33 @@ def write_urls(folder: Path, *shards: list[str | None]) -> Path:
         name = f"{number:05d}.parquet"
         pq.write_table(pa.table(columns, schema=schema.URL), folder / name)
         listed.append({"name": name, "rows": len(urls), "sha256": manifest.sha256(folder / name)})
-    manifest.write_json(folder / download.URLS, {"shards": listed, "rows": sum(map(len, shards))})
+    manifest.write_json(folder / download_shard.URLS_MANIFEST, {"shards": listed, "rows": sum(map(len, shards))})
     return folder
 
 
 def arrived(shards: Path) -> list[dict[str, Any]]:
-    """Every image's row, as the next stage finds it."""
+    """Return every image's row, as the next stage reads it."""
     numbers = range(manifest.read_json(shards / manifest.NAME)["shards"])
-    files = [file for number in numbers for file in download.image_files(shards, number)]
+    files = [file for number in numbers for file in image_shards.image_files(shards, number)]
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def failures(shards: Path, number: int) -> list[dict[str, Any]]:
-    name = download.shard_manifest(shards, number)["failures"]
-    return pq.read_table(download.shard_folder(shards, number) / name).to_pylist()
+    name = image_shards.read_manifest(shards, number)["failures"]
+    return pq.read_table(image_shards.shard_folder(shards, number) / name).to_pylist()
 
 
-# --- One pass --------------------------------------------------------------------------------------------------------
+# One round
 
 
 @pytest.mark.ray
 def test_rows_keep_their_order_their_data_set_and_a_key_of_their_own(ray_cluster, site, tmp_path):
-    """Threads finish in any order; the files do not show it."""
+    """Threads finish in any order, but the files are in the rows' order."""
     pages, address = site
     pages |= {f"/{i}.png": encode(Image.new("RGB", (16 + i, 16), (i, 0, 0))) for i in range(100)}
     good = [f"{address}/{i}.png" for i in range(100)]
     urls = write_urls(tmp_path / "urls", good, [*good[:3], f"{address}/gone", None])
-    values = download.run(CONFIG, urls, tmp_path / "shards")
+    values = download_stage.run(CONFIG, urls, tmp_path / "shards")
     rows = arrived(tmp_path / "shards")
     assert [row["width"] for row in rows] == [16 + i for i in (*range(100), 0, 1, 2)]
     assert [row["key"] for row in rows] == [f"{i:07d}" for i in (*range(100), 100, 101, 102)]
@@ -98,63 +98,59 @@ def test_rows_keep_their_order_their_data_set_and_a_key_of_their_own(ray_cluster
         "failed": {"http_404": 1, "no_url": 1},
         "datasets": {"even": 52, "odd": 51},
         "passes": 2,
-        "content": manifest.fingerprint([download.content(tmp_path / "shards", number) for number in range(2)]),
+        "content": manifest.fingerprint([image_shards.fingerprint(tmp_path / "shards", number) for number in range(2)]),
     }
-    assert values == download.finished(tmp_path / "shards", passes=2)
-    assert download.finished(tmp_path / "shards", passes=3) is None
+    assert values == image_shards.finished(tmp_path / "shards", passes=2)
+    assert image_shards.finished(tmp_path / "shards", passes=3) is None
 
 
 @pytest.mark.ray
-def test_private_hosts_are_refused_unless_allowed(ray_cluster, site, tmp_path):
+def test_private_hosts_are_rejected_unless_allowed(ray_cluster, site, tmp_path):
     pages, address = site
     pages["/a.png"] = GREY
     port = address.rsplit(":", 1)[1]
     hosts = ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]")
     urls = write_urls(tmp_path / "urls", [f"http://{host}:{port}/a.png" for host in hosts])
-    values = download.run(replace(CONFIG, allow_private_hosts=False), urls, tmp_path / "shards")
+    values = download_stage.run(replace(CONFIG, allow_private_hosts=False), urls, tmp_path / "shards")
     assert values["failed"] == {"private_address": 3}
     with pytest.raises(InputError, match="was downloaded with other settings"):
-        download.run(CONFIG, urls, tmp_path / "shards")
+        download_stage.run(CONFIG, urls, tmp_path / "shards")
 
 
 @pytest.mark.ray
-def test_other_rows_are_refused(ray_cluster, site, tmp_path):
+def test_other_rows_are_rejected(ray_cluster, site, tmp_path):
     pages, address = site
     pages["/a.png"] = GREY
     with pytest.raises(InputError, match=r"urls holds no list of shards .*; run stage=select"):
-        download.run(CONFIG, tmp_path / "urls", tmp_path / "shards")
+        download_stage.run(CONFIG, tmp_path / "urls", tmp_path / "shards")
     urls = write_urls(tmp_path / "urls", [f"{address}/a.png"])
-    before = download.run(CONFIG, urls, tmp_path / "shards")
+    before = download_stage.run(CONFIG, urls, tmp_path / "shards")
     write_urls(tmp_path / "urls", [f"{address}/b.png"])
     with pytest.raises(InputError, match="00000 was downloaded from other rows"):
-        download.run(CONFIG, urls, tmp_path / "shards")
-    assert download.finished(tmp_path / "shards") == before  # refusing changes nothing
-    listed = manifest.read_json(urls / download.URLS)
+        download_stage.run(CONFIG, urls, tmp_path / "shards")
+    assert image_shards.finished(tmp_path / "shards") == before  # the error changes nothing
+    listed = manifest.read_json(urls / download_shard.URLS_MANIFEST)
     write_urls(urls, [f"{address}/c.png"])
-    manifest.write_json(urls / download.URLS, listed)  # which now names another file
-    with pytest.raises(InputError, match=r"00000.parquet is not the file that _manifest.json beside it lists"):
-        download.run(CONFIG, urls, tmp_path / "elsewhere")
+    manifest.write_json(urls / download_shard.URLS_MANIFEST, listed)  # which now names another file
+    with pytest.raises(InputError, match=r"00000.parquet is not the file that _manifest.json next to it lists"):
+        download_stage.run(CONFIG, urls, tmp_path / "elsewhere")
 
 
 @pytest.mark.ray
-def test_blocked_images_do_not_come_in(ray_cluster, site, tmp_path):
+def test_blocked_images_are_dropped(ray_cluster, site, tmp_path):
     pages, address = site
     pages |= {f"/{i}.png": encode(Image.new("RGB", (64, 64), (i, 0, 0))) for i in range(20)}
     urls = write_urls(tmp_path / "urls", [f"{address}/{i}.png" for i in range(20)])
     digests = [hashlib.md5(pages[f"/{i}.png"]).hexdigest() for i in (3, 11)]  # type: ignore[arg-type]
     others = [f"{i:016x}" for i in (0, 1 << 40, (1 << 64) - 1)]
     blocked = np.sort(np.array([int(digest[:16], 16) for digest in digests + others], np.uint64))
-    values = download.run(CONFIG, urls, tmp_path / "shards", blocked)
+    values = download_stage.run(CONFIG, urls, tmp_path / "shards", blocked)
     assert values["failed"] == {"blocked_md5": 2}
     assert {row["url"] for row in failures(tmp_path / "shards", 0)} == {f"{address}/3.png", f"{address}/11.png"}
     assert len(arrived(tmp_path / "shards")) == 18
 
 
-def test_an_empty_block_list_blocks_nothing():
-    assert not img2dataset_fetch.is_blocked(b"a", np.array([], np.uint64))
-
-
-# --- Too few images ------------------------------------------------------------------------------------------------
+# Too few images
 
 
 @pytest.mark.ray
@@ -164,84 +160,54 @@ def test_too_few_successes_stop_the_run_and_mark_nothing(ray_cluster, site, tmp_
     urls = write_urls(tmp_path / "urls", [f"{address}/a.png"] + ["http://no-such-host.invalid/a.png"] * 9)
     shards = tmp_path / "shards"
     with pytest.raises(InputError, match=r"shard 0: 1 of 10 images arrived.*9 failed with dns_error: the resolver"):
-        download.run(replace(CONFIG, min_success_rate=0.5), urls, shards)
+        download_stage.run(replace(CONFIG, min_success_rate=0.5), urls, shards)
     assert not list(shards.iterdir())
-    values = download.run(replace(CONFIG, min_success_rate=0.1), urls, shards)  # the same output goes on
+    values = download_stage.run(replace(CONFIG, min_success_rate=0.1), urls, shards)  # resumes in the same output
     assert (values["written"], values["failed"]) == (1, {"dns_error": 9})
 
 
 @pytest.mark.ray
-def test_behind_a_stop_nothing_is_fetched_or_written(ray_cluster, site, tmp_path):
-    """The other tasks end with it, whatever they are doing."""
+def test_after_a_stop_nothing_is_downloaded_or_written(ray_cluster, site, tmp_path):
+    """The other tasks end as well, whatever they are doing."""
     pages, address = site
     busy, stopping = threading.Event(), threading.Event()
-    asked = Counter[str]()
+    requested = Counter[str]()
 
     def slow(handler) -> None:
-        asked["slow"] += 1
+        requested["slow"] += 1
         busy.set()
         stopping.wait(60)
         web.answer(GREY)(handler)  # type: ignore[operator]
 
     def late(handler) -> None:
-        busy.wait(60)  # until the other shard is at work
+        busy.wait(60)  # until the other shard is being downloaded
         handler.send_error(404)
 
     pages |= {"/slow": slow, "/late": late}
     urls = write_urls(tmp_path / "urls", [f"{address}/late"] * 10, [f"{address}/slow"] * 100)
     with pytest.raises(InputError, match="shard 0: 0 of 10 images arrived"):
-        download.run(replace(CONFIG, min_success_rate=0.5, shards_in_flight=2, timeout_s=60), urls, tmp_path / "shards")
-    before = asked["slow"]
+        download_stage.run(
+            replace(CONFIG, min_success_rate=0.5, shards_in_flight=2, timeout_s=60), urls, tmp_path / "shards"
+        )
+    before = requested["slow"]
     stopping.set()
     threading.Event().wait(1)
-    assert asked["slow"] == before <= CONFIG.threads
+    assert requested["slow"] == before <= CONFIG.threads
     assert not list((tmp_path / "shards").iterdir())
 
 
-def test_the_rate_is_that_of_the_last_rows(site, tmp_path, monkeypatch):
-    """A good start does not hide what comes after it, and the rows behind the stop are not fetched."""
-    monkeypatch.setattr(img2dataset_fetch, "WINDOW", 20)
-    pages, address = site
-    asked = Counter[str]()
-    pages["/a.png"] = GREY
-    pages["/gone"] = lambda handler: (asked.update(["gone"]), web.answer(b"", 404)(handler))[0]  # type: ignore[operator]
-    urls = [f"{address}/a.png"] * 30 + [f"{address}/gone"] * 300
-    rows = pa.table([[str(i) for i in range(330)], ["web"] * 330, urls, urls], schema=_rows_schema())
-    with pytest.raises(InputError, match=r"^[0-9] of 20 images arrived"):
-        img2dataset_fetch.fetch_rows(0, rows, tmp_path, CONFIG, None, min_success_rate=0.5)
-    assert asked["gone"] < 100
-    outcome = img2dataset_fetch.fetch_rows(0, rows, tmp_path, CONFIG, None, min_success_rate=0.0)
-    assert (outcome.datasets, outcome.failed) == ({"web": 30}, {"http_404": 300})
-
-
-def _rows_schema() -> pa.Schema:
-    return pa.schema([item for item in img2dataset_fetch.FAILED_SCHEMA if item.name != "cause"])
-
-
-def test_names_are_the_first_suspect():
-    rate = img2dataset_fetch.SuccessRate(size=10, least=0.5)
-    for cause in [None] * 10 + ["http_404"] * 6 + ["dns_error"] * 2:
-        rate.add(cause)
-    assert rate.is_too_low
-    assert "2 of 10 images arrived" in rate.explain()
-    assert "2 failed with dns_error: the resolver" in rate.explain()
-    rate.add(None)
-    rate.add(None)
-    assert not img2dataset_fetch.SuccessRate(size=10, least=0.5).is_too_low  # nothing is known yet
-
-
-# --- Later passes ----------------------------------------------------------------------------------------------------
+# Retry rounds
 
 
 @pytest.mark.ray
-def test_a_later_pass_wins_back_what_was_only_busy(ray_cluster, site, tmp_path):
+def test_a_retry_round_recovers_what_was_only_busy(ray_cluster, site, tmp_path):
     pages, address = site
-    asked = Counter[str]()
+    requested = Counter[str]()
     sequence: list[str] = []
 
     def counted(name: str, page: web.Page) -> web.Page:
         def count(handler) -> None:
-            asked[name] += 1
+            requested[name] += 1
             sequence.append(name)
             page(handler)  # type: ignore[operator]
 
@@ -256,59 +222,59 @@ def test_a_later_pass_wins_back_what_was_only_busy(ray_cluster, site, tmp_path):
     names = ("gone", "busy", "good", "down")
     urls = write_urls(tmp_path / "urls", *([f"{address}/{name}{shard}" for name in names] for shard in range(3)))
     shards = tmp_path / "shards"
-    values = download.run(CONFIG, urls, shards)
+    values = download_stage.run(CONFIG, urls, shards)
     assert (values["written"], values["won_back"], values["failed"]) == (6, 3, {"http_404": 3, "http_503": 3})
     assert values["datasets"] == {"even": 3, "odd": 3}
-    assert asked == {"good": 3, "gone": 3, "busy": 6, "down": 6}
-    assert sorted(sequence[:12]) == sorted(names * 3)  # the second pass begins when the first has ended everywhere
-    shard = download.shard_manifest(shards, 1)
+    assert requested == {"good": 3, "gone": 3, "busy": 6, "down": 6}
+    assert sorted(sequence[:12]) == sorted(names * 3)  # round 2 begins when round 1 has ended for all shards
+    shard = image_shards.read_manifest(shards, 1)
     assert shard["passes"] == 2
     assert [name[:11] for name in shard["pictures"]] == ["pictures.pa", "pictures-2-"]
     assert shard["outputs"].keys() == {*shard["pictures"], shard["failures"]} and shard["failures"][:9] == "failed-2-"
-    there = {file.name for file in download.shard_folder(shards, 1).iterdir()}
-    assert there == {*shard["outputs"], "manifest.json", "00001_stats.json"}
+    existing = {file.name for file in image_shards.shard_folder(shards, 1).iterdir()}
+    assert existing == {*shard["outputs"], "manifest.json", "00001_stats.json"}
     assert [row["key"] for row in failures(shards, 1)] == ["0000100", "0000103"]
     assert sorted(row["key"] for row in arrived(shards)) == [f"{100 * i + j:07d}" for i in range(3) for j in (1, 2)]
-    assert download.run(CONFIG, urls, shards) == values  # once more: nothing to do
-    assert asked.total() == 18
-    more = download.run(replace(CONFIG, passes=3), urls, shards)
+    assert download_stage.run(CONFIG, urls, shards) == values  # once more: nothing to do
+    assert requested.total() == 18
+    more = download_stage.run(replace(CONFIG, passes=3), urls, shards)
     assert (more["written"], more["won_back"], more["failed"]) == (9, 6, {"http_404": 3})
-    assert asked == {"good": 3, "gone": 3, "busy": 6, "down": 9}
-    assert len(download.image_files(shards, 1)) == 3
-    assert download.run(replace(CONFIG, passes=9), urls, shards)["passes"] == 9  # nothing is left that may pass
-    assert asked.total() == 21
+    assert requested == {"good": 3, "gone": 3, "busy": 6, "down": 9}
+    assert len(image_shards.image_files(shards, 1)) == 3
+    assert download_stage.run(replace(CONFIG, passes=9), urls, shards)["passes"] == 9  # nothing is left to retry
+    assert requested.total() == 21
 
 
 @pytest.mark.ray
-def test_what_a_killed_pass_left_does_not_count(ray_cluster, site, tmp_path):
+def test_files_of_a_killed_round_do_not_count(ray_cluster, site, tmp_path):
     pages, address = site
     pages |= {"/busy": web.in_turn(BUSY, web.answer(b"", 404)), "/good": GREY}
     urls = write_urls(tmp_path / "urls", [f"{address}/busy", f"{address}/good"])
     shards = tmp_path / "shards"
-    download.run(replace(CONFIG, passes=1), urls, shards)
-    shard = download.shard_folder(shards, 0)
-    content = download.content(shards, 0)
+    download_stage.run(replace(CONFIG, passes=1), urls, shards)
+    shard = image_shards.shard_folder(shards, 0)
+    content = image_shards.fingerprint(shards, 0)
     for name in ("pictures-2.parquet", "failed-2.parquet", ".manifest.json.1a2b3c4d"):
         (shard / name).write_text("half a file")
     (shards / ".00000.deadbeef").mkdir()
     (shards / manifest.NAME).unlink()
-    values = download.run(CONFIG, urls, shards)
+    values = download_stage.run(CONFIG, urls, shards)
     assert (values["written"], values["failed"]) == (1, {"http_404": 1})
-    failures = download.shard_manifest(shards, 0)["failures"]
+    failures = image_shards.read_manifest(shards, 0)["failures"]
     assert {file.name for file in shard.iterdir()} == {
         *("pictures.parquet", failures, "manifest.json", "00000_stats.json")
     }
-    assert download.content(shards, 0) == content  # no new images: tokenized shards stay what they are
+    assert image_shards.fingerprint(shards, 0) == content  # no new images: tokenized shards stay valid
     assert not list(shards.glob(".*"))
 
 
-# --- Kills and full disks --------------------------------------------------------------------------------------------
+# Kills and full disks
 
 
 @pytest.mark.faults
 @pytest.mark.ray
-@pytest.mark.parametrize("before", [0, 1], ids=["first pass", "second pass"])
-def test_a_killed_worker_costs_no_row_and_doubles_none(ray_cluster, site, tmp_path, before):
+@pytest.mark.parametrize("before", [0, 1], ids=["first round", "retry round"])
+def test_a_killed_worker_drops_no_row_and_doubles_none(ray_cluster, site, tmp_path, before):
     pages, address = site
     killed: list[int] = []
 
@@ -323,7 +289,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(ray_cluster, site, tmp_pa
     pages["/30"] = web.in_turn(*[BUSY] * before, kill, GREY)
     urls = write_urls(tmp_path / "urls", *([f"{address}/{i}" for i in range(20 * n, 20 * n + 20)] for n in range(3)))
     shards = tmp_path / "shards"
-    values = download.run(CONFIG, urls, shards)
+    values = download_stage.run(CONFIG, urls, shards)
     assert len(killed) == 1
     assert (values["written"], values["failed"]) == (60, {})
     rows = arrived(shards)
@@ -334,7 +300,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(ray_cluster, site, tmp_pa
 
 @pytest.mark.faults
 @pytest.mark.ray
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ray_cluster, site, tmp_path):
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(ray_cluster, site, tmp_path):
     pages, address = site
     pages |= {f"/{i}": encode(Image.effect_noise((64, 64), 90).convert("RGB"), "BMP") for i in range(100)}
     urls = write_urls(tmp_path / "urls", *([f"{address}/{i}" for i in range(100)] for _ in range(2)))
@@ -342,12 +308,12 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(ray_cluster, site,
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a disk of our own needs the right to mount one")
+        pytest.skip("mounting a small disk needs root")
     try:
         with pytest.raises(InputError, match=r"the disk is full; free some space, and run the same command again$"):
-            download.run(replace(CONFIG, image_size=64), urls, disk / "shards")
+            download_stage.run(replace(CONFIG, image_size=64), urls, disk / "shards")
         assert not list((disk / "shards").glob(".*"))
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        assert download.run(replace(CONFIG, image_size=64), urls, disk / "shards")["written"] == 200
+        assert download_stage.run(replace(CONFIG, image_size=64), urls, disk / "shards")["written"] == 200
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

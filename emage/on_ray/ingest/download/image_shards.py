@@ -1,0 +1,61 @@
+"""Image shards: the folders `shards/NNNNN` that the download writes and the tokenizing stage reads.
+
+    pictures.parquet, pictures-N-DIGEST.parquet    the images (schema.IMAGE) of round 1, and those that round N added
+    failed.parquet or failed-N-DIGEST.parquet      every other row, with its drop reason (FAILED_SCHEMA)
+    manifest.json                                  written last: only the files that it lists count
+
+The folders of tokenized shards, `tokenized/NNNNN`, have the same names, and a manifest as well.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emage.utils import manifest
+
+SHARD_DIGITS = 5
+IMAGES, FAILED = "pictures.parquet", "failed.parquet"
+FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
+
+
+def finished(folder: Path, rounds: int = 1) -> dict[str, Any] | None:
+    """Return the stage's manifest if every shard of it exists and has had that many rounds, else None."""
+    values = manifest.read_json(folder / manifest.NAME)
+    if values is None or values["passes"] < rounds:
+        return None
+    return values if all_exist(folder, values["shards"]) else None
+
+
+def all_exist(folder: Path, num_shards: int) -> bool:
+    """Return True if `folder` has the folders of shards 0 to num_shards - 1: a complete shard has its name."""
+    names = set(os.listdir(folder))
+    return all(shard_folder(folder, number).name in names for number in range(num_shards))
+
+
+def shard_folder(folder: Path, number: int) -> Path:
+    """Return the folder of a shard."""
+    return folder / f"{number:0{SHARD_DIGITS}d}"
+
+
+def read_manifest(folder: Path, number: int) -> dict[str, Any] | None:
+    """Return a shard's manifest, or None if the shard does not exist."""
+    return manifest.read_json(shard_folder(folder, number) / manifest.NAME)
+
+
+def image_files(folder: Path, number: int) -> list[Path]:
+    """Return the parquet files (schema.IMAGE) of an image shard, of all rounds in order."""
+    return [shard_folder(folder, number) / name for name in _existing(folder, number)["pictures"]]
+
+
+def fingerprint(folder: Path, number: int) -> str:
+    """Return a digest of an image shard's images, by which a tokenized shard knows what it was made from."""
+    shard = _existing(folder, number)
+    return manifest.fingerprint([shard["outputs"][name] for name in shard["pictures"]])
+
+
+def _existing(folder: Path, number: int) -> dict[str, Any]:
+    shard = read_manifest(folder, number)
+    assert shard is not None, f"image shard {number} has disappeared"
+    return shard

@@ -1,0 +1,46 @@
+"""The success rate of a download over its last rows, by which a broken network stops the stage early."""
+
+from collections import Counter, deque
+
+from emage.data.ingest.drop_reasons import explain
+
+MIN_DNS_FRACTION = 0.2  # of the failures: from here on DNS is named as the problem, even if others failed more often
+
+
+class SuccessRate:
+    """The drop reasons of the last rows, and how many of these rows became images."""
+
+    def __init__(self, size: int, least: float):
+        """Start without rows.
+
+        Args:
+            size: The rows that are looked at; before so many were added, the rate is never too low.
+            least: The least fraction of images among them.
+        """
+        self.least = least
+        self.last: deque[str | None] = deque(maxlen=size)
+        self.reasons: Counter[str | None] = Counter()  # of the rows in `last`; None: an image
+
+    def add(self, reason: str | None) -> None:
+        """Add a row: its drop reason, or None for an image."""
+        if len(self.last) == self.last.maxlen:
+            self.reasons[self.last[0]] -= 1
+        self.last.append(reason)
+        self.reasons[reason] += 1
+
+    @property
+    def is_too_low(self) -> bool:
+        """Return True if `size` rows were added and too few of the last ones are images."""
+        return len(self.last) == self.last.maxlen and self.reasons[None] < self.least * len(self.last)
+
+    def explain(self) -> str:
+        """Return a sentence for the user, with the probable problem and what to do."""
+        reasons = +Counter({reason: count for reason, count in self.reasons.items() if reason is not None})
+        reason, count = reasons.most_common(1)[0]
+        if reasons["dns_error"] >= MIN_DNS_FRACTION * reasons.total():
+            reason, count = "dns_error", reasons["dns_error"]
+        advice = explain("failed", reason).advice
+        return (
+            f"{self.reasons[None]} of {len(self.last)} images arrived, under download.min_success_rate={self.least}; "
+            f"{count} failed with {reason}{f': {advice}' if advice else ''}"
+        )

@@ -1,0 +1,171 @@
+"""The Ray tasks of the select stage: parts of URL tables -> sorted runs -> shards of URLs. See select_urls.py."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from emage.config import SourceConfig
+from emage.data import schema
+from emage.data.ingest import url_filter, url_table
+from emage.on_ray.ingest import sorted_runs
+from emage.utils import manifest
+
+TABLE_ORDER = pa.field("place", pa.int64())  # a row's position in the tables: part << PART_SHIFT | row
+PART_SHIFT = 40
+RUN_SCHEMA = pa.schema([*schema.URL, TABLE_ORDER])
+
+
+@dataclass(frozen=True)
+class SelectPlan:
+    """The sizes of runs and shards, and the paths in the work folder."""
+
+    folder: str  # of the runs, and of the shards until all are written
+    shard_rows: int
+    run_rows: int
+    num_rows: int = 0  # with duplicates
+    num_runs: tuple[int, ...] = ()  # of each part
+
+    @property
+    def num_shards(self) -> int:
+        return max(1, -(-self.num_rows // self.shard_rows))
+
+    @property
+    def urls(self) -> Path:
+        return Path(self.folder) / "urls"
+
+    @property
+    def runs(self) -> list[Path]:
+        return [self.run(part, run) for part, count in enumerate(self.num_runs) for run in range(count)]
+
+    def run(self, part: int, number: int) -> Path:
+        return Path(self.folder) / f"part-{part:05d}-run-{number:05d}"
+
+    def counts(self, part: int) -> Path:
+        return Path(self.folder) / f"part-{part:05d}.json"
+
+    def shards(self, first: int) -> Path:
+        return Path(self.folder) / f"shards-{first:05d}.json"
+
+
+# Steps 1 and 2: parts of tables -> sorted runs
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def read_part(
+    plan: SelectPlan, number: int, table: SourceConfig, part: url_table.TablePart, blocked: url_filter.BlockLists
+) -> dict[str, Any]:
+    """Write the sorted runs of one part. Returns the counters of its rows."""
+    if known := manifest.read_json(plan.counts(number)):
+        return known
+    filtered = Counter[str]()
+    counts = {"part": number, "dataset": table.dataset, "rows": 0, "kept": 0, "runs": 0}
+    waiting: list[pa.Table] = []
+    hashes: list[np.ndarray] = []
+    bad = Counter[str]()
+    for batch in url_table.read(table, part, bad):
+        kept = _filter(table, blocked, batch, filtered)
+        positions = pa.array(np.flatnonzero(kept) + (counts["rows"] + (number << PART_SHIFT)))
+        pairs = batch.select(schema.URL.names[:2]).filter(pa.array(kept))
+        names = pa.array([table.dataset] * len(pairs), pa.string())
+        waiting.append(pa.table([*pairs.columns, names, positions], schema=RUN_SCHEMA))
+        hashes.append(_hash_pairs(pairs))
+        counts["rows"] += len(batch)
+        counts["kept"] += len(pairs)
+        if sum(map(len, waiting)) >= plan.run_rows:
+            counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, hashes)
+    if waiting:
+        counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, hashes)
+    counts["rows"] += bad.total()
+    counts["filtered"] = dict(filtered + bad)
+    manifest.write_json(plan.counts(number), counts)
+    return counts
+
+
+def _filter(
+    table: SourceConfig, blocked: url_filter.BlockLists, batch: pa.RecordBatch, filtered: Counter[str]
+) -> np.ndarray:
+    """Return booleans: which rows are kept. A dropped row is counted in `filtered` under its first drop reason."""
+    kept = np.ones(len(batch), bool)
+    for condition in url_table.parse_conditions(table):
+        fails = ~condition.holds(batch[url_table.METADATA_PREFIX + condition.column]).to_numpy(zero_copy_only=False)
+        filtered[condition.text] += int((kept & fails).sum())
+        kept &= ~fails
+    md5 = batch[url_table.METADATA_PREFIX + table.md5].cast(pa.string()) if table.md5 else None
+    for reason, fails in blocked.match(batch["url"], md5):
+        filtered[reason] += int((kept & fails).sum())
+        kept &= ~fails
+    return kept
+
+
+def _hash_pairs(pairs: pa.RecordBatch) -> np.ndarray:
+    """Return (n,) uint64, a hash of (url, caption)."""
+    return sorted_runs.mix(url_filter.hashes(pairs["url"]) ^ sorted_runs.mix(url_filter.hashes(pairs["caption"])))
+
+
+def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) -> int:
+    """Write the waiting rows as one more run and empty both lists. Returns 1."""
+    if not sorted_runs.exists(path):
+        sorted_runs.write(path, pa.concat_tables(waiting), np.concatenate(hashes), TABLE_ORDER.name)
+    waiting.clear()
+    hashes.clear()
+    return 1
+
+
+# Step 3: sorted runs -> shards
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def write_shards(plan: SelectPlan, first: int, count: int) -> list[dict[str, Any]]:
+    """Write the shards `first` to `first` + `count` - 1, or to the last one. Returns the counters of each."""
+    if known := manifest.read_json(plan.shards(first)):
+        return known
+    last = min(first + count, plan.num_shards)
+    rows, hashes = sorted_runs.read_ranges(plan.runs, first, last, plan.num_shards, TABLE_ORDER.name)
+    bounds = sorted_runs.range_bounds(plan.num_shards)[first:last]
+    edges = [*np.searchsorted(hashes, bounds).tolist(), len(rows)]
+    is_first = first_of_equal(rows, hashes)
+    written = [_write_shard(plan, first + n, rows, is_first, edges[n], edges[n + 1]) for n in range(last - first)]
+    manifest.write_json(plan.shards(first), written)
+    return written
+
+
+def _write_shard(
+    plan: SelectPlan, number: int, rows: pa.Table, is_first: np.ndarray, low: int, high: int
+) -> dict[str, Any]:
+    kept = rows.slice(low, high - low).filter(pa.array(is_first[low:high])).select(schema.URL.names)
+    path = plan.urls / f"{number:05d}.parquet"
+    with manifest.new_file(path) as temporary:
+        pq.write_table(kept, temporary, compression="zstd")
+    return {
+        "name": path.name,
+        "rows": len(kept),
+        "sha256": manifest.sha256(path),
+        "duplicates": high - low - len(kept),
+        "datasets": dict(Counter(kept["dataset"].to_pylist())),
+    }
+
+
+def first_of_equal(rows: pa.Table, hashes: np.ndarray) -> np.ndarray:
+    """Return booleans, False if an earlier row has the same URL and caption. Equal rows are neighbours: see step 2."""
+    is_first = np.ones(len(rows), bool)
+    same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+    if len(same):
+        for group in _consecutive(same):
+            pairs = rows.select(schema.URL.names[:2]).slice(group[0] - 1, len(group) + 1).to_pylist()
+            seen: set[tuple[str, str]] = set()
+            for index, pair in enumerate(pairs, group[0] - 1):
+                is_first[index] = (pair["url"], pair["caption"]) not in seen
+                seen.add((pair["url"], pair["caption"]))
+    return is_first
+
+
+def _consecutive(indexes: np.ndarray) -> Iterator[np.ndarray]:
+    """Split ascending indexes into groups of consecutive ones."""
+    yield from np.split(indexes, np.flatnonzero(np.diff(indexes) > 1) + 1)
