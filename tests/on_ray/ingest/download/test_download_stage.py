@@ -100,8 +100,8 @@ def test_rows_keep_their_order_their_data_set_and_a_key_of_their_own(ray_cluster
         "passes": 2,
         "content": manifest.fingerprint([image_shards.fingerprint(tmp_path / "shards", number) for number in range(2)]),
     }
-    assert values == image_shards.finished(tmp_path / "shards", passes=2)
-    assert image_shards.finished(tmp_path / "shards", passes=3) is None
+    assert values == image_shards.finished(tmp_path / "shards", rounds=2)
+    assert image_shards.finished(tmp_path / "shards", rounds=3) is None
 
 
 @pytest.mark.ray
