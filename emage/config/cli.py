@@ -4,32 +4,36 @@ A mistake on a command line is an InputError of one line, with the nearest name 
 depends on a field of any config.
 """
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from emage.config import help
-from emage.config.fields import check, leaves, nearest, refused
-from emage.config.presets import PRESETS, presets
+from emage.config.fields import Leaf, Section, allowed, check, choices, leaves, nearest, refused, sections, summary
+from emage.config.presets import PRESETS, SUMMARIES, presets
 from emage.utils.errors import InputError
 
 Config = TypeVar("Config")
 
+_WIDEST = 110  # characters of a line, however wide the terminal is
+_COLUMN = 38  # where the second column starts
+
 
 def parse(
-    program: type[Config], argv: Sequence[str], command: str = "PROGRAM", words: Mapping[str, str] | None = None
+    program: type[Config], argv: Sequence[str], command: str = "", words: Mapping[str, str] | None = None
 ) -> Config:
     """Read `PRESET key=value ...` into a checked, frozen config. A preset is optional; values win over it.
 
     Args:
         program: The config class.
         argv: The words after the program's name. With -h or --help the help is printed and the program ends with 0.
-        command: How the program is called, for the help: "emage train".
+        command: How the program is called, for the help: "emage train"; by default, the script's name.
         words: The program's own words in front of the keys, with their meaning, for the help.
 
     Raises:
@@ -38,7 +42,7 @@ def parse(
     """
     if asked := [i for i, word in enumerate(argv) if word in ("-h", "--help")]:
         topic = argv[asked[0] + 1 : asked[0] + 2]
-        print(help.explain(program, topic[0]) if topic else help.usage(program, command, words or {}))
+        print(explain(program, topic[0]) if topic else usage(program, command, words or {}))
         sys.exit(0)
     values = list(argv)
     preset = values.pop(0) if values and "=" not in values[0] else None
@@ -60,6 +64,53 @@ def parse(
     from_preset = [key for key in presets(program)[preset] if key not in given] if preset else []
     check(config, preset=preset or "", preset_keys=from_preset)
     return config
+
+
+def usage(program: type, command: str = "", words: Mapping[str, str] | None = None) -> str:
+    """Return the text of --help.
+
+    Args:
+        program: The config class.
+        command: How the program is called: "emage train"; by default, the script's name.
+        words: The program's own words in front of the keys, with their meaning.
+    """
+    words, named, command = words or {}, presets(program), command or f"python {sys.argv[0]}"
+    parts = [command, *words, *(["[PRESET]"] if named else []), "key=value ..."]
+    lines = [*_wrapped(summary(program)), "", f"usage: {' '.join(parts)}"]
+    lines += [f"       {command} --help KEY    one key or section: range, unit, value in each preset, source"]
+    if words:
+        lines += ["", *(line for word, meaning in words.items() for line in _row(word, meaning))]
+    if named:
+        lines += ["", "presets:", *(line for name in named for line in _row(name, SUMMARIES.get(name, "")))]
+    for section in sections(program):
+        lines += ["", *_section(section)]
+    return "\n".join(lines)
+
+
+def explain(program: type, key: str) -> str:
+    """Return the text of --help KEY. Raise InputError, with the nearest name, if there is no such key or section."""
+    found = leaves(program)
+    if key in found:
+        return _explain_leaf(program, found[key])
+    by_key = {section.key: section for section in sections(program) if section.key}
+    if key in by_key:
+        return "\n".join(_section(by_key[key]))
+    head = next((name for name in found if key.startswith(f"{name}.") and found[name].default == {}), None)
+    entries = found[head].setting.entries if head else None
+    if head and entries and (entry := leaves(entries).get(key.removeprefix(f"{head}."))):
+        return _explain_leaf(program, entry._replace(key=key))
+    raise InputError(f"unknown key {key!r}{nearest(key, [*found, *by_key])} (--help lists every key)")
+
+
+def value_text(value: Any) -> str:
+    """Return a value as it is written on a command line."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(value_text, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if value == MISSING:
+        return "(required)"
+    return str(value) if value != "" else "''"
 
 
 def to_yaml(config: Any) -> str:
@@ -140,3 +191,55 @@ def _keys(program: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + item.name
         if is_dataclass(item.default_factory):
             yield from _keys(item.default_factory, f"{prefix}{item.name}.")
+
+
+def _section(section: Section) -> list[str]:
+    title = f"{section.key}: {section.summary}" if section.key else "settings:"
+    rows = [line for leaf in section.leaves for line in _row(_with_default(leaf), _meaning(leaf))]
+    return [*_wrapped(title), *rows]
+
+
+def _meaning(leaf: Leaf) -> str:
+    """Return the sentence, with the choices or with a unit that it does not name."""
+    meaning, unit = leaf.setting.meaning, leaf.setting.unit
+    detail = ", ".join(choices(leaf)) or ("" if unit.partition(" ")[0].lower() in meaning.lower() else unit)
+    return f"{meaning} [{detail}]" if detail else meaning
+
+
+def _explain_leaf(program: type, leaf: Leaf) -> str:
+    in_presets = {name: values[leaf.key] for name, values in presets(program).items() if leaf.key in values}
+    rows = {
+        "allowed": allowed(leaf),
+        "default": value_text(leaf.default),
+        "presets": ", ".join(f"{name} {value_text(value)}" for name, value in in_presets.items()),
+        "source": leaf.setting.source,
+    }
+    lines = [leaf.key, "", *_wrapped(leaf.setting.meaning), ""]
+    for name, text in rows.items():
+        if text:
+            lines += textwrap.wrap(text, _width(), initial_indent=f"{name:<9}", subsequent_indent=" " * 9)
+    return "\n".join(lines)
+
+
+def _with_default(leaf: Leaf) -> str:
+    if leaf.default == {}:
+        return f"{leaf.key}.KEY=VALUE"
+    return f"{leaf.key}={value_text(leaf.default)}"
+
+
+def _row(left: str, right: str) -> list[str]:
+    """Two columns; a left one that is too long has a line of its own."""
+    lines = textwrap.wrap(right, max(20, _width() - _COLUMN), break_long_words=False) or [""]
+    indent = " " * _COLUMN
+    if len(left) > _COLUMN - 4:
+        first = textwrap.wrap(left, _width() - 2, initial_indent="  ", subsequent_indent="      ")
+        return [*first, *(indent + line for line in lines)]
+    return [f"  {left:<{_COLUMN - 2}}{lines[0]}".rstrip(), *(indent + line for line in lines[1:])]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _width())
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)

@@ -60,7 +60,7 @@ READ = (
     ),
     Variable("CXX", "generation on a CPU with compile=true", "C++ compiler that torch.compile uses.", "g++ or clang++"),
     Variable("EMAGE_DATA", "benchmarks/loader.py and tests", "Folder with laion_urls_10k.parquet: real captions."),
-    Variable("LOCAL_RANK", "emage.on_ray.nccl_check", "GPU of this process; torchrun sets it."),
+    Variable("LOCAL_RANK", "doctor", "GPU of a process of its NCCL check; torchrun sets it."),
     Variable(
         "MLFLOW_ARTIFACTS_DESTINATION", "cluster/mlflow", "Bucket for the files of runs: s3://NAME; made if missing."
     ),

@@ -242,6 +242,8 @@ def _in_words(kind: Any, described: Setting) -> str:
         return f"a {'whole ' if kind is int else ''}number{_range_in_words(described)}"
     if kind is str:
         return "a folder that every node sees, not a URL" if described.is_folder else "text"
+    if described.entries is not None:
+        return f"KEY is one of {', '.join(leaves(described.entries))}"
     return "true or false" if kind is bool else "entries KEY=VALUE"
 
 
