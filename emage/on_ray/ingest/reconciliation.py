@@ -25,13 +25,13 @@ from emage.on_ray.ingest import stages
 from emage.on_ray.ingest.download import image_shards
 from emage.utils import image_grid, manifest
 
-DROPS = ("filtered", "rejected", "failed")  # what a stage may count next to the rows that go on, by drop reason
+DROPS = ("filtered", "rejected", "failed")  # outcomes of dropped rows that a stage may count, by drop reason
 REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
 MAX_SHEET_IMAGES = 32  # on the contact sheet
 
 
 def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
-    """Return the report: how many rows came in, and what became of each.
+    """Return the report: how many rows came in, and the outcome of each.
 
     Args:
         done: Manifests of the finished stages, as `stages.read_finished` returns them.
@@ -46,10 +46,10 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
         values = done[stage]
         for kind in DROPS:
             dropped[kind].update(values.get(kind, {}))
-        lost = sum(sum(values.get(kind, {}).values()) for kind in DROPS)
-        if values["rows"] != before or values["written"] + lost != before:
+        num_dropped = sum(sum(values.get(kind, {}).values()) for kind in DROPS)
+        if values["rows"] != before or values["written"] + num_dropped != before:
             raise RuntimeError(
-                f"{stage} does not reconcile: {before} rows in, {values['written']} went on, {lost} were dropped"
+                f"{stage} does not reconcile: {before} rows in, {values['written']} written, {num_dropped} dropped"
             )
         before = values["written"]
     written = 0
@@ -71,7 +71,7 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
 
 
 def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return data set -> how many of its rows came in, were selected, arrived and were written, as far as known."""
+    """Return, for each data set, its rows that came in, were selected, arrived and were written, as far as known."""
     funnel = {name: dict(counts) for name, counts in done["select"]["datasets"].items()}
     for stage, outcome in (("download", "arrived"), ("shuffle", "written")):
         if stage in done:
@@ -131,7 +131,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     table = Table(title=escape(f"ingest of {', '.join(report['datasets'])}"), title_justify="left")
     for name in ("", "drop reason"):
         table.add_column(name)
-    for name in ("rows", "fraction"):
+    for name in ("rows", "percent"):
         table.add_column(name, justify="right")
     for outcome, reason, rows in summary.list_outcomes(report):
         table.add_row(outcome, escape(reason), f"{rows:,}", summary.percent(rows, report["rows_in"]))

@@ -32,12 +32,12 @@ def list_requested(stage: str) -> tuple[str, ...]:
     return {"all": STAGES, "download": ("select", "download")}.get(stage, (stage,))
 
 
-def read_finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
+def read_finished(output: Path, rounds: int) -> dict[str, dict[str, Any]]:
     """Return stage -> manifest of the finished stages: up to the first that is not made from the one before.
 
     Args:
         output: The ingest's folder.
-        passes: The setting download.passes: a download with fewer rounds is not finished.
+        rounds: The setting download.passes: a download with fewer rounds is not finished.
     """
     urls, shards, tokenized, tokens = (output / name for name in ("urls", "shards", "tokenized", "tokens"))
     found = {
@@ -47,8 +47,8 @@ def read_finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
         "shuffle": shuffle.finished(tokens),
     }
     # If the token table of it all exists, the single shards need not exist any more.
-    if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < passes:
-        found["download"] = image_shards.finished(shards, passes)
+    if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < rounds:
+        found["download"] = image_shards.finished(shards, rounds)
         found["tokenize"] = tokenize_shards.finished(shards, tokenized)
         if found["tokenize"] and found["shuffle"] and found["shuffle"]["input"] != shuffle.made_from(found["tokenize"]):
             found["shuffle"] = None
@@ -56,7 +56,7 @@ def read_finished(output: Path, passes: int) -> dict[str, dict[str, Any]]:
 
 
 def _is_one_chain(found: dict[str, Any]) -> bool:
-    """Return whether each stage was made from what the one before it has now."""
+    """Return True if each stage was made from what the one before it has now."""
     return (
         found["tokenize"]["input"] == found["download"]["content"]
         and shuffle.made_from(found["tokenize"]) == found["shuffle"]["input"]
