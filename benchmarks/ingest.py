@@ -98,7 +98,7 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     jpegs = draw(min(benchmark.pictures, DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)
     started = time.process_time()
-    pixels = np.stack([images.pixels(jpeg) for jpeg in jpegs])
+    pixels = np.stack([images.decode_pixels(jpeg) for jpeg in jpegs])
     decoding = (time.process_time() - started) / len(jpegs)
     pixels = pixels[np.arange(benchmark.pictures) % len(jpegs)]
     tokenizer = tokenizers.load(config.tokenizer, config.weights, device="cuda" if benchmark.gpus else "cpu")

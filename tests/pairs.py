@@ -18,7 +18,7 @@ NUM_GOOD = 260
 NUM_WRITTEN = NUM_GOOD + 1 + 3 + 1  # turned, odd, again
 ODD = {"grey": "L", "see-through": "RGBA", "print": "CMYK"}
 FILTERED = {"duplicate": 2 + 1, "score>0.5": 1}
-FAILED = {  # cause -> rows; what each row is, is in `table`
+FAILED = {  # drop reason -> rows; `table` has the rows
     "http_404": 12,
     "not_an_image": 2,
     "truncated": 2,

@@ -38,7 +38,7 @@ def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
     assert all(table.schema.equals(schema.IMAGE) for table in tables)
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert [jpegs.index(image) for image in images] == [0, 1, 2, 3, 4, 0, 1]
-    assert decode_image.pixels(images[0]).shape == (32, 32, 3)
+    assert decode_image.decode_pixels(images[0]).shape == (32, 32, 3)
     assert len({key for table in tables for key in table["key"].to_pylist()}) == 7
 
 

@@ -37,7 +37,7 @@ class SquareImage:
     height: int
 
 
-def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> SquareImage:
+def make_square_jpeg(data: bytes, size: int, *, min_size: int, max_pixels: int) -> SquareImage:
     """Return the image as a JPEG of size x size, for training.
 
     The image is turned upright and converted to RGB, its shorter side is resized to `size` with antialiasing, and the
@@ -65,8 +65,8 @@ def square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> SquareI
     return SquareImage(file.getvalue(), width, height)
 
 
-def crop(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarray:
-    """Return the square of `square` as (size, size, 3) uint8, for metrics.
+def decode_square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> np.ndarray:
+    """Return the square of `make_square_jpeg` as (size, size, 3) uint8, for metrics.
 
     The image is decoded in its full size and not compressed again: both would change a metric's value.
     """
@@ -82,7 +82,7 @@ def open_upload(data: bytes, *, max_pixels: int) -> Image.Image:
         raise ImageError("decode_error") from None
 
 
-def pixels(data: bytes) -> np.ndarray:
+def decode_pixels(data: bytes) -> np.ndarray:
     """Return an encoded image as (H, W, 3) uint8. Raises ImageError if it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))
 

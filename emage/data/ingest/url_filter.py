@@ -58,7 +58,7 @@ class Condition:
 
     def holds(self, values: pa.Array) -> pa.Array:
         """Return booleans, False for a missing value and, if a number is compared, for a text that is not a number."""
-        values = numbers(values) if isinstance(self.value, float) else values.cast(pa.string())
+        values = to_numbers(values) if isinstance(self.value, float) else values.cast(pa.string())
         return pc.fill_null(OPERATIONS[self.operation](values, pa.scalar(self.value, values.type)), False)
 
 
@@ -79,10 +79,10 @@ def parse_condition(text: str) -> Condition:
 def lacks_numbers(values: pa.Array) -> bool:
     """Return True if there are values and none is a number. An empty text, as csv has it, is a missing value."""
     is_value = pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), "")
-    return bool(pc.any(is_value).as_py()) and numbers(values).null_count == len(values)
+    return bool(pc.any(is_value).as_py()) and to_numbers(values).null_count == len(values)
 
 
-def numbers(values: pa.Array) -> pa.Array:
+def to_numbers(values: pa.Array) -> pa.Array:
     """Return any column as float64, null for what is not a number."""
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return values.cast(pa.float64(), safe=False)
@@ -99,7 +99,7 @@ class BlockLists:
     """The entries of all lists.
 
     Attributes:
-        urls: (n,) uint64, sorted: see `hashes`.
+        urls: (n,) uint64, sorted: see `hash_texts`.
         hosts: Host names; each stands for its subdomains as well.
         md5: (n,) uint64, sorted: see `md5_keys`.
     """
@@ -111,7 +111,7 @@ class BlockLists:
     def match(self, urls: pa.Array, md5: pa.Array | None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (drop reason, booleans over the rows) for each list that is not empty."""
         if len(self.urls):
-            yield "blocked_url", is_in(self.urls, hashes(pc.utf8_trim_whitespace(urls)))
+            yield "blocked_url", is_in(self.urls, hash_texts(pc.utf8_trim_whitespace(urls)))
         if self.hosts:
             yield "blocked_host", self._blocked_hosts(urls)
         if len(self.md5) and md5 is not None:
@@ -141,7 +141,7 @@ def read_block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[st
     if wrong := next((entry for entry in sums if not MD5.fullmatch(entry)), None):
         raise InputError(f"select.block_md5: {wrong[:80]!r} is not an md5 sum of 32 hexadecimal digits")
     return BlockLists(
-        np.sort(hashes(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
+        np.sort(hash_texts(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
         frozenset(_listed_host(entry) for entry in _entries(hosts, "select.block_hosts")),
         np.sort(md5_keys(sums)),  # no key is 0, which stands for a missing sum
     )
@@ -179,10 +179,10 @@ def _host(url: str) -> str:
     return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
 
 
-def hashes(texts: pa.Array) -> np.ndarray:
+def hash_texts(texts: pa.Array) -> np.ndarray:
     """Return (n,) uint64 hashes of texts, the same on every machine; a missing text has the hash of an empty one."""
-    hash_texts: Any = hash_array  # its type stub lacks an argument
-    return hash_texts(pc.fill_null(texts, "").to_numpy(zero_copy_only=False), categorize=False)
+    untyped: Any = hash_array  # its type stub lacks an argument
+    return untyped(pc.fill_null(texts, "").to_numpy(zero_copy_only=False), categorize=False)
 
 
 def md5_keys(sums: Sequence[str | None]) -> np.ndarray:

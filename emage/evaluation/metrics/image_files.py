@@ -80,12 +80,13 @@ def _images_of(path: Path, root: Path) -> list[ImageFile]:
 
 
 def ingested(data: bytes, side: int) -> np.ndarray:
-    image = decode_image.square(data, side, min_size=LIMITS.min_image_size, max_pixels=LIMITS.max_image_pixels)
-    return decode_image.pixels(image.jpeg)
+    limits = {"min_size": LIMITS.min_image_size, "max_pixels": LIMITS.max_image_pixels}
+    image = decode_image.make_square_jpeg(data, side, **limits)
+    return decode_image.decode_pixels(image.jpeg)
 
 
 def exact(data: bytes, side: int) -> np.ndarray:
-    return decode_image.crop(data, side, min_size=1, max_pixels=LIMITS.max_image_pixels)
+    return decode_image.decode_square(data, side, min_size=1, max_pixels=LIMITS.max_image_pixels)
 
 
 def survey(files: Sequence[ImageFile], cut: Cut = ingested) -> Survey:

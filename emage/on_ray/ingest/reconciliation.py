@@ -122,7 +122,7 @@ def _contact_sheet(output: Path) -> Image.Image | None:
     shown: list[tuple[Image.Image, str]] = []
     for data, caption in zip(batch["image"].to_pylist(), batch["caption"].to_pylist(), strict=True):
         with suppress(decode_image.ImageError):  # counted by the tokenize stage
-            shown.append((Image.fromarray(decode_image.pixels(data)), caption))
+            shown.append((Image.fromarray(decode_image.decode_pixels(data)), caption))
     return image_grid.make_grid(*zip(*shown, strict=True), columns=8) if shown else None
 
 

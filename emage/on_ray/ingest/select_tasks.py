@@ -106,7 +106,8 @@ def _filter(
 
 def _hash_pairs(pairs: pa.RecordBatch) -> np.ndarray:
     """Return (n,) uint64, a hash of (url, caption)."""
-    return sorted_runs.mix(url_filter.hashes(pairs["url"]) ^ sorted_runs.mix(url_filter.hashes(pairs["caption"])))
+    urls, captions = url_filter.hash_texts(pairs["url"]), url_filter.hash_texts(pairs["caption"])
+    return sorted_runs.mix(urls ^ sorted_runs.mix(captions))
 
 
 def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) -> int:

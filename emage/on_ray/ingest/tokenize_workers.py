@@ -86,7 +86,7 @@ class Reader:
         if self.config.caption_rules and (rule := caption_rules.drop_reason(image["caption"])):
             return "rejected", rule
         try:
-            pixels = decode_image.pixels(data)
+            pixels = decode_image.decode_pixels(data)
         except decode_image.ImageError as error:
             return "failed", error.reason
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that another program made

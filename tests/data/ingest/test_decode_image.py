@@ -22,8 +22,8 @@ def quadrants(width: int = 96, height: int = 96) -> Image.Image:
 
 def square(data: bytes, size: int = 64, min_size: int = 16, max_pixels: int = 1_000_000) -> np.ndarray:
     """Return the square as (size, size, 3) int."""
-    image = decode_image.square(data, size, min_size=min_size, max_pixels=max_pixels)
-    return decode_image.pixels(image.jpeg).astype(int)
+    image = decode_image.make_square_jpeg(data, size, min_size=min_size, max_pixels=max_pixels)
+    return decode_image.decode_pixels(image.jpeg).astype(int)
 
 
 def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
@@ -48,7 +48,7 @@ def test_always_square_and_the_middle_is_kept(size):
 
 
 def test_size_as_downloaded():
-    image = decode_image.square(encode(quadrants(300, 100)), 64, min_size=16, max_pixels=10**6)
+    image = decode_image.make_square_jpeg(encode(quadrants(300, 100)), 64, min_size=16, max_pixels=10**6)
     assert (image.width, image.height) == (300, 100)
 
 
@@ -57,7 +57,7 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     data = encode(quadrants(128, 96), "JPEG", exif=exif, quality=95, subsampling=0)
     assert is_near(corners(square(data)), [BLUE, RED, WHITE, GREEN])
-    image = decode_image.square(data, 64, min_size=16, max_pixels=10**6)
+    image = decode_image.make_square_jpeg(data, 64, min_size=16, max_pixels=10**6)
     assert (image.width, image.height) == (96, 128)
 
 

@@ -50,8 +50,8 @@ def test_batches_are_ingests_squares_in_order(folder):
     first, second = image_files.batches(files, side=64, batch_size=3)
     assert (first.shape, second.shape, first.dtype) == ((3, 3, 64, 64), (1, 3, 64, 64), torch.uint8)
     for red, square in zip((10, 20, 30, 40), torch.cat([first, second]), strict=True):
-        ingested = decode_image.square(png(red), 64, min_size=64, max_pixels=10**8)
-        assert torch.equal(square.permute(1, 2, 0), torch.from_numpy(decode_image.pixels(ingested.jpeg).copy()))
+        ingested = decode_image.make_square_jpeg(png(red), 64, min_size=64, max_pixels=10**8)
+        assert torch.equal(square.permute(1, 2, 0), torch.from_numpy(decode_image.decode_pixels(ingested.jpeg).copy()))
 
 
 def test_bad_images_are_counted_by_cause(folder):

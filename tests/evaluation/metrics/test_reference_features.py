@@ -64,9 +64,9 @@ def test_a_large_jpeg_is_decoded_in_full():
 
 def test_what_cannot_be_decoded_safely_is_refused_as_ever():
     with pytest.raises(ImageError, match="too_many_pixels"):
-        decode_image.crop(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
+        decode_image.decode_square(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
     with pytest.raises(ImageError, match="not_an_image"):
-        decode_image.crop(b"<html>", 64, min_size=1, max_pixels=10**8)
+        decode_image.decode_square(b"<html>", 64, min_size=1, max_pixels=10**8)
 
 
 def test_features_come_in_the_files_order(place):

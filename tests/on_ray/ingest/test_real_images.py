@@ -96,8 +96,8 @@ def test_tokens_are_those_of_the_images_and_decode_to_them(output, pairs):
     table = pq.read_table(output / "tokens")
     originals = {name: data for name, data, _ in pairs}
     names = [url.rsplit("/", 1)[1] for url in table["url"].to_pylist()]
-    square = [decode_image.square(originals[name], 64, min_size=16, max_pixels=10**8).jpeg for name in names]
-    pixels = torch.from_numpy(np.stack([decode_image.pixels(data) for data in square])).permute(0, 3, 1, 2) / 255
+    square = [decode_image.make_square_jpeg(originals[name], 64, min_size=16, max_pixels=10**8).jpeg for name in names]
+    pixels = torch.from_numpy(np.stack([decode_image.decode_pixels(data) for data in square])).permute(0, 3, 1, 2) / 255
     ids = torch.tensor(np.stack(table["tokens"].to_numpy()).astype(np.int64))
     assert (tokenizer.encode(pixels) == ids).float().mean() > 0.999  # another batch size may round differently
     decoded = tokenizer.decode(ids)

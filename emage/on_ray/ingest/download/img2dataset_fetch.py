@@ -154,7 +154,7 @@ def _make_resizer(config: DownloadConfig) -> Any:
         """Bytes -> (JPEG, width, height, width and height as downloaded, drop reason), as img2dataset expects it."""
         size = config.image_size
         try:
-            image = decode_image.square(
+            image = decode_image.make_square_jpeg(
                 stream.getvalue(), size, min_size=config.min_image_size, max_pixels=config.max_image_pixels
             )
             return image.jpeg, size, size, image.width, image.height, None
