@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -59,23 +60,32 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+# A setting that the driver does not allow: group (None: at the top), key, value.
+BAD: dict[str, tuple[str | None, str, Any]] = {
+    "ingest": ("download", "threads", 0),
+    "train": ("optim", "lr", float("nan")),
+    "evaluate": (None, "num_actors", 0),
+    "serve": (None, "num_replicas", 0),
+}
+
+
 @pytest.fixture
 def run(
     events: list[str], token_table: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """A driver, called in a folder of its own with its command line and more words after it."""
+    """A driver, called in a folder of its own with its command line, more words, and `edit` of the settings."""
     monkeypatch.chdir(tmp_path)
     Path("u.csv").write_text("link,text\nhttp://a/b.jpg,a cat\n")
     Path("c.txt").write_text("a small red circle\n")
 
-    def call(name: str, *words: str) -> Any:
+    def call(name: str, *words: str, edit: Callable[[Any], Any] = lambda settings: settings) -> Any:
         _, function, settings, line = DRIVERS[name]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         for mark, value in (("TABLE", str(token_table)), ("MODEL", str(tiny_model)), ("PORT", port)):
             line = line.replace(mark, value)
-        return function(parse(settings, [*line.split(), *OUTPUT[name].split(), *words]))
+        return function(edit(parse(settings, [*line.split(), *OUTPUT[name].split(), *words])))
 
     return call
 
@@ -127,6 +137,20 @@ def test_a_refused_input_starts_nothing(name: str, words: str, message: str, run
         run(name, *words.split(), "mlflow.uri=sqlite:///mlflow.db")
     assert not {"lock", "ray", "tracking", "run", "report"} & set(events)
     assert sorted(tmp_path.iterdir()) == before  # no output folder, no MLflow database
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_settings_made_in_code_are_checked_as_well(name: str, run, events: list[str]):
+    group, key, value = BAD[name]
+
+    def edit(settings: Any) -> Any:
+        if group is None:
+            return replace(settings, **{key: value})
+        return replace(settings, **{group: replace(getattr(settings, group), **{key: value})})
+
+    with pytest.raises(InputError, match=f"{key}={value}"):
+        run(name, edit=edit)
+    assert events == [] and not Path("out").exists()
 
 
 def test_a_port_that_is_taken_leaves_no_run(run, events: list[str]):

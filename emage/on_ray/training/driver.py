@@ -49,14 +49,11 @@ class Inputs:
     output: Path  # absolute
     identity: dict[str, Any]
     is_trained: bool  # by an earlier run of the same command
+    is_finished: bool  # trained, and its learning curves are plotted
 
     @property
     def model(self) -> Path:
         return self.output / "model"
-
-    @property
-    def is_finished(self) -> bool:
-        return self.is_trained and (self.output / CURVES).exists()
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -101,11 +98,13 @@ def resolve(config: TrainConfig) -> Inputs:
     identity = _identity(config)
     launch.check_output(output, "train", identity)
     done = manifest.read_json(output / "model" / manifest.NAME)
-    return Inputs(config, output, identity, is_trained=bool(done) and done["step"] == config.optim.steps)
+    is_trained = bool(done) and done["step"] == config.optim.steps
+    is_finished = is_trained and (output / CURVES).exists()
+    return Inputs(config, output, identity, is_trained, is_finished)
 
 
 def run(inputs: Inputs, tracked: tracking.TrackedRun) -> None:
-    """Train, unless that is done, and plot the learning curves."""
+    """Train, unless an earlier run did, and plot the learning curves."""
     if not inputs.is_trained:
         _train(replace(inputs.config, mlflow=tracked.config), inputs.output)
     plot_curves.plot([inputs.output], inputs.output / CURVES)
