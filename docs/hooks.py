@@ -59,4 +59,5 @@ def _targets(path: str) -> Iterator[str]:
 
 
 def _target(path: str, link: str) -> str:
-    return posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    return "docs/index.md" if target == "README.md" else target  # the repository's first page is not the site's
