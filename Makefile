@@ -21,46 +21,46 @@ FAST := not faults and not chaos and not gpu
 unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile the package each time
 .PHONY: help demo test faults chaos lint format docs serve ui bench bench-all doctor setup
 
-help: ## this list
+help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: $(READY) ## the whole job on this machine, from a URL table to an HTTP answer (12 minutes on two cores)
+demo: $(READY) ## run the whole job on this machine, from a URL table to an HTTP answer (12 minutes on two cores)
 	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
 
-test: $(READY) ## the fast tests: 3 to 4 minutes on two cores (ARGS="-k captions" goes to pytest)
+test: $(READY) ## run the fast tests: 3 to 4 minutes on two cores (ARGS="-k captions" goes to pytest)
 	$(RUN) -m pytest -m "$(FAST)" $(PARALLEL) $(ARGS)
 
-faults: $(READY) ## every kind of fault once, and what takes longer than ten seconds (10 minutes); CI runs it too
+faults: $(READY) ## test every kind of fault once, and what takes longer than ten seconds (10 minutes); in CI
 	$(RUN) -m pytest -m "faults" $(IN_PAIRS) $(ARGS)
 
-chaos: $(READY) ## before a release: make faults and every combination, whole scripts, compiled code (under 30 minutes)
+chaos: $(READY) ## before a release: make faults and all combinations of faults, whole scripts, compiled code (30 minutes)
 	$(RUN) -m pytest -m "faults or chaos" $(IN_PAIRS) $(ARGS)
 
-lint: $(READY) ## ruff, pyright, and which folder may import which
+lint: $(READY) ## run ruff, pyright, and check which folder may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(RUN) -m pyright
 	.venv/bin/lint-imports --no-logo --no-cache
 
-format: $(READY) ## ruff's formatter and fixes
+format: $(READY) ## format the code and apply ruff's fixes
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-docs: $(DOCS) ## the documentation site, into site/index.html
+docs: $(DOCS) ## build the documentation site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
-serve: $(READY) ## the endpoint of the shipped model, or of CHECKPOINT=folder, on 127.0.0.1:8000
+serve: $(READY) ## serve the shipped model, or CHECKPOINT=folder, on 127.0.0.1:8000 (PORT=)
 	$(RUN) pipelines/serve.py demo checkpoint=$(CHECKPOINT) port=$(PORT)
 
-ui: $(READY) ## the MLflow pages on 127.0.0.1:5000
+ui: $(READY) ## open the MLflow pages on 127.0.0.1:5000
 	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db
 
-bench: $(PEERS) ## drawing beside the peers, precisions, training (about 10 minutes on 2 cores)
+bench: $(PEERS) ## measure generation compared with other models, precisions, training (10 minutes on two cores)
 	$(RUN) benchmarks/generate.py
 	$(RUN) benchmarks/precision.py
 	$(RUN) benchmarks/train.py
 
-bench-all: bench ## that, and the other measurements behind this project's claims but the paper's tables (hours)
+bench-all: bench ## measure all that the documentation claims, except the paper's tables (hours)
 	$(RUN) benchmarks/captions.py
 	$(RUN) benchmarks/context.py
 	$(RUN) benchmarks/ingest.py tokenize
@@ -69,10 +69,10 @@ bench-all: bench ## that, and the other measurements behind this project's claim
 	$(RUN) benchmarks/serve.py
 	$(RUN) benchmarks/nodes.py
 
-doctor: $(READY) ## what of this machine, its cluster and its services is not as it must be (STORAGE=folder)
+doctor: $(READY) ## check this machine, its cluster and its services (STORAGE=folder)
 	$(RUN) -m emage doctor storage=$(STORAGE)
 
-setup: $(READY) ## set-up alone
+setup: $(READY) ## only set up .venv
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
