@@ -1,4 +1,4 @@
-# Everything a person does with this project. Set-up happens by itself, once, in .venv.
+# All commands of the project. Each target sets up .venv by itself, once.
 
 OUTPUT ?= runs/demo
 ARGS ?=
@@ -11,14 +11,14 @@ READY := .venv/.ready
 PEERS := .venv/.peers
 DOCS := .venv/.docs
 RUN := .venv/bin/python
-# One process more than cores: those with the Ray cluster wait for Ray's own processes.
+# One process more than cores, since tests with the Ray cluster wait for Ray's processes.
 PARALLEL = --numprocesses=$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) --dist=loadgroup --no-loadscope-reorder
-# Programs of their own, each with processes of its own: two at once, however many cores there are.
+# These tests start programs with their own processes: two at once, whatever the number of cores.
 IN_PAIRS := --numprocesses=2 --dist=loadgroup
 FAST := not faults and not chaos and not gpu
 
 .DEFAULT_GOAL := help
-unexport PYTHONDONTWRITEBYTECODE # programs that the tests start would compile the package each time
+unexport PYTHONDONTWRITEBYTECODE # else programs that tests start would compile the package each time
 .PHONY: help demo test faults chaos lint format docs serve ui bench bench-all doctor setup
 
 help: ## print this list

@@ -1,4 +1,4 @@
-"""Makes the bucket that MLflow's files go into, where it is not there yet, and waits for the store to answer.
+"""Creates the bucket for MLflow's files, unless it exists, once the object store answers.
 
     python cluster/mlflow/create_bucket.py
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-WAIT_S = 120.0  # until the store has started
+WAIT_S = 120.0  # for the object store to start
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
         try:
             if bucket not in (entry["Name"] for entry in store.list_buckets()["Buckets"]):
                 store.create_bucket(Bucket=bucket)
-            print(f"bucket {bucket} is there")
+            print(f"bucket {bucket} exists")
             return
         except (BotoCoreError, ClientError) as error:
             if not isinstance(error, (ConnectionError, HTTPClientError)) or time.monotonic() > deadline:
                 cause = " ".join(str(error).split())
-                sys.exit(f"error: {store.meta.endpoint_url}: {cause}: look at the store's address, keys and bucket")
+                sys.exit(f"error: {store.meta.endpoint_url}: {cause}: check the address, the keys and the bucket")
         time.sleep(2)
 
 

@@ -22,7 +22,7 @@ VERSION = "v1"
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """What Kubernetes says of a value, in JSON Schema's words."""
+    """Return a schema of Kubernetes as a JSON Schema that rejects unknown fields."""
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
     found = {key: schema[key] for key in ("type", "required", "enum", "minimum", "maximum", "pattern") if key in schema}
@@ -37,7 +37,7 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def kuberay(folder: Path) -> dict[str, Any]:
-    """A schema for each "API/version kind"."""
+    """Return a schema for each "API/version kind"."""
     schemas = {}
     for file in sorted(folder.glob("*.yaml")):
         resource = yaml.safe_load(file.read_text())["spec"]

@@ -1,4 +1,4 @@
-"""cluster/kubernetes: published schemas accept every file, what files name is there, and what two say is the same."""
+"""cluster/kubernetes: published schemas accept every file, named objects exist, and repeated values are equal."""
 
 import copy
 import functools
@@ -40,20 +40,20 @@ def of_kind(kind: str) -> list[Resource]:
 
 
 def ray_cluster(name: str) -> Resource:
-    """The RayClusterSpec in a file."""
+    """Return the RayClusterSpec in a file."""
     (resource,) = resources(FOLDER / f"{name}.yaml")
     spec = resource["spec"]
     return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
 def groups(name: str) -> dict[str, Resource]:
-    """head and worker groups by their name."""
+    """Return the head and the worker groups by name."""
     spec = ray_cluster(name)
     return {"head": spec["headGroupSpec"]} | {group["groupName"]: group for group in spec["workerGroupSpecs"]}
 
 
 def pods(resource: Resource) -> Iterator[Resource]:
-    """Every pod template in a resource, however deep."""
+    """Yield every pod template in a resource, at any depth."""
     for key, value in resource.items():
         if key == "template" and "containers" in value.get("spec", {}):
             yield value
@@ -71,7 +71,7 @@ def containers(pod: Resource) -> list[Resource]:
 
 
 def check(resource: Resource, kubernetes: str) -> None:
-    """Raises ValidationError where a resource, or a pod in it, is not as its schema says. Unknown fields are errors."""
+    """Raise ValidationError if a resource, or a pod in it, violates its schema. Unknown fields are errors."""
     schema = read("kuberay").get(f"{resource['apiVersion']} {resource['kind']}")
     if schema is None:
         kubernetes_validate.validate(resource, kubernetes, strict=True)
@@ -105,7 +105,7 @@ def test_the_published_schemas_accept_the_file(file: Path, kubernetes: str):
         ("network", ("spec",), "podselector"),
     ],
 )
-def test_a_field_that_the_schema_does_not_know_is_found(name: str, path: tuple[str | int, ...], field: str):
+def test_the_schemas_reject_an_unknown_field(name: str, path: tuple[str | int, ...], field: str):
     resource = copy.deepcopy(resources(FOLDER / f"{name}.yaml")[0])
     place: Any = resource
     for key in path:
@@ -115,7 +115,7 @@ def test_a_field_that_the_schema_does_not_know_is_found(name: str, path: tuple[s
         check(resource, KUBERNETES[1])
 
 
-def test_ray_knows_every_parameter_of_its_start():
+def test_ray_start_accepts_every_parameter():
     from ray.scripts.scripts import start as ray_start  # a second to import, for every process of the tests
 
     options = {option for parameter in ray_start.params for option in parameter.opts}
@@ -131,20 +131,20 @@ def serve_config() -> dict[str, Any]:
 
 
 def names(value: Any, path: str = "") -> set[str]:
-    """Of every field, however deep: .applications.name."""
+    """Return the path of every field, at any depth: .applications.name."""
     if isinstance(value, list):
         return set().union(*(names(inner, path) for inner in value))
     fields = value.items() if isinstance(value, dict) else ()
     return {f"{path}.{key}" for key, _ in fields}.union(*(names(inner, f"{path}.{key}") for key, inner in fields))
 
 
-def test_serve_knows_every_field_of_its_config_and_it_is_that_of_serve_yaml():
+def test_serve_accepts_every_field_and_the_config_is_that_of_serve_yaml():
     from ray.serve.schema import ServeDeploySchema
 
     committed = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
     for config in (serve_config(), committed):
         known = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
-        assert names(config) <= names(known)  # what the schema does not know it leaves out
+        assert names(config) <= names(known)  # the schema drops unknown fields
         (application,) = config["applications"]
         parse(ServeConfig, [f"{key}={value}" for key, value in application["args"].items()])
     committed["http_options"]["host"] = "0.0.0.0"
@@ -152,10 +152,10 @@ def test_serve_knows_every_field_of_its_config_and_it_is_that_of_serve_yaml():
     assert serve_config() == committed
 
 
-# --- What is named is there -------------------------------------------------------------------------------------------
+# --- Named objects exist ----------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_named_and_none_is_in_the_files():
+def test_secrets_are_referred_to_and_not_in_the_files():
     assert not of_kind("Secret")
     commands = (FOLDER / "namespace.yaml").read_text().replace("\\\n#", "")
     lines = re.findall(r"create secret generic (\S+) (.*)", commands)
@@ -170,7 +170,7 @@ def test_secrets_are_named_and_none_is_in_the_files():
 
 
 def values(value: Any, key: str) -> Iterator[Any]:
-    """What stands under a key, however deep."""
+    """Yield the values of a key, at any depth."""
     if isinstance(value, dict):
         if key in value:
             yield value[key]
@@ -179,7 +179,7 @@ def values(value: Any, key: str) -> Iterator[Any]:
         yield from values(inner, key)
 
 
-def test_volumes_and_addresses_lead_to_something():
+def test_volumes_and_addresses_exist():
     claims = {claim["metadata"]["name"] for claim in of_kind("PersistentVolumeClaim")}
     services = {(one["metadata"]["name"], port["port"]) for one in of_kind("Service") for port in one["spec"]["ports"]}
     seen = set()
@@ -199,7 +199,7 @@ def test_volumes_and_addresses_lead_to_something():
 
 
 def pod_labels() -> list[tuple[dict[str, str], set[int]]]:
-    """Labels and ports of every pod that comes of the files; Ray's as KubeRay 1.7 labels them (pod.go, labelPod)."""
+    """Return labels and ports of every pod of the files; Ray's as KubeRay 1.7 labels them (pod.go, labelPod)."""
     found = []
     for resource in everything():
         for pod in pods(resource):
@@ -223,28 +223,28 @@ def pod_labels() -> list[tuple[dict[str, str], set[int]]]:
 
 
 def chosen(selector: dict[str, Any]) -> list[set[int]]:
-    """The ports of each pod that a policy's selector takes."""
+    """Return the ports of each pod that a policy's selector matches."""
     rules = [(key, {value}) for key, value in selector.get("matchLabels", {}).items()]
     rules += [(rule["key"], set(rule["values"])) for rule in selector.get("matchExpressions", [])]
     return [ports for labels, ports in pod_labels() if all(labels.get(key) in wanted for key, wanted in rules)]
 
 
-ELSEWHERE = ("kuberay-operator", "kube-dns", "monitoring", "kube-system")  # pods and namespaces of others
+ELSEWHERE = ("kuberay-operator", "kube-dns", "monitoring", "kube-system")  # pods and namespaces outside these files
 
 
-def test_policies_speak_of_pods_and_ports_that_are_there():
+def test_policies_name_pods_and_ports_that_exist():
     policies = of_kind("NetworkPolicy")
-    assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}  # what is not allowed is refused
+    assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}  # everything else is denied
     for policy in policies:
         name, spec = policy["metadata"]["name"], policy["spec"]
         assert chosen(spec["podSelector"]), f"{name} is for no pod"
         for rule in spec.get("ingress", []):
             ports = {port["port"] for port in rule.get("ports", [])}
-            assert all(ports <= there for there in chosen(spec["podSelector"])), f"{name}: nobody listens there"
+            assert all(ports <= there for there in chosen(spec["podSelector"])), f"{name}: no pod listens there"
             for peer in rule.get("from", []):
                 selectors = [peer[key] for key in ("podSelector", "namespaceSelector") if peer.get(key)]
                 theirs = [value for one in selectors for value in one.get("matchLabels", {}).values()]
-                assert set(theirs) & set(ELSEWHERE) or all(chosen(one) for one in selectors), f"{name}: from nobody"
+                assert set(theirs) & set(ELSEWHERE) or all(chosen(one) for one in selectors), f"{name}: from no pod"
     open_to_all = [
         (policy["spec"]["podSelector"], rule["ports"])
         for policy in policies
@@ -254,7 +254,7 @@ def test_policies_speak_of_pods_and_ports_that_are_there():
     assert open_to_all == [({"matchLabels": {"ray.io/serve": "true"}}, [{"protocol": "TCP", "port": 8000}])]
 
 
-def test_kuberay_makes_every_service_that_the_files_speak_of():
+def test_kuberay_creates_every_service_that_the_files_name():
     """common/service.go: ports of a head's services are its container's; two clusters of a name would share one."""
     heads = [one["metadata"]["name"] for one in everything() if one["kind"] in ("RayCluster", "RayService")]
     assert len(heads) == len(set(heads))
@@ -272,12 +272,12 @@ def test_kuberay_makes_every_service_that_the_files_speak_of():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_job_runs_what_its_nodes_hold(name: str):
+def test_a_job_fits_on_its_nodes(name: str):
     (job,) = resources(FOLDER / f"{name}.yaml")
     python, program, *arguments = job["spec"]["entrypoint"].split()
     assert (python, program) == ("python", f"/opt/emage/pipelines/{name}.py") and (ROOT / program[11:]).exists()
     config: Any = parse(PROGRAMS[name], arguments)
-    assert job["spec"]["jobId"] == job["metadata"]["name"] == name  # applied twice it starts once
+    assert job["spec"]["jobId"] == job["metadata"]["name"] == name  # applying it twice starts one job
     gpu = groups(name)["gpu"]
     (container,) = gpu["template"]["spec"]["containers"]
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
@@ -285,7 +285,7 @@ def test_a_job_runs_what_its_nodes_hold(name: str):
         case TrainConfig():
             assert config.run.num_workers == gpu["minReplicas"] * gpus
             assert gpus * config.run.cpus_per_worker <= int(container["resources"]["requests"]["cpu"])
-            made = f"{config.run.output}/model"  # what is served, and evaluated
+            made = f"{config.run.output}/model"  # the path that is served and evaluated
             assert serve_config()["applications"][0]["args"]["checkpoint"] == made
             assert f"checkpoint={made}" in (FOLDER / "evaluate.yaml").read_text()
         case EvaluateConfig():
@@ -299,19 +299,19 @@ def test_a_job_runs_what_its_nodes_hold(name: str):
             assert config.download.shards_in_flight == download["maxReplicas"] * cpus  # a task is one CPU
 
 
-def test_what_five_files_say_of_a_node_is_the_same():
+def test_five_files_define_the_same_nodes():
     for name in RAY_FILES[1:]:
         assert ray_cluster(name)["rayVersion"] == ray_cluster("cluster")["rayVersion"]
         assert ray_cluster(name)["authOptions"] == ray_cluster("cluster")["authOptions"]
     for name in ("ingest", "train", "evaluate"):
         for group, spec in groups(name).items():
             ours, theirs = (copy.deepcopy(found["template"]["spec"]) for found in (spec, groups("cluster")[group]))
-            for found in (ours, theirs):  # where there is no autoscaler, a head has none
+            for found in (ours, theirs):  # without an autoscaler a head has none
                 found.pop("automountServiceAccountToken", None)
             assert ours == theirs, (name, group)
 
 
-def test_only_a_head_that_scales_has_kubernetes_token():
+def test_only_a_head_that_autoscales_has_a_kubernetes_token():
     for name in RAY_FILES:
         scales = ray_cluster(name).get("enableInTreeAutoscaling", False)
         for group, spec in groups(name).items():
@@ -319,7 +319,7 @@ def test_only_a_head_that_scales_has_kubernetes_token():
             assert may == (group == "head" and scales), (name, group)
 
 
-def test_ray_and_the_image_are_the_pinned_ones():
+def test_ray_and_the_image_have_the_pinned_versions():
     pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert pinned and {ray_cluster(name)["rayVersion"] for name in RAY_FILES} == {pinned[1]}
     for name in RAY_FILES:
@@ -327,11 +327,11 @@ def test_ray_and_the_image_are_the_pinned_ones():
         assert images == {"REGISTRY/emage:VERSION"}
 
 
-def test_every_pod_is_nobody_and_says_what_it_needs():
+def test_no_pod_runs_as_root_and_each_has_resource_requests():
     count = 0
     for resource in everything():
         if resource["metadata"]["name"] == "shared-for-user-1000":
-            continue  # it gives a new file system to that user
+            continue  # it changes the owner of a new file system to that user
         for pod in pods(resource):
             security = pod["spec"]["securityContext"]
             assert security["runAsNonRoot"] and security["runAsUser"] and security["seccompProfile"]
@@ -355,7 +355,7 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "cluster" / "mlflow" / "compose.yaml").read_text())
 
 
-def test_the_compose_file_is_one():
+def test_the_compose_file_is_valid():
     validator = jsonschema.Draft7Validator(read("compose"))
     validator.validate(compose())
     wrong = compose()
@@ -367,7 +367,7 @@ def test_the_compose_file_is_one():
     assert variables == set(re.findall(r"^(?:# )?(\w+)=", example, re.M))
 
 
-def test_it_runs_what_kubernetes_runs():
+def test_compose_runs_the_same_as_kubernetes():
     services = compose()["services"]
     (pod,) = (pod for resource in of_kind("Deployment") for pod in pods(resource))
     (bucket,), (server,) = pod["spec"]["initContainers"], pod["spec"]["containers"]

@@ -38,7 +38,7 @@ def postgres_programs() -> Path:
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[int]:
-    """The port of a PostgreSQL with the user and the database of the files."""
+    """Yield the port of a PostgreSQL with the user and the database of the files."""
     programs, port = postgres_programs(), free_port()
     other = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
     folder = Path(tempfile.mkdtemp())
@@ -75,13 +75,13 @@ def psql(port: int, database: str, statement: str) -> str:
 
 
 def filled(text: str, variables: dict[str, str]) -> str:
-    """As compose does: ${NAME}, ${NAME:-default}."""
+    """Fill in variables as compose does: ${NAME}, ${NAME:-default}."""
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: variables.get(found[1], found[2]), text)
 
 
 @pytest.fixture(scope="module")
 def environment(database: int) -> Iterator[dict[str, str]]:
-    """The files' environment of the server and of create_bucket.py, with this machine's addresses."""
+    """Yield the files' environment of the server and of create_bucket.py, with this machine's addresses."""
     from moto.server import ThreadedMotoServer
 
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -104,11 +104,11 @@ def environment(database: int) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address."""
+    """Yield the server's URL."""
     make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
-    for _ in range(2):  # the second time it is there
+    for _ in range(2):  # the second time it exists
         done = subprocess.run(make, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout == "bucket mlflow is there\n", done.stderr
+        assert done.returncode == 0 and done.stdout == "bucket mlflow exists\n", done.stderr
     folder, url = tmp_path_factory.mktemp("server"), f"http://127.0.0.1:{environment['MLFLOW_PORT']}"
     with (folder / "log").open("w") as log:
         streams = {"stdout": log, "stderr": subprocess.STDOUT}
@@ -127,7 +127,7 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def recorded(server: str) -> Any:
-    """A run as a training records it."""
+    """Return a run recorded as by a training."""
     config = MLflowConfig(uri=server)
     settings = preset(TrainConfig, "tiny", data={"path": "tokens"}, run={"output": "out"})
     with tracking.start(config, stage="train", settings=settings) as run:
@@ -136,7 +136,9 @@ def recorded(server: str) -> Any:
     return run
 
 
-def test_a_run_lands_in_the_database_and_its_images_in_the_bucket(server, recorded, database, environment, tmp_path):
+def test_a_run_is_stored_in_the_database_and_its_images_in_the_bucket(
+    server, recorded, database, environment, tmp_path
+):
     import boto3
     from mlflow import MlflowClient
 
@@ -152,14 +154,14 @@ def test_a_run_lands_in_the_database_and_its_images_in_the_bucket(server, record
     assert any(name.endswith(f"{recorded.id}/artifacts/samples/step_000003.png") for name in names)
 
 
-def test_it_is_asked_under_its_own_names_only(server: str):
+def test_only_allowed_host_names_are_answered(server: str):
     runs = f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
     assert status(runs) == status(runs, Host=server.replace("http://127.0.0.1", "localhost")) == 200
     assert status(runs, Host="evil.example:5000") == 403
-    assert status(f"{server}/health", Host="10.1.2.3:5000") == 200  # a probe asks by address
+    assert status(f"{server}/health", Host="10.1.2.3:5000") == 200  # probes use the address
 
 
-def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
+def test_runs_are_restored_from_a_backup(recorded, database: int, tmp_path: Path):
     text = (ROOT / "cluster" / "kubernetes" / "mlflow.yaml").read_text()
     (job,) = (resource for resource in yaml.safe_load_all(text) if resource["kind"] == "CronJob")
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
@@ -173,12 +175,12 @@ def test_a_backup_brings_the_runs_back(recorded, database: int, tmp_path: Path):
     psql(database, "mlflow", "delete from metrics")
     command = re.search(r"-- (pg_restore [^<]+) < FILE", (ROOT / "docs" / "guides" / "operations.md").read_text())
     assert command
-    with new.open("rb") as file:  # over the server's head, which holds no lock between two requests
+    with new.open("rb") as file:  # while the server runs, which holds no lock between two requests
         subprocess.run(command[1].split(), env=own, stdin=file, check=True)
     assert psql(database, "mlflow", "select value from metrics where key = 'loss'") == "2.5"
 
 
-def test_the_bucket_waits_for_a_store_that_starts_later():
+def test_create_bucket_waits_for_an_object_store_that_starts_later():
     from moto.server import ThreadedMotoServer
 
     port = free_port()
@@ -195,12 +197,12 @@ def test_the_bucket_waits_for_a_store_that_starts_later():
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     store.start()
     try:
-        assert waiting.communicate(timeout=60)[0] == "bucket later is there\n"
+        assert waiting.communicate(timeout=60)[0] == "bucket later exists\n"
     finally:
         store.stop()
 
 
-def test_a_bucket_that_cannot_be_is_one_line(environment: dict[str, str]):
+def test_an_invalid_bucket_is_a_one_line_error(environment: dict[str, str]):
     make = [sys.executable, str(ROOT / "cluster" / "mlflow" / "create_bucket.py")]
     away = environment | {"MLFLOW_ARTIFACTS_DESTINATION": "s3://not_a_bucket!"}
     done = subprocess.run(make, env=away, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The files of cluster/ for Ray: its own schemas accept them, lines to submit are right, the image's pins are ours."""
+"""The files of cluster/ for Ray: its schemas accept them, commands to submit parse, the image has our pins."""
 
 import re
 import shlex
@@ -14,35 +14,36 @@ from emage import config
 from emage.config import parse
 
 ROOT = Path(__file__).parents[2]
+BUILT = ("/.venv/", "/runs/", "/site/")
 GUIDE = ROOT / "docs" / "guides" / "cluster.md"
 
 
 def cluster(name: str) -> dict[str, Any]:
-    """As `ray up` sees it."""
+    """Return the cluster config as `ray up` reads it."""
     config = prepare_config(yaml.safe_load((ROOT / "cluster" / name).read_text()))
     validate_config(config)
     return config
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "on-premise.yaml"])
-def test_ray_up_accepts_the_file_and_the_dashboard_is_for_its_machine_alone(name: str):
+def test_ray_up_accepts_the_file_and_the_dashboard_listens_on_127_0_0_1(name: str):
     config = cluster(name)
     (start,) = (line for line in config["head_start_ray_commands"] if "--head" in line)
     assert "--dashboard-host=127.0.0.1" in start
-    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start  # else it starts no other node
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start  # without it no other node is started
     options = config["docker"]["run_options"]
     assert "--env=NVIDIA_VISIBLE_DEVICES=all" in options and "/shared" in " ".join(options)
     assert any("auth_token" in path for path in config["file_mounts"])
 
 
-def test_a_field_that_ray_does_not_know_is_found():
+def test_rays_schema_rejects_an_unknown_field():
     config = yaml.safe_load((ROOT / "cluster" / "aws.yaml").read_text())
     config["available_node_types"]["gpu"]["spot"] = True
     with pytest.raises(Exception, match="spot"):
         validate_config(prepare_config(config))
 
 
-def test_the_head_works_for_no_job_and_only_what_can_be_lost_is_spot():
+def test_the_head_runs_no_job_and_only_replaceable_nodes_are_spot():
     types = cluster("aws.yaml")["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
     spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
@@ -51,8 +52,8 @@ def test_the_head_works_for_no_job_and_only_what_can_be_lost_is_spot():
     assert all(kind["max_workers"] > 0 for name, kind in types.items() if name != "head")
 
 
-def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
-    """What docs/guides/cluster.md and serve.yaml say of aws.yaml's nodes."""
+def test_node_resources_of_jobs_exist_in_aws_yaml():
+    """The resources that docs/guides/cluster.md and serve.yaml name."""
     types = cluster("aws.yaml")["available_node_types"]
     serve = (ROOT / "cluster" / "serve.yaml").read_text()
     kept_to = dict(re.findall(r"(\w+)\.node_resource=(\w+)", GUIDE.read_text()))
@@ -64,12 +65,12 @@ def test_the_nodes_that_jobs_are_kept_to_have_the_resource():
 
 
 def job_lines() -> list[list[str]]:
-    """Every `python pipelines/...` of docs/guides/cluster.md, as a shell reads it."""
+    """Return every `python pipelines/...` of docs/guides/cluster.md, split as by a shell."""
     text = GUIDE.read_text().replace("\\\n", " ")
     return [shlex.split(line, comments=True) for line in re.findall(r"-- (python .*)", text)]
 
 
-def test_every_line_to_submit_is_understood():
+def test_every_submitted_command_parses():
     programs = {
         name.removesuffix("Config").lower(): getattr(config, name) for name in dir(config) if name.endswith("Config")
     }
@@ -87,26 +88,26 @@ def test_every_line_to_submit_is_understood():
 def test_ray_accepts_the_runtime_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     values = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text())
-    RuntimeEnv(**values)  # looks at the values, and takes any name
+    RuntimeEnv(**values)  # checks the values, but not the names
     assert set(values) <= RuntimeEnv.known_fields
-    for path in values["excludes"]:  # as in .gitignore: from the working folder on; .venv and runs may not be there
-        assert path.startswith("/") and ((ROOT / path[1:]).exists() or path in ("/.venv/", "/runs/"))
+    for path in values["excludes"]:  # as in .gitignore, relative to the working folder; built folders may not exist
+        assert path.startswith("/") and ((ROOT / path[1:]).exists() or path in BUILT)
 
 
-def test_the_image_has_the_projects_pins_and_no_root():
+def test_the_image_has_the_pinned_versions_and_does_not_run_as_root():
     text = (ROOT / "cluster" / "Dockerfile").read_text()
     assert "--constraint constraints.txt '.[pipelines,tracking]'" in text
     uv = re.search(r"UV_VERSION := (\S+)", (ROOT / "Makefile").read_text())
     assert uv and f"uv=={uv[1]} " in text
     python = re.search(r"FROM python:3\.(\d+)-", text)
     assert python and 11 <= int(python[1]) < 14  # pyproject: >=3.11,<3.14
-    assert text.rindex("USER emage") > text.rindex("RUN ")  # what runs is not root
+    assert text.rindex("USER emage") > text.rindex("RUN ")  # containers do not run as root
     pins = dict(re.findall(r"^(torch|torchvision)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
     wanted = dict(re.findall(r'"(torch|torchvision)==([^"]+)"', (ROOT / "pyproject.toml").read_text()))
     assert pins == wanted == {"torch": "2.10.0", "torchvision": "0.25.0"}  # the newest build with sm_70
 
 
-def test_what_the_image_copies_is_there_and_not_left_out():
+def test_files_that_the_image_copies_exist_and_are_not_ignored():
     left_out = (ROOT / ".dockerignore").read_text().split()
     for line in re.findall(r"^COPY (.+)$", (ROOT / "cluster" / "Dockerfile").read_text(), re.M):
         for name in line.split()[:-1]:
