@@ -185,12 +185,12 @@ def evaluate(inputs: Inputs) -> Stage:
     return Stage(
         unit="images",
         total=2 * CAPTIONS,
-        worker="ray::Drawer",
+        worker="ray::EvaluationActor",
         command=lambda output: ["evaluate", "tiny", *places, f"output={output}", *settings.split()],
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
-        twice=lambda *_: f"{2 * image_shards.IMAGES} at most",  # a part each of two actors
+        twice=lambda *_: f"{2 * image_shards.IMAGES_PER_SHARD} at most",  # a part each of two actors
         result=digests("pictures/*.tar"),
         added={"num_cpus": 1},
     )

@@ -1,6 +1,10 @@
-"""What an evaluation is made of, without a cluster.
+"""Evaluation without a cluster: captions, generated images, scores and the report.
 
-caption_list   which captions are drawn, and with which seeds
-shards         the drawn images: PNGs in .tar files, and what was measured of them
-report         figures with all that made them, for people and for programs
+caption_list         which captions get images, and with which seeds
+image_files          real images of a folder or .tar as squares
+reference_features   features of the real images, cached by content
+image_shards         generated images as PNGs in .tar files, and the networks' outputs for them
+scoring              scorers: networks that turn images into features or similarities; metric values from these
+report               metric values with everything that they depend on, as JSON and Markdown
+metrics/, networks/  the metrics, and the networks whose features they compare
 """

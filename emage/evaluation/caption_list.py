@@ -1,4 +1,4 @@
-"""Which captions an evaluation draws, and their seeds. The list is kept with the result and can be given again."""
+"""The captions of an evaluation and the seeds of their images. The list is stored with the results, for reuse."""
 
 import json
 import random
@@ -27,65 +27,72 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 
 
 @dataclass(frozen=True)
-class Task:
-    """One caption to draw."""
+class ListedCaption:
+    """A caption and its id, which names its images and determines their seeds."""
 
-    id: int  # names its images and seeds them
+    id: int
     caption: str
 
     def seed(self, run_seed: int) -> int:
-        """Of its first candidate; those of the others follow from it."""
+        """Return the seed of the first candidate; those of the other candidates are derived from it."""
         return int(np.random.SeedSequence([run_seed, self.id]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def read(path: str, limit: int, seed: int) -> list[Task]:
-    """`limit` captions drawn at random by `seed`, by id; all of them where there are fewer.
+def read(path: str, limit: int, seed: int) -> list[ListedCaption]:
+    """Read captions and, if there are more than `limit`, select as many at random; return them sorted by id.
 
-    Reads parquet, csv, tsv and jsonl (column `caption`), COCO's caption json, and .txt with one caption a line. Ids
-    are those of COCO's annotations or of a column `id` of whole numbers, such as a kept list has; else row numbers.
-    COCO has five captions an image: one of each image is drawn before a second one of any (Sec. 4: 30k images).
-    Raises InputError.
+    COCO has five captions per image: one of each image is selected before a second one of any (paper, Sec. 4: 30k
+    images).
+
+    Args:
+        path: parquet, csv, tsv or jsonl with a column `caption`, COCO's caption json, or .txt with one caption per
+            line. Ids are those of COCO's annotations or of a column `id` of whole numbers, otherwise row numbers.
+        limit: The largest number of captions.
+        seed: Seed of the random selection.
+
+    Raises:
+        InputError: The file cannot be read, holds no captions, or its ids are not unique.
     """
     rows = _read(Path(path))
     if any(not isinstance(row.caption, str | None) for row in rows):
-        raise InputError(f"{path}: `caption` holds other things than text")
+        raise InputError(f"{path}: `caption` has values that are not text")
     rows = [row for row in rows if row.caption and row.caption.strip()]
     if not rows:
         raise InputError(f"{path}: no captions in it")
     if len({row.id for row in rows}) < len(rows) or min(row.id for row in rows) < 0:
-        raise InputError(f"{path}: ids name images: each stands once and is 0 or more; or leave the column `id` out")
+        raise InputError(f"{path}: ids name images: each must be unique and 0 or more; or leave the column `id` out")
     if len(rows) > limit:
-        rows = _drawn(rows, limit, seed)
-    return sorted((Task(row.id, row.caption.strip()) for row in rows), key=lambda task: task.id)
+        rows = _select(rows, limit, seed)
+    return sorted((ListedCaption(row.id, row.caption.strip()) for row in rows), key=lambda listed: listed.id)
 
 
-def _drawn(rows: Sequence["_Row"], limit: int, seed: int) -> list["_Row"]:
-    """In random order, the first caption of every image before all others."""
+def _select(rows: Sequence["_Row"], limit: int, seed: int) -> list["_Row"]:
+    """Return rows in random order, the first caption of every image before all others."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     seen: set[Any] = set()
-    # `add` says nothing: an image is new once.
+    # `add` returns None, so an image is first once.
     is_first = [row.image is None or (row.image not in seen and not seen.add(row.image)) for row in shuffled]
     firsts = [row for row, first in zip(shuffled, is_first, strict=True) if first]
     others = [row for row, first in zip(shuffled, is_first, strict=True) if not first]
     return (firsts + others)[:limit]
 
 
-def write(path: str | Path, tasks: Sequence[Task]) -> None:
-    """The list as parquet, which `read` takes as it is."""
-    columns = {"id": [task.id for task in tasks], "caption": [task.caption for task in tasks]}
+def write(path: str | Path, captions: Sequence[ListedCaption]) -> None:
+    """Write the list as parquet, which `read` accepts."""
+    columns = {"id": [listed.id for listed in captions], "caption": [listed.caption for listed in captions]}
     with manifest.new_file(path) as fresh:
         pyarrow.parquet.write_table(pa.table(columns), fresh)
 
 
-def fingerprint(tasks: Sequence[Task]) -> str:
-    """sha256 of the ids and captions in their order, whatever file they came from."""
-    return manifest.fingerprint([[task.id, task.caption] for task in tasks])
+def fingerprint(captions: Sequence[ListedCaption]) -> str:
+    """Return a sha256 of ids and captions in their order; it does not depend on the file format."""
+    return manifest.fingerprint([[listed.id, listed.caption] for listed in captions])
 
 
 class _Row(NamedTuple):
     id: int
-    caption: Any  # a file may hold anything
-    image: Any = None  # of COCO: which image it is of
+    caption: Any  # checked later: a file may hold anything
+    image: Any = None  # COCO's image id
 
 
 def _read(path: Path) -> list[_Row]:
@@ -97,7 +104,7 @@ def _read(path: Path) -> list[_Row]:
         if path.suffix == ".json":
             return _coco(json.loads(path.read_text())["annotations"])
         if path.suffix not in _READERS:
-            raise InputError(f"{path}: captions come as parquet, csv, tsv, jsonl, COCO json or txt")
+            raise InputError(f"{path}: captions must be parquet, csv, tsv, jsonl, COCO json or txt")
         table = _READERS[path.suffix](path)
     except InputError:
         raise

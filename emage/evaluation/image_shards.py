@@ -1,9 +1,11 @@
-"""The images of an evaluation, some captions a shard, and what networks say of them.
+"""Shards of an evaluation: generated images for some captions each, and the outputs of the scorers for them.
 
-output/pictures/000000.tar     the best candidate of every caption, ID.png beside ID.txt: a WebDataset
-output/first/000000.tar        the first candidate, which nothing chose; only where there are several
+output/pictures/000000.tar     the best candidate of each caption, ID.png with ID.txt: a WebDataset
+output/first/000000.tar        the first candidate of each caption, unranked; only if there are several candidates
 output/shards/000000.json      the shard's manifest: scores of all candidates, sha256 of the files. Written last
-output/judged/NAME/KIND/000000.safetensors    one row of numbers an image, by a network; NAME names it and its weights
+output/judged/NAME/KIND/000000.safetensors    a scorer's outputs, one row per image; NAME identifies it and its weights
+
+Letters: B images of a shard, N images in all, D numbers per image.
 """
 
 import io
@@ -19,63 +21,78 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emage.evaluation.caption_list import Task
+from emage.evaluation.caption_list import ListedCaption
 from emage.utils import manifest
 
-IMAGES = 256  # of a shard, all candidates counted: what is drawn again when an actor is lost
-BEST, FIRST = "pictures", "first"  # the two kinds that are kept; folders of the output
+IMAGES_PER_SHARD = 256  # candidates included: this much is generated again if an actor fails
+BEST, FIRST = "pictures", "first"  # the two kinds of images that are stored; folders of the output
 
 
 class Shard(NamedTuple):
+    """Some of the captions; `index` is its number in file names."""
+
     index: int
-    tasks: tuple[Task, ...]
+    captions: tuple[ListedCaption, ...]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The candidates of one caption."""
+class CandidateImages:
+    """The candidates of one caption, and the ranker's scores: higher is better; all equal without a ranker."""
 
-    task: Task
+    listed: ListedCaption
     images: list[Image.Image]
-    scores: list[float]  # the ranker's, higher is better; all equal where nothing ranks
+    scores: list[float]
 
     @property
     def best(self) -> int:
+        """Index of the best candidate."""
         return max(range(len(self.scores)), key=self.scores.__getitem__)
 
 
-def split(tasks: Sequence[Task], candidates: int) -> list[Shard]:
-    """The work in parts of about IMAGES images."""
-    size = max(1, IMAGES // candidates)
-    return [Shard(i, tuple(tasks[start : start + size])) for i, start in enumerate(range(0, len(tasks), size))]
+def split(captions: Sequence[ListedCaption], candidates: int) -> list[Shard]:
+    """Split the captions into shards of about IMAGES_PER_SHARD images."""
+    size = max(1, IMAGES_PER_SHARD // candidates)
+    starts = range(0, len(captions), size)
+    return [Shard(i, tuple(captions[start : start + size])) for i, start in enumerate(starts)]
 
 
 def kinds(candidates: int) -> tuple[str, ...]:
+    """Return the kinds of images that are stored for this number of candidates."""
     return (BEST, FIRST) if candidates > 1 else (BEST,)
 
 
-# --- Images ---------------------------------------------------------------------------------------------------------
+# --- Images -----------------------------------------------------------------------------------------------------------
 
 
-def write(output: Path, index: int, drawn: Sequence[Drawn], candidates: int, made_by: dict[str, str]) -> None:
-    """The .tar files and, last, the manifest. `made_by`: what drew them. Equal images make equal bytes."""
+def write(
+    output: Path, index: int, groups: Sequence[CandidateImages], candidates: int, made_by: dict[str, str]
+) -> None:
+    """Write the .tar files of a shard and, last, its manifest. Equal images make equal bytes.
+
+    Args:
+        output: Folder of the evaluation.
+        index: Number of the shard.
+        groups: The candidates of each caption of the shard.
+        candidates: Number of candidates per caption.
+        made_by: Versions and device that generated the images.
+    """
     files = {}
     for kind in kinds(candidates):
         path = _tar(output, kind, index)
         path.parent.mkdir(exist_ok=True)
         with manifest.new_file(path) as fresh, tarfile.open(fresh, "w") as archive:
-            for one in drawn:
-                image = one.images[one.best if kind == BEST else 0]
-                _add(archive, f"{one.task.id:012d}.png", _png(image))
-                _add(archive, f"{one.task.id:012d}.txt", one.task.caption.encode())
+            for group in groups:
+                image = group.images[group.best if kind == BEST else 0]
+                _add(archive, f"{group.listed.id:012d}.png", _png(image))
+                _add(archive, f"{group.listed.id:012d}.txt", group.listed.caption.encode())
         files[kind] = {"bytes": path.stat().st_size, "sha256": manifest.sha256(path)}
-    rows = [{"id": one.task.id, "best": one.best, "scores": one.scores} for one in drawn]
+    rows = [{"id": group.listed.id, "best": group.best, "scores": group.scores} for group in groups]
     _manifest(output, index).parent.mkdir(exist_ok=True)
     manifest.write_json(_manifest(output, index), {"rows": rows, "files": files, "made_by": made_by})
 
 
-def is_done(output: Path, index: int) -> bool:
-    """Whether a shard is there, its files as long as they were."""
+def is_written(output: Path, index: int) -> bool:
+    """Return whether the shard is complete: its manifest exists, and its files have the recorded sizes."""
     record = manifest.read_json(_manifest(output, index))
     return record is not None and all(
         _tar(output, kind, index).is_file() and _tar(output, kind, index).stat().st_size == file["bytes"]
@@ -84,61 +101,61 @@ def is_done(output: Path, index: int) -> bool:
 
 
 def best_scores(output: Path, shards: Sequence[Shard]) -> list[float]:
-    """The ranker's score of every kept image, in the captions' order."""
+    """Return the ranker's score of every best candidate, in the order of the captions."""
     rows = (row for shard in shards for row in manifest.read_json(_manifest(output, shard.index))["rows"])
     return [row["scores"][row["best"]] for row in rows]
 
 
-def makers(output: Path, shards: Sequence[Shard]) -> list[dict[str, str]]:
-    """What drew the images: one entry, or several where the work was stopped and gone on with elsewhere."""
+def generated_by(output: Path, shards: Sequence[Shard]) -> list[dict[str, str]]:
+    """Return the different `made_by` of the shards: several if the work was resumed elsewhere."""
     found = [manifest.read_json(_manifest(output, shard.index))["made_by"] for shard in shards]
-    return [maker for i, maker in enumerate(found) if maker not in found[:i]]
+    return [made_by for i, made_by in enumerate(found) if made_by not in found[:i]]
 
 
 def images(
     output: Path, kind: str, shards: Sequence[Shard], wanted: Container[int] | None = None
 ) -> Iterator[Image.Image]:
-    """The images of one kind, in the captions' order: all, or those at the places `wanted`."""
-    place = 0
+    """Yield the images of one kind in the order of the captions: all, or those with an index in `wanted`."""
+    index = 0
     for shard in shards:
         with tarfile.open(_tar(output, kind, shard.index)) as archive:
             for member in (member for member in archive if member.name.endswith(".png")):
-                if wanted is None or place in wanted:
+                if wanted is None or index in wanted:
                     file: Any = archive.extractfile(member)
                     yield Image.open(io.BytesIO(file.read())).convert("RGB")
-                place += 1
+                index += 1
 
 
-# --- What was measured of them ----------------------------------------------------------------------------------------
+# --- Outputs of the scorers -------------------------------------------------------------------------------------------
 
 
-def write_judged(output: Path, name: str, kind: str, index: int, rows: Tensor) -> None:
-    """`rows`: (B, D), one an image of the shard."""
-    path = _judged(output, name, kind, index)
+def write_scorer_rows(output: Path, name: str, kind: str, index: int, rows: Tensor) -> None:
+    """Write a scorer's outputs (B, D) for the images of a shard."""
+    path = _scorer_file(output, name, kind, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     with manifest.new_file(path) as fresh:
         save_file({"rows": rows.contiguous()}, fresh, {"of": _sha256(output, kind, index)})
 
 
-def is_judged(output: Path, name: str, kind: str, index: int) -> bool:
-    """Whether the numbers are there, and are of the images that are there now."""
+def is_scored(output: Path, name: str, kind: str, index: int) -> bool:
+    """Return whether the outputs exist and belong to the images that the shard has now."""
     try:
-        with safe_open(_judged(output, name, kind, index), "pt") as file:
+        with safe_open(_scorer_file(output, name, kind, index), "pt") as file:
             return file.metadata()["of"] == _sha256(output, kind, index)
     except (FileNotFoundError, SafetensorError):
         return False
 
 
-def judged(output: Path, name: str, kind: str, shards: Sequence[Shard]) -> Tensor:
-    """(N, D), in the captions' order."""
-    parts = []
+def read_scorer_rows(output: Path, name: str, kind: str, shards: Sequence[Shard]) -> Tensor:
+    """Return a scorer's outputs (N, D) for all shards, in the order of the captions."""
+    rows = []
     for shard in shards:
-        with safe_open(_judged(output, name, kind, shard.index), "pt") as file:
-            parts.append(file.get_tensor("rows"))
-    return torch.cat(parts)
+        with safe_open(_scorer_file(output, name, kind, shard.index), "pt") as file:
+            rows.append(file.get_tensor("rows"))
+    return torch.cat(rows)
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
+# --- Files ------------------------------------------------------------------------------------------------------------
 
 
 def _tar(output: Path, kind: str, index: int) -> Path:
@@ -149,7 +166,7 @@ def _manifest(output: Path, index: int) -> Path:
     return output / "shards" / f"{index:06d}.json"
 
 
-def _judged(output: Path, name: str, kind: str, index: int) -> Path:
+def _scorer_file(output: Path, name: str, kind: str, index: int) -> Path:
     return output / "judged" / name / kind / f"{index:06d}.safetensors"
 
 
@@ -164,6 +181,6 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # of 1970, nobody's: what the bytes are does not depend on when and where
+    member = tarfile.TarInfo(name)  # date 1970 and no owner, so that the bytes do not depend on time and machine
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))

@@ -1,8 +1,8 @@
-"""The report of an evaluation: every figure with all that made it, and images to look at.
+"""The report of an evaluation: metric values with everything that they depend on, and images to look at.
 
-report.json   for programs: figures, warnings, made_by
-report.md     for people
-grid.png      the first images of the list; best.png and worst.png by CLIP, or by what ranked
+report.json   for programs: figures (the metric values), captions, warnings, made_by
+report.md     the same for readers
+grid.png      the first images of the list; best.png and worst.png by CLIP score, or by the ranker's score
 """
 
 import json
@@ -14,77 +14,96 @@ from typing import Any
 from PIL import Image
 
 from emage.evaluation import image_shards
-from emage.evaluation.caption_list import Task
+from emage.evaluation.caption_list import ListedCaption
 from emage.evaluation.image_shards import BEST, Shard
 from emage.evaluation.metrics import frechet
-from emage.evaluation.scoring import CLIP, ON_SETS
+from emage.evaluation.scoring import CLIP, SET_METRIC_NETWORKS
 from emage.utils import image_grid, manifest
 
-SHOWN, COLUMNS = 24, 6  # images of a grid
+GRID_IMAGES, GRID_COLUMNS = 24, 6
 
 
 @dataclass(frozen=True)
 class Report:
-    figures: dict[str, float]
-    captions: int
-    captions_cut: int  # longer than the text encoder reads
-    made_by: dict[str, Any]  # all that the figures depend on; `judges` and `reference` are there where they are used
+    """Contents of a report.
+
+    Args:
+        values: Metric values by name.
+        num_captions: Number of captions.
+        num_truncated: How many of them are longer than the text encoder reads.
+        made_by: Everything that the values depend on. Its keys are those of report.json; `judges` (the scorers) may be
+            empty, and `reference` is missing if no metric compares with real images.
+    """
+
+    values: dict[str, float]
+    num_captions: int
+    num_truncated: int
+    made_by: dict[str, Any]
 
 
 def warnings(report: Report) -> list[str]:
-    """What keeps these figures from being compared with others."""
+    """Return the reasons for which these values must not be compared with others."""
     lines: list[str] = []
-    sets = [
-        report.made_by["judges"][name] for name in dict.fromkeys(ON_SETS.values()) if name in report.made_by["judges"]
-    ]
-    real = report.made_by["reference"]["count"] if sets else 0
-    if sets and min(report.captions, real) < frechet.ENOUGH:
+    scorers = report.made_by["judges"]
+    networks = [scorers[name] for name in dict.fromkeys(SET_METRIC_NETWORKS.values()) if name in scorers]
+    num_real = report.made_by["reference"]["count"] if networks else 0
+    if networks and min(report.num_captions, num_real) < frechet.MIN_IMAGES_FOR_FID:
         lines.append(
-            f"COMPARE WITH NOTHING OF ANOTHER NUMBER: {report.captions} images against {real}, and of fewer than "
-            f"{frechet.ENOUGH} a Frechet distance is much too large"
+            f"DO NOT COMPARE WITH VALUES FOR OTHER NUMBERS OF IMAGES: {report.num_captions} images against {num_real}; "
+            f"with fewer than {frechet.MIN_IMAGES_FOR_FID} a Frechet distance is much too large"
         )
-    for network in dict.fromkeys(facts["network"] for facts in sets if not facts["published"]):
+    for network in dict.fromkeys(metadata["network"] for metadata in networks if not metadata["published"]):
         lines.append(
-            f"the features are those of {network} and not of the published Inception: no FID, and only distances by "
-            "the same network compare"
+            f"the features are those of {network} and not of the published Inception: there is no FID, and distances "
+            "can be compared only if the same network was used"
         )
-    if any(name.endswith("_first") for name in report.figures):
-        lines.append("images are the best of several, which flatters them; *_first is of the first ones, unchosen")
+    if any(name.endswith("_first") for name in report.values):
+        lines.append(
+            "images are the best of several candidates, which improves the values; *_first is of the first candidates, "
+            "unranked"
+        )
     return lines
 
 
-def grids(output: Path, parts: Sequence[Shard], scores: Sequence[float] | None) -> dict[str, Image.Image]:
-    """grid.png of the first images and, with one score an image, best.png and worst.png. All are written."""
-    tasks = [task for part in parts for task in part.tasks]
-    chosen = {"grid.png": list(range(len(tasks)))[:SHOWN]}
+def grids(output: Path, shards: Sequence[Shard], scores: Sequence[float] | None) -> dict[str, Image.Image]:
+    """Write grid.png of the first images and, if there are different scores, best.png and worst.png; return them.
+
+    Args:
+        output: Folder of the evaluation.
+        shards: All shards.
+        scores: One score per image, higher is better; None without scores.
+    """
+    captions = [listed for shard in shards for listed in shard.captions]
+    chosen = {"grid.png": list(range(len(captions)))[:GRID_IMAGES]}
     if scores is not None and len(set(scores)) > 1:
-        order = sorted(range(len(tasks)), key=lambda i: -scores[i])
-        chosen |= {"best.png": order[:SHOWN], "worst.png": order[::-1][:SHOWN]}
-    wanted = {i for places in chosen.values() for i in places}
-    images = dict(zip(sorted(wanted), image_shards.images(output, BEST, parts, wanted), strict=True))
+        order = sorted(range(len(captions)), key=lambda i: -scores[i])
+        chosen |= {"best.png": order[:GRID_IMAGES], "worst.png": order[::-1][:GRID_IMAGES]}
+    wanted = {i for indices in chosen.values() for i in indices}
+    images = dict(zip(sorted(wanted), image_shards.images(output, BEST, shards, wanted), strict=True))
     made: dict[str, Image.Image] = {}
-    for name, places in chosen.items():
-        captions = [_caption(tasks[i], None if name == "grid.png" or scores is None else scores[i]) for i in places]
-        made[name] = image_grid.make_grid([images[i] for i in places], captions, COLUMNS)
+    for name, indices in chosen.items():
+        shown = None if name == "grid.png" else scores
+        texts = [_caption(captions[i], None if shown is None else shown[i]) for i in indices]
+        made[name] = image_grid.make_grid([images[i] for i in indices], texts, GRID_COLUMNS)
         made[name].save(output / name)
     return made
 
 
 def write(output: Path, report: Report, images: Sequence[str]) -> None:
-    """report.json and report.md; `images` are the names of the grids beside them."""
+    """Write report.json and report.md; `images` are the file names of the grids in the same folder."""
     record = {
-        "figures": report.figures,
-        "captions": report.captions,
-        "captions_cut": report.captions_cut,
+        "figures": report.values,
+        "captions": report.num_captions,
+        "captions_cut": report.num_truncated,
         "warnings": warnings(report),
         "made_by": report.made_by,
     }
     manifest.write_json(output / "report.json", record)
-    counted = f"{report.captions} captions, {report.captions_cut} of them longer than the text encoder reads."
-    lines = ["# Evaluation", "", counted, "", "| figure | value | of |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.4f} | {_of(name, report)} |" for name, value in report.figures.items()]
-    if told := warnings(report):
-        lines += ["", "Before you compare:", "", *(f"- {line}" for line in told)]
+    counts = f"{report.num_captions} captions, {report.num_truncated} of them longer than the text encoder reads."
+    lines = ["# Evaluation", "", counts, "", "| metric | value | computed from |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.4f} | {_description(name, report)} |" for name, value in report.values.items()]
+    if found := warnings(report):
+        lines += ["", "Before you compare:", "", *(f"- {line}" for line in found)]
     lines += [line for name in images for line in ("", f"## {_TITLES[name]}", "", f"![{_TITLES[name]}]({name})")]
     lines += ["", "## Made by", "", "```json", json.dumps(report.made_by, indent=2), "```", ""]
     with manifest.new_file(output / "report.md") as fresh:
@@ -95,23 +114,23 @@ _TITLES = {"grid.png": "The first images", "best.png": "The best by score", "wor
 _SHAPES = ("objects_right", "relation_right", "all_right")
 
 
-def _of(name: str, report: Report) -> str:
-    """What a figure is of, in one cell: networks, numbers of images, reference."""
+def _description(name: str, report: Report) -> str:
+    """Describe in one table cell what a value was computed from: networks, numbers of images, reference."""
     if name in _SHAPES:
-        return "share of captions, read off the pixels by the checker of emage.data.shapes; higher is better"
+        return "fraction of captions, by the checker of emage.data.shapes; higher is better"
     images = "first candidates" if name.endswith("_first") else "images"
     if name.startswith(CLIP):
         clip = report.made_by["judges"][CLIP]
-        return f"{report.captions} {images} by {clip['model']} ({clip['weights_sha256'][:8]}); higher is better"
+        return f"{report.num_captions} {images} by {clip['model']} ({clip['weights_sha256'][:8]}); higher is better"
     of_tokenizer = "tokenizer" in name and name.startswith("frechet") and "tokenizer" in report.made_by["judges"]
-    facts = report.made_by["judges"]["tokenizer" if of_tokenizer else "inception"]
+    network = report.made_by["judges"]["tokenizer" if of_tokenizer else "inception"]
     reference = report.made_by["reference"]
     better = "higher" if name.startswith(("precision", "recall")) else "lower"
     return (
-        f"{report.captions} {images} against {reference['count']} of {reference['place']} "
-        f"({reference['sha256'][:8]}), {facts['mode']}, weights {facts['weights_sha256'][:8]}; {better} is better"
+        f"{report.num_captions} {images} against {reference['count']} of {reference['place']} "
+        f"({reference['sha256'][:8]}), {network['mode']}, weights {network['weights_sha256'][:8]}; {better} is better"
     )
 
 
-def _caption(task: Task, score: float | None) -> str:
-    return task.caption if score is None else f"{score:.2f} {task.caption}"
+def _caption(listed: ListedCaption, score: float | None) -> str:
+    return listed.caption if score is None else f"{score:.2f} {listed.caption}"

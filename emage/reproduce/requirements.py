@@ -28,10 +28,10 @@ from emage.config import (
 from emage.data import schema, shapes
 from emage.data.schema import TokenizerInfo
 from emage.data.token_table import Batch
-from emage.evaluation import caption_list
-from emage.evaluation.metrics import image_files, inception
+from emage.evaluation import caption_list, image_files
 from emage.evaluation.metrics.clip_score import ClipScore
-from emage.evaluation.metrics.inception import Inception
+from emage.evaluation.networks import inception
+from emage.evaluation.networks.inception import Inception
 from emage.inference.ranking import ClipRanker
 from emage.methods import METHODS
 from emage.model import checkpoint

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from emage.evaluation import caption_list
-from emage.evaluation.caption_list import Task, read
+from emage.evaluation.caption_list import ListedCaption, read
 from emage.utils.errors import InputError
 
 
@@ -35,14 +35,17 @@ def test_the_kept_list_is_the_list_again(tmp_path: Path):
     caption_list.write(tmp_path / "list.parquet", drawn)
     again = read(str(tmp_path / "list.parquet"), 30_000, 7)
     assert again == drawn and caption_list.fingerprint(again) == caption_list.fingerprint(drawn)
-    other = [Task(drawn[0].id, "another"), *drawn[1:]]
+    other = [ListedCaption(drawn[0].id, "another"), *drawn[1:]]
     assert caption_list.fingerprint(other) != caption_list.fingerprint(drawn)
 
 
 def test_ids_of_coco_are_kept_wherever_a_caption_stands_in_the_file(tmp_path: Path):
     rows = [{"id": 770337, "image_id": 1, "caption": " A man. \n"}, {"id": 38, "image_id": 1, "caption": "A dog."}]
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
-    assert read(str(tmp_path / "captions.json"), 10, 0) == [Task(38, "A dog."), Task(770337, "A man.")]
+    assert read(str(tmp_path / "captions.json"), 10, 0) == [
+        ListedCaption(38, "A dog."),
+        ListedCaption(770337, "A man."),
+    ]
 
 
 def test_of_cocos_images_each_gives_one_caption_before_any_gives_two(tmp_path: Path):
@@ -66,13 +69,13 @@ def test_real_coco_captions(real_data: Path):
     [
         ("none.txt", None, "no such caption file"),
         ("a.txt", "\n\n", "no captions in it"),
-        ("a.doc", "x", "captions come as"),
+        ("a.doc", "x", "captions must be"),
         ("a.csv", "text\nhello\n", "no column `caption` (it has text)"),
-        ("b.csv", "id,caption\n1,hello\n1,there\n", "each stands once"),
+        ("b.csv", "id,caption\n1,hello\n1,there\n", "each must be unique"),
         ("c.csv", "id,caption\n-1,hello\n2,there\n", "0 or more"),
-        ("d.csv", "caption\n1\n2\n", "holds other things than text"),
-        ("a.jsonl", '{"caption": ["a"]}\n', "holds other things than text"),
-        ("c.json", '{"annotations": [{"caption": 5}]}', "holds other things than text"),
+        ("d.csv", "caption\n1\n2\n", "has values that are not text"),
+        ("a.jsonl", '{"caption": ["a"]}\n', "has values that are not text"),
+        ("c.json", '{"annotations": [{"caption": 5}]}', "has values that are not text"),
         ("b.txt", "  \n\t\n", "no captions in it"),
         ("a.json", "{", "unreadable caption file"),
         ("b.json", "{}", "unreadable caption file ('annotations')"),

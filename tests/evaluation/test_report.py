@@ -6,8 +6,8 @@ from PIL import Image
 
 from emage.data.shapes import render_many, sample_train_scenes
 from emage.evaluation import image_shards, report
-from emage.evaluation.caption_list import Task
-from emage.evaluation.image_shards import Drawn
+from emage.evaluation.caption_list import ListedCaption
+from emage.evaluation.image_shards import CandidateImages
 from emage.evaluation.metrics import METRICS
 from emage.evaluation.report import Report
 
@@ -28,16 +28,16 @@ def drawn(tmp_path: Path) -> list[image_shards.Shard]:
     """30 images in two shards."""
     scenes = sample_train_scenes(30, seed=0)
     images = [Image.fromarray(pixels) for pixels in render_many(scenes, seed=0)]
-    tasks = [Task(i, scene.caption) for i, scene in enumerate(scenes)]
+    tasks = [ListedCaption(i, scene.caption) for i, scene in enumerate(scenes)]
     parts = [image_shards.Shard(0, tuple(tasks[:20])), image_shards.Shard(1, tuple(tasks[20:]))]
     for part in parts:
-        made = [Drawn(task, [images[task.id]], [0.0]) for task in part.tasks]
+        made = [CandidateImages(task, [images[task.id]], [0.0]) for task in part.captions]
         image_shards.write(tmp_path, part.index, made, candidates=1, made_by=MAKER)
     return parts
 
 
 def test_the_shapes_metric_reads_the_images_of_all_shards(tmp_path: Path, drawn):
-    captions = [task.caption for part in drawn for task in part.tasks]
+    captions = [task.caption for part in drawn for task in part.captions]
     right = dict(METRICS["shapes"].measure(image_shards.images(tmp_path, image_shards.BEST, drawn), captions))
     moved = captions[1:] + captions[:1]
     wrong = dict(METRICS["shapes"].measure(image_shards.images(tmp_path, image_shards.BEST, drawn), moved))
@@ -62,7 +62,7 @@ def test_every_figure_stands_beside_what_it_is_of(tmp_path: Path, drawn):
     ("captions", "published", "figures", "expected"),
     [
         (2_048, True, {"fid": 1.0}, []),
-        (2_047, True, {"fid": 1.0}, ["COMPARE WITH NOTHING"]),
+        (2_047, True, {"fid": 1.0}, ["DO NOT COMPARE"]),
         (2_048, False, {"frechet_tokenizer": 1.0}, ["no FID"]),
         (2_048, True, {"fid": 1.0, "fid_first": 2.0}, ["best of several"]),
     ],

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from emage.data import shapes
-from emage.evaluation.metrics import image_files, reference_features, set_metrics
-from emage.evaluation.metrics.inception import MODES, Inception
+from emage.evaluation import image_files, reference_features
+from emage.evaluation.metrics import set_metrics
+from emage.evaluation.networks.inception import MODES, Inception
 
 COUNT, SIDE, WIDTH = 20, 96, 64
 AGREE = 1e-3  # relative
@@ -157,7 +158,7 @@ def test_the_features_of_the_fid_are_theirs(given, pytorch_fid, monkeypatch):
     from cleanfid.resize import build_resizer
 
     files = [image_files.find(folder)[0] for folder in given.folders]
-    (pixels,) = image_files.batches(files, SIDE, 2, cut=image_files.exact)
+    (pixels,) = image_files.batches(files, SIDE, 2, crop=image_files.crop_exactly)
     found = {mode: Inception(given.weights, mode=mode)(pixels) for mode in MODES}
 
     wrapped = torch.nn.Module()

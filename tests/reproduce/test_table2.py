@@ -10,8 +10,8 @@ from PIL import Image
 
 from emage import tokenizers
 from emage.config import Table2Config
-from emage.evaluation.metrics import image_files
-from emage.evaluation.metrics.reconstruction import Judges
+from emage.evaluation import image_files
+from emage.evaluation.metrics.reconstruction import MetricNetworks
 from emage.reproduce import tokenizer_comparison as table2
 from emage.reproduce.paper_numbers import TABLE2
 from emage.tokenizers import DEMO, Published, download
@@ -56,9 +56,9 @@ class Brightness:
 
 
 def test_figures(greys):
-    judges = Judges(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
+    networks = MetricNetworks(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
     files = image_files.find(str(greys))
-    figures, shown = table2.measure(Steps(), files, judges, batch_size=3, device="cpu")
+    figures, shown = table2.measure(Steps(), files, networks, batch_size=3, device="cpu")
     copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
     assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
     assert figures["lpips"] == pytest.approx((0 + 1 + 2 + 0) / 4)
@@ -74,7 +74,7 @@ def test_figures(greys):
 
 def test_without_judges_their_figures_are_missing(greys):
     files = image_files.find(str(greys))
-    figures, _ = table2.measure(Steps(), files, Judges(None, None, {}), batch_size=4, device="cpu")
+    figures, _ = table2.measure(Steps(), files, MetricNetworks(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 
 
@@ -91,8 +91,13 @@ def test_a_run(greys, tmp_path, capsys):
     assert figures["weights_sha256"] == tokenizers.load(DEMO).sha256
     for text in (printed, table2.markdown(record, "sheet.png")):
         assert "skipped vqgan-f8-256: fetch https://" in text and "table2.weights.vqgan-f8-256=FILE" in text
-        assert "no Frechet: its network is not here; fetch https://" in text and "table2.inception" in text
-        assert "no LPIPS: its network is not here; fetch https://" in text and "table2.lpips" in text
+        assert (
+            "no Frechet: the weights of its network are not available; fetch https://" in text
+            and "table2.inception" in text
+        )
+        assert (
+            "no LPIPS: the weights of its network are not available; fetch https://" in text and "table2.lpips" in text
+        )
     with Image.open(output / "sheet.png") as sheet:
         assert sheet.width == 3 * (128 + 16) and sheet.height > 2 * (128 + 16)  # originals, and the demo's below them
 
@@ -102,12 +107,12 @@ def test_a_named_file_and_the_cache_are_found(greys, tmp_path, monkeypatch):
     monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(tiny, {"last.ckpt": "http://unused/last.ckpt"}))
     checkpoint = tmp_path / "model.ckpt"
     torch.save({"state_dict": VQGAN(tiny).state_dict()}, checkpoint)
-    found, skipped = table2.choose(Table2Config(str(greys), weights={"tiny": str(checkpoint)}))
+    found, skipped = table2.load_available(Table2Config(str(greys), weights={"tiny": str(checkpoint)}))
     assert set(found) == {"tiny"} and set(skipped) == set(TABLE2)
     cached = download.cache_folder() / "tiny.safetensors"
     cached.parent.mkdir(parents=True, exist_ok=True)
     tokenizers.save(found["tiny"], cached)
-    found, _ = table2.choose(Table2Config(str(greys), tokenizers=("tiny", "dvae")))
+    found, _ = table2.load_available(Table2Config(str(greys), tokenizers=("tiny", "dvae")))
     assert set(found) == {"tiny"}
 
 
@@ -115,7 +120,7 @@ def test_a_dead_link_leaves_the_others(greys, monkeypatch):
     monkeypatch.setitem(
         tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"})
     )
-    found, skipped = table2.choose(Table2Config(str(greys), ("tiny", DEMO), fetch=True))
+    found, skipped = table2.load_available(Table2Config(str(greys), ("tiny", DEMO), fetch=True))
     assert set(found) == {DEMO} and "table2.weights.tiny=FILE takes a file" in skipped["tiny"]
 
 
@@ -124,7 +129,7 @@ def test_a_dead_link_leaves_the_others(greys, monkeypatch):
     [
         ({"pictures": "nowhere", "tokenizers": (DEMO,)}, "nowhere: no such folder"),
         ({"pictures": None, "tokenizers": (DEMO,)}, r"table2\.pictures is required"),
-        ({}, "the weights of no tokenizer are here"),
+        ({}, "the weights of no tokenizer are available"),
         ({"tokenizers": ("vqgan-f8-265",)}, "did you mean vqgan-f8-256"),
         ({"weights": {"vqgan-f8-256": "nowhere.ckpt"}}, "no file nowhere.ckpt"),
         ({"tokenizers": (DEMO,), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
@@ -160,7 +165,7 @@ def test_few_images_and_other_networks_are_marked():
     assert [line.split(":")[0] for line in table2.notes(record)] == [
         "2047 images, as ingest keeps them (JPEG)",
         "Frechet IS MEANINGLESS",
-        "* COMPARE WITH NOTHING",
+        "* DO NOT COMPARE",
     ]
     record["pictures"]["count"] = 2_048
     assert table2.table_rows(record)[0][3] == "1.00" and len(table2.notes(record)) == 2

@@ -1,12 +1,13 @@
-"""Figures over drawn images. A metric is a module with these names:
+"""Metrics of generated images.
 
-check(captions)             raises InputError where it can say nothing about such captions
-measure(images, captions)   yields (name, value)
+METRICS holds the metrics that need images and captions alone. Each is a module with these functions:
 
-Figures that need no captions take images as uint8 (B, 3, H, W), a batch at a time. Over pairs, an image and what
-became of it (`pairs`): a callable (originals, rebuilt) -> (B,), one number a pair. Over two sets (`sets`): figures of
-the features of each, which `features` draws from images and `reference` keeps for the real ones; `frechet` has
-Moments that add up over batches and workers. Over images and captions together: `clip_score`.
+check(captions)             raise InputError for captions that the metric cannot score
+measure(images, captions)   yield (name, value)
+
+The other metrics take tensors. `psnr_lpips` and `reconstruction` compare pairs of an image and its reconstruction, as
+uint8 (B, 3, H, W). `set_metrics` compares the features of two sets of images; `frechet` has the formula of the FID.
+`clip_score` compares images with their captions.
 """
 
 from types import ModuleType

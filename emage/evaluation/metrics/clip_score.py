@@ -1,4 +1,4 @@
-"""CLIP score (Hessel et al. 2021): how well images fit their captions, by a CLIP that had no part in choosing them.
+"""CLIP score (Hessel et al. 2021): how well images fit their captions, by another CLIP than the one that ranked them.
 
 Letters: B pairs of an image and its caption.
 """
@@ -17,6 +17,19 @@ MODE = "100 max(cos, 0), mean over pairs; Hessel et al. 2021 without their facto
 
 
 class ClipScore:
+    """A CLIP model that scores pairs of an image and a caption.
+
+    Args:
+        weights: A file, or a name that open_clip publishes. None: OpenAI's weights.
+        model: Name of the architecture in open_clip. The default is the one of Hessel et al.
+        device: Where the model runs.
+        ranker: Metadata of the ClipRanker that selected the images, if one did.
+        setting: Name of the setting of `weights`, for messages.
+
+    Raises:
+        InputError: The weights are unavailable, or they are the ranker's own.
+    """
+
     def __init__(
         self,
         weights: str | None = None,
@@ -26,34 +39,36 @@ class ClipScore:
         ranker: dict[str, Any] | None = None,
         setting: str = "clip_score_weights",
     ):
-        """The default is the authors' model. `weights`, `model`: as of Clip; `ranker`: the facts of the ClipRanker that
-        chose the images, if one did.
-
-        Raises InputError where they cannot be had, or are the ranker's own.
-        """
-        from emage.inference.clip_similarity import Clip  # open_clip takes seconds, and most need no CLIP
+        from emage.inference.clip_similarity import Clip  # importing open_clip takes seconds
 
         try:
             self._clip = Clip(weights, model, device, setting)
         except InputError as error:
             raise InputError(f"clip_score: {error}") from None
-        self.facts: dict[str, Any] = {**self._clip.metadata, "mode": MODE}
-        if ranker and ranker["weights_sha256"] == self.facts["weights_sha256"]:
+        self.metadata: dict[str, Any] = {**self._clip.metadata, "mode": MODE}
+        if ranker and ranker["weights_sha256"] == self.metadata["weights_sha256"]:
             raise InputError(
-                f"clip_score: a CLIP cannot judge what it ranked: {self.facts['model']} ({self.facts['weights']}) "
-                "is the ranker; choose another model"
+                f"clip_score: a CLIP cannot score what it ranked: {self.metadata['model']} "
+                f"({self.metadata['weights']}) is the ranker; choose another model"
             )
 
     def score(
         self, images: Iterable[Image.Image], captions: Iterable[str], batch_size: int = 64
     ) -> tuple[float, Tensor]:
-        """The mean, and the score of each pair (B,) on the CPU, in [0, 100]. Raises InputError where there is none."""
+        """Score images with their captions.
+
+        Returns:
+            The mean, and the score of each pair (B,) on the CPU, in [0, 100].
+
+        Raises:
+            InputError: There are no images.
+        """
         pairs = zip(images, captions, strict=True)
-        parts: list[Tensor] = []
+        batches: list[Tensor] = []
         while batch := list(islice(pairs, batch_size)):
             cosines = self._clip.similarity(*map(list, zip(*batch, strict=True)))
-            parts.append(100 * cosines.clamp(min=0).float().cpu())
-        if not parts:
+            batches.append(100 * cosines.clamp(min=0).float().cpu())
+        if not batches:
             raise InputError("clip_score: there are no images to score")
-        scores = torch.cat(parts)  #  (B,)
+        scores = torch.cat(batches)  #  (B,)
         return float(scores.double().mean()), scores

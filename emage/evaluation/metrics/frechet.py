@@ -1,9 +1,9 @@
-"""Frechet distance of two sets of images: of the Gaussians with the means and covariances of their features.
+"""Frechet distance of two sets of images: between the Gaussians with the means and covariances of their features.
 
-Moments add up: what several workers counted merges to what one of them would have counted. Everything is float64,
-because the distance is a small difference of large sums.
+Moments are additive: those that several workers count merge to those that one of them would have counted. Everything is
+float64, because the distance is a small difference of large sums.
 
-Letters: B a batch, n all vectors so far, D features.
+Letters: B batch, n vectors so far, D features.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ENOUGH = 2048  # Inception's D: the covariance of fewer images is singular, and the distance much too large
+MIN_IMAGES_FOR_FID = 2048  # Inception's D: with fewer images the covariance is singular and the distance much too large
 
 
 @dataclass
@@ -23,19 +23,19 @@ class Moments:
     scatter: Tensor  # (D, D)
 
     @classmethod
-    def none(cls, width: int) -> "Moments":
-        """Of no vectors yet."""
+    def empty(cls, width: int) -> "Moments":
+        """Return the moments of no vectors; `width` is D."""
         return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Of the vectors (B, D)."""
-        moments = cls.none(features.shape[1])
+        """Return the moments of the vectors (B, D)."""
+        moments = cls.empty(features.shape[1])
         moments.update(features)
         return moments
 
     def update(self, features: Tensor) -> None:
-        """Adds a batch of vectors (B, D)."""
+        """Add a batch of vectors (B, D)."""
         if not len(features):
             return
         x = features.detach().to("cpu", torch.float64)  #         (B, D)
@@ -44,7 +44,7 @@ class Moments:
         self.merge(Moments(len(x), mean, x.T @ x))
 
     def merge(self, other: "Moments") -> None:
-        """Adds what another counted (Chan et al. 1979): no large sums of squares that cancel."""
+        """Add other moments (Chan et al. 1979), without large sums of squares that cancel."""
         n = self.n + other.n
         if not n:
             return
@@ -62,16 +62,16 @@ class Moments:
 
 
 def distance(a: Moments, b: Moments) -> float:
-    """|m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^1/2). With Inception's features it is the FID."""
+    """Return |m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^1/2). With Inception's features it is the FID."""
     s_a, s_b = a.covariance, b.covariance
     root = _root(s_a)
-    # S_a S_b has the eigenvalues of this symmetric matrix, which come out real and are quick to find.
+    # This symmetric matrix has the eigenvalues of S_a S_b; they come out real and are quick to compute.
     eigenvalues = torch.linalg.eigvalsh(root @ s_b @ root)  #     (D,)
     cross = eigenvalues.clamp(min=0).sqrt().sum()
     return float((a.mean - b.mean).square().sum() + s_a.trace() + s_b.trace() - 2 * cross)
 
 
 def _root(s: Tensor) -> Tensor:
-    """The symmetric square root of a covariance; eigenvalues that rounding made negative count as 0."""
+    """Return the symmetric square root of a covariance; eigenvalues that rounding made negative count as 0."""
     eigenvalues, vectors = torch.linalg.eigh(s)
     return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T

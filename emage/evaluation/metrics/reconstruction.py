@@ -1,4 +1,4 @@
-"""What images lose on their way through a tokenizer, by every judge whose weights are here.
+"""Reconstruction metrics of a tokenizer: Frechet distance, PSNR and LPIPS between images and their reconstructions.
 
 Letters: B batch, H W image.
 """
@@ -9,58 +9,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emage.evaluation.metrics import frechet, inception, network_weights, psnr_lpips
+from emage.evaluation.metrics import frechet, psnr_lpips
 from emage.evaluation.metrics.frechet import Moments
-from emage.evaluation.metrics.inception import Inception
 from emage.evaluation.metrics.psnr_lpips import Lpips
+from emage.evaluation.networks import inception, network_weights
+from emage.evaluation.networks.inception import Inception
 
 
 @dataclass(frozen=True)
-class Judges:
-    """Networks that compare images; None where their weights are not here."""
+class MetricNetworks:
+    """Networks of the metrics; None if the weights are not available.
+
+    `metadata` holds, by setting, mode and weights of each network, or how to get what is missing.
+    """
 
     inception: Inception | None
     lpips: Lpips | None
-    facts: dict[str, Any]  # by setting: what goes beside a figure, or how to get what is missing
+    metadata: dict[str, Any]
 
 
-def load_judges(inception_file: str | None, lpips_file: str | None, fetch: bool, device: str) -> Judges:
-    """Those with a file or in the cache; with `fetch` the others are downloaded. Raises InputError for a bad file."""
-    first = network_weights.find(inception.WEIGHTS, inception_file, fetch)
-    second = network_weights.find(psnr_lpips.ALEXNET, lpips_file, fetch)
-    return Judges(
-        Inception(first, device) if first else None,
-        Lpips(second, device) if second else None,
-        {
-            "inception": {"mode": inception.MODES["torch-fidelity"], **network_weights.facts(inception.WEIGHTS, first)},
-            "lpips": {"mode": psnr_lpips.MODE, **network_weights.facts(psnr_lpips.ALEXNET, second)},
-        },
+def load_networks(inception_file: str | None, lpips_file: str | None, fetch: bool, device: str) -> MetricNetworks:
+    """Load the networks whose weights are given as files or are in the cache.
+
+    Args:
+        inception_file: Inception's weights; None: from the cache.
+        lpips_file: AlexNet's weights; None: from the cache.
+        fetch: Download weights that are not in the cache.
+        device: Where the networks run.
+
+    Raises:
+        InputError: A file is missing or holds something else.
+    """
+    inception_path = network_weights.find(inception.WEIGHTS, inception_file, fetch)
+    alexnet_path = network_weights.find(psnr_lpips.ALEXNET, lpips_file, fetch)
+    modes = {"inception": inception.MODES["torch-fidelity"], "lpips": psnr_lpips.LPIPS_MODE}
+    weights = {
+        "inception": network_weights.describe(inception.WEIGHTS, inception_path),
+        "lpips": network_weights.describe(psnr_lpips.ALEXNET, alexnet_path),
+    }
+    return MetricNetworks(
+        Inception(inception_path, device) if inception_path else None,
+        Lpips(alexnet_path, device) if alexnet_path else None,
+        {name: {"mode": mode, **weights[name]} for name, mode in modes.items()},
     )
 
 
-class Damage:
-    """Adds up pairs of an original and what became of it."""
+class ReconstructionMetrics:
+    """Accumulates the metrics over batches of originals and reconstructions."""
 
-    def __init__(self, judges: Judges):
-        self.judges = judges
-        self.noise: list[Tensor] = []
-        self.apart: list[Tensor] = []
-        width = judges.inception.width if judges.inception else 0
-        self.real, self.fake = Moments.none(width), Moments.none(width)
+    def __init__(self, networks: MetricNetworks):
+        self.networks = networks
+        self.psnr: list[Tensor] = []
+        self.lpips: list[Tensor] = []
+        width = networks.inception.width if networks.inception else 0
+        self.originals, self.rebuilt = Moments.empty(width), Moments.empty(width)
 
     def add(self, originals: Tensor, rebuilt: Tensor) -> None:
-        """uint8 (B, 3, H, W), both."""
-        self.noise.append(psnr_lpips.psnr(originals, rebuilt))
-        if self.judges.lpips:
-            self.apart.append(self.judges.lpips(originals, rebuilt))
-        if self.judges.inception:
-            self.real.update(self.judges.inception(originals))
-            self.fake.update(self.judges.inception(rebuilt))
+        """Add a batch; both are uint8 (B, 3, H, W)."""
+        self.psnr.append(psnr_lpips.psnr(originals, rebuilt))
+        if self.networks.lpips:
+            self.lpips.append(self.networks.lpips(originals, rebuilt))
+        if self.networks.inception:
+            self.originals.update(self.networks.inception(originals))
+            self.rebuilt.update(self.networks.inception(rebuilt))
 
-    def figures(self) -> dict[str, float | None]:
-        """None: its judge is missing, or there were too few images to say anything."""
+    def values(self) -> dict[str, float | None]:
+        """Return the metrics by name; None if the network is missing, or for a Frechet distance of one image."""
         return {
-            "frechet": frechet.distance(self.real, self.fake) if self.real.n > 1 else None,
-            "psnr": float(torch.cat(self.noise).mean()),
-            "lpips": float(torch.cat(self.apart).mean()) if self.apart else None,
+            "frechet": frechet.distance(self.originals, self.rebuilt) if self.originals.n > 1 else None,
+            "psnr": float(torch.cat(self.psnr).mean()),
+            "lpips": float(torch.cat(self.lpips).mean()) if self.lpips else None,
         }

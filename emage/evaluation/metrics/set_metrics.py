@@ -1,9 +1,9 @@
-"""Two sets of images, by the features of each: how far apart they are, how good and how varied the one is.
+"""Metrics of two sets of images, from the features of each: distance, quality and variety.
 
 fid                FID's formula (Heusel et al. 2017): the Frechet distance of two Gaussians, in float64
 kid                KID (Binkowski et al. 2018): mean and spread (kid_std) of MMD^2 over subsets, by torch-fidelity
-precision_recall   Kynkaanniemi et al. 2019, 3 neighbours, by torch-fidelity: precision is the share of generated
-                   images that lie among the real ones, recall the share of real ones among the generated
+precision_recall   Kynkaanniemi et al. 2019, 3 neighbours, by torch-fidelity: precision is the fraction of generated
+                   images that are among the real ones, recall the fraction of real images among the generated ones
 
 Letters: N generated, M real images, D features.
 """
@@ -13,28 +13,48 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from emage.evaluation.metrics import frechet
-from emage.evaluation.metrics.features import Extractor, figure_name
 from emage.evaluation.metrics.frechet import Moments
-from emage.evaluation.metrics.network_weights import needs
+from emage.evaluation.networks.features import FeatureExtractor
+from emage.evaluation.networks.network_weights import missing_package
 from emage.utils.errors import InputError
 
-SUBSET = 1000  # images in each of KID's subsets, fewer where a set is smaller
-NEIGHBOURS = 3
-SEED = 2020  # torch-fidelity's own default
+KID_SUBSET_SIZE = 1000  # images in each of KID's subsets, fewer if a set is smaller
+NUM_NEIGHBOURS = 3
+KID_SEED = 2020  # torch-fidelity's default
 
 
-def compare(metrics: Sequence[str], generated: Tensor, reference: Tensor, extractor: Extractor) -> dict[str, float]:
-    """Figures of METRICS over features (N, D) and (M, D) float32, named by the network that made them.
+def compare(
+    metrics: Sequence[str], generated: Tensor, reference: Tensor, extractor: FeatureExtractor
+) -> dict[str, float]:
+    """Return metric values, with names that depend on the extractor (`metric_name`).
 
-    Raises InputError where a set has fewer than two images.
+    Args:
+        metrics: Keys of SET_METRICS.
+        generated: Features (N, D), float32.
+        reference: Features (M, D), float32.
+        extractor: The network that the features are from.
+
+    Raises:
+        InputError: A set has fewer than two images.
     """
     for what, features in (("generated", generated), ("reference", reference)):
         if len(features) < 2:
             raise InputError(f"{', '.join(metrics)}: two {what} images or more are needed, not {len(features)}")
-    figures: dict[str, float] = {}
+    values: dict[str, float] = {}
     for metric in metrics:
-        figures |= METRICS[metric](generated, reference)
-    return {figure_name(name, extractor): value for name, value in figures.items()}
+        values |= SET_METRICS[metric](generated, reference)
+    return {metric_name(name, extractor): value for name, value in values.items()}
+
+
+def metric_name(metric: str, extractor: FeatureExtractor) -> str:
+    """Return the name under which a value is reported.
+
+    With the published Inception it is the metric's own; with other networks "fid" is "frechet_NAME" and "kid" is
+    "kid_NAME".
+    """
+    if extractor.name == "inception":
+        return metric
+    return f"{'frechet' if metric == 'fid' else metric}_{extractor.name}"
 
 
 def fid(generated: Tensor, reference: Tensor) -> dict[str, float]:
@@ -42,36 +62,36 @@ def fid(generated: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 def kid(generated: Tensor, reference: Tensor) -> dict[str, float]:
-    """In float64: MMD^2 is a small difference of large means."""
+    """Compute KID in float64: MMD^2 is a small difference of large means."""
     try:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
     except ImportError as error:
-        raise needs("torch-fidelity", error) from None
-    size = min(SUBSET, len(generated), len(reference))
+        raise missing_package("torch-fidelity", error) from None
+    size = min(KID_SUBSET_SIZE, len(generated), len(reference))
     found = kid_features_to_metric(
-        generated.double(), reference.double(), kid_subset_size=size, rng_seed=SEED, verbose=False
+        generated.double(), reference.double(), kid_subset_size=size, rng_seed=KID_SEED, verbose=False
     )
     return {"kid": found[KEY_METRIC_KID_MEAN], "kid_std": found[KEY_METRIC_KID_STD]}
 
 
 def precision_recall(generated: Tensor, reference: Tensor) -> dict[str, float]:
-    """Of fewer than four images, all the others are neighbours."""
+    """Compute precision and recall. In a set of fewer than four images, all other images are neighbours."""
     try:
         from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
     except ImportError as error:
-        raise needs("torch-fidelity", error) from None
-    neighbours = min(NEIGHBOURS, len(generated) - 1, len(reference) - 1)
+        raise missing_package("torch-fidelity", error) from None
+    neighbours = min(NUM_NEIGHBOURS, len(generated) - 1, len(reference) - 1)
     found = prc_features_to_metric(
         generated,
         reference,
         prc_neighborhood=neighbours,
-        save_cpu_ram=True,  # in parts: the distances of 40,000 images to each other are 6 GB
+        save_cpu_ram=True,  # in chunks: the distances of 40,000 images to each other are 6 GB
         verbose=False,
     )
     return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
+SET_METRICS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
     "fid": fid,
     "kid": kid,
     "precision_recall": precision_recall,

@@ -1,4 +1,4 @@
-"""For the small world of emage.data.shapes: what a checker reads off the pixels, beside what the caption says."""
+"""Accuracy on the toy world of emage.data.shapes: a checker detects the shapes and compares them with the caption."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ from emage.utils.errors import InputError
 
 
 def check(captions: Iterable[str]) -> None:
-    """Raises InputError for a caption that is none of emage.data.shapes."""
+    """Raise InputError for a caption that is not one of the toy world."""
     for caption in captions:
         try:
             shapes.parse(caption)
@@ -20,7 +20,7 @@ def check(captions: Iterable[str]) -> None:
 
 
 def measure(images: Iterable[Image.Image], captions: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Shares in [0, 1]: both objects' shape and colour right; their relation as well; their sizes as well."""
+    """Yield fractions of images: shapes and colours correct; these and the relation; these, relation and sizes."""
     verdicts = [shapes_checker.check(image, caption) for image, caption in zip(images, captions, strict=True)]
     yield "objects_right", sum(verdict.objects for verdict in verdicts) / len(verdicts)
     yield "relation_right", sum(verdict.relation for verdict in verdicts) / len(verdicts)

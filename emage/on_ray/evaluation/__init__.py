@@ -1,1 +1,1 @@
-"""Checkpoint and captions -> images and a report, on a cluster."""
+"""Evaluation on a cluster: checkpoint and captions -> images and a report."""

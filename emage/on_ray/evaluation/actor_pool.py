@@ -1,7 +1,8 @@
-"""The actors of an evaluation and the parts of the work that they do.
+"""The pool of actors of an evaluation, and the work items that they do.
 
-An actor gets its first part once it is there, so that work waits for no node that has yet to come. One that is lost is
-replaced as soon as there is room for another; its part is given to whoever is free. Actors that come later join in.
+An actor gets its first work item when it has started, so that no work waits for a node that is not there yet. A lost
+actor is replaced as soon as the cluster has room for another, and its work item goes to any free actor. Actors that
+start later join in.
 """
 
 from collections import Counter, deque
@@ -13,91 +14,98 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 
 from emage.config import EvaluateConfig
 from emage.on_ray import tasks
-from emage.on_ray.evaluation.actor import Drawer, Networks
+from emage.on_ray.evaluation.actor import EvaluationActor, ExpectedWeights
 from emage.utils.errors import InputError
 
-LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
-REPEATED = 5  # times that a part, or the start of an actor, is tried again; what fails every time is no accident
+ACTOR_LOST_ERRORS = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+MAX_RETRIES = 5  # of a work item or of the start of an actor, in a row
 
 
-class Part(NamedTuple):
-    """One call of an actor."""
+class WorkItem(NamedTuple):
+    """One call of an actor's method; `size` is its number of images, for the progress bar."""
 
     method: str
     arguments: tuple[Any, ...]
-    size: int  # images, for the bar
+    size: int
 
 
-class Pool:
-    """The actors, started when there is work for them, and kept for the next stage."""
+class ActorPool:
+    """Actors that are started when there is work for them, and kept for the next stage."""
 
-    def __init__(self, config: EvaluateConfig, networks: Networks):
-        self.config, self.networks = config, networks
-        self._drawer = ray.remote(num_gpus=config.gpus_per_actor, num_cpus=1)(Drawer)
-        self._asked: dict[ray.ObjectRef, tuple[Any, bool]] = {}  # whether it is there -> an actor, whether it is new
+    def __init__(self, config: EvaluateConfig, expected: ExpectedWeights):
+        self.config, self.expected = config, expected
+        self._actor_class = ray.remote(num_gpus=config.gpus_per_actor, num_cpus=1)(EvaluationActor)
+        self._pinged: dict[ray.ObjectRef, tuple[Any, bool]] = {}  # ping -> (actor, whether it is a new one)
         self._idle: list[Any] = []
 
-    def run(self, stage: str, parts: Sequence[Part], done: int = 0) -> list[Any]:
-        """The parts' results in their order. `done` images were there before; the bar counts them.
+    def run(self, stage: str, items: Sequence[WorkItem], done: int = 0) -> list[Any]:
+        """Do the work items; return their results in the same order.
 
-        Raises InputError for what a person can mend.
+        Args:
+            stage: Name in the progress bar.
+            items: The work.
+            done: Number of images that were finished before, for the progress bar.
+
+        Raises:
+            InputError: A work item, or the start of an actor, has failed MAX_RETRIES + 1 times in a row.
         """
         results: dict[int, Any] = {}
-        waiting, tries = deque(range(len(parts))), Counter[int | None]()  # None: an actor's start
+        waiting, failures = deque(range(len(items))), Counter[int | None]()  # None: the start of an actor
         busy: dict[ray.ObjectRef, tuple[Any, int]] = {}
-        self._say_what_is_missing(len(parts))
-        self._ask_the_idle()
-        with tasks.progress_bar(stage, done + sum(part.size for part in parts), "images", done) as bar:
-            while len(results) < len(parts):
-                self._grow(len(busy), len(busy) + len(waiting))  # one for each part that is left
+        self._warn_of_missing_gpus(len(items))
+        self._ping_idle()
+        with tasks.progress_bar(stage, done + sum(item.size for item in items), "images", done) as bar:
+            while len(results) < len(items):
+                self._start_actors(len(busy), len(busy) + len(waiting))
                 while waiting and self._idle:
                     actor, number = self._idle.pop(), waiting.popleft()
-                    busy[actor.do.remote(parts[number].method, parts[number].arguments)] = actor, number
-                (ref,), _ = ray.wait([*busy, *self._asked], num_returns=1)
+                    busy[actor.run.remote(items[number].method, items[number].arguments)] = actor, number
+                (ref,), _ = ray.wait([*busy, *self._pinged], num_returns=1)
                 if ref in busy:
-                    (actor, number), is_a_try = busy.pop(ref), True
+                    (actor, number), counts_as_failure = busy.pop(ref), True
                 else:
-                    (actor, is_a_try), number = self._asked.pop(ref), None
+                    (actor, counts_as_failure), number = self._pinged.pop(ref), None
                 try:
                     result = ray.get(ref)
-                except LOST as error:
-                    tries[number] += is_a_try
-                    if tries[number] > REPEATED and not (number is None and busy):  # the others go on
-                        raise _again_and_again(error) from None
+                except ACTOR_LOST_ERRORS as error:
+                    failures[number] += counts_as_failure
+                    # A node on which no actor starts does not end what other actors are doing.
+                    if failures[number] > MAX_RETRIES and not (number is None and busy):
+                        raise _retries_exhausted(error) from None
                     if number is not None:
                         waiting.appendleft(number)
-                        self._ask_the_idle()  # who went with the same node gets no part
+                        self._ping_idle()  # actors that were lost with the same node must not get work
                 else:
-                    tries[number] = 0
+                    failures[number] = 0
                     self._idle.append(actor)
                     if number is not None:
                         results[number] = result
-                        bar.update(parts[number].size)
-        return [results[number] for number in range(len(parts))]
+                        bar.update(items[number].size)
+        return [results[number] for number in range(len(items))]
 
-    def _ask_the_idle(self) -> None:
-        """They get a part once they have answered."""
-        self._asked |= {actor.is_there.remote(): (actor, False) for actor in self._idle}
+    def _ping_idle(self) -> None:
+        """Ping the idle actors: they get work again when they have answered."""
+        self._pinged |= {actor.ping.remote(): (actor, False) for actor in self._idle}
         self._idle = []
 
-    def _grow(self, busy: int, parts: int) -> None:
-        """As many actors as there is work for, and no more than are wanted."""
-        for _ in range(busy + len(self._idle) + len(self._asked), min(self.config.num_actors, parts)):
-            actor: Any = self._drawer.remote(self.config, self.networks)
-            self._asked[actor.is_there.remote()] = actor, True
+    def _start_actors(self, num_busy: int, num_items: int) -> None:
+        """Start actors until there are `num_actors`, or one for each work item that is left."""
+        for _ in range(num_busy + len(self._idle) + len(self._pinged), min(self.config.num_actors, num_items)):
+            actor: Any = self._actor_class.remote(self.config, self.expected)
+            self._pinged[actor.ping.remote()] = actor, True
 
-    def _say_what_is_missing(self, parts: int) -> None:
-        wanted = min(self.config.num_actors, parts) * self.config.gpus_per_actor
-        there = ray.cluster_resources().get("GPU", 0.0)
-        if wanted > there:
-            print(f"{wanted:g} GPUs are asked for, the cluster has {there:g}: the others join in when they come")
+    def _warn_of_missing_gpus(self, num_items: int) -> None:
+        wanted = min(self.config.num_actors, num_items) * self.config.gpus_per_actor
+        available = ray.cluster_resources().get("GPU", 0.0)
+        if wanted > available:
+            print(f"{wanted:g} GPUs are requested, the cluster has {available:g}: more actors start if GPUs are added")
 
 
-def _again_and_again(error: Exception) -> InputError:
+def _retries_exhausted(error: Exception) -> InputError:
     lines = str(error).strip().splitlines()
     if getattr(error, "actor_init_failed", False):
-        return InputError(f"no actor could start ({lines[-1]}); mend that and run the same command again")
+        return InputError(f"no actor could start ({lines[-1]}); fix that and run the same command again")
     return InputError(
-        f"an actor died again and again ({lines[0]}); look at the memory of its node (a smaller batch_size needs less) "
-        "and run the same command again"
+        f"an actor failed {MAX_RETRIES + 1} times in a row ({lines[0]}); check the memory of its node (a smaller "
+        "batch_size needs less) and run the same command again"
     )

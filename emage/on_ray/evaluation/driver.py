@@ -15,20 +15,18 @@ from typing import Any
 import torch
 
 from emage.config import EvaluateConfig, check
-from emage.evaluation import caption_list, image_shards, report, scoring
-from emage.evaluation.caption_list import Task
+from emage.evaluation import caption_list, image_files, image_shards, reference_features, report, scoring
+from emage.evaluation.caption_list import ListedCaption
+from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
-from emage.evaluation.metrics import image_files, reference_features
-from emage.evaluation.metrics.image_files import Survey
 from emage.evaluation.report import Report
-from emage.evaluation.scoring import CLIP, ON_SETS, Judge
+from emage.evaluation.scoring import CLIP, SET_METRIC_NETWORKS, Scorer
 from emage.inference.pipeline import Emage
 from emage.model import device_support, model_card
 from emage.on_ray import launch, tracking
-from emage.on_ray.evaluation import actor as drawer
 from emage.on_ray.evaluation import stages
-from emage.on_ray.evaluation.actor import Networks
-from emage.on_ray.evaluation.actor_pool import Pool
+from emage.on_ray.evaluation.actor import ExpectedWeights, load_ranker
+from emage.on_ray.evaluation.actor_pool import ActorPool
 from emage.utils import provenance
 from emage.version import __version__
 
@@ -40,12 +38,12 @@ class Inputs:
     config: EvaluateConfig  # with absolute paths: actors run in a folder of Ray's
     output: Path
     identity: dict[str, Any]  # of the images: other metrics of them may be computed later
-    captions: list[Task]
+    captions: list[ListedCaption]
     shards: list[Shard]  # of the captions
     pipe: Emage
-    judges: dict[str, Judge]
-    networks: Networks  # that every actor must find as well
-    reference: Survey | None  # the real images; None: no metric compares with them
+    scorers: dict[str, Scorer]
+    expected: ExpectedWeights  # that every actor must find as well
+    reference: UsableImages | None  # the real images; None: no metric compares with them
     made_by: dict[str, Any]  # all that the metrics depend on
 
 
@@ -65,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     with launch.output_run(inputs, "evaluate", parent=inputs.pipe.metadata.get("mlflow_run")) as tracked:
         made = run(inputs, tracked)
     print_report(made, inputs.output)
-    return made.figures
+    return made.values
 
 
 def validate(config: EvaluateConfig) -> None:
@@ -79,39 +77,39 @@ def resolve(config: EvaluateConfig) -> Inputs:
     if config.rank == "none":
         config = replace(config, candidates=1)  # nothing chooses among more
     _check_machine(config)
-    if is_compared := any(name in ON_SETS for name in config.metrics):
+    if is_compared := any(name in SET_METRIC_NETWORKS for name in config.metrics):
         image_files.find(str(config.judge.reference))  # their names; they are read below, which takes longer
     captions = caption_list.read(config.captions, config.limit, config.seed)
     for metric in stages.caption_metrics(config):
-        metric.check([task.caption for task in captions])
+        metric.check([listed.caption for listed in captions])
     pipe = Emage.from_pretrained(config.checkpoint, device="cpu")
-    ranker = drawer.ranker(config, "cpu")
+    ranker = load_ranker(config, "cpu")
     ranked_by = ranker.metadata if ranker else None
-    judges = scoring.load(config, pipe.tokenizer, "cpu", ranked_by)
-    made_by = _made_by(config, pipe, captions, ranked_by, judges)
+    scorers = scoring.load(config, pipe.tokenizer, "cpu", ranked_by)
+    made_by = _made_by(config, pipe, captions, ranked_by, scorers)
     output, identity = Path(config.output), {key: made_by[key] for key in ("checkpoint", "captions", "drawing")}
     launch.check_output(output, "evaluate", identity)
     reference = reference_features.find(str(config.judge.reference)) if is_compared else None
     if reference:
-        made_by["reference"] = reference_features.facts(str(config.judge.reference), reference, pipe.size[0])
-    networks = Networks(pipe.metadata["files"], ranked_by, made_by["judges"], _code())
+        made_by["reference"] = reference_features.describe(str(config.judge.reference), reference, pipe.size[0])
+    expected = ExpectedWeights(pipe.metadata["files"], ranked_by, made_by["judges"], _code())
     shards = image_shards.split(captions, config.candidates)
-    return Inputs(config, output, identity, captions, shards, pipe, judges, networks, reference, made_by)
+    return Inputs(config, output, identity, captions, shards, pipe, scorers, expected, reference, made_by)
 
 
 def run(inputs: Inputs, tracked: tracking.TrackedRun) -> Report:
     """Generate and score; write the report into the output, the MLflow run and the checkpoint."""
     config, output, shards = inputs.config, inputs.output, inputs.shards
     caption_list.write(output / caption_list.NAME, inputs.captions)
-    pool = Pool(config, inputs.networks)
+    pool = ActorPool(config, inputs.expected)
     speed = stages.generate(config, output, shards, pool)
-    metrics = stages.score(config, output, shards, inputs.judges, pool, inputs.reference, inputs.pipe.size[0])
-    captions = [task.caption for task in inputs.captions]
-    made_by = inputs.made_by | {"drawn_by": image_shards.makers(output, shards)}
+    metrics = stages.score(config, output, shards, inputs.scorers, pool, inputs.reference, inputs.pipe.size[0])
+    captions = [listed.caption for listed in inputs.captions]
+    made_by = inputs.made_by | {"drawn_by": image_shards.generated_by(output, shards)}
     made = Report(metrics, len(captions), inputs.pipe.num_truncated(captions), made_by)
     grids = report.grids(output, shards, _sort_scores(inputs))
     report.write(output, made, list(grids))
-    tracked.metrics({"captions": made.captions, "captions_cut": made.captions_cut, **speed, **metrics})
+    tracked.metrics({"captions": made.num_captions, "captions_cut": made.num_truncated, **speed, **metrics})
     for name, grid in grids.items():
         tracked.image(name, grid)
     for name in ("report.json", "report.md", caption_list.NAME):
@@ -123,7 +121,7 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> Report:
 
 def print_report(made: Report, output: Path) -> None:
     """Print the metrics, what to be careful about, and where the report is."""
-    print(f"{made.captions} captions: " + ", ".join(f"{name} {value:.4g}" for name, value in made.figures.items()))
+    print(f"{made.num_captions} captions: " + ", ".join(f"{name} {value:.4g}" for name, value in made.values.items()))
     for line in report.warnings(made):
         print(f"warning: {line}")
     print(f"report: {output / 'report.md'}", flush=True)
@@ -164,9 +162,9 @@ def _check_machine(config: EvaluateConfig) -> None:
 def _made_by(
     config: EvaluateConfig,
     pipe: Emage,
-    captions: Sequence[Task],
+    captions: Sequence[ListedCaption],
     ranked_by: dict[str, Any] | None,
-    judges: dict[str, Judge],
+    scorers: dict[str, Scorer],
 ) -> dict[str, Any]:
     """Return all that the metrics depend on. Images depend on `checkpoint`, `captions` and `drawing` alone."""
     generated_with = {
@@ -182,7 +180,7 @@ def _made_by(
         "checkpoint": {"files": pipe.metadata["files"]},
         "captions": {"sha256": caption_list.fingerprint(captions)},
         "drawing": generated_with,
-        "judges": {name: judge.facts for name, judge in judges.items()},
+        "judges": {name: scorer.metadata for name, scorer in scorers.items()},
         "measured_by": _code(),
     }
 
@@ -197,9 +195,9 @@ def _code() -> dict[str, str]:
 
 def _sort_scores(inputs: Inputs) -> list[float] | None:
     """Return the scores that sort images from best to worst: of the CLIP scorer, else of the ranking, else None."""
-    if CLIP in inputs.judges:
-        folder = inputs.judges[CLIP].folder
-        return image_shards.judged(inputs.output, folder, BEST, inputs.shards)[:, 0].tolist()
+    if CLIP in inputs.scorers:
+        folder = inputs.scorers[CLIP].folder
+        return image_shards.read_scorer_rows(inputs.output, folder, BEST, inputs.shards)[:, 0].tolist()
     is_ranked = inputs.config.rank != "none" and inputs.config.candidates > 1
     return image_shards.best_scores(inputs.output, inputs.shards) if is_ranked else None
 
@@ -209,8 +207,8 @@ def add_to_checkpoint(pipe: Emage, config: EvaluateConfig, made: Report) -> None
     settings = {key: made.made_by[key] for key in ("captions", "drawing", "judges", "reference") if key in made.made_by}
     record = {
         "file": Path(config.captions).name,
-        "captions": made.captions,
-        "figures": made.figures,
+        "captions": made.num_captions,
+        "figures": made.values,
         "settings": settings,
     }
     try:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from emage.config import EvaluateConfig
-from emage.evaluation import image_shards, scoring
+from emage.evaluation import image_shards, reference_features, scoring
+from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
-from emage.evaluation.metrics import METRICS, reference_features
-from emage.evaluation.metrics.features import Extractor
-from emage.evaluation.metrics.image_files import Survey
-from emage.evaluation.scoring import Judge
-from emage.on_ray.evaluation.actor_pool import Part, Pool
+from emage.evaluation.metrics import METRICS
+from emage.evaluation.networks.features import FeatureExtractor
+from emage.evaluation.scoring import Scorer
+from emage.on_ray.evaluation.actor_pool import ActorPool, WorkItem
 
-REFERENCE_PART = 512  # reference images that an actor reads in one call
+IMAGES_PER_CALL = 512  # reference images that an actor reads in one call
 
 
 def caption_metrics(config: EvaluateConfig) -> list[ModuleType]:
@@ -28,17 +28,17 @@ def caption_metrics(config: EvaluateConfig) -> list[ModuleType]:
     return [METRICS[name] for name in config.metrics if name in METRICS]
 
 
-def generate(config: EvaluateConfig, output: Path, shards: Sequence[Shard], pool: Pool) -> dict[str, float]:
+def generate(config: EvaluateConfig, output: Path, shards: Sequence[Shard], pool: ActorPool) -> dict[str, float]:
     """Generate the shards of images that are missing; return seconds and speed, nothing if all were there."""
-    sizes = [len(shard.tasks) * config.candidates for shard in shards]
+    sizes = [len(shard.captions) * config.candidates for shard in shards]
     todo = [
-        Part("draw", (shard,), size)
+        WorkItem("generate", (shard,), size)
         for shard, size in zip(shards, sizes, strict=True)
-        if not image_shards.is_done(output, shard.index)
+        if not image_shards.is_written(output, shard.index)
     ]
-    generated = sum(part.size for part in todo)
+    generated = sum(item.size for item in todo)
     started = time.monotonic()
-    pool.run("draw", todo, done=sum(sizes) - generated)
+    pool.run("generate", todo, done=sum(sizes) - generated)
     seconds = time.monotonic() - started
     return {"drawing_seconds": seconds, "pictures_per_second": generated / seconds} if todo else {}
 
@@ -47,9 +47,9 @@ def score(
     config: EvaluateConfig,
     output: Path,
     shards: Sequence[Shard],
-    judges: dict[str, Judge],
-    pool: Pool,
-    reference: Survey | None,
+    scorers: dict[str, Scorer],
+    pool: ActorPool,
+    reference: UsableImages | None,
     side: int,
 ) -> dict[str, float]:
     """Score every shard that is not scored yet; return metric name -> value.
@@ -58,37 +58,40 @@ def score(
         config: The evaluation's settings.
         output: Folder of the evaluation, with all images in it.
         shards: The captions and their seeds, in shards.
-        judges: Scorers by name (`scoring.load`).
+        scorers: Scorers by name (`scoring.load`).
         pool: The actors.
         reference: The real images, None if no metric compares with them.
         side: Of the generated images, in pixels.
     """
     features = {
-        name: _features_of_reference(pool, name, judge.extractor, reference, side)
-        for name, judge in judges.items()
-        if judge.extractor and reference
+        name: _features_of_reference(pool, name, scorer.extractor, reference, side)
+        for name, scorer in scorers.items()
+        if scorer.extractor and reference
     }
     todo = [
-        Part("judge", (shard, name, kind), len(shard.tasks))
-        for name, judge in judges.items()
+        WorkItem("score", (shard, name, kind), len(shard.captions))
+        for name, scorer in scorers.items()
         for kind in image_shards.kinds(config.candidates)
         for shard in shards
-        if not image_shards.is_judged(output, judge.folder, kind, shard.index)
+        if not image_shards.is_scored(output, scorer.folder, kind, shard.index)
     ]
-    pool.run("judge", todo)
-    metrics = scoring.figures_of_sets(config, output, shards, judges, features)
-    captions = [task.caption for shard in shards for task in shard.tasks]
+    pool.run("score", todo)
+    metrics = scoring.metric_values(config, output, shards, scorers, features)
+    captions = [listed.caption for shard in shards for listed in shard.captions]
     for metric in caption_metrics(config):
         metrics |= dict(metric.measure(image_shards.images(output, BEST, shards), captions))
     return metrics
 
 
-def _features_of_reference(pool: Pool, name: str, extractor: Extractor, reference: Survey, side: int) -> Tensor:
+def _features_of_reference(
+    pool: ActorPool, name: str, extractor: FeatureExtractor, reference: UsableImages, side: int
+) -> Tensor:
     """Return (M, D) features of the reference images: from the cache, or made by the actors and stored there."""
     key = reference_features.key(reference, extractor, side)
     if (found := reference_features.load_cached(key)) is not None:
         return found
-    files = [reference.files[i : i + REFERENCE_PART] for i in range(0, len(reference.files), REFERENCE_PART)]
-    found = torch.cat(pool.run("reference", [Part("reference", (part, name), len(part)) for part in files]))
+    chunks = [reference.files[i : i + IMAGES_PER_CALL] for i in range(0, len(reference.files), IMAGES_PER_CALL)]
+    items = [WorkItem("reference_features", (files, name), len(files)) for files in chunks]
+    found = torch.cat(pool.run("reference", items))
     reference_features.store(key, found)
     return found

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from emage import tokenizers
 from emage.config import DoctorConfig
-from emage.evaluation.metrics.inception import WEIGHTS as INCEPTION
+from emage.evaluation.networks.inception import WEIGHTS as INCEPTION
 from emage.model.device_support import check_device
 from emage.on_ray import launch, tracking
 from emage.tokenizers import download

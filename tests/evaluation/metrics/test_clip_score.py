@@ -67,7 +67,7 @@ def test_the_score_is_of_each_pair_without_its_negative_half(tiny):
     mean, scores = judge.score(iter(IMAGES), iter(CAPTIONS), batch_size=4)
     torch.testing.assert_close(scores, 100 * cosines.clamp(min=0), rtol=1e-4, atol=1e-4)
     assert mean == pytest.approx(float(scores.mean())) and scores.shape == (6,)
-    assert "100 max(cos, 0)" in judge.facts["mode"] and judge.facts["weights"] == "mine.pt"
+    assert "100 max(cos, 0)" in judge.metadata["mode"] and judge.metadata["weights"] == "mine.pt"
 
 
 def test_nothing_to_score(tiny):
@@ -78,13 +78,11 @@ def test_nothing_to_score(tiny):
 def test_a_clip_does_not_judge_what_it_ranked(tiny):
     ranker = ClipRanker(tiny.mine_pt, model=tiny.tiny_json)
     with pytest.raises(
-        InputError, match=r"a CLIP cannot judge what it ranked: tiny.json \(mine.safetensors\) is the ranker"
+        InputError, match=r"a CLIP cannot score what it ranked: tiny.json \(mine.safetensors\) is the ranker"
     ):
         ClipScore(tiny.mine_safetensors, tiny.tiny_json, ranker=ranker.metadata)  # another file of the same weights
-    assert (
-        ClipScore(tiny.other_safetensors, tiny.tiny_json, ranker=ranker.metadata).facts["weights"]
-        == "other.safetensors"
-    )
+    other = ClipScore(tiny.other_safetensors, tiny.tiny_json, ranker=ranker.metadata)
+    assert other.metadata["weights"] == "other.safetensors"
 
 
 @pytest.fixture

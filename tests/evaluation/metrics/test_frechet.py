@@ -22,7 +22,7 @@ def features(n: int, seed: int, width: int = 16) -> torch.Tensor:
 
 
 def moments(x: torch.Tensor) -> Moments:
-    result = Moments.none(x.shape[1])
+    result = Moments.empty(x.shape[1])
     result.update(x)
     return result
 
@@ -62,7 +62,7 @@ def test_moments_are_numpys():
 
 def test_parts_merge_to_the_whole():
     x = features(300, seed=0)
-    whole, merged = moments(x), Moments.none(16)
+    whole, merged = moments(x), Moments.empty(16)
     for part in (x[:1], x[1:120], x[120:]):  # as of three workers, each of two batches
         worker = moments(part[:50])
         worker.update(part[50:])
@@ -73,8 +73,8 @@ def test_parts_merge_to_the_whole():
 
 
 def test_nothing_merges_to_nothing():
-    none = Moments.none(2)
-    none.merge(Moments.none(2))
+    none = Moments.empty(2)
+    none.merge(Moments.empty(2))
     assert none.n == 0 and none.mean.tolist() == [0, 0]
 
 

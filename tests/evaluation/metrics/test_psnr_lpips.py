@@ -62,5 +62,5 @@ def test_lpips_of_an_image_and_itself_is_zero(alexnet):
 def test_another_networks_weights_are_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, path)
-    with pytest.raises(InputError, match=r"other.pth is no AlexNet of https.*features\.0\.bias"):
+    with pytest.raises(InputError, match=r"other.pth is not the AlexNet of https.*features\.0\.bias"):
         Lpips(path)

@@ -22,7 +22,7 @@ def vectors(n: int, seed: int, width: int = 24) -> torch.Tensor:
 
 
 def total_of(parts: Iterable[Moments]) -> Moments:
-    moments = Moments.none(24)
+    moments = Moments.empty(24)
     for part in parts:
         moments.merge(part)
     return moments
@@ -40,7 +40,7 @@ def test_uneven_parts_in_any_order_give_the_distance_of_the_whole():
 
 def test_an_empty_part_changes_nothing():
     x = vectors(50, seed=0)
-    total = total_of([Moments.none(24), Moments.of(x), Moments.of(x[:0])])
+    total = total_of([Moments.empty(24), Moments.of(x), Moments.of(x[:0])])
     torch.testing.assert_close(total.covariance, Moments.of(x).covariance)
 
 
@@ -63,7 +63,7 @@ def test_kid_of_small_sets_is_the_estimate_over_all_of_them():
 
 
 def test_kid_is_drawn_by_a_fixed_seed(monkeypatch):
-    monkeypatch.setattr(set_metrics, "SUBSET", 20)
+    monkeypatch.setattr(set_metrics, "KID_SUBSET_SIZE", 20)
     x, y = vectors(40, seed=0), vectors(60, seed=1)
     found = set_metrics.kid(x, y)
     assert found == set_metrics.kid(x, y) and found["kid_std"] > 0
@@ -95,7 +95,7 @@ def test_names_say_by_which_features():
 
 def test_two_images_are_enough_and_one_is_not():
     x, y = vectors(2, seed=0), vectors(9, seed=1)
-    figures = set_metrics.compare(list(set_metrics.METRICS), x, y, INCEPTION)
+    figures = set_metrics.compare(list(set_metrics.SET_METRICS), x, y, INCEPTION)
     assert np.isfinite(list(figures.values())).all()
     with pytest.raises(InputError, match="fid, kid: two generated images or more are needed, not 1"):
         set_metrics.compare(["fid", "kid"], x[:1], y, INCEPTION)

@@ -9,14 +9,14 @@ import pytest
 
 from emage.config import EvaluateConfig, preset
 from emage.on_ray.evaluation import actor_pool
-from emage.on_ray.evaluation.actor_pool import Part, Pool
+from emage.on_ray.evaluation.actor_pool import ActorPool, WorkItem
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
 
 
 def worker() -> type:
-    """In place of a Drawer. Made here, so that Ray sends it along: its processes know no tests."""
+    """In place of an EvaluationActor. Made here, so that Ray sends it along: its processes know no tests."""
 
     class Worker:
         def __init__(self, config: EvaluateConfig, networks: str):
@@ -27,9 +27,9 @@ def worker() -> type:
             else:
                 assert networks == "sound"
 
-        def is_there(self) -> None: ...
+        def ping(self) -> None: ...
 
-        def do(self, method: str, arguments: tuple[int, int]) -> int:
+        def run(self, method: str, arguments: tuple[int, int]) -> int:
             """Leaves a mark each time that it begins a part, and dies the first few times."""
             number, deaths = arguments
             begun = self.marks / str(number)
@@ -43,10 +43,10 @@ def worker() -> type:
     return Worker
 
 
-def work(output: Path, num_actors: int, monkeypatch: pytest.MonkeyPatch, networks: str = "sound") -> Pool:
-    monkeypatch.setattr(actor_pool, "Drawer", worker())
+def work(output: Path, num_actors: int, monkeypatch: pytest.MonkeyPatch, networks: str = "sound") -> ActorPool:
+    monkeypatch.setattr(actor_pool, "EvaluationActor", worker())
     settings = {"checkpoint": "demo", "captions": "none", "output": str(output), "num_actors": num_actors}
-    return Pool(preset(EvaluateConfig, "tiny", **settings), networks)  # type: ignore[arg-type]
+    return ActorPool(preset(EvaluateConfig, "tiny", **settings), networks)  # type: ignore[arg-type]
 
 
 def begun(output: Path) -> list[int]:
@@ -55,49 +55,49 @@ def begun(output: Path) -> list[int]:
 
 
 def test_what_a_lost_actor_had_in_hand_is_begun_again_and_nothing_else(ray_cluster, tmp_path, monkeypatch):
-    parts = [Part("number", (number, 2 if number == 3 else 0), 1) for number in range(8)]
-    assert work(tmp_path, 2, monkeypatch).run("draw", parts) == list(range(8))
+    parts = [WorkItem("number", (number, 2 if number == 3 else 0), 1) for number in range(8)]
+    assert work(tmp_path, 2, monkeypatch).run("generate", parts) == list(range(8))
     assert begun(tmp_path) == [1, 1, 1, 3, 1, 1, 1, 1]
 
 
 @pytest.mark.faults
 def test_a_part_that_ends_every_actor_ends_the_stage_in_one_line(ray_cluster, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="an actor died again and again") as ended:
-        work(tmp_path, 1, monkeypatch).run("draw", [Part("number", (0, 100), 1)])
-    assert "\n" not in str(ended.value) and begun(tmp_path) == [actor_pool.REPEATED + 1]
+    with pytest.raises(InputError, match="an actor failed 6 times in a row") as ended:
+        work(tmp_path, 1, monkeypatch).run("generate", [WorkItem("number", (0, 100), 1)])
+    assert "\n" not in str(ended.value) and begun(tmp_path) == [actor_pool.MAX_RETRIES + 1]
 
 
 @pytest.mark.faults
 def test_actors_that_went_while_they_were_idle_cost_no_part_a_try(ray_cluster, tmp_path, monkeypatch):
     actors = work(tmp_path, 4, monkeypatch)
-    before = actors.run("draw", [Part("who", (number, 0), 1) for number in range(24)])
+    before = actors.run("generate", [WorkItem("who", (number, 0), 1) for number in range(24)])
     for pid in set(before):
         os.kill(pid, signal.SIGKILL)
-    monkeypatch.setattr(actor_pool, "REPEATED", 0)
-    (after,) = actors.run("judge", [Part("who", (0, 0), 1)])
+    monkeypatch.setattr(actor_pool, "MAX_RETRIES", 0)
+    (after,) = actors.run("score", [WorkItem("who", (0, 0), 1)])
     assert after not in before
 
 
 @pytest.mark.faults
 def test_an_actor_that_never_starts_ends_it_too(ray_cluster, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no actor could start .*AssertionError"):
-        work(tmp_path, 1, monkeypatch, networks="broken").run("draw", [Part("number", (0, 0), 1)])
+        work(tmp_path, 1, monkeypatch, networks="broken").run("generate", [WorkItem("number", (0, 0), 1)])
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.faults
 def test_a_node_on_which_no_actor_starts_does_not_end_what_others_do(ray_cluster, tmp_path, monkeypatch):
     actors = work(tmp_path, 2, monkeypatch, networks="sound once")
-    parts = [Part("slow", (number, 0), 1) for number in range(10)]
-    monkeypatch.setattr(actor_pool, "REPEATED", 1)
-    assert actors.run("draw", parts) == list(range(10))
-    assert len(list(tmp_path.iterdir())) - 1 - len(parts) > 2 * actor_pool.REPEATED  # processes that began
+    parts = [WorkItem("slow", (number, 0), 1) for number in range(10)]
+    monkeypatch.setattr(actor_pool, "MAX_RETRIES", 1)
+    assert actors.run("generate", parts) == list(range(10))
+    assert len(list(tmp_path.iterdir())) - 1 - len(parts) > 2 * actor_pool.MAX_RETRIES  # processes that began
 
 
 def test_work_does_not_wait_for_actors_that_never_come(ray_cluster, tmp_path, monkeypatch):
     """Eight are asked for, and the cluster has room for four."""
     actors = work(tmp_path, 8, monkeypatch)
-    pids = actors.run("draw", [Part("who", (number, 0), 1) for number in range(60)])
+    pids = actors.run("generate", [WorkItem("who", (number, 0), 1) for number in range(60)])
     assert 1 <= len(set(pids)) <= 4
     assert begun(tmp_path) == [1] * 60
-    assert set(actors.run("draw", [Part("who", (0, 0), 1)])) <= set(pids)  # those that are there are used again
+    assert set(actors.run("generate", [WorkItem("who", (0, 0), 1)])) <= set(pids)  # those that are there are used again

@@ -12,8 +12,8 @@ from PIL import Image
 
 from emage.config import EvaluateConfig, preset
 from emage.data import shapes
-from emage.evaluation import caption_list, image_shards, scoring
-from emage.evaluation.metrics import frechet, reference_features
+from emage.evaluation import caption_list, image_shards, reference_features, scoring
+from emage.evaluation.metrics import frechet
 from emage.evaluation.metrics.frechet import Moments
 from emage.inference.pipeline import Emage
 from emage.on_ray.evaluation.driver import evaluate
@@ -59,13 +59,13 @@ def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
 @pytest.fixture(scope="module")
 def figures(settings: EvaluateConfig) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_shards, "IMAGES", 9)
+        patch.setattr(image_shards, "IMAGES_PER_SHARD", 9)
         return evaluate(settings)
 
 
 def split(settings: EvaluateConfig) -> list[image_shards.Shard]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_shards, "IMAGES", 9)
+        patch.setattr(image_shards, "IMAGES_PER_SHARD", 9)
         return image_shards.split(caption_list.read(settings.captions, 100, settings.seed), CANDIDATES)
 
 
@@ -120,13 +120,13 @@ def test_the_report_says_what_made_the_figures(settings: EvaluateConfig, figures
     assert made_by["reference"]["count"] == 40 and made_by["reference"]["place"] == "real"
     assert made_by["judges"]["clip_score"]["weights_sha256"] != made_by["drawing"]["ranker"]["weights_sha256"]
     warnings = " ".join(record["warnings"])
-    assert all(part in warnings for part in ("no FID", "COMPARE WITH NOTHING", "best of several"))
+    assert all(part in warnings for part in ("no FID", "DO NOT COMPARE", "best of several"))
     assert all((output / name).exists() for name in ("grid.png", "best.png", "worst.png"))
 
 
 @pytest.mark.faults
 def test_what_is_there_is_not_made_again_and_the_list_can_be_given(settings: EvaluateConfig, figures, monkeypatch):
-    monkeypatch.setattr(image_shards, "IMAGES", 9)
+    monkeypatch.setattr(image_shards, "IMAGES_PER_SHARD", 9)
     output = Path(settings.output)
     before = {file: file.stat().st_mtime_ns for file in output.rglob("*.tar")}
     (output / "first" / "000002.tar").unlink()  # one shard is damaged
@@ -142,7 +142,7 @@ def test_another_run_in_its_place_is_refused(settings: EvaluateConfig, figures):
     before = bytes_of(Path(settings.output))
     with pytest.raises(InputError, match=r"already holds a run with drawing.seed=0 \(now 1\)"):
         evaluate(replace(settings, seed=1))
-    with pytest.raises(InputError, match="a CLIP cannot judge what it ranked"):
+    with pytest.raises(InputError, match="a CLIP cannot score what it ranked"):
         same = replace(settings.judge, clip_model=settings.rank_model, clip_weights=settings.rank_weights)
         evaluate(replace(settings, judge=same))
     assert bytes_of(Path(settings.output)) == before

@@ -41,7 +41,7 @@ def num_shards(output: Path) -> int:
 
 def drawers(process) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "ray::Drawer" in " ".join(child.cmdline())]
+    return [child for child in children if "ray::EvaluationActor" in " ".join(child.cmdline())]
 
 
 def result(output: Path) -> tuple[dict[str, str], dict]:

@@ -11,7 +11,7 @@ from web import encode
 
 from emage.data.ingest import decode_image
 from emage.data.ingest.decode_image import ImageError
-from emage.evaluation.metrics import image_files, reference_features
+from emage.evaluation import image_files, reference_features
 from emage.utils.errors import InputError
 
 
@@ -19,7 +19,7 @@ class MeanColour:
     """An extractor whose answers can be read off the image."""
 
     name, width = "colour", 3
-    facts = {"network": "mean", "width": 3}  # noqa: RUF012
+    metadata = {"network": "mean", "width": 3}  # noqa: RUF012
 
     def __call__(self, pixels):
         return pixels.float().mean((2, 3))
@@ -44,22 +44,22 @@ def place(tmp_path, monkeypatch):
 
 def test_an_image_of_the_right_size_comes_through_unchanged(place):
     files = reference_features.find(str(place)).files
-    (batch,) = image_files.batches(files[:4], 96, 8, cut=image_files.exact)
+    (batch,) = image_files.batches(files[:4], 96, 8, crop=image_files.crop_exactly)
     for i in range(4):
         assert np.array_equal(batch[i].permute(1, 2, 0).numpy(), noise(96, 96, seed=i))
 
 
 def test_the_longer_side_is_cropped_at_its_centre():
     wide = noise(200, 100)
-    assert np.array_equal(image_files.exact(encode(Image.fromarray(wide), "PNG"), 100), wide[:, 50:150])
+    assert np.array_equal(image_files.crop_exactly(encode(Image.fromarray(wide), "PNG"), 100), wide[:, 50:150])
 
 
 def test_a_large_jpeg_is_decoded_in_full():
     image = Image.fromarray(noise(512, 512)).resize((1024, 1024))
     data = encode(image, "JPEG")
     whole = Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.LANCZOS)
-    assert np.array_equal(image_files.exact(data, 64), np.asarray(whole))
-    assert not np.array_equal(image_files.ingested(data, 64), np.asarray(whole))  # at a quarter, and a JPEG again
+    assert np.array_equal(image_files.crop_exactly(data, 64), np.asarray(whole))
+    assert not np.array_equal(image_files.crop_as_ingest(data, 64), np.asarray(whole))  # at a quarter, and a JPEG again
 
 
 def test_what_cannot_be_decoded_safely_is_refused_as_ever():
@@ -79,7 +79,7 @@ def test_features_come_in_the_files_order(place):
 
 def test_facts(place):
     survey = reference_features.find(str(place))
-    facts = reference_features.facts(f"{place}/", survey, 96)
+    facts = reference_features.describe(f"{place}/", survey, 96)
     assert facts.items() >= {"place": "real", "count": 5, "refused": {"not_an_image": 1}}.items()
     assert facts["sha256"] == survey.sha256 and "96 px" in facts["preprocessing"]
 
@@ -102,7 +102,7 @@ def test_features_are_kept_by_content(place):
 
 def test_other_images_networks_or_sizes_are_other_features(place):
     survey, other = reference_features.find(str(place)), MeanColour()
-    other.facts = {**MeanColour.facts, "network": "median"}
+    other.metadata = {**MeanColour.metadata, "network": "median"}
     changed = dataclasses.replace(survey, sha256="0")
     keys = [(survey, MeanColour(), 96), (survey, MeanColour(), 64), (survey, other, 96), (changed, MeanColour(), 96)]
     assert len({reference_features.key(*key) for key in keys}) == 4

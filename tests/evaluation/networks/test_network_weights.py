@@ -11,9 +11,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from emage.evaluation.metrics.inception import Inception
-from emage.evaluation.metrics.network_weights import Published, find, read
 from emage.evaluation.metrics.psnr_lpips import Lpips
+from emage.evaluation.networks.inception import Inception
+from emage.evaluation.networks.network_weights import PublishedWeights, find, read
 from emage.utils.errors import InputError
 
 CONTENT = b"weights"
@@ -25,7 +25,7 @@ def published(serve_folder, tmp_path, monkeypatch):
     folder, url = serve_folder
     (folder / "judge.pth").write_bytes(CONTENT)
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
-    return Published("judge", f"{url}/judge.pth", DIGITS)
+    return PublishedWeights("judge", f"{url}/judge.pth", DIGITS)
 
 
 def test_nothing_is_fetched_unasked(published):
@@ -64,7 +64,7 @@ def test_of_several_at_once_one_fetches(tmp_path, monkeypatch):
     Slow.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        judge = Published("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", DIGITS)
+        judge = PublishedWeights("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", DIGITS)
         found = list(pool.map(lambda _: find(judge, None, True), range(3)))
         server.shutdown()
     assert found == [judge.cached] * 3 and judge.cached.read_bytes() == CONTENT
@@ -93,7 +93,7 @@ def test_the_named_file_wins_and_may_be_another(published, tmp_path):
     published.cached.write_bytes(CONTENT)
     (tmp_path / "mine.pth").write_bytes(b"mine")
     assert find(published, str(tmp_path / "mine.pth"), fetch=False) == tmp_path / "mine.pth"
-    assert not published.is_genuine(tmp_path / "mine.pth") and published.is_genuine(published.cached)
+    assert not published.matches(tmp_path / "mine.pth") and published.matches(published.cached)
 
 
 def test_a_named_file_that_is_missing(published):

@@ -7,8 +7,8 @@ import inception_file
 import pytest
 import torch
 
-from emage.evaluation.metrics import inception
-from emage.evaluation.metrics.inception import LAYERS, Inception
+from emage.evaluation.networks import inception
+from emage.evaluation.networks.inception import LAYERS, Inception
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
@@ -17,12 +17,12 @@ def test_features_of_both_layers_are_torch_fidelitys(tmp_path, monkeypatch):
     path = tmp_path / "inception.pth"
     network = inception_file.write(path)
     digits = manifest.sha256(path)[:8]
-    monkeypatch.setattr(inception, "WEIGHTS", dataclasses.replace(inception.WEIGHTS, digits=digits))
+    monkeypatch.setattr(inception, "WEIGHTS", dataclasses.replace(inception.WEIGHTS, sha256_prefix=digits))
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     early, last = (Inception(path, width=width) for width in LAYERS)
     for extractor, theirs, width in zip((early, last), network(pixels), LAYERS, strict=True):
         found = extractor(pixels)
-        assert found.shape == (2, width) and extractor.width == extractor.facts["width"] == width
+        assert found.shape == (2, width) and extractor.width == extractor.metadata["width"] == width
         torch.testing.assert_close(found, theirs)
         assert not torch.equal(found[0], found[1])
     assert (early.name, last.name) == ("inception_64", "inception")  # only the last one's distance is the FID
@@ -43,7 +43,7 @@ def test_modes_tell_what_reaches_the_network():
 
 def test_another_networks_weights_are_refused(tmp_path):
     torch.save({"fc.bias": torch.zeros(1008)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other.pth is no Inception of https.*Missing key") as caught:
+    with pytest.raises(InputError, match=r"other.pth is not the Inception of https.*Missing key") as caught:
         Inception(tmp_path / "other.pth")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1_000  # of 17,000
 

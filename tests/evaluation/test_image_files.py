@@ -8,7 +8,7 @@ from PIL import Image
 from web import encode
 
 from emage.data.ingest import decode_image
-from emage.evaluation.metrics import image_files
+from emage.evaluation import image_files
 from emage.utils.errors import InputError
 
 
@@ -58,14 +58,14 @@ def test_bad_images_are_counted_by_cause(folder):
     (folder / "broken.png").write_bytes(png(50)[:100])
     (folder / "page.jpg").write_bytes(b"<html>")
     (folder / "small.png").write_bytes(png(60, 96, 63))  # ingest wants 64 px
-    survey = image_files.survey(image_files.find(str(folder)))
+    survey = image_files.check_images(image_files.find(str(folder)))
     assert [file.name for file in survey.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
-    assert survey.refused == {"truncated": 1, "not_an_image": 1, "too_small": 1}
+    assert survey.rejected == {"truncated": 1, "not_an_image": 1, "too_small": 1}
 
 
 def test_the_digest_is_of_names_and_contents(folder):
     def digest() -> str:
-        return image_files.survey(image_files.find(str(folder))).sha256
+        return image_files.check_images(image_files.find(str(folder))).sha256
 
     before = digest()
     (folder / "page.jpg").write_bytes(b"<html>")
@@ -83,7 +83,7 @@ def test_nothing_to_use(tmp_path):
         image_files.find(str(tmp_path))
     (tmp_path / "page.jpg").write_bytes(b"<html>")
     with pytest.raises(InputError, match=r"none of 1 images can be used: \{'not_an_image': 1\}"):
-        image_files.survey(image_files.find(str(tmp_path)))
+        image_files.check_images(image_files.find(str(tmp_path)))
     (tmp_path / "broken.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken.tar: unreadable archive"):
         image_files.find(str(tmp_path))

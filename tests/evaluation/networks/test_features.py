@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from emage import tokenizers
-from emage.evaluation.metrics import features, inception
+from emage.evaluation.metrics import set_metrics
+from emage.evaluation.networks import features, inception
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -64,7 +65,7 @@ def test_the_dvaes_features_are_its_mean_codes():
 
 
 def test_facts_name_the_network_and_its_weights(tokenizer):
-    facts = features.load("tokenizer", tokenizer=tokenizer).facts
+    facts = features.load("tokenizer", tokenizer=tokenizer).metadata
     assert facts["weights_sha256"] == tokenizer.sha256 and facts["width"] == 64 and facts["published"] is False
     assert tokenizers.DEMO in facts["network"] and "64 px" in facts["preprocessing"]
 
@@ -83,21 +84,21 @@ def test_the_published_inception_is_fetched_once_and_may_say_fid(
     folder, url = serve_folder
     os.link(weights_file, folder / "inception.pth")
     published = dataclasses.replace(
-        inception.WEIGHTS, url=f"{url}/inception.pth", digits=manifest.sha256(weights_file)[:8]
+        inception.WEIGHTS, url=f"{url}/inception.pth", sha256_prefix=manifest.sha256(weights_file)[:8]
     )
     monkeypatch.setattr(inception, "WEIGHTS", published)
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     extractor = features.load("inception", mode="clean", tokenizer=tokenizer)
     assert published.cached.exists() and extractor.name == "inception" and extractor.width == 2048
-    assert extractor.facts["mode"] == "clean" and "PIL bicubic" in extractor.facts["preprocessing"]
-    assert extractor.facts["published"] is True and len(extractor.facts["weights_sha256"]) == 64
-    assert features.figure_name("fid", extractor) == "fid" and features.figure_name("kid", extractor) == "kid"
+    assert extractor.metadata["mode"] == "clean" and "PIL bicubic" in extractor.metadata["preprocessing"]
+    assert extractor.metadata["published"] is True and len(extractor.metadata["weights_sha256"]) == 64
+    assert set_metrics.metric_name("fid", extractor) == "fid" and set_metrics.metric_name("kid", extractor) == "kid"
 
 
 def test_other_weights_may_not(weights_file, tokenizer):
     extractor = features.load("inception", inception_file=str(weights_file), tokenizer=tokenizer)
-    assert extractor.name == "inception_unpublished" and extractor.facts["published"] is False
-    assert features.figure_name("fid", extractor) == "frechet_inception_unpublished"
+    assert extractor.name == "inception_unpublished" and extractor.metadata["published"] is False
+    assert set_metrics.metric_name("fid", extractor) == "frechet_inception_unpublished"
 
 
 def test_without_a_network_the_tokenizer_stands_in(tokenizer, tmp_path, monkeypatch):
@@ -105,7 +106,7 @@ def test_without_a_network_the_tokenizer_stands_in(tokenizer, tmp_path, monkeypa
     nowhere = dataclasses.replace(inception.WEIGHTS, url="http://127.0.0.1:1/inception.pth")
     monkeypatch.setattr(inception, "WEIGHTS", nowhere)
     with pytest.warns(
-        UserWarning, match=r"no Inception weights .*is no FID; fetch http.* and pass inception=FILE"
+        UserWarning, match=r"no Inception weights .*is not an FID; fetch http.* and pass inception=FILE"
     ) as said:
         extractor = features.load("inception", tokenizer=tokenizer)
     assert extractor.name == "tokenizer" and "\n" not in str(said[0].message)
@@ -126,4 +127,4 @@ def test_a_named_file_that_is_missing_is_no_reason_to_take_another(tokenizer):
     ],
 )
 def test_figures_of_other_features_say_so(metric, name):
-    assert features.figure_name(metric, SimpleNamespace(name="tokenizer")) == name
+    assert set_metrics.metric_name(metric, SimpleNamespace(name="tokenizer")) == name

@@ -1,0 +1,146 @@
+"""Images on disk as squares: the files of a folder, however deep, and the members of .tar archives in it.
+
+There are two ways to crop, for `check_images` and `batches`: `crop_as_ingest`, as ingest crops what it downloads, so
+that a tokenizer gets the same images here and there; `crop_exactly`, the same square without the compression and the
+faster decoding of ingest, for metrics.
+
+Letters: B batch, H = W side.
+"""
+
+import hashlib
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emage.config import DownloadConfig
+from emage.data.ingest import decode_image
+from emage.data.ingest.decode_image import ImageError
+from emage.utils.errors import InputError
+
+ENDINGS = (".jpg", ".jpeg", ".png")
+INGEST_LIMITS = DownloadConfig()  # sizes that ingest rejects
+
+Crop = Callable[[bytes, int], np.ndarray]  # (bytes of a file, side) -> uint8 (H, W, 3); raises ImageError
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, or a member of a .tar archive.
+
+    `name` is the path below the folder; the name of a member is appended to that of its archive. `offset` and `size`
+    are the position of its bytes in `path`; a size of -1 means up to the end.
+    """
+
+    name: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass
+class UsableImages:
+    """The images of a folder that can be decoded.
+
+    `rejected` counts the others by reason. `sha256` is a hash of the names and contents of `files`.
+    """
+
+    files: list[ImageFile] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    sha256: str = ""
+
+
+def find(path: str) -> list[ImageFile]:
+    """Return the images of a folder or of one .tar, sorted by name.
+
+    Raises:
+        InputError: The path does not exist, or holds no images.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise InputError(f"{path}: no such folder or .tar of images")
+    paths = sorted(root.rglob("*")) if root.is_dir() else [root]
+    found = [image for file in paths if file.is_file() for image in _images_of(file, root)]
+    if not found:
+        raise InputError(f"{path}: no images in it ({', '.join(ENDINGS)}, or .tar archives of them)")
+    return found
+
+
+def _images_of(path: Path, root: Path) -> list[ImageFile]:
+    name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+    if path.suffix.lower() in ENDINGS:
+        return [ImageFile(name, path)]
+    if path.suffix != ".tar":
+        return []
+    try:
+        with tarfile.open(path) as archive:
+            members = [m for m in archive if m.isfile() and m.name.lower().endswith(ENDINGS)]
+    except tarfile.TarError as error:
+        raise InputError(f"{path}: unreadable archive ({error})") from None
+    members.sort(key=lambda member: member.name)
+    return [ImageFile(f"{name}/{m.name}", path, m.offset_data, m.size) for m in members]
+
+
+def crop_as_ingest(data: bytes, side: int) -> np.ndarray:
+    """Return the pixels (H, W, 3) that ingest would keep, after its JPEG compression."""
+    limits = {"min_size": INGEST_LIMITS.min_image_size, "max_pixels": INGEST_LIMITS.max_image_pixels}
+    image = decode_image.make_square_jpeg(data, side, **limits)
+    return decode_image.decode_pixels(image.jpeg)
+
+
+def crop_exactly(data: bytes, side: int) -> np.ndarray:
+    """Return the pixels (H, W, 3) of the same square, without compression."""
+    return decode_image.decode_square(data, side, min_size=1, max_pixels=INGEST_LIMITS.max_image_pixels)
+
+
+def check_images(files: Sequence[ImageFile], crop: Crop = crop_as_ingest) -> UsableImages:
+    """Decode every image once; return the usable ones and the reasons for which the others are rejected.
+
+    Raises:
+        InputError: None of the images can be used.
+    """
+    result, digest = UsableImages(), hashlib.sha256()
+    with ThreadPoolExecutor() as pool:
+        checked = tqdm(pool.map(partial(_check, crop=crop), files), total=len(files), desc="checking", unit="image")
+        for file, (sha256, reason) in zip(files, checked, strict=True):
+            if reason:
+                result.rejected[reason] += 1
+                continue
+            result.files.append(file)
+            digest.update(f"{file.name} {sha256}\n".encode())
+    result.sha256 = digest.hexdigest()
+    if not result.files:
+        raise InputError(f"none of {len(files)} images can be used: {dict(result.rejected)}")
+    return result
+
+
+def _check(file: ImageFile, crop: Crop) -> tuple[str, str | None]:
+    """Return the sha256 of a usable image and None, or "" and the reason for which it is rejected."""
+    data = file.read()
+    try:
+        crop(data, INGEST_LIMITS.image_size)
+    except ImageError as error:
+        return "", error.reason
+    return hashlib.sha256(data).hexdigest(), None
+
+
+def batches(files: Sequence[ImageFile], side: int, batch_size: int, crop: Crop = crop_as_ingest) -> Iterator[Tensor]:
+    """Yield the images in batches, uint8 (B, 3, H, W), in the order of the files."""
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes and resizes
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            squares = list(pool.map(lambda file: crop(file.read(), side), batch))  #      B x (H, W, 3)
+            yield torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()

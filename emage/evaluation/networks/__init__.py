@@ -1,0 +1,1 @@
+"""Networks whose features metrics compare: Inception, tokenizers, and where their weights are."""

@@ -1,0 +1,84 @@
+"""The real images that generated images are compared with, and a cache of their features, keyed by content.
+
+<cache>/metrics/reference/KEY.safetensors    `features` (M, D) float32, with their sha256
+
+Letters: M real images, D features.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from emage.evaluation import image_files
+from emage.evaluation.image_files import ImageFile, UsableImages
+from emage.evaluation.networks import network_weights
+from emage.evaluation.networks.features import FeatureExtractor
+from emage.tokenizers.weight_files import fingerprint, write
+from emage.utils import manifest
+
+
+def find(path: str) -> UsableImages:
+    """Return the usable images of a folder or .tar.
+
+    Raises:
+        InputError: There are none.
+    """
+    return image_files.check_images(image_files.find(path), crop=image_files.crop_exactly)
+
+
+def features(files: Sequence[ImageFile], extractor: FeatureExtractor, side: int, batch_size: int) -> Tensor:
+    """Compute the features (M, D), float32, in the order of the files; `side` is that of the generated images."""
+    batches = image_files.batches(files, side, batch_size, crop=image_files.crop_exactly)
+    return torch.cat([extractor(pixels) for pixels in batches])
+
+
+def describe(path: str, images: UsableImages, side: int) -> dict[str, Any]:
+    """Return what reports state about the reference images."""
+    return {
+        "place": Path(path).absolute().name,
+        "count": len(images.files),
+        "refused": dict(images.rejected),
+        "sha256": images.sha256,
+        "preprocessing": preprocessing(side),
+    }
+
+
+def preprocessing(side: int) -> str:
+    """Describe how the images are prepared. The text is part of cache keys on disk."""
+    return f"upright, RGB, centre crop of the longer side, Lanczos with antialias to {side} px, not compressed again"
+
+
+# --- The cache --------------------------------------------------------------------------------------------------------
+
+
+def key(images: UsableImages, extractor: FeatureExtractor, side: int) -> str:
+    """Return the cache key of the features of these images. It does not depend on the folder that they are in."""
+    return manifest.fingerprint([images.sha256, extractor.metadata, preprocessing(side)])
+
+
+def load_cached(key: str) -> Tensor | None:
+    """Return the features (M, D), float32; None if they are not in the cache, or the file is damaged."""
+    try:
+        with safetensors.safe_open(_path(key), framework="pt") as file:
+            features = file.get_tensor("features")
+            promised = (file.metadata() or {}).get("sha256")
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return features if fingerprint({"features": features}) == promised else None
+
+
+def store(key: str, features: Tensor) -> None:
+    """Write the features into the cache."""
+    path = _path(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"features": features}
+    write(tensors, path, {"sha256": fingerprint(tensors)})
+
+
+def _path(key: str) -> Path:
+    return network_weights.cache_folder() / "reference" / f"{key}.safetensors"
