@@ -84,7 +84,7 @@ def load(
         InputError: A network is unavailable, or its metadata differs from `expected`.
     """
     found: dict[str, Scorer] = {}
-    needed = [SET_METRIC_NETWORKS[name] for name in config.metrics if name in SET_METRIC_NETWORKS]
+    needed: list[FeatureNetwork] = [SET_METRIC_NETWORKS[name] for name in config.metrics if name in SET_METRIC_NETWORKS]
     for wanted in dict.fromkeys(needed):
         is_replaced = expected is not None and expected[wanted]["mode"] == TokenizerFeatures.name
         network: FeatureNetwork = "tokenizer" if is_replaced else wanted
