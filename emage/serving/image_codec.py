@@ -6,10 +6,10 @@ from typing import Any, Protocol
 from PIL import Image, ImageOps
 
 from emage.data.ingest import decode_image
+from emage.serving.limits import MAX_UPLOAD_PIXELS
 from emage.serving.request import Format, GenerationRequest, RequestError
 from emage.utils.errors import InputError
 
-MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded image; a larger one is not decoded
 DECODE_ERRORS = {
     "not_an_image": "it is not an image (PNG, JPEG, WebP, GIF, BMP or TIFF)",
     "too_many_pixels": f"it has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels",

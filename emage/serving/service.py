@@ -33,14 +33,13 @@ from emage.serving.batch_types import (
 )
 from emage.serving.batcher import Batcher, warm_up
 from emage.serving.image_codec import InpaintingPipeline, encode_image, read_edit, size_text
+from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS
 from emage.serving.request import Format, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.utils.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-MAX_PREVIEWS = 64  # per image; the autoregressive method takes 1024 decoding steps
 MAX_PNG_PREVIEW_SIDE = 128  # pixels; larger previews are JPEG. A small PNG is cheap, and JPEG's artefacts show in it
-MAX_CONCURRENT_UPLOADS = 2  # that are decoded at a time: each may take a few hundred MB
 
 SafetyHook = Callable[[str, Image.Image | None], str | None]
 

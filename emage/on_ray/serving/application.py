@@ -17,11 +17,11 @@ from emage.on_ray.serving.deployment import Load, Model, load_checkpoint
 from emage.on_ray.serving.frontend import Frontend
 from emage.serving.http.app import Options
 from emage.serving.http.auth import AccessOptions
+from emage.serving.limits import MAX_OPEN_REQUESTS
 
 QUIET = {"log_level": "WARNING"}  # on the terminal that started it; INFO is one line per request
 SPARE_REQUESTS = 64  # at a replica, beyond its queue: it rejects in the API's form what Serve would reject in its own
 FRONTEND_CPUS = 0.5
-FRONTEND_REQUESTS = 4_096  # open at once at one frontend; more are rejected by Serve
 HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replaced
 
 
@@ -55,7 +55,7 @@ def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve
         ray_actor_options={"num_gpus": config.gpus_per_replica},
         user_config={"checkpoint": config.checkpoint},
         max_ongoing_requests=config.max_batch_size + config.max_queued + SPARE_REQUESTS,
-        max_queued_requests=FRONTEND_REQUESTS,
+        max_queued_requests=MAX_OPEN_REQUESTS,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
@@ -64,7 +64,7 @@ def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve
     frontend = Frontend.options(  # type: ignore[attr-defined]
         num_replicas=config.num_frontends,
         ray_actor_options={"num_cpus": FRONTEND_CPUS},
-        max_ongoing_requests=FRONTEND_REQUESTS,
+        max_ongoing_requests=MAX_OPEN_REQUESTS,
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET,
     )

@@ -4,17 +4,15 @@ import time
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emage.serving.http import routes
+from emage.serving.http import openapi, routes
 from emage.serving.http.auth import AccessOptions, AuthMiddleware
 from emage.serving.http.backend import Backend, MetricsSink
 from emage.serving.http.error_handlers import HANDLERS
-from emage.serving.http.openapi import EDITS, GENERATIONS, OTHERS, openapi_schema
 from emage.version import __version__
 
 
@@ -35,7 +33,7 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
         metrics: What records the requests; None: the endpoint has no /metrics.
     """
     app = FastAPIOffline(title="Emage", version=__version__, redoc_url=None)
-    app.openapi = lambda: openapi_schema(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.schema(app)  # type: ignore[method-assign]
     app.state.backend, app.state.options, app.state.metrics = backend, options, metrics
     app.state.created = int(time.time())
     _add_routes(app, with_metrics=metrics is not None)
@@ -50,15 +48,13 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
 
 
 def _add_routes(app: FastAPI, with_metrics: bool) -> None:
-    app.add_api_route("/v1/images/generations", routes.generations, methods=["POST"], **GENERATIONS)
-    app.add_api_route("/v1/images/edits", routes.edits, methods=["POST"], **EDITS)
-    app.add_api_route("/v1/models", routes.models, methods=["GET"], tags=["models"], **OTHERS)
-    app.add_api_route("/v1/models/{name}", routes.model, methods=["GET"], tags=["models"], **OTHERS)
-    app.add_api_route("/health", routes.health, methods=["GET"], tags=["operation"], **OTHERS)
+    app.add_api_route("/v1/images/generations", routes.generations, methods=["POST"], **openapi.GENERATIONS)
+    app.add_api_route("/v1/images/edits", routes.edits, methods=["POST"], **openapi.EDITS)
+    app.add_api_route("/v1/models", routes.models, methods=["GET"], **openapi.MODELS)
+    app.add_api_route("/v1/models/{name}", routes.model, methods=["GET"], **openapi.MODEL)
+    app.add_api_route("/health", routes.health, methods=["GET"], **openapi.HEALTH)
     if with_metrics:
-        app.add_api_route(
-            "/metrics", routes.metrics, methods=["GET"], tags=["operation"], response_class=PlainTextResponse
-        )
+        app.add_api_route("/metrics", routes.metrics, methods=["GET"], **openapi.METRICS)
     app.add_api_route("/", routes.page, methods=["GET"], include_in_schema=False)
     app.mount("/page", StaticFiles(directory=routes.PAGE_FOLDER), name="page")
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emage.serving.http.error_handlers import error_answer
+from emage.serving.limits import BODY_TIMEOUT_S
 
 PUBLIC_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: nothing secret, no work for the model
 PUBLIC_PREFIXES = ("/page/", "/static-offline-docs/", "/docs/")
@@ -30,7 +31,7 @@ class AccessOptions:
     key_sha256: str | None = None  # of the API key; None: no key, and only this machine is answered
     origins: tuple[str, ...] = ()  # of other sites whose pages may use the endpoint
     max_body: int = 20_000_000  # bytes of a request
-    body_timeout_s: float = 20.0  # until a request's body must be complete
+    body_timeout_s: float = BODY_TIMEOUT_S  # until a request's body must be complete
 
 
 class BodyError(HTTPException):

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 
 from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
@@ -67,19 +68,28 @@ EDITS: dict[str, Any] = {
     "responses": {**_IMAGES, **_errors()},
     "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _edit_form()}}}},
 }
-OTHERS: dict[str, Any] = {"responses": _errors()}
+MODELS: dict[str, Any] = {
+    "tags": ["models"],
+    "responses": {200: {"model": schemas.ModelList, "description": "the model"}, **_errors()},
+}
+MODEL: dict[str, Any] = {
+    "tags": ["models"],
+    "responses": {200: {"model": schemas.ModelDescription, "description": "the model"}, **_errors()},
+}
+HEALTH: dict[str, Any] = {"tags": ["operation"], "responses": _errors()}
+METRICS: dict[str, Any] = {"tags": ["operation"], "response_class": PlainTextResponse}
 
 
-def openapi_schema(app: FastAPI) -> dict[str, Any]:
+def schema(app: FastAPI) -> dict[str, Any]:
     """Return the endpoint's OpenAPI description, without FastAPI's own 422, which is not an answer of this API."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        for methods in schema["paths"].values():
+        found = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        for methods in found["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
-            schema["components"]["schemas"].pop(name, None)
-        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        schema["security"] = [{}, {"key": []}]  # {}: an endpoint without a key
-        app.openapi_schema = schema
+            found["components"]["schemas"].pop(name, None)
+        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{}, {"key": []}]  # {}: an endpoint without a key
+        app.openapi_schema = found
     return app.openapi_schema

@@ -19,6 +19,7 @@ from starlette.datastructures import UploadFile
 from emage.serving.http import schemas
 from emage.serving.http.backend import Backend
 from emage.serving.http.error_handlers import INTERNAL_ERROR_TEXT
+from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES
 from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 
 _log = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
     if not http.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError("invalid_form", "the body must be multipart/form-data")
     fields, files = {}, {}
-    async with http.form(max_files=4, max_fields=40, max_part_size=100_000) as form:
+    limits = {"max_files": MAX_FORM_FILES, "max_fields": MAX_FORM_FIELDS, "max_part_size": MAX_FORM_FIELD_BYTES}
+    async with http.form(**limits) as form:
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
             if name in fields or name in files:

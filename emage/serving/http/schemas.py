@@ -11,12 +11,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from emage.config import GuidanceSchedule, Revise, SamplingConfig, Schedule, UnmaskingOrder
+from emage.config.fields import leaves
 from emage.serving.error_codes import ERROR_CODES, error_type
+from emage.serving.limits import MAX_CANDIDATES, MAX_IMAGES, MAX_PREVIEWS, MAX_PROMPT_CHARACTERS, MAX_SEED
 from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage
 
 EXAMPLE_PROMPT = "a small red circle above a large blue square"
-MAX_PROMPT_CHARACTERS = 4_000
+SAMPLING_SETTINGS = leaves(SamplingConfig)
 EventPrefix = Literal["image_generation", "image_edit"]
+
+
+def _sampling(name: str) -> Any:
+    """Return the field of a sampling setting, described as in SamplingConfig; null leaves the model's own value."""
+    return Field(None, description=SAMPLING_SETTINGS[name].setting.meaning)
 
 
 class ImageRequest(BaseModel):
@@ -25,45 +32,43 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     prompt: str = Field(
-        min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="text to generate from", examples=[EXAMPLE_PROMPT]
+        min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="Text to generate from.", examples=[EXAMPLE_PROMPT]
     )
-    model: str | None = Field(None, description="a name that `GET /v1/models` lists", examples=[MODEL_NAME])
-    n: int | None = Field(1, ge=1, le=10, description="number of images; image i has the seed `seed + i`")
+    model: str | None = Field(None, description="A name that `GET /v1/models` lists.", examples=[MODEL_NAME])
+    n: int | None = Field(1, ge=1, le=MAX_IMAGES, description="Number of images. Image i has the seed `seed` + i.")
     size: str | None = Field(
-        None, description="WIDTHxHEIGHT of the model's images, or `auto`; there is no other size", examples=["auto"]
+        None, description="WIDTHxHEIGHT of the model's images, or `auto`; there is no other size.", examples=["auto"]
     )
-    response_format: Literal["b64_json"] | None = Field(None, description="images are returned, never stored")
-    output_format: Literal["png", "jpeg"] | None = Field(None, description="file format; null: png")
-    quality: Literal["auto", "standard"] | None = Field(None, description="accepted and ignored: one quality exists")
-    background: Literal["auto", "opaque"] | None = Field(None, description="accepted and ignored: images are opaque")
-    user: str | None = Field(None, max_length=1_000, description="accepted and ignored")
-    stream: bool | None = Field(None, description="answer with server-sent events: previews, then the images")
+    response_format: Literal["b64_json"] | None = Field(None, description="Images are returned, never stored.")
+    output_format: Literal["png", "jpeg"] | None = Field(None, description="Format of the files; null: png.")
+    quality: Literal["auto", "standard"] | None = Field(None, description="Has no effect: there is one quality.")
+    background: Literal["auto", "opaque"] | None = Field(None, description="Has no effect: images are opaque.")
+    user: str | None = Field(None, max_length=1_000, description="Has no effect.")
+    stream: bool | None = Field(None, description="Answer with server-sent events: previews, then the images.")
     partial_images: int | None = Field(
         None,
         ge=0,
-        le=64,
-        description="previews per image in a stream, evenly spread; null: one per decoding step",
+        le=MAX_PREVIEWS,
+        description="Previews per image in a stream, evenly spread; null: one per decoding step.",
     )
-    seed: int | None = Field(None, ge=0, lt=2**53, description="the same seed gives the same image; null: random")
-    candidates: int = Field(1, ge=1, le=16, description="images generated per returned one, the best by `rank`")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same seed gives the same image; null: random.")
+    candidates: int = Field(
+        1, ge=1, le=MAX_CANDIDATES, description="Images generated per returned one, which is the best by `rank`."
+    )
     rank: Literal["none", "likelihood"] = Field(
-        "likelihood", description="how the best candidate is chosen: by the model's likelihood, or the first one"
+        "likelihood", description="How the best candidate is chosen: by the model's likelihood, or simply the first."
     )
-    steps: int | None = Field(None, description="decoding steps")
-    schedule: Schedule | None = Field(None, description="how many tokens are kept after each step")
-    order: UnmaskingOrder | None = Field(None, description="which tokens are kept first")
-    temperature: float | None = Field(None, description="temperature of the sampled tokens; 0: argmax")
-    top_k: int | None = Field(None, description="sample among the k most probable tokens; 0: among all")
-    top_p: float | None = Field(None, description="sample within the nucleus of this probability")
-    gumbel: float | None = Field(None, description="noise on the unmasking order, for `order=confidence` only")
-    revise: Revise | None = Field(None, description="how `iterative3` rewrites tokens that are unmasked already")
-    guidance: float | None = Field(
-        None, description="classifier-free guidance scale; 0: off. The model must be trained with caption dropout"
-    )
-    guidance_schedule: GuidanceSchedule | None = Field(
-        None, description="linear: the scale grows from 1 to `guidance` over the steps"
-    )
-    remask: float | None = Field(None, description="fraction of the unmasked tokens that every step masks again")
+    steps: int | None = _sampling("steps")
+    schedule: Schedule | None = _sampling("schedule")
+    order: UnmaskingOrder | None = _sampling("order")
+    temperature: float | None = _sampling("temperature")
+    top_k: int | None = _sampling("top_k")
+    top_p: float | None = _sampling("top_p")
+    gumbel: float | None = _sampling("gumbel")
+    revise: Revise | None = _sampling("revise")
+    guidance: float | None = _sampling("guidance")
+    guidance_schedule: GuidanceSchedule | None = _sampling("guidance_schedule")
+    remask: float | None = _sampling("remask")
 
     def to_generation_request(
         self, seed: int, image: bytes | None = None, mask: bytes | None = None
@@ -93,64 +98,94 @@ class ImageRequest(BaseModel):
 class ImageData(BaseModel):
     """An image and the seed that generates it again."""
 
-    b64_json: str = Field(description="the file, base64")
-    seed: int = Field(description="the seed that generates the same image again")
+    b64_json: str = Field(description="The file, in base64.")
+    seed: int = Field(description="The seed that generates the same image again.")
+
+
+_TRUNCATED = "Whether the prompt was truncated: it is longer than the text encoder reads."
 
 
 class ImageResponse(BaseModel):
     """The answer of both image routes without `stream`."""
 
-    created: int = Field(description="Unix time in seconds")
-    data: list[ImageData] = Field(description="the images, in the order of their seeds")
-    output_format: Literal["png", "jpeg"] = Field(description="format of the files")
-    size: str = Field(description="WIDTHxHEIGHT")
-    prompt_cut: bool = Field(description="whether the prompt was truncated: it is longer than the text encoder reads")
+    created: int = Field(description="Unix time in seconds.")
+    data: list[ImageData] = Field(description="The images, in the order of their seeds.")
+    output_format: Literal["png", "jpeg"] = Field(description="Format of the files.")
+    size: str = Field(description="WIDTHxHEIGHT.")
+    prompt_cut: bool = Field(description=_TRUNCATED)
 
 
 class ImageEvent(BaseModel):
-    """The fields of every image event."""
+    """The fields of both image events."""
 
-    type: str = Field(description="`image_generation` or `image_edit`, then `.partial_image` or `.completed`")
-    b64_json: str = Field(description="the file, base64")
-    created_at: int = Field(description="Unix time in seconds")
-    size: str = Field(description="WIDTHxHEIGHT")
+    type: str = Field(description="Name of the event.")
+    b64_json: str = Field(description="The file, in base64.")
+    created_at: int = Field(description="Unix time in seconds.")
+    size: str = Field(description="WIDTHxHEIGHT.")
     output_format: Literal["png", "jpeg"] = Field(
-        description="previews are PNG up to 128 pixels a side, else JPEG; a finished image has the requested format"
+        description="Format of the file. Previews are PNG up to 128 pixels a side, else JPEG."
     )
-    quality: Literal["auto"] = "auto"
-    background: Literal["opaque"] = "opaque"
-    index: int = Field(description="which of the `n` images, from 0")
-    seed: int = Field(description="the seed of this image")
-    step: int = Field(description="decoding steps done")
-    steps: int = Field(description="decoding steps in all")
-    known: float = Field(description="fraction of the tokens that are unmasked")
+    quality: Literal["auto"] = Field("auto", description="Always the same.")
+    background: Literal["opaque"] = Field("opaque", description="Always the same.")
+    index: int = Field(description="Which of the `n` images, from 0.")
+    seed: int = Field(description="The seed of this image.")
+    step: int = Field(description="Decoding steps done.")
+    steps: int = Field(description="Decoding steps in all.")
+    known: float = Field(description="Fraction of the tokens that are unmasked.")
 
 
 class PartialImageEvent(ImageEvent):
-    """A preview: `image_generation.partial_image` or `image_edit.partial_image`."""
+    """A preview after a decoding step."""
 
-    partial_image_index: int = Field(description="which preview of this image, from 0")
+    partial_image_index: int = Field(description="Which preview of this image, from 0.")
 
 
 class CompletedEvent(ImageEvent):
-    """A finished image: `image_generation.completed` or `image_edit.completed`."""
+    """A finished image."""
 
-    prompt_cut: bool = Field(description="whether the prompt was truncated: it is longer than the text encoder reads")
+    prompt_cut: bool = Field(description=_TRUNCATED)
+
+
+class ModelDescription(BaseModel):
+    """The served model."""
+
+    id: str = Field(description="Its name in `model`.")
+    object: Literal["model"] = Field("model", description="Always the same.")
+    created: int = Field(description="Unix time of the frontend's start, in seconds.")
+    owned_by: Literal["emage"] = Field("emage", description="Always the same.")
+    method: str | None = Field(description="Decoding method the model was trained with.")
+    step: int | None = Field(description="Training step of the checkpoint.")
+    size: str = Field(description="WIDTHxHEIGHT of its images.")
+    grid: tuple[int, int] = Field(description="Rows and columns of an image's tokens.")
+    sampling: dict[str, Any] = Field(description="The sampling settings that are the defaults of requests.")
+    examples: list[str] = Field(description="Prompts to try.")
+    reload: dict[str, str] | None = Field(
+        None,
+        description="Present while another checkpoint is loaded (`loading`), or if one could not be loaded "
+        "(`not_loaded`, `reason`).",
+    )
+
+
+class ModelList(BaseModel):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"] = Field("list", description="Always the same.")
+    data: list[ModelDescription] = Field(description="The one model.")
 
 
 class ErrorBody(BaseModel):
-    """What is wrong."""
+    """An error."""
 
-    message: str = Field(description="one line: what is wrong, what to do")
-    type: str = Field(description="OpenAI's name for the kind of error; it follows from the status")
-    param: str | None = Field(description="the field that is at fault, or null")
-    code: str = Field(description="see the error codes")
+    message: str = Field(description="One line: what is wrong and what to do.")
+    type: str = Field(description="OpenAI's name for the kind of error; it follows from the status.")
+    param: str | None = Field(description="The field that is at fault, or null.")
+    code: str = Field(description="One of the error codes.")
 
 
 class ErrorResponse(BaseModel):
     """Every answer other than 200."""
 
-    error: ErrorBody
+    error: ErrorBody = Field(description="The error.")
 
 
 def image_response(images: list[GeneratedImage]) -> ImageResponse:

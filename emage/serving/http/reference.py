@@ -1,0 +1,203 @@
+"""The page docs/http_api.md, made from the schemas, the error codes and the limits. A test compares it with them.
+
+python -m emage.serving.http.reference > docs/http_api.md
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from emage.config import ServeConfig
+from emage.config.fields import leaves, number
+from emage.serving import limits
+from emage.serving.error_codes import ERROR_CODES, error_type
+from emage.serving.http import reference_examples, schemas
+from emage.serving.http.app import Options, make_app
+from emage.serving.http.auth import SECURITY_HEADERS
+
+_INTRODUCTION = """# HTTP API
+<!-- made by: python -m emage.serving.http.reference > docs/http_api.md -->
+The images API of OpenAI, served by `emage serve` (guide: [Serving](guides/serving.md)): OpenAI's clients work with
+another base URL. An endpoint also has this description as OpenAPI, at `/docs` and `/openapi.json`."""
+
+_GENERATION = """## Request: a generation
+
+`POST /v1/images/generations` takes a JSON object with these parameters. One that is left out has its default; an
+unknown one is an error."""
+
+_EDIT = """## Request: an edit
+
+`POST /v1/images/edits` takes a form with the same parameters and two files. The marked part of the image is
+regenerated, by whole positions of the token grid."""
+
+_EVENTS = """## Events of a stream
+
+With `stream`, the answer is `text/event-stream`. Its events are `image_generation.partial_image` (a preview) and
+`image_generation.completed` (a finished image); for edits `image_edit.partial_image` and `image_edit.completed`. The
+events of several images are interleaved. The last event may be `error`, whose data is the body of an error. Closing
+the connection cancels the generation. An error before the first event is a plain answer with its status."""
+
+_ERRORS = """## Errors
+
+Every answer other than 200 is `{"error": {...}}` with these fields, and so is the data of an `error` event:"""
+
+_CODES = """## Error codes
+
+Each code has one status."""
+
+_HEADERS = (
+    ("request", "`Authorization: Bearer KEY`", "required if the endpoint has an API key, except for the public routes"),
+    ("request", "`Content-Type`", "`application/json` for a generation, `multipart/form-data` for an edit"),
+    ("request", "`Origin`, `Host`", "checked if the endpoint has no API key: localhost, or a site of `access.origins`"),
+    ("answer", "`Retry-After`", "seconds until a retry makes sense, with most 429 and 503"),
+    ("answer", "`WWW-Authenticate: Bearer`", "with every 401"),
+    ("answer", "`Cache-Control: no-store`", "with every stream"),
+    *(("answer", f"`{name.decode()}: {value.decode()}`", "with every answer") for name, value in SECURITY_HEADERS),
+)
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n\n".join(text.strip() for text in _sections()) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    yield _INTRODUCTION
+    yield "## Examples\n\n" + reference_examples.examples()
+    yield "## Routes\n\n" + _table(("route", "meaning", "API key"), _routes())
+    yield _GENERATION + "\n\n" + _table(_PARAMETER_COLUMNS, _parameters())
+    yield _EDIT + "\n\n" + _table(_PARAMETER_COLUMNS, _files())
+    yield f"## Answer\n\n{_fields(schemas.ImageResponse)}\n\nEach entry of `data`:\n\n{_fields(schemas.ImageData)}"
+    yield _EVENTS + "\n\n" + _fields(schemas.ImageEvent)
+    yield "In a preview, also:\n\n" + _fields(schemas.PartialImageEvent, without=schemas.ImageEvent)
+    yield "In a finished image, also:\n\n" + _fields(schemas.CompletedEvent, without=schemas.ImageEvent)
+    yield "## Models\n\n" + _fields(schemas.ModelList) + "\n\nEach entry:\n\n" + _fields(schemas.ModelDescription)
+    yield _ERRORS + "\n\n" + _fields(schemas.ErrorBody)
+    yield _CODES + "\n\n" + _table(_ERROR_COLUMNS, _error_codes())
+    yield "## Headers\n\n" + _table(("in", "header", "meaning"), _HEADERS)
+    yield "## Limits\n\n" + _table(("limit", "value", "setting", "beyond it"), _limits())
+
+
+_PARAMETER_COLUMNS = ("name", "type", "default", "range", "description")
+_ERROR_COLUMNS = ("status", "code", "type", "meaning", "what to do")
+
+
+def _routes() -> Iterator[tuple[str, str, str]]:
+    app = make_app(None, Options(), _NoMetrics())  # type: ignore[arg-type]
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            needs_key = "no" if path == "/health" else "yes"
+            yield f"`{method.upper()} {path}`", " ".join(operation["description"].split()), needs_key
+    yield "`GET /`", "The playground page.", "no"
+    yield "`GET /docs`, `GET /openapi.json`", "The OpenAPI description.", "no"
+
+
+class _NoMetrics:
+    """Stands for an endpoint with metrics, so that /metrics is among the routes."""
+
+
+def _parameters() -> Iterator[tuple[str, ...]]:
+    schema = schemas.ImageRequest.model_json_schema()
+    for name, field in schema["properties"].items():
+        is_sampling = name in schemas.SAMPLING_SETTINGS
+        if name in schema["required"]:
+            default = "required"
+        else:
+            default = "the model's own" if is_sampling else f"`{_json(field.get('default'))}`"
+        bounds = _sampling_range(name) if is_sampling else _range(_not_null(field))
+        yield f"`{name}`", _type(field), default, bounds, field["description"]
+
+
+def _files() -> Iterator[tuple[str, ...]]:
+    formats = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+    pixels = f"up to {limits.MAX_UPLOAD_PIXELS:,} pixels"
+    yield "`image`", "file", "required", pixels, f"{formats}."
+    marked = "The part to regenerate: where it is transparent or, if it is opaque, where it is white."
+    yield "`mask`", "file", "the transparent part of `image`", "the size of `image`", marked
+
+
+def _fields(model: type[BaseModel], without: type[BaseModel] | None = None) -> str:
+    schema = model.model_json_schema()
+    known = without.model_fields if without else {}
+    rows = (
+        (f"`{name}`", _type(field), field["description"])
+        for name, field in schema["properties"].items()
+        if name not in known
+    )
+    return _table(("field", "type", "meaning"), rows)
+
+
+def _error_codes() -> Iterator[tuple[str, ...]]:
+    for code, error in sorted(ERROR_CODES.items(), key=lambda item: item[1].status):
+        yield str(error.status), f"`{code}`", f"`{error_type(error.status)}`", error.meaning, error.remedy
+
+
+def _limits() -> Iterator[tuple[str, ...]]:
+    settings = leaves(ServeConfig)
+
+    def default(key: str) -> str:
+        value = settings[key].default
+        return f"{value:g} {settings[key].setting.unit}"
+
+    yield "prompt", f"{limits.MAX_PROMPT_CHARACTERS:,} characters", "", "`invalid_value`"
+    yield "images per request (`n`)", str(limits.MAX_IMAGES), "", "`invalid_value`"
+    yield "candidates per image", str(limits.MAX_CANDIDATES), "", "`invalid_value`"
+    yield "previews per image", str(limits.MAX_PREVIEWS), "", "`invalid_value`"
+    yield "body", default("access.max_upload_mb"), "`access.max_upload_mb`", "`request_too_large`"
+    yield "time for the body to arrive", f"{limits.BODY_TIMEOUT_S:g} seconds", "", "`timeout`"
+    yield "fields, files of a form", f"{limits.MAX_FORM_FIELDS}, {limits.MAX_FORM_FILES}", "", "`invalid_request`"
+    yield "field of a form", f"{limits.MAX_FORM_FIELD_BYTES:,} bytes", "", "`invalid_request`"
+    yield "uploaded image", f"{limits.MAX_UPLOAD_PIXELS:,} pixels", "", "`invalid_image`"
+    yield "time for a request", default("timeout_s"), "`timeout_s`", "`timeout`"
+    yield "waiting images per replica", default("max_queued"), "`max_queued`", "`rate_limit_exceeded`"
+    yield "open requests per frontend", f"{limits.MAX_OPEN_REQUESTS:,}", "", "wait in Serve's proxy"
+
+
+# --- Cells of the tables ---
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(columns)]
+    lines += [["---"] * len(lines[0]), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _not_null(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema without its alternative null."""
+    return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), field)
+
+
+def _type(field: dict[str, Any]) -> str:
+    kind = _not_null(field)
+    if "$ref" in kind:
+        return "object"
+    if choices := kind.get("enum") or ([kind["const"]] if "const" in kind else None):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    items = (
+        [_type(item) for item in (kind.get("prefixItems") or [kind.get("items", {})])]
+        if kind["type"] == "array"
+        else []
+    )
+    return f"array of {items[0]}s" if items else kind["type"]
+
+
+def _range(kind: dict[str, Any]) -> str:
+    if "maxLength" in kind:
+        return f"{kind.get('minLength', 0)} to {kind['maxLength']:,} characters"
+    return f"{kind['minimum']} to {kind['maximum']:,}" if "maximum" in kind else ""
+
+
+def _sampling_range(name: str) -> str:
+    described = schemas.SAMPLING_SETTINGS[name].setting
+    if name == "steps":
+        return f"{described.minimum} to the number of tokens"
+    return f"{number(described.minimum)} to {number(described.maximum)}" if described.maximum is not None else ""
+
+
+def _json(value: Any) -> str:
+    return {None: "null"}.get(value, str(value))
+
+
+if __name__ == "__main__":
+    print(page(), end="")
