@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from emage.config import DemoConfig, EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, preset
+from emage.config import DemoConfig, EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, check, preset
 from emage.data import shapes
 from emage.inference.pipeline import Emage
 from emage.on_ray import launch
@@ -48,8 +48,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         The report, also in demo_report.json: the reports of ingest and evaluation, and the seconds of each stage.
 
     Raises:
-        InputError: The output holds something else, or the port of an interrupted demo is taken.
+        InputError: A setting is not allowed, the output holds something else, or an interrupted demo's port is taken.
     """
+    check(config)
     output = Path(config.output).absolute()
     _rename_finished(output)
     manifest.claim_output(output, "demo", {key: value for key, value in asdict(config).items() if key != "output"})
