@@ -13,7 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")  # of the navigation
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")  # of the navigation
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")  # the target of [text](target) without its anchor
 
 
