@@ -1,1 +1,1 @@
-"""Prompt in, image out: the pipeline people use, and what makes it fast."""
+"""Images from prompts: the pipeline `Emage`, decoding steps, inpainting, ranking of candidates, and CUDA graphs."""

@@ -1,11 +1,11 @@
-"""CUDA graphs: what a generator launches between two yields, recorded once and played again with no Python in between.
+"""CUDA graphs: what a generator launches on a GPU between two yields is captured once and replayed without Python.
 
-1. The first time that a kind of work is asked for it runs as it is written.
-2. The second time it is recorded, one graph for every yield, and from then on played.
+1. The first time that work of a key is requested it runs eagerly.
+2. The second time it is captured, one graph per yield, and replayed from then on.
 
-Such work has fixed shapes, reads nothing but its inputs and what it holds on to itself, and never waits for the device.
-Anywhere but on a GPU, where another recording of its group is at work, and where memory is too small for a recording,
-it runs as it is written: with the same result.
+Such work has fixed shapes, reads only its inputs and what it keeps itself, and never waits for the device. It runs
+eagerly, with the same result, on a CPU, while other work of the same pool is running, and if memory does not suffice
+for a capture.
 """
 
 import contextlib
@@ -20,132 +20,147 @@ from cachetools import LRUCache
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
-Steps = Generator[Tensors, None, None]
-Work = Callable[[Tensors], Steps]
+Outputs = Generator[Tensors, None, None]
+Work = Callable[[Tensors], Outputs]
 
-KINDS = 32  # recorded kinds of work that are kept in each group, those used last
-LONGEST = 64  # yields that are recorded, but for those that are alike
+MAX_CAPTURED_KEYS = 32  # per pool; the least recently used is dropped
+MAX_GRAPHS_PER_KEY = 64  # work of more yields is captured only if all of its yields are the same work
 
 _log = logging.getLogger(__name__)
-_recording = threading.Lock()  # in the whole process: what one thread does to the device may spoil another's recording
+_capturing = threading.Lock()  # one capture per process: what another thread launches on the device may spoil it
 
 
 class GraphPool:
-    """Recordings that share memory, and so are never at work at the same time."""
+    """Captured graphs that share memory, and are therefore never replayed at the same time."""
 
     def __init__(self) -> None:
-        self.free = threading.Lock()
-        self.seen: LRUCache[Hashable, bool] = LRUCache(16 * KINDS)
-        self.recordings: LRUCache[Hashable, CapturedGraphs | None] = LRUCache(
-            KINDS
-        )  # None: it does not fit into memory
-        self.pool: Any = None
-        self.stream: torch.cuda.Stream | None = None  # memory is used again by the stream that it was first used by
+        self.lock = threading.Lock()
+        self.seen: LRUCache[Hashable, bool] = LRUCache(16 * MAX_CAPTURED_KEYS)
+        self.captured: LRUCache[Hashable, CapturedGraphs | None] = LRUCache(MAX_CAPTURED_KEYS)  # None: out of memory
+        self.memory: Any = None
+        self.stream: torch.cuda.Stream | None = None  # only the stream that first used memory can use it again
 
 
 class CudaGraphCache:
-    """The recordings of one model.
+    """The captured graphs of one model.
 
-    Work of one yield has a group of its own: it may come between two yields of other work, as a preview does.
+    Work of one yield has a pool of its own, because it may run between two yields of other work, as a preview does.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._once, self._often = GraphPool(), GraphPool()
+        self._single, self._stepwise = GraphPool(), GraphPool()
 
     def run(
-        self, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, alike: bool = False
-    ) -> Steps:
-        """What `work(inputs)` yields, `num_yields` times; the tensors are the caller's own.
+        self,
+        key: Hashable,
+        work: Work,
+        inputs: Sequence[Tensor],
+        num_yields: int = 1,
+        same_every_step: bool = False,
+    ) -> Outputs:
+        """Yield what `work(inputs)` yields. The tensors belong to the caller and are not overwritten later.
 
-        `kind` tells work apart that differs in more than its inputs' values. `alike`: all yields but the first are the
-        same work on the same memory, so that one graph serves them all.
+        Args:
+            key: Differs for work that differs in more than the values of its inputs, for example in their shapes.
+            work: A generator function.
+            inputs: Its argument.
+            num_yields: How often it yields.
+            same_every_step: All yields but the first are the same work on the same memory; one graph serves them all.
         """
         if self._device.type != "cuda":
             yield from work(tuple(inputs))
             return
-        group = self._once if num_yields == 1 else self._often
+        pool = self._single if num_yields == 1 else self._stepwise
         with contextlib.ExitStack() as held:
-            recording = None
-            if group.free.acquire(blocking=False):
-                held.callback(group.free.release)
-                if alike or num_yields <= LONGEST:
-                    recording = self._find(group, kind, work, inputs, num_yields, alike)
-            # Copies lie in memory as a recording's do: what is compiled for the one serves the other.
-            yield from recording.play(inputs) if recording else work(own(inputs))
+            graphs = None
+            if pool.lock.acquire(blocking=False):
+                held.callback(pool.lock.release)
+                if same_every_step or num_yields <= MAX_GRAPHS_PER_KEY:
+                    graphs = self._find(pool, key, work, inputs, num_yields, same_every_step)
+            # Copies have the memory layout of captured inputs, so that the same compiled code serves both.
+            yield from graphs.replay(inputs) if graphs else work(copies(inputs))
 
     def _find(
-        self, group: GraphPool, kind: Hashable, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
+        self,
+        pool: GraphPool,
+        key: Hashable,
+        work: Work,
+        inputs: Sequence[Tensor],
+        num_yields: int,
+        same_every_step: bool,
     ) -> "CapturedGraphs | None":
-        """The recording of this kind, made if it is the second time; None where there is none."""
+        """Return the graphs of this key, captured now if this is the second time; None if there are none."""
         if torch.cuda.current_stream(self._device) != torch.cuda.default_stream(self._device):
             return None
-        if kind not in group.seen:
-            group.seen[kind] = True
+        if key not in pool.seen:
+            pool.seen[key] = True
             return None
-        if kind not in group.recordings and _recording.acquire(blocking=False):
+        if key not in pool.captured and _capturing.acquire(blocking=False):
             try:
-                group.recordings[kind] = self._record(group, work, inputs, num_yields, alike)
+                pool.captured[key] = self._capture(pool, work, inputs, num_yields, same_every_step)
             finally:
-                _recording.release()
-        return group.recordings.get(kind)
+                _capturing.release()
+        return pool.captured.get(key)
 
-    def _record(
-        self, group: GraphPool, work: Work, inputs: Sequence[Tensor], num_yields: int, alike: bool
+    def _capture(
+        self, pool: GraphPool, work: Work, inputs: Sequence[Tensor], num_yields: int, same_every_step: bool
     ) -> "CapturedGraphs | None":
+        num_graphs = min(num_yields, 2) if same_every_step else num_yields
         with torch.cuda.device(self._device):
-            group.pool = group.pool or torch.cuda.graph_pool_handle()
-            group.stream = group.stream or torch.cuda.Stream()
+            pool.memory = pool.memory or torch.cuda.graph_pool_handle()
+            pool.stream = pool.stream or torch.cuda.Stream()
             try:
-                return CapturedGraphs(work, own(inputs), min(num_yields, 2 if alike else num_yields), num_yields, group)
+                return CapturedGraphs(work, copies(inputs), num_graphs, num_yields, pool)
             except torch.OutOfMemoryError:
-                _log.warning("too little memory to record this kind of work: it runs as it is written, more slowly")
-                group.recordings.clear()
+                _log.warning("too little GPU memory to capture a CUDA graph: this batch size runs without, more slowly")
+                pool.captured.clear()
                 torch.cuda.empty_cache()
                 return None
 
 
 class CapturedGraphs:
-    """The graphs of one kind of work."""
+    """The graphs of one key."""
 
-    def __init__(self, work: Work, inputs: Tensors, num_graphs: int, num_yields: int, group: GraphPool):
+    def __init__(self, work: Work, inputs: Tensors, num_graphs: int, num_yields: int, pool: GraphPool):
         self._inputs, self._num_yields = inputs, num_yields
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._outputs: list[Tensors] = []
-        for _ in work(inputs):  # nothing may be compiled or chosen while recording
+        for _ in work(inputs):  # warm-up: nothing may be compiled or autotuned during a capture
             pass
-        # Never played to its end: what it holds on to from one yield to the next is memory that the graphs use.
+        # Kept unfinished: the memory that it keeps from one yield to the next is used by the graphs.
         self._work = work(inputs)
-        gc.collect()  # what is thrown away while recording may wait for the device, which is forbidden then
+        gc.collect()  # freeing objects may synchronise with the device, which is forbidden during a capture
         torch.cuda.empty_cache()  # as is giving memory back
         torch.cuda.current_stream().synchronize()
-        with torch.cuda.stream(group.stream):
+        with torch.cuda.stream(pool.stream):
             for _ in range(num_graphs):
                 graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(group.pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool.memory, capture_error_mode="thread_local")
                 try:
                     self._outputs.append(next(self._work))
                 except BaseException:
-                    with contextlib.suppress(RuntimeError):  # the first error says what is wrong
+                    with contextlib.suppress(RuntimeError):  # the first error is the one to report
                         graph.capture_end()
                     raise
                 graph.capture_end()
                 self._graphs.append(graph)
         self._device = inputs[0].device
 
-    def play(self, inputs: Sequence[Tensor]) -> Steps:
+    def replay(self, inputs: Sequence[Tensor]) -> Outputs:
+        """Yield what the work would yield for these inputs."""
         with torch.inference_mode(False), torch.no_grad():
             torch._foreach_copy_(self._inputs, list(inputs))
         for i in range(self._num_yields):
-            which = min(i, len(self._graphs) - 1)
+            index = min(i, len(self._graphs) - 1)
             with torch.cuda.device(self._device):
-                self._graphs[which].replay()
-            yield own(self._outputs[which])
+                self._graphs[index].replay()
+            yield copies(self._outputs[index])
 
 
-def own(tensors: Sequence[Tensor]) -> Tensors:
-    """Copies that nobody overwrites."""
+def copies(tensors: Sequence[Tensor]) -> Tensors:
+    """Return copies, which a later replay does not overwrite."""
     with torch.inference_mode(False), torch.no_grad():
-        copies = [torch.empty_like(tensor) for tensor in tensors]
-        torch._foreach_copy_(copies, list(tensors))
-    return tuple(copies)
+        copied = [torch.empty_like(tensor) for tensor in tensors]
+        torch._foreach_copy_(copied, list(tensors))
+    return tuple(copied)

@@ -1,4 +1,7 @@
-"""Classifier-free guidance, beyond the paper: a decoder that hears the caption louder than it was trained to."""
+"""Classifier-free guidance (ours, not in the paper): it scales the difference of conditional and unconditional logits.
+
+Letters: B images, N image tokens, M positions of each, V codes.
+"""
 
 import torch
 from torch import Tensor
@@ -8,28 +11,33 @@ from emage.model.transformer import Context
 
 
 class GuidedDecoder:
-    """Classifier-free guidance: the decoder's logits pushed away from those of the empty caption, u + s (c - u).
+    """A decoder whose logits are u + s (c - u): c those of the caption, u those of the empty caption, s the scale.
 
-    s is the settings' guidance throughout, or grows to it in a line over the passes: early tokens are drawn freely.
+    s is the setting `guidance` at every decoding step (guidance_schedule=constant), or rises linearly from 1, which is
+    no guidance, to it at the last step (linear), so that the first tokens are sampled freely.
     """
 
     def __init__(self, decoder, empty: Context, settings: SamplingConfig, num_steps: int):
         self._decoder, self._empty, self._settings = decoder, empty, settings
-        self._num_passes = num_steps
-        self._passes: Tensor | None = None  # () on the device, so that every pass is the same work
+        self._num_steps = num_steps
+        self._step: Tensor | None = None  # () on the device, so that a CUDA graph can replay every step
 
     def __call__(self, y: Tensor, context: Context, cache=None) -> Tensor:
+        """Return the logits (B,N,V) for the tokens `y` (B,N)."""
         caches = cache or (None, None)
         return self._mixed(self._decoder(y, context, caches[0]), self._decoder(y, self._empty, caches[1]))
 
-    def logits_at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
-        return self._mixed(self._decoder.logits_at(y, context, places), self._decoder.logits_at(y, self._empty, places))
+    def logits_at(self, y: Tensor, context: Context, positions: Tensor) -> Tensor:
+        """Return the logits (B,M,V) of the `positions` (B,M) only."""
+        c = self._decoder.logits_at(y, context, positions)
+        return self._mixed(c, self._decoder.logits_at(y, self._empty, positions))
 
     def _mixed(self, c: Tensor, u: Tensor) -> Tensor:
-        self._passes = torch.ones((), device=c.device) if self._passes is None else self._passes.add_(1)
-        share = self._passes / self._num_passes if self._settings.guidance_schedule == "linear" else 1.0
-        scale = 1 + (self._settings.guidance - 1) * share
+        self._step = torch.ones((), device=c.device) if self._step is None else self._step.add_(1)
+        fraction = self._step / self._num_steps if self._settings.guidance_schedule == "linear" else 1.0
+        scale = 1 + (self._settings.guidance - 1) * fraction
         return u + scale * (c - u)
 
     def new_cache(self, batch: int, n: int):
+        """Return two empty caches of keys and values, for the caption and for the empty caption."""
         return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)

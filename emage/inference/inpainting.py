@@ -1,6 +1,9 @@
-"""An image with a hole: which tokens are known when drawing begins."""
+"""Inpainting: from an image and a mask to the tokens that generation starts with.
 
-from typing import Any, NamedTuple
+Letters: H W image in pixels, N image tokens.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,21 +11,29 @@ from PIL import Image
 from torch import Tensor
 
 from emage.methods.masking import MASK
+from emage.tokenizers import Tokenizer
 from emage.utils.errors import InputError
 
 
 class InpaintingInput(NamedTuple):
-    """An image of which a part is regenerated, at the model's size."""
+    """An image at the model's size, and the part of it that is regenerated."""
 
     pixels: Tensor  # (1,3,H,W) float32 in [0,1]
-    unknown: Tensor  # (N,) bool, the cells of the token grid that are regenerated
+    masked: Tensor  # (N,) bool, the positions of the token grid that are regenerated
 
 
 def prepare_inpainting(image: Image.Image, mask: Image.Image, grid: tuple[int, int], stride: int) -> InpaintingInput:
-    """What is regenerated: every cell of the grid (rows, columns) with any white of `mask` in it, above half grey.
+    """Resize and crop an image and its mask to the model's size, and find the tokens to regenerate. Needs no model.
 
-    The image is brought to the model's size by a resize and a centre crop, the mask with it; a cell is `stride` x
-    `stride` pixels. No model is needed. Raises InputError for a mask that is black everywhere or of another size.
+    Args:
+        image: The image; it is resized and centre-cropped to the model's size.
+        mask: Of the same size; white (above half grey) marks what is regenerated. A token of which any pixel is marked
+            is regenerated as a whole.
+        grid: (rows, columns) of the model's tokens.
+        stride: Side in pixels of a token, which covers stride x stride pixels.
+
+    Raises:
+        InputError: If the mask is black everywhere or of another size than the image.
     """
     if mask.size != image.size:
         raise InputError(
@@ -30,24 +41,24 @@ def prepare_inpainting(image: Image.Image, mask: Image.Image, grid: tuple[int, i
         )
     (rows, columns), (height, width) = grid, (grid[0] * stride, grid[1] * stride)
     # In floats a box filter keeps a trace of the thinnest stroke; in bytes it would be rounded away.
-    painted = mask.convert("L").point([0] * 128 + [255] * 128).convert("F")
-    white = torch.from_numpy(np.asarray(_fit(painted, width, height, Image.Resampling.BOX)) > 0)
-    unknown = white.view(rows, stride, columns, stride).any(3).any(1).flatten()
-    if not unknown.any():
+    marked = mask.convert("L").point([0] * 128 + [255] * 128).convert("F")
+    white = torch.from_numpy(np.asarray(_fit(marked, width, height, Image.Resampling.BOX)) > 0)
+    masked = white.view(rows, stride, columns, stride).any(3).any(1).flatten()
+    if not masked.any():
         raise InputError("the mask is black everywhere: paint white what is to be regenerated")
-    return InpaintingInput(_to_pixels(_fit(image.convert("RGB"), width, height)), unknown)
+    return InpaintingInput(_to_pixels(_fit(image.convert("RGB"), width, height)), masked)
 
 
 @torch.no_grad()
-def tokens(tokenizer: Any, canvas: InpaintingInput, device: torch.device) -> Tensor:
-    """(N,) int64 tokens that drawing begins with, MASK where unknown."""
-    return tokenizer.encode(canvas.pixels.to(device))[0].masked_fill(canvas.unknown.to(device), MASK)
+def encode(tokenizer: Tokenizer, given: InpaintingInput, device: torch.device) -> Tensor:
+    """Return the tokens (N,) int64 that generation starts with: MASK where the image is regenerated."""
+    return tokenizer.encode(given.pixels.to(device))[0].masked_fill(given.masked.to(device), MASK)
 
 
 def _fit(
     image: Image.Image, width: int, height: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """Resized so that it covers width x height, then centre-cropped."""
+    """Resize so that the image covers width x height, then crop the centre."""
     scale = max(width / image.width, height / image.height)
     image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resampling)
     left, top = (image.width - width) // 2, (image.height - height) // 2

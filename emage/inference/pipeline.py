@@ -1,162 +1,53 @@
-"""Prompt in, image out: the model as people use it. It knows captions and pixels; masks are the methods' business."""
+"""Prompt in, image out: the pipeline `Emage`. It handles captions and images; masks and tokens are emage/methods'."""
 
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
-from numbers import Integral
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Never, Unpack, cast
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from emage.config import CheckpointConfig, Dtype, EvaluateConfig, Rank, SamplingConfig, check_arguments, nearest
-from emage.inference import inpainting, ranking
+from emage.config import CheckpointConfig, Dtype, EvaluateConfig, Rank, SamplingConfig, check_arguments
+from emage.config.model import GuidanceSchedule, Revise, Schedule, UnmaskingOrder
+from emage.inference import generation_step, inpainting, ranking
+from emage.inference.generation_step import GenerationStep
 from emage.inference.inpainting import InpaintingInput
 from emage.inference.model_runner import ModelRunner
-from emage.methods import METHODS
-from emage.methods.base import Step
-from emage.methods.masking import MASK, ImageRng
-from emage.methods.sampling import check_sampling
-from emage.model import checkpoint, device_support, hub, model_card
-from emage.model.transformer import Context, Network
-from emage.utils import image_grid
-from emage.utils.errors import InputError
+from emage.inference.pretrained import PretrainedMixin
+from emage.inference.seeds import candidate_seed, check_seeds
+from emage.methods.sampling_arguments import SamplingArguments, sampling_arguments, sampling_settings
+from emage.model import device_support
+from emage.model.transformer import Network
+from emage.tokenizers import Tokenizer
+from emage.utils.deprecation import renamed_attribute
 
 
-class GenerationStep:
-    """A batch of images after one of its iterations: what is known, and what the images would be if it ended here.
+class Emage(PretrainedMixin):
+    """A trained model with its tokenizer and its sampling settings: text to image.
 
-    Nothing is computed, and a GPU not waited for, before it is asked for.
-    """
+    Every image has its own seed: the same prompt, seed and settings give the same image, whatever else is in the batch.
 
-    def __init__(self, pipe: "Emage", step: int, num_steps: int, after: Step, context: Context, seeds: Sequence[int]):
-        self._pipe, self._after, self._context, self._seeds = pipe, after, context, seeds
-        self.step, self.num_steps = step, num_steps  # step is 1..num_steps
+    Example:
+        >>> pipe = emage.Emage.from_pretrained("demo")
+        >>> pipe.generate("a small red circle above a large blue square", seed=7)[0].save("image.png")
 
-    def wait(self) -> None:
-        """Until the device has come so far; a GPU is ahead of its results."""
-        if self._pipe.device.type == "cuda":
-            torch.cuda.current_stream(self._pipe.device).synchronize()
-
-    def fraction_unmasked(self) -> list[float]:
-        """Of each image, the share of its tokens that are known."""
-        return (self._after.y_obs != MASK).float().mean(1).tolist()
-
-    def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
-        """The images (of these rows; none: all). After the last pass they are the finished ones."""
-        y = self._after.guess
-        return self._pipe.images(y if rows is None else y[list(rows)])
-
-    def likelihood(self) -> list[float]:
-        """Of each image, how likely the model finds it: nats a token, higher is better (ranking.likelihood)."""
-        rng = ImageRng(self._seeds, self._pipe.device)
-        network, method = self._pipe.network, self._pipe.config.method
-        with self._pipe.runner.inference_context():
-            return ranking.likelihood(network, method, self._after.guess, self._context, rng).tolist()
-
-
-class Emage:
-    """A trained model, its tokenizer and its sampling defaults.
-
-    Every image has its own seed: the same prompt, seed and settings give the same image whatever else is in the
-    batch. `**sampling` below are fields of SamplingConfig (steps, schedule, order, temperature, top_k, top_p, gumbel,
-    revise, guidance, guidance_schedule, remask) over the checkpoint's own.
+    Attributes:
+        metadata: The checkpoint's manifest: step, training settings, scores, ...
+        runner: Runs the network on its device (`runner.use_cuda_graphs = False` turns CUDA graphs off).
     """
 
     def __init__(
         self,
         network: Network,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         config: CheckpointConfig,
         metadata: dict[str, Any] | None = None,
         dtype: Dtype | None = None,
     ):
-        """`dtype`: how the network computes, whose weights become that; none: as they are."""
+        """Make a pipeline of its parts; `from_pretrained` loads them. `dtype` None: the network's own precision."""
         self.dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
         self.network = network.eval().to(device_support.weights_dtype(self.dtype))
         self.tokenizer, self.config, self.metadata = tokenizer, config, metadata or {}
         self.runner = ModelRunner(self.network, tokenizer, config, self.dtype)
-
-    # --- Loading and sharing ---
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: str = "auto",
-        dtype: Dtype | torch.dtype = "float32",
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> "Emage":
-        """A checkpoint folder, "demo" (shipped), or an id on the model hub. device auto: cuda where there is one.
-
-        dtype is how the network computes. The tokenizer's decoder joins it in tf32 and bfloat16 on a GPU; it stays in
-        float32 elsewhere, and where the network has float16, in which it is not safe.
-        The rest is for the hub: a branch, tag or commit; a token for private models; where files are kept; whether to
-        use only what is there. A model that is there is loaded without a network as well. Raises InputError.
-        """
-        device = device_support.choose(device)
-        precision: Any = str(dtype).removeprefix("torch.")
-        check_arguments(EvaluateConfig, dtype=precision)
-        device_support.check_dtype(precision, device)
-        folder = hub.find(
-            path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
-        network, tokenizer, config, metadata = checkpoint.load(folder, device)
-        return cls(network, tokenizer, config, metadata, precision)
-
-    def save_pretrained(
-        self, path: str | Path, *, prompts: Sequence[str] | None = None, dtype: Dtype = "float32"
-    ) -> None:
-        """Writes a checkpoint folder with a model card (README.md) that shows what the model draws for `prompts`.
-
-        Without prompts they are those that the model was saved with before, training's at first. Places on this
-        machine are cut down to file names. The card's license is `metadata["license"]`, or apache-2.0. dtype float16
-        makes the file half as large; its numbers are float32 again when it is loaded, rounded.
-        """
-        metadata = {key: value for key, value in self.metadata.items() if key not in ("emage", "tokenizer", "files")}
-        metadata["prompts"] = list(metadata.get("prompts", ()) if prompts is None else prompts)
-        config, metadata = _without_folders(self.config, metadata)
-        checkpoint.save(path, self.network, self.tokenizer, config, metadata, device_support.weights_dtype(dtype))
-        if metadata["prompts"]:
-            image_grid.make_grid(self.generate(metadata["prompts"]), metadata["prompts"]).save(
-                Path(path) / model_card.SAMPLES
-            )
-        model_card.write(path, self)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        commit_message: str = "Upload Emage model",
-        revision: str | None = None,
-        prompts: Sequence[str] | None = None,
-    ) -> str:
-        """Uploads what `save_pretrained` writes, in one commit, and returns the commit's URL. Raises InputError.
-
-        The repository ("user/name") is made where there is none, and so is the branch `revision`.
-        """
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "model"
-            self.save_pretrained(folder, prompts=prompts)
-            repo_id = hub.create(repo_id, private=private, token=token, revision=revision)
-            model_card.write(folder, self, repo_id)
-            return hub.upload(folder, repo_id, token=token, commit_message=commit_message, revision=revision)
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.decoder.head.weight.device
-
-    # --- ModelRunner ---
 
     def generate(
         self,
@@ -167,13 +58,47 @@ class Emage:
         rank: Rank = "likelihood",
         ranker: ranking.ClipRanker | None = None,
         batch_size: int = 16,
-        **sampling: Any,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        order: UnmaskingOrder | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        gumbel: float | None = None,
+        revise: Revise | None = None,
+        guidance: float | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        remask: float | None = None,
+        **unknown: Never,
     ) -> list[Image.Image]:
-        """One image a prompt: the best of `candidates` by `rank`. `seed`: one for all prompts, or one each.
+        """Generate one image per prompt, in their order: the best of `candidates` by `rank`.
 
-        Candidate 0 has the seed itself, so that candidates=1 gives the first of candidates=4. Raises InputError for
-        settings that don't exist or make no sense.
+        Example:
+            >>> images = pipe.generate(["a red circle", "a blue square"], seed=[7, 8], steps=8, temperature=0.9)
+
+        Args:
+            prompts: One prompt or several.
+            seed: One seed for all prompts, or one per prompt; 0 to 2^63 - 1. Default: 0.
+            candidates: Images per prompt, of which the best is returned; at least 1. Candidate 0 has the seed itself.
+            rank: How the best is chosen: likelihood (by the model), clip (by CLIP similarity), or none (the first).
+            ranker: The CLIP model of rank=clip. None: OpenAI's ViT-L/14, downloaded once.
+            batch_size: Images that are generated together; at least 1. Default: 16.
+            steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
+            schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
+            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
+            top_k: Sample among this many of the most probable tokens; 0: all.
+            top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
+            gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
+            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
+            guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
+            remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
+
+        Raises:
+            InputError: For an argument that does not exist or whose value is not allowed.
         """
+        sampling = sampling_arguments(locals())
         groups = self.candidates(
             prompts, seed=seed, candidates=candidates, rank=rank, ranker=ranker, batch_size=batch_size, **sampling
         )
@@ -188,72 +113,130 @@ class Emage:
         rank: Rank = "likelihood",
         ranker: ranking.ClipRanker | None = None,
         batch_size: int = 16,
-        **sampling: Any,
+        **sampling: Unpack[SamplingArguments],
     ) -> list[list[tuple[Image.Image, float]]]:
-        """For each prompt its candidates as (image, score), in the order of their seeds. rank=none scores 0."""
+        """Generate all candidates of each prompt, as (image, score) in the order of their seeds.
+
+        The arguments are those of `generate`. All scores are 0 with rank=none, or if there is one candidate.
+        """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_arguments(EvaluateConfig, candidates=candidates, batch_size=batch_size, rank=rank)
-        settings, seeds = self.settings(**sampling), _seeds(seed, len(prompts))
+        settings, seeds = self.settings(**sampling), check_seeds(seed, len(prompts))
         if candidates == 1:
             rank = "none"  # there is nothing to choose from
         if rank == "clip" and ranker is None:
             ranker = ranking.ClipRanker(device=str(self.device))
-        self._warn_of_cut(prompts)
-        jobs = [
+        self._warn_of_truncated(prompts)
+        inputs = [
             (prompt, candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
         ]
-        drawn: list[tuple[Image.Image, float]] = []
-        for i in range(0, len(jobs), batch_size):
-            texts, own_seeds = zip(*jobs[i : i + batch_size], strict=True)
-            drawn += self._batch(texts, own_seeds, settings, rank, ranker)
-        return [drawn[i : i + candidates] for i in range(0, len(drawn), candidates)]
+        scored: list[tuple[Image.Image, float]] = []
+        for i in range(0, len(inputs), batch_size):
+            texts, own_seeds = zip(*inputs[i : i + batch_size], strict=True)
+            *_, last = self.generation_steps(texts, own_seeds, settings)
+            scored += last.scored_images(rank, ranker, texts)
+        return [scored[i : i + candidates] for i in range(0, len(scored), candidates)]
 
-    def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[Image.Image]:
-        """The image after each iteration (Figure 5): the model's guess for every token at that point."""
-        settings, seeds = self.settings(**sampling), _seeds(seed, 1)  # checked now, not at the first image
-        self._warn_of_cut([prompt])
+    def stream(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        order: UnmaskingOrder | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        gumbel: float | None = None,
+        revise: Revise | None = None,
+        guidance: float | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        remask: float | None = None,
+        **unknown: Never,
+    ) -> Iterator[Image.Image]:
+        """Generate one image and yield it after each decoding step (paper, Figure 5): the model's guess of all tokens.
+
+        Example:
+            >>> for image in pipe.stream("a red circle", seed=7, steps=8): image.show()
+
+        Args:
+            prompt: The prompt.
+            seed: 0 to 2^63 - 1. Default: 0.
+            steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
+            schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
+            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
+            top_k: Sample among this many of the most probable tokens; 0: all.
+            top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
+            gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
+            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
+            guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
+            remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
+
+        Raises:
+            InputError: As for `generate`, before the first image.
+        """
+        settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
+        self._warn_of_truncated([prompt])
         return (after.images()[0] for after in self.generation_steps([prompt], seeds, settings))
 
     def inpaint(
-        self, image: Image.Image, mask: Image.Image, prompt: str, *, seed: int = 0, **sampling: Any
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        order: UnmaskingOrder | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        gumbel: float | None = None,
+        revise: Revise | None = None,
+        guidance: float | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        remask: float | None = None,
+        **unknown: Never,
     ) -> Image.Image:
-        """Draws anew where `mask` is white (above half grey), by cells of the token grid; other tokens stay.
+        """Regenerate the part of an image where `mask` is white. The other tokens stay.
 
-        A cell with any white in it is regenerated. The image is brought to the model's size by a resize and a centre
-        crop, the mask with it. Raises InputError for a mask that is black everywhere or of another size.
+        Example:
+            >>> mask = PIL.Image.new("L", image.size); mask.paste(255, (0, 0, 32, 64))
+            >>> edited = pipe.inpaint(image, mask, "a large green cross", seed=7)
+
+        Args:
+            image: The image; it is resized and centre-cropped to the model's size, and the mask with it.
+            mask: Of the same size as `image`; a token of which any pixel is white (above half grey) is regenerated.
+            prompt: Caption of the whole image.
+            seed: 0 to 2^63 - 1. Default: 0.
+            steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
+            schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
+            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
+            top_k: Sample among this many of the most probable tokens; 0: all.
+            top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
+            gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
+            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
+            guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
+            remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
+
+        Raises:
+            InputError: As for `generate`, and for a mask that is black everywhere or of another size.
         """
-        settings, seeds = self.settings(**sampling), _seeds(seed, 1)
-        canvas = self.prepare_inpainting(image, mask)
-        self._warn_of_cut([prompt])
-        *_, last = self.generation_steps([prompt], seeds, settings, [canvas])
+        settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
+        given = self.prepare_inpainting(image, mask)
+        self._warn_of_truncated([prompt])
+        *_, last = self.generation_steps([prompt], seeds, settings, [given])
         return last.images()[0]
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of an image in pixels."""
-        rows, columns = self.config.grid
-        return rows * self.tokenizer.stride, columns * self.tokenizer.stride
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of an image's tokens."""
-        return self.config.grid
-
-    def num_truncated(self, prompts: Sequence[str]) -> int:
-        """How many prompts are longer than the text encoder reads."""
-        return int(self.network.text.tokenize(prompts)[1].sum())
-
-    def settings(self, **sampling: Any) -> SamplingConfig:
-        """The checkpoint's sampling settings with some replaced. Raises InputError for one that isn't right."""
-        known = [item.name for item in fields(SamplingConfig)]
-        for name in sampling:
-            if name not in known:
-                raise InputError(f"unknown sampling setting {name!r}{nearest(name, known)}")
-        settings = replace(self.config.sampling, **sampling)
-        check_sampling(settings, self.config.grid[0] * self.config.grid[1])
-        return settings
-
-    # --- GenerationStep by pass ---
+    def settings(self, **sampling: Unpack[SamplingArguments]) -> SamplingConfig:
+        """Return the checkpoint's sampling settings with some replaced; raise InputError for one not allowed."""
+        return sampling_settings(self.config.sampling, sampling, self.grid[0] * self.grid[1])
 
     def generation_steps(
         self,
@@ -262,99 +245,56 @@ class Emage:
         settings: SamplingConfig,
         inpainting_inputs: Sequence[InpaintingInput | None] = (),
     ) -> Iterator[GenerationStep]:
-        """Draws a batch together, one iteration at a time. What `generate`, `stream` and the endpoint are made of.
+        """Generate a batch of images and yield it after every decoding step.
 
-        Image i has a prompt, a seed and, where `inpainting_inputs` has one, an image of which a part is regenerated.
+        `generate`, `stream`, `inpaint` and the HTTP endpoint are made of this.
+
+        Args:
+            prompts: One per image.
+            seeds: One per image.
+            settings: From `settings(...)`.
+            inpainting_inputs: One per image or none at all: from `prepare_inpainting`, or None for a new image.
         """
-        context = self.runner.encode_text(prompts)
-        y = self._unknown(len(prompts))
-        encoded: dict[int, Tensor] = {}  # candidates of one edit: its image is encoded once
-        for i, canvas in enumerate(inpainting_inputs):
-            if canvas is not None:
-                if id(canvas) not in encoded:
-                    encoded[id(canvas)] = self.runner.tokens(canvas)
-                y[i] = encoded[id(canvas)]
-        num_steps = METHODS[self.config.method].num_steps(settings, y.shape[1])
-        for t, after in enumerate(self.runner.steps(context, y, seeds, settings), start=1):
-            yield GenerationStep(self, t, num_steps, after, context, seeds)
+        return generation_step.generation_steps(self.runner, prompts, seeds, settings, inpainting_inputs)
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
-        """What `passes` takes to draw a part of `image` anew, where `mask` is white. Raises InputError."""
-        return inpainting.prepare_inpainting(image, mask, self.config.grid, self.tokenizer.stride)
+        """Return what `generation_steps` needs to regenerate `image` where `mask` is white. As for `inpaint`."""
+        return inpainting.prepare_inpainting(image, mask, self.grid, self.tokenizer.stride)
 
-    def images(self, y: Tensor) -> list[Image.Image]:
-        """The images of tokens (B,N)."""
-        return self.runner.decode_images(y)
-
-    # --- Speed ---
+    def num_truncated(self, prompts: Sequence[str]) -> int:
+        """Return how many prompts are longer than the text encoder reads."""
+        return int(self.network.text.tokenize(prompts)[1].sum())
 
     def compile(self) -> "Emage":
-        """Fuses what lies between the matrix products and convolutions (torch.compile); returns itself.
+        """Compile network and image decoder with torch.compile, at the first images or `warm_up`; return the pipeline.
 
-        It takes effect, and a minute or so, with the first images: see `warm_up`. Needs a C++ compiler on a CPU and
-        Triton on a GPU. Images stay the same but for rounding. Raises InputError where there is no compiler.
+        Images stay the same but for rounding. Needs a C++ compiler on a CPU (else InputError) and Triton on a GPU.
         """
         self.runner.compile()
         return self
 
-    def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Any) -> None:
-        """Draws images and throws them away, so that those to come are as fast as all later ones.
+    def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Unpack[SamplingArguments]) -> None:
+        """Generate images and drop them, so that later ones do not wait for compilation and CUDA-graph capture.
 
-        With these settings, in batches of these sizes: what is compiled and recorded, is so for one kind of work each.
+        Both are done for each of `batch_sizes`, with the sampling settings given (as for `generate`).
         """
         settings = self.settings(**sampling)
         for size in batch_sizes:
-            for _ in range(2 if self.device.type == "cuda" else 1):  # the second time it is recorded
+            for _ in range(2 if self.device.type == "cuda" else 1):  # graphs are captured the second time
                 *_, last = self.generation_steps([f"warm-up {i}" for i in range(size)], range(size), settings)
                 last.images()
 
-    # --- Parts ---
-
-    def _batch(self, texts, seeds, settings: SamplingConfig, rank: Rank, ranker) -> list[tuple[Image.Image, float]]:
-        *_, last = self.generation_steps(texts, seeds, settings)
-        images = last.images()
-        scores = [0.0] * len(texts)
-        if rank == "likelihood":
-            scores = last.likelihood()
-        elif rank == "clip":
-            scores = ranker.score(images, texts).tolist()
-        return list(zip(images, scores, strict=True))
-
-    def _warn_of_cut(self, prompts: Sequence[str]) -> None:
-        if cut := self.num_truncated(prompts):
+    def _warn_of_truncated(self, prompts: Sequence[str]) -> None:
+        if count := self.num_truncated(prompts):
             warnings.warn(
-                f"{cut} of {len(prompts)} prompts {'is' if cut == 1 else 'are'} longer than the text encoder's "
+                f"{count} of {len(prompts)} prompts {'is' if count == 1 else 'are'} longer than the text encoder's "
                 f"{self.network.text.length} positions; the rest was not read",
                 stacklevel=3,
             )
 
-    def _unknown(self, batch: int) -> Tensor:
-        rows, columns = self.config.grid
-        return torch.full((batch, rows * columns), MASK, device=self.device)
-
-
-def _seeds(seed: Any, num_images: int) -> list[int]:
-    """One seed an image, from one for all or one each. Raises InputError."""
-    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * num_images
-    if len(seeds) != num_images:
-        raise InputError(f"{len(seeds)} seeds for {num_images} prompts: give one seed, or one a prompt")
-    for value in seeds:
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
-            raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {value!r}")
-    return [int(value) for value in seeds]
-
-
-def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of an image's candidate, from 0: the first has the image's own."""
-    if candidate == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, candidate]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
-    """Both with file names where they name whole paths: a checkpoint is for others, a disk's layout is not."""
-    if config.model.text_weights:
-        config = replace(config, model=replace(config.model, text_weights=Path(config.model.text_weights).name))
-    if "path" in metadata.get("data", {}):
-        metadata = metadata | {"data": metadata["data"] | {"path": Path(metadata["data"]["path"]).name}}
-    return config, metadata
+    # Old names, for one release.
+    facts = renamed_attribute("facts", "metadata")
+    drawing = renamed_attribute("drawing", "runner")
+    passes = renamed_attribute("passes", "generation_steps")
+    canvas = renamed_attribute("canvas", "prepare_inpainting")
+    num_cut = renamed_attribute("num_cut", "num_truncated")

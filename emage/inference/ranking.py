@@ -1,4 +1,7 @@
-"""Which of several candidate images fits its caption best: by the model's own likelihood, or by CLIP."""
+"""Ranking of candidate images by how well they fit their caption: by the model's own likelihood, or by CLIP.
+
+Letters: B images, N image tokens.
+"""
 
 from collections.abc import Sequence
 
@@ -15,26 +18,39 @@ from emage.utils.errors import InputError
 
 
 @torch.no_grad()
-def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: ImageRng, draws: int = 4) -> Tensor:
-    """Mean log-probability a token that the model gives to the images (B,N) it drew, (B,) nats; higher is better.
+def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: ImageRng, num_masks: int = 4) -> Tensor:
+    """Return the model's mean log-probability per token of images `y` (B,N): (B,) nats, higher is better.
 
-    Estimated by `draws` random maskings of the image, as #1 is trained; exact for the autoregressive model.
+    It is estimated with `num_masks` random masks per image, sampled as in iterative1's training; for the autoregressive
+    and the fully non-autoregressive model it is exact.
     """
     module = iterative1 if METHODS[method].PARTIAL_CONTEXT else METHODS[method]
     scores = torch.zeros(len(y), device=y.device)
-    for _ in range(draws):
+    for _ in range(num_masks):
         terms = module.loss(network.decoder, y, context, ObjectiveConfig(), rng)
         log_p = log_p_of(terms.logits.float().log_softmax(-1), y)
         scores += (log_p * terms.masked).sum(1) / terms.masked.sum(1)
-    return scores / draws
+    return scores / num_masks
 
 
 class ClipRanker:
-    """CLIP similarity of images and captions (Sec. 4: rank 16 candidates, keep the best)."""
+    """Ranks images by their CLIP similarity to captions (paper, Sec. 4: the best of 16 candidates).
+
+    `metadata`: as of emage.inference.clip_similarity.Clip.
+    """
 
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):
-        """`weights`, `model`: as of Clip. Raises InputError where they can't be had or do not fit each other."""
-        from emage.inference.clip_similarity import Clip  # open_clip takes seconds, and most need no CLIP
+        """Load a CLIP model.
+
+        Args:
+            weights: A file, or a tag that open_clip publishes for the model; None: its default.
+            model: A name that open_clip knows, or a .json file in the form of its model configs.
+            device: "cpu" or "cuda".
+
+        Raises:
+            InputError: If model or weights are not available or do not fit each other.
+        """
+        from emage.inference.clip_similarity import Clip  # importing open_clip takes seconds
 
         try:
             self._clip = Clip(weights, model, device, "rank_weights")
@@ -43,5 +59,5 @@ class ClipRanker:
         self.metadata = self._clip.metadata
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine similarity of image i and caption i, (B,) in [-1, 1]."""
+        """Return the cosine similarity of image i and caption i: (B,) in [-1, 1]."""
         return self._clip.similarity(images, captions)

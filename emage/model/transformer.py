@@ -34,8 +34,8 @@ class Context(NamedTuple):
     def from_tensors(cls, tensors: Sequence[Tensor]) -> "Context":
         return cls(list(zip(tensors[::2], tensors[1::2], strict=True)))
 
-    def of(self, rows: Sequence[int]) -> "Context":
-        """Of these captions, in this order; one may stand there many times."""
+    def select(self, rows: Sequence[int]) -> "Context":
+        """Return the context of these captions, in this order; a caption may occur several times."""
         keys, _ = self.keys_values[0]
         if list(rows) == list(range(len(keys))):
             return self

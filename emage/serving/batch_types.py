@@ -11,7 +11,7 @@ from emage.config import SamplingConfig
 
 
 class GenerationStep(Protocol):
-    """The part of emage.inference.pipeline.Pass that the queue needs: a batch after a decoding step."""
+    """The part of GenerationStep (emage.inference) that the queue needs: a batch after a decoding step."""
 
     @property
     def step(self) -> int: ...

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from emage.config import SamplingConfig
-from emage.inference.pipeline import candidate_seed
+from emage.inference.seeds import candidate_seed
 from emage.serving import error_codes
 from emage.serving.batch_types import (
     BatchPipeline,

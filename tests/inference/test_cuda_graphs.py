@@ -30,9 +30,9 @@ def doubled(inputs: Tensors) -> Iterator[Tensors]:
 
 
 def test_on_a_cpu_work_runs_as_it_is_written():
-    recorder = CudaGraphCache(torch.device("cpu"))
+    cache = CudaGraphCache(torch.device("cpu"))
     for start in (1.0, 5.0, 7.0):
-        found = [(a.item(), b.item()) for a, b in recorder.run("doubled", doubled, [torch.tensor(start)], 3)]
+        found = [(a.item(), b.item()) for a, b in cache.run("doubled", doubled, [torch.tensor(start)], 3)]
         assert found == [(start * 2**i, start * 2**i + 1) for i in (1, 2, 3)]
 
 
@@ -45,7 +45,7 @@ def model(method: Method, device: str) -> Emage:
 
 def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
     passes = pipe.generation_steps(PROMPTS[: len(seeds)], seeds, pipe.settings(steps=6, **sampling))
-    return [after._after.y_obs.cpu() for after in passes]
+    return [after.tokens.y_obs.cpu() for after in passes]
 
 
 @pytest.mark.gpu
@@ -71,8 +71,8 @@ def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, samplin
         pipe.runner.use_cuda_graphs = True
         assert len(played) == len(written)
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
-    often = pipe.runner.graphs._once if method == "fully_nar" else pipe.runner.graphs._often
-    assert any(kind[0] == "passes" for kind in often.recordings)
+    pool = pipe.runner.graphs._single if method == "fully_nar" else pipe.runner.graphs._stepwise
+    assert any(key[0] == "steps" for key in pool.captured)
 
 
 def holes(pipe: Emage, number: int) -> list[InpaintingInput]:
@@ -90,7 +90,7 @@ def test_recorded_passes_fill_holes_of_any_size(method: Method):
     settings = pipe.settings(steps=6)
     for number in (8, 2, 5):
         played, written = (
-            [after._after.y_obs.cpu() for after in pipe.generation_steps(PROMPTS[:1], [number], settings, canvases)]
+            [after.tokens.y_obs.cpu() for after in pipe.generation_steps(PROMPTS[:1], [number], settings, canvases)]
             for pipe.runner.use_cuda_graphs, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
         )
         assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
@@ -127,7 +127,7 @@ def test_two_images_at_once_do_not_share_a_recording():
     settings = pipe.settings(steps=6)
     pairs = zip(*(pipe.generation_steps(PROMPTS[:1], [seed], settings) for seed in (1, 2)), strict=True)
     for i, pair in enumerate(pairs):
-        assert all(torch.equal(after._after.y_obs.cpu(), alone[k][i]) for k, after in enumerate(pair))
+        assert all(torch.equal(after.tokens.y_obs.cpu(), alone[k][i]) for k, after in enumerate(pair))
 
 
 @pytest.mark.gpu
@@ -147,9 +147,9 @@ def test_what_a_pass_gave_stays_when_the_next_image_is_drawn():
     pipe.warm_up(steps=6)
     settings = pipe.settings(steps=6)
     first = list(pipe.generation_steps(PROMPTS[:1], [1], settings))
-    before = [after._after.guess.cpu() for after in first]
+    before = [after.tokens.guess.cpu() for after in first]
     list(pipe.generation_steps(PROMPTS[1:2], [2], settings))
-    assert all(torch.equal(after._after.guess.cpu(), kept) for after, kept in zip(first, before, strict=True))
+    assert all(torch.equal(after.tokens.guess.cpu(), kept) for after, kept in zip(first, before, strict=True))
 
 
 @pytest.mark.gpu
@@ -165,78 +165,78 @@ def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
     assert fused[-1].min() >= 0
 
 
-class Played:
+class FakeGraphs:
     """Stands in for a recording where there is no GPU: it says that it was made, and plays by working."""
 
-    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, group: cuda_graphs.GraphPool):
-        assert group.free.locked() and cuda_graphs._recording.locked()
+    def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, pool: cuda_graphs.GraphPool):
+        assert pool.lock.locked() and cuda_graphs._capturing.locked()
         if inputs[0].item() < 0:
             raise torch.OutOfMemoryError("no")
-        self.work, self.played = work, 0
+        self.work, self.replays = work, 0
         list(work(inputs))
 
-    def play(self, inputs) -> Iterator[Tensors]:
-        self.played += 1
+    def replay(self, inputs) -> Iterator[Tensors]:
+        self.replays += 1
         yield from self.work(tuple(inputs))
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> CudaGraphCache:
-    monkeypatch.setattr(cuda_graphs, "CapturedGraphs", Played)
+def cache(monkeypatch: pytest.MonkeyPatch) -> CudaGraphCache:
+    monkeypatch.setattr(cuda_graphs, "CapturedGraphs", FakeGraphs)
     for name in ("current_stream", "default_stream", "graph_pool_handle", "Stream", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: "the same")
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     return CudaGraphCache(torch.device("cuda"))
 
 
-def once(recorder: CudaGraphCache, start: float, kind: str = "doubled", **more) -> list[float]:
-    return [a.item() for a, _ in recorder.run(kind, doubled, [torch.tensor(start)], 3, **more)]
+def once(cache: CudaGraphCache, start: float, key: str = "doubled", **more) -> list[float]:
+    return [a.item() for a, _ in cache.run(key, doubled, [torch.tensor(start)], 3, **more)]
 
 
-def played(recorder: CudaGraphCache, kind: str = "doubled") -> int:
-    recording = recorder._often.recordings.get(kind)
-    return recording.played if recording else 0
+def num_replays(cache: CudaGraphCache, key: str = "doubled") -> int:
+    graphs = cache._stepwise.captured.get(key)
+    return graphs.replays if graphs else 0
 
 
-def test_work_is_written_once_then_recorded_then_played(recorder: CudaGraphCache):
+def test_work_is_written_once_then_recorded_then_num_replays(cache: CudaGraphCache):
     counts = []
     for start in (1.0, 3.0, 5.0):
-        assert once(recorder, start) == [2 * start, 4 * start, 8 * start]
-        counts.append(played(recorder))
-    assert counts == [0, 1, 2] and not recorder._often.free.locked()
+        assert once(cache, start) == [2 * start, 4 * start, 8 * start]
+        counts.append(num_replays(cache))
+    assert counts == [0, 1, 2] and not cache._stepwise.lock.locked()
 
 
-def test_what_begins_before_the_other_ends_is_not_played(recorder: CudaGraphCache):
+def test_what_begins_before_the_other_ends_is_not_num_replays(cache: CudaGraphCache):
     for start in (1.0, 3.0):
-        once(recorder, start)
-    first = recorder.run("doubled", doubled, [torch.tensor(1.0)], 3)
+        once(cache, start)
+    first = cache.run("doubled", doubled, [torch.tensor(1.0)], 3)
     next(first)
-    assert played(recorder) == 2 and once(recorder, 5.0) == [10.0, 20.0, 40.0]
-    assert played(recorder) == 2
+    assert num_replays(cache) == 2 and once(cache, 5.0) == [10.0, 20.0, 40.0]
+    assert num_replays(cache) == 2
     first.close()  # as when nobody waits for an image any more
-    assert once(recorder, 5.0) and played(recorder) == 3
+    assert once(cache, 5.0) and num_replays(cache) == 3
 
 
-def test_what_does_not_fit_into_memory_is_written_for_good(recorder: CudaGraphCache, caplog):
+def test_what_does_not_fit_into_memory_is_written_for_good(cache: CudaGraphCache, caplog):
     for _ in range(3):
-        assert once(recorder, -1.0) == [-2.0, -4.0, -8.0]
-    assert played(recorder) == 0 and caplog.text.count("too little memory to record") == 1
+        assert once(cache, -1.0) == [-2.0, -4.0, -8.0]
+    assert num_replays(cache) == 0 and caplog.text.count("too little GPU memory to capture") == 1
 
 
-def test_long_work_is_recorded_where_its_passes_are_alike(recorder: CudaGraphCache, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_graphs, "LONGEST", 2)
+def test_long_work_is_recorded_where_its_passes_are_alike(cache: CudaGraphCache, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS_PER_KEY", 2)
     for _ in range(3):
-        once(recorder, 1.0, "long")
-        once(recorder, 1.0, "alike", alike=True)
-    assert played(recorder, "long") == 0 and played(recorder, "alike") == 2
+        once(cache, 1.0, "long")
+        once(cache, 1.0, "same", same_every_step=True)
+    assert num_replays(cache, "long") == 0 and num_replays(cache, "same") == 2
 
 
-def test_an_error_while_recording_leaves_the_next_one_free(recorder: CudaGraphCache):
+def test_an_error_while_recording_leaves_the_next_one_free(cache: CudaGraphCache):
     def broken(inputs: Tensors) -> Iterator[Tensors]:
         yield inputs
         raise ValueError("a bug")
 
     for _ in range(2):
         with pytest.raises(ValueError, match="a bug"):
-            list(recorder.run("broken", broken, [torch.tensor(1.0)], 2))
-    assert not cuda_graphs._recording.locked() and not recorder._often.free.locked()
+            list(cache.run("broken", broken, [torch.tensor(1.0)], 2))
+    assert not cuda_graphs._capturing.locked() and not cache._stepwise.lock.locked()

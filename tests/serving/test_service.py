@@ -10,7 +10,7 @@ from fake_pipe import FakePipe, colour
 from PIL import Image
 from web import encode
 
-from emage.inference.pipeline import candidate_seed
+from emage.inference.seeds import candidate_seed
 from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.serving.service import QueueLimits, Service
 
