@@ -1,4 +1,4 @@
-"""A small BERT as it is published: a folder of config, words and the weights of the whole model, heads and all."""
+"""A small BERT in its published form: a folder with config, vocabulary and all weights, heads included."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ WORDS = [*SPECIAL, "a", "red", "circle", "##s", "cafe", "the", "!", "##é", "é"
 
 
 def write_bert(folder: Path, form: str, seed: int = 0, **config) -> BertForPreTraining:
-    """Writes bert_tiny's files: `bin` with the names of 2018 (gamma, beta), `safetensors` with today's."""
+    """Write the files of bert_tiny: `bin` with the names of 2018 (gamma, beta), `safetensors` with today's."""
     width, heads, layers, vocab_size = SIZES["bert_tiny"]
     sizes = {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers, "vocab_size": vocab_size}
     torch.manual_seed(seed)
     model = BertForPreTraining(BertConfig(**{**sizes, "intermediate_size": 4 * width, **config})).eval()
     for name, parameter in model.named_parameters():
-        if "LayerNorm" in name:  # as after training: ones and zeros would hide a name that is mixed up
+        if "LayerNorm" in name:  # as after training: ones and zeros would hide mixed-up names
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     folder.mkdir(exist_ok=True)
     model.config.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A small CLIP of random weights, as open_clip has them: a model config and a file."""
+"""A small CLIP with random weights in the form of open_clip: a model config and a weights file."""
 
 import json
 from pathlib import Path

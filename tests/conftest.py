@@ -1,4 +1,4 @@
-"""What tests share: one Ray cluster a session, the folder of real data, a loopback HTTP server."""
+"""Fixtures of all tests: one Ray cluster per session, the folder of real data, a loopback server, a small model."""
 
 import functools
 import gc
@@ -13,24 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the networks here are tiny: more threads wait for each other longer than they work
+torch.set_num_threads(1)  # the networks of tests are tiny: more threads would mostly wait for each other
 
-# The real data lies beside a developer's checkout; a user's machine has none and those tests skip.
+# The real data is in a folder next to a developer's checkout; elsewhere those tests skip.
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Which tests run in the same of several processes: those of one file, of many where they share a Ray cluster.
+    """Group the tests that xdist runs in one process: those of one file, and all that share a Ray cluster.
 
-    Ray's come first: they take longest.
+    Tests with Ray come first, since they take longest.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         group = item.path.stem
         if item.get_closest_marker("ray"):
-            # Two processes at most have a cluster: one makes a token table and trains on it, one has the rest.
+            # At most two processes have a cluster: one ingests and trains, the other runs the rest.
             to_a_model = item.path.parent.name in ("ingest", "training")
             group = "cluster for data" if to_a_model else "cluster for models"
         item.add_marker(pytest.mark.xdist_group(group))
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports made is never garbage: without this, each full collection would walk through all of PyTorch."""
+    """Exclude imported objects from garbage collection, which would otherwise walk through all of PyTorch each time."""
     gc.collect()
     gc.freeze()
 
@@ -50,6 +50,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
+    """Return the folder of real images, or skip the test."""
     if not DATA.is_dir():
         pytest.skip(f"no folder of real images at {DATA} (set EMAGE_DATA)")
     return DATA
@@ -57,7 +58,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`emage WORDS` in this process: what a process would cost alone is importing PyTorch once more."""
+    """Return a function that runs `emage WORDS` in this process, which saves importing PyTorch once more."""
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         from emage import commands
@@ -77,6 +78,7 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
+    """Start a local Ray with 4 CPUs for the session."""
     import ray
 
     from emage.on_ray import launch
@@ -95,7 +97,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """An empty folder and the loopback URL under which its files are served."""
+    """Yield an empty folder and the loopback URL that serves its files."""
     folder = tmp_path / "www"
     folder.mkdir()
     handler = functools.partial(_Quiet, directory=str(folder))
@@ -110,7 +112,7 @@ def serve_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture(scope="session")
 def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A token table of 200 drawn images in two files, as ingest writes it."""
+    """Return a token table of 200 rendered images in two files, as ingest writes it."""
     from emage.data import shapes
     from emage.reproduce.shapes_dataset import write_table
 
@@ -121,7 +123,7 @@ def token_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of an untrained network with the demo's tokenizer."""
+    """Return a checkpoint folder of an untrained network with the demo's tokenizer."""
     from emage import tokenizers
     from emage.config import CheckpointConfig, ModelConfig, SamplingConfig
     from emage.model import checkpoint

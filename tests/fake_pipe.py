@@ -1,6 +1,6 @@
-"""A model whose images can be worked out by hand: one colour, by prompt, seed, steps and inpainting_input.
+"""A model whose images can be worked out by hand: one colour for each prompt, seed, steps and inpainting input.
 
-Some prompts misbehave. It travels to replicas by value, so it imports what it needs itself.
+Some prompts make it fail. It is pickled by value for replicas, so this file imports all that it needs.
 """
 
 import threading
@@ -23,18 +23,18 @@ def colour(prompt: str, seed: int, steps: int, inpainting_input: Any = None) -> 
     return code & 255, code >> 8 & 255, code >> 16 & 255
 
 
-class FakePass:
+class FakeGenerationStep:
     def __init__(self, step: int, num_steps: int, colours: list[tuple[int, int, int]]):
         self.step, self.num_steps, self.colours = step, num_steps, colours
 
     def wait(self) -> None:
-        """It is never ahead."""
+        """Do nothing: there is no device to wait for."""
 
     def fraction_unmasked(self) -> list[float]:
         return [self.step / self.num_steps] * len(self.colours)
 
     def images(self, rows: Sequence[int] | None = None) -> list[Image.Image]:
-        """After the last pass the colours themselves, before it a grey that grows."""
+        """Return the colours after the last step, before it a grey that gets lighter."""
         grey = 255 * self.step // self.num_steps
         colours = self.colours if self.step == self.num_steps else [(grey, grey, grey)] * len(self.colours)
         return [Image.new("RGB", (WIDTH, HEIGHT), colours[i]) for i in rows or range(len(colours))]
@@ -44,13 +44,16 @@ class FakePass:
 
 
 class FakePipe:
-    """Notes the prompts and steps of every batch. "slow" takes 0.3 s a pass; "fails" raises; "breaks" for good."""
+    """Remembers prompts and steps of every batch.
+
+    The prompt "slow" takes 0.3 s per step; "fails" raises; "breaks" makes all later batches raise as well.
+    """
 
     size, grid = (HEIGHT, WIDTH), (8, 12)
 
     def __init__(self, step: int = 0, go: threading.Event | None = None):
         self.batches: list[tuple[list[str], int]] = []
-        self.passed = 0
+        self.num_steps_done = 0
         self.metadata: dict[str, Any] = {"step": step, "method": "iterative3", "prompts": ["a red bus"]}
         self._go, self._broken = go, False
 
@@ -63,14 +66,14 @@ class FakePipe:
         return sum(len(prompt) > 77 for prompt in prompts)
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> Any:
-        """The corners: of the image a colour, of the mask how white."""
+        """Return the colour of the image's corner, and the values of two corners of the mask."""
         if mask.size != image.size:
             raise InputError("the mask has another size")
         return image.getpixel((0, 0)), mask.getpixel((0, 0)), mask.getpixel((mask.width - 1, 0))
 
     def generation_steps(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, inpainting_inputs: Sequence[Any]
-    ) -> Iterator[FakePass]:
+    ) -> Iterator[FakeGenerationStep]:
         if list(prompts) != ["a warm-up"]:
             self.batches.append((list(prompts), settings.steps))
         if self._go:
@@ -83,5 +86,5 @@ class FakePipe:
         colours = [colour(p, s, settings.steps, c) for p, s, c in zip(prompts, seeds, inpainting_inputs, strict=True)]
         for step in range(1, settings.steps + 1):
             time.sleep({"slow": 0.3, "busy": 0.05}.get(prompts[0], 0.001))
-            self.passed += 1
-            yield FakePass(step, settings.steps, colours)
+            self.num_steps_done += 1
+            yield FakeGenerationStep(step, settings.steps, colours)

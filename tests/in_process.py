@@ -1,4 +1,4 @@
-"""An ASGI app over real HTTP on 127.0.0.1, in a thread of this process."""
+"""Serves an ASGI app over real HTTP on 127.0.0.1, in a thread of this process."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ import uvicorn
 
 @contextmanager
 def serving(make: Callable[[], Any]) -> Iterator[str]:
-    """The URL of an ASGI app, made inside its event loop, while the block runs."""
+    """Yield the URL of an ASGI app, which is created inside its event loop and served while the block runs."""
     server: list[uvicorn.Server] = []
     started = threading.Event()
 

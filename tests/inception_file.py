@@ -1,4 +1,4 @@
-"""The Inception of the FID with weights drawn at random, in the published form."""
+"""The FID's Inception network with random weights, in its published form."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ LAYERS = ["64", "2048"]
 
 
 def random_network() -> theirs.FeatureExtractorInceptionV3:
-    """torch-fidelity's network, its features of order 1; it knows no way to be made without a file."""
+    """Return torch-fidelity's network with features of order 1. It cannot be created without a file: patched."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)

@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1: the routes that huggingface_hub's own client calls, git's idea of them in a dict."""
+"""A model hub on 127.0.0.1: the routes that huggingface_hub's client calls, with repositories in a dict."""
 
 import base64
 import hashlib
@@ -16,26 +16,26 @@ Files = dict[str, bytes]
 
 
 class Answer(Exception):
-    """Ends a request with a status, a hub's error code and what the hub says about it."""
+    """Ends a request with a status, a hub's error code and message."""
 
     def __init__(self, status: int, code: str = "", message: str = ""):
         self.status, self.code, self.message = status, code, message
 
 
 class LocalHub:
-    """Repositories as lists of commits. `failures` (method, part of the path) answer with another status."""
+    """Repositories and their commits. Requests in `failures` (method, part of the path) get another answer."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, Files]] = {}  # repository -> commit or branch -> its files
         self.blobs: dict[str, bytes] = {}  # large files by sha256, uploaded before the commit that names them
-        self.commits: list[str] = []  # "repository message", one a commit
+        self.commits: list[str] = []  # "repository message", one per commit
         self.failures: dict[tuple[str, str], Answer] = {}
         self.requests: list[tuple[str, str]] = []
         self.private: set[str] = set()
         self.url = ""
 
     def commit(self, repo: str, branch: str, files: Files) -> str:
-        """Makes `files` the content of a branch; returns the commit's id."""
+        """Commit `files` as the content of a branch; return the commit's id."""
         text = "".join(f"{name} {hashlib.sha256(body).hexdigest()}\n" for name, body in sorted(files.items()))
         oid = hashlib.sha1(text.encode()).hexdigest()
         self.repos.setdefault(repo, {})
@@ -92,7 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _files(self, repo: str, revision: str) -> Files:
         if repo in self.hub.private:
-            self._logged_in("RepoNotFound")  # a stranger learns no more
+            self._logged_in("RepoNotFound")  # without the token, as if it did not exist
         if repo not in self.hub.repos:
             raise Answer(404, "RepoNotFound")
         if revision not in self.hub.repos[repo]:
@@ -183,7 +183,7 @@ ROUTES: dict[str, Callable] = {
 
 @contextmanager
 def serving() -> Iterator[LocalHub]:
-    """A hub with no repositories, at its `url` while the block runs."""
+    """Yield an empty hub, served at its `url` while the block runs."""
     hub = LocalHub()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,4 +1,4 @@
-"""A small table of pairs with everything in it that the web does to one, and what an ingest must make of it."""
+"""A small URL table with every kind of bad row, and what an ingest must do with each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ FAILED = {  # drop reason -> rows; `table` has the rows
 
 
 def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, str]]:
-    """The pages, and rows of (URL, caption) in which good and bad are mixed."""
+    """Add the pages, and return rows of (URL, caption), good and bad ones mixed."""
     scenes = shapes.sample_train_scenes(NUM_GOOD, seed=1)
     images = [Image.fromarray(pixels) for pixels in shapes.render_many(scenes, seed=1)]
     rows: list[tuple[str | None, str]] = []
@@ -70,7 +70,7 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
 
 
 def more_table(pages: dict[str, web.Page], address: str) -> list[tuple[str, str, float]]:
-    """A second table: a pair of the first again, an image of the first under another URL, one that scores too low."""
+    """Return a second table: a row of the first, its image under another URL, a row with too low a score."""
     pages["/again.png"] = pages["/0.png"]
     caption = shapes.sample_train_scenes(1, seed=1)[0].caption
     return [
@@ -82,6 +82,8 @@ def more_table(pages: dict[str, web.Page], address: str) -> list[tuple[str, str,
 
 @dataclass(frozen=True)
 class Ingested:
+    """A finished ingest: its settings, input rows and report."""
+
     settings: IngestConfig
     rows: list[tuple[str | None, str]]
     report: dict
@@ -95,4 +97,5 @@ class Ingested:
         return pq.read_table(self.output / "tokens")
 
     def bytes(self) -> dict[str, str]:
+        """Return the sha256 of each token file."""
         return {file.name: manifest.sha256(file) for file in sorted((self.output / "tokens").iterdir())}

@@ -1,4 +1,4 @@
-"""Old paths of public names work for one release, and say where the name is now."""
+"""Old paths of public names work for one release, with a warning that names the new path."""
 
 import importlib
 import sys

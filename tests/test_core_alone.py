@@ -1,4 +1,4 @@
-"""The core must import where Ray, DeepSpeed, MLflow and img2dataset are absent."""
+"""The core must import without Ray, DeepSpeed, MLflow and img2dataset."""
 
 import subprocess
 import sys

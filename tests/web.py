@@ -1,4 +1,4 @@
-"""A loopback web server that misbehaves on request: a page is its bytes, or a function that writes the answer."""
+"""A loopback web server that can misbehave: a page is its bytes, or a function that writes the response."""
 
 import http.server
 import io
@@ -15,7 +15,7 @@ Page = bytes | Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @contextmanager
 def serving(pages: dict[str, Page], host: str = "127.0.0.1") -> Iterator[str]:
-    """The address under which `pages` (path -> page) are served; every other path is a 404. Pages may be added."""
+    """Yield the address of a server of `pages` (path -> page); other paths are a 404. Pages may be added later."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -31,7 +31,7 @@ def serving(pages: dict[str, Page], host: str = "127.0.0.1") -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer((host, 0), Handler)
-    server.handle_error = lambda *_: None  # clients hang up on purpose
+    server.handle_error = lambda *_: None  # clients disconnect on purpose
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -43,7 +43,7 @@ def serving(pages: dict[str, Page], host: str = "127.0.0.1") -> Iterator[str]:
 
 @contextmanager
 def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The host:port of a server that does with every connection whatever `talk` does: no HTTP, no manners."""
+    """Yield the host:port of a server that calls `talk` with every connection, without HTTP."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -63,7 +63,7 @@ def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def _quietly(talk: Callable[[socket.socket], None], connection: socket.socket) -> None:
-    with connection, suppress(OSError):  # clients hang up on purpose
+    with connection, suppress(OSError):  # clients disconnect on purpose
         talk(connection)
 
 

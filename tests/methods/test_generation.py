@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import ITERATIVE, B, N, Recorder, V, certain, network, rngs, tokens, unknown
+from fakes import ITERATIVE, B, N, RecordingModel, V, all_masked, certain_logits, network, rngs, tokens
 
 from emage.config import SamplingConfig
 from emage.inference.guidance import GuidedDecoder
@@ -18,9 +18,9 @@ from emage.methods.masking import MASK, ImageRng, num_kept
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_each_iteration_keeps_exactly_as_many_as_the_schedule_says(name: str, order: str):
-    model = Recorder(torch.zeros(N, V))  # every confidence ties
+    model = RecordingModel(torch.zeros(N, V))  # every confidence ties
     settings = SamplingConfig(steps=5, order=order)
-    steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, ImageRng(range(B))))
+    steps = list(METHODS[name].generate(model, None, all_masked(B, N), settings, ImageRng(range(B))))
     known = [(step.y_obs != MASK).sum(1).tolist() for step in steps]
     assert known == [[num_kept(t, 5, N)] * B for t in range(1, 6)]
     assert (steps[-1].y_obs >= 0).all() and (steps[-1].y_obs < V).all()
@@ -28,9 +28,9 @@ def test_each_iteration_keeps_exactly_as_many_as_the_schedule_says(name: str, or
 
 def test_number_1_never_changes_a_kept_token_and_number_3_never_masks_one():
     for name in ITERATIVE:
-        model = Recorder(torch.zeros(N, V))
+        model = RecordingModel(torch.zeros(N, V))
         settings = SamplingConfig(steps=6, gumbel=50.0)  # noise that would lift any rival above 1.0
-        steps = list(METHODS[name].generate(model, None, unknown(B, N), settings, ImageRng(range(B))))
+        steps = list(METHODS[name].generate(model, None, all_masked(B, N), settings, ImageRng(range(B))))
         for before, after in itertools.pairwise(steps):
             known = before.y_obs != MASK
             assert (after.y_obs[known] != MASK).all()
@@ -43,13 +43,13 @@ def test_number_3_revises_known_tokens_with_what_it_now_believes():
 
     def changing(y, context):
         calls.append(1)
-        return certain([len(calls)] * N, V).expand(len(y), N, V)  # 1 in the first pass, 2 in the second
+        return certain_logits([len(calls)] * N, V).expand(len(y), N, V)  # 1 in the first pass, 2 in the second
 
-    first, last = iterative3.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), ImageRng([0]))
+    first, last = iterative3.generate(changing, None, all_masked(1, N), SamplingConfig(steps=2), ImageRng([0]))
     assert set(first.y_obs.unique().tolist()) == {MASK, 1}
     assert set(last.y_obs.unique().tolist()) == {2}
     calls.clear()
-    first, last = iterative1.generate(changing, None, unknown(1, N), SamplingConfig(steps=2), ImageRng([0]))
+    first, last = iterative1.generate(changing, None, all_masked(1, N), SamplingConfig(steps=2), ImageRng([0]))
     assert set(last.y_obs.unique().tolist()) == {1, 2}
 
 
@@ -57,7 +57,7 @@ def test_confidence_order_fills_the_surest_positions_first():
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
     settings = SamplingConfig(steps=2, schedule="linear", gumbel=0, temperature=0)
-    first, _ = iterative1.generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([0]))
+    first, _ = iterative1.generate(RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([0]))
     assert (first.y_obs[0] != MASK).nonzero().flatten().tolist() == list(range(N // 2, N))
 
 
@@ -71,7 +71,9 @@ def test_position_noise_is_annealed_linearly_from_its_first_value(module, monkey
 
     monkeypatch.setattr(module, "position_scores", noting)
     list(
-        module.generate(Recorder(torch.zeros(N, V)), None, unknown(1, N), SamplingConfig(steps=4, gumbel=4.0), rngs(1))
+        module.generate(
+            RecordingModel(torch.zeros(N, V)), None, all_masked(1, N), SamplingConfig(steps=4, gumbel=4.0), rngs(1)
+        )
     )
     assert noises == [3.0, 2.0, 1.0, 0.0]
 
@@ -82,7 +84,7 @@ def test_revision_draws_or_takes_the_best():
 
     def revised(how: str) -> torch.Tensor:
         settings = SamplingConfig(steps=2, revise=how, order="halton")
-        first, last = iterative3.generate(Recorder(logits), None, unknown(50, N), settings, rngs(50))
+        first, last = iterative3.generate(RecordingModel(logits), None, all_masked(50, N), settings, rngs(50))
         return last.y_obs[first.y_obs != MASK]
 
     assert (revised("argmax") == 5).all()
@@ -95,7 +97,7 @@ def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_image(name: s
     given = torch.tensor([0, N // 2, N - 1])
     start = torch.where(torch.arange(N) < given[:, None], tokens(), MASK)
     settings = SamplingConfig(steps=4)
-    steps = list(METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))))
+    steps = list(METHODS[name].generate(RecordingModel(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))))
     for t, step in enumerate(steps, start=1):
         fresh = [num_kept(t, 4, n) for n in (N - given).tolist()]
         assert (step.y_obs != MASK).sum(1).tolist() == (given + torch.tensor(fresh)).tolist()
@@ -117,7 +119,7 @@ def test_remasking_masks_the_least_sure_again_and_keeps_to_the_schedule(name: st
     }
     for order, known in expected.items():
         settings = replace(greedy, order=order)
-        steps = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
+        steps = METHODS[name].generate(RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3]))
         assert [positions(step) for step in steps] == [*known, set(range(N))]
 
 
@@ -126,7 +128,7 @@ def test_number_3_asks_how_sure_the_revised_token_is_not_the_one_it_might_have_d
     logits[:, 0] = torch.arange(N).float()
     # So hot that a draw is a guess: of a sure position most guesses are very improbable.
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=100, gumbel=0, remask=0.5)
-    first, second, *_ = iterative3.generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
+    first, second, *_ = iterative3.generate(RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3]))
     assert positions(first) - positions(second) == {1, 6}  # the least sure of 9, 6, 12, 1
 
 
@@ -135,13 +137,15 @@ def test_remasking_takes_no_more_than_stay_masked_anyway(name: str):
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=0, gumbel=0, remask=0.99)
-    _, second, third, _ = METHODS[name].generate(Recorder(logits), None, unknown(1, N), settings, ImageRng([3]))
+    _, second, third, _ = METHODS[name].generate(
+        RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3])
+    )
     assert positions(second) - positions(third) == set(sorted(positions(second))[:4])  # 7 of 8 asked, room for 4
 
 
 def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
     def sure_but_for(position: int) -> torch.Tensor:
-        logits = certain([1] * N, V)
+        logits = certain_logits([1] * N, V)
         logits[position] /= 50
         return logits
 
@@ -150,7 +154,7 @@ def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
     for name, masked_again in (("iterative1", 9), ("iterative3", 1)):
         answers = iter([sure_but_for(9), sure_but_for(1)])
         steps = METHODS[name].generate(
-            lambda y, context, answers=answers: next(answers)[None], None, unknown(1, N), settings, ImageRng([0])
+            lambda y, context, answers=answers: next(answers)[None], None, all_masked(1, N), settings, ImageRng([0])
         )
         first, second = next(steps), next(steps)
         assert positions(first) - positions(second) == {masked_again}
@@ -161,7 +165,7 @@ def test_remasking_never_touches_what_was_given(name: str):
     y = tokens()
     start = y.masked_fill(torch.arange(N) % 2 == 0, MASK)
     settings = SamplingConfig(steps=4, remask=0.9)
-    for step in METHODS[name].generate(Recorder(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))):
+    for step in METHODS[name].generate(RecordingModel(torch.zeros(N, V)), None, start, settings, ImageRng(range(B))):
         assert torch.equal(step.y_obs[start != MASK], y[start != MASK])
 
 
@@ -195,8 +199,8 @@ def test_cached_tokens_equal_the_uncached_ones(settings: SamplingConfig):
     net = network("autoregressive").eval()
     context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     generate = METHODS["autoregressive"].generate
-    *_, cached = generate(net.decoder, context, unknown(B, N), settings, ImageRng(range(B)))
-    *_, whole = generate(UncachedDecoder(net.decoder), context, unknown(B, N), settings, ImageRng(range(B)))
+    *_, cached = generate(net.decoder, context, all_masked(B, N), settings, ImageRng(range(B)))
+    *_, whole = generate(UncachedDecoder(net.decoder), context, all_masked(B, N), settings, ImageRng(range(B)))
     assert torch.equal(cached.y_obs, whole.y_obs)
 
 
@@ -205,7 +209,7 @@ def test_guided_cached_tokens_equal_the_uncached_ones():
     caption, empty = (net.encode_text(net.text.tokenize([text] * B)[0]) for text in ("a red circle", ""))
     settings, generate = SamplingConfig(guidance=8.0), METHODS["autoregressive"].generate
     drawn = [
-        list(generate(GuidedDecoder(decoder, empty, settings, N), caption, unknown(B, N), settings, rngs()))
+        list(generate(GuidedDecoder(decoder, empty, settings, N), caption, all_masked(B, N), settings, rngs()))
         for decoder in (net.decoder, UncachedDecoder(net.decoder))
     ]
     assert torch.equal(drawn[0][-1].y_obs, drawn[1][-1].y_obs)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import TINY, B, N, Recorder, V, network, rngs, tokens, unknown
+from fakes import TINY, B, N, RecordingModel, V, all_masked, network, rngs, tokens
 from torch import Tensor
 
 from emage.config import CheckpointConfig, ObjectiveConfig, SamplingConfig
@@ -53,13 +53,13 @@ def test_it_has_the_agreed_names(name: str):
 
 @every_method
 def test_uniform_logits_cost_the_logarithm_of_the_vocabulary(name: str):
-    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), rngs())
+    loss = METHODS[name].loss(RecordingModel(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), rngs())
     assert loss.total.item() / loss.count.item() == pytest.approx(math.log(V), rel=1e-5)
 
 
 @every_method
 def test_the_loss_is_a_sum_over_as_many_positions_as_num_scored_says(name: str):
-    loss = METHODS[name].loss(Recorder(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), rngs())
+    loss = METHODS[name].loss(RecordingModel(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), rngs())
     assert loss.scored.shape == loss.masked.shape == loss.nats.shape == (B, N) and loss.logits.shape == (B, N, V)
     assert torch.equal(loss.scored.sum(1), num_scored(METHODS[name], N, ObjectiveConfig(), rngs()))
     assert loss.count == loss.scored.sum() and loss.total.item() == pytest.approx(loss.nats.sum().item())
@@ -108,7 +108,7 @@ def test_overfits_one_batch(name: str):
 
 @every_method
 def test_it_takes_as_many_steps_as_it_says_and_ends_without_a_mask(name: str):
-    steps = generate(name, network(name).eval(), unknown(B, N))
+    steps = generate(name, network(name).eval(), all_masked(B, N))
     assert len(steps) == METHODS[name].num_steps(STEPS, N)
     for step in steps:
         assert step.y_obs.shape == step.guess.shape == (B, N) and step.y_obs.dtype == torch.int64
@@ -121,7 +121,7 @@ def test_it_takes_as_many_steps_as_it_says_and_ends_without_a_mask(name: str):
 @every_method
 def test_a_step_stays_as_it_was_when_others_follow(name: str):
     net, copies, steps = network(name).eval(), [], []
-    for step in METHODS[name].generate(net.decoder, encode_text(net), unknown(B, N), STEPS, rngs()):
+    for step in METHODS[name].generate(net.decoder, encode_text(net), all_masked(B, N), STEPS, rngs()):
         copies.append((step.y_obs.clone(), step.guess.clone()))
         steps.append(step)
     for step, (y_obs, guess) in zip(steps, copies, strict=True):
@@ -143,8 +143,8 @@ def test_given_tokens_stay(name: str):
 @every_method
 def test_an_image_does_not_depend_on_the_rest_of_the_batch(name: str):
     net = network(name).eval()
-    alone = generate(name, net, unknown(1, N), seeds=[7])[-1].y_obs
-    among = generate(name, net, unknown(4, N), seeds=[1, 7, 2, 3])[-1].y_obs
+    alone = generate(name, net, all_masked(1, N), seeds=[7])[-1].y_obs
+    among = generate(name, net, all_masked(4, N), seeds=[1, 7, 2, 3])[-1].y_obs
     assert torch.equal(alone[0], among[1]) and not torch.equal(among[0], among[1])
 
 
@@ -162,8 +162,8 @@ def test_an_image_does_not_depend_on_the_rest_of_the_batch(name: str):
 def test_random_numbers_generated_beforehand_are_enough_and_give_the_same_tokens(name: str, settings: SamplingConfig):
     net, method = network(name).eval(), METHODS[name]
     numbers = rngs().uniform(method.max_random_numbers(settings, N))
-    *_, one = method.generate(net.decoder, encode_text(net), unknown(B, N), settings, rngs())
-    *_, other = method.generate(net.decoder, encode_text(net), unknown(B, N), settings, BufferedRng(numbers))
+    *_, one = method.generate(net.decoder, encode_text(net), all_masked(B, N), settings, rngs())
+    *_, other = method.generate(net.decoder, encode_text(net), all_masked(B, N), settings, BufferedRng(numbers))
     assert torch.equal(one.y_obs, other.y_obs)
 
 
@@ -174,7 +174,7 @@ def test_the_text_is_encoded_once_per_image_not_once_per_step(name: str):
     net.text.tower.register_forward_hook(lambda *_: calls.append("text"))
     for block in net.decoder.blocks:
         block.cross.kv.register_forward_hook(lambda *_: calls.append("keys and values"))
-    generate(name, net, unknown(B, N))
+    generate(name, net, all_masked(B, N))
     assert calls == ["text", *["keys and values"] * TINY.depth]
 
 
@@ -182,9 +182,9 @@ def test_the_text_is_encoded_once_per_image_not_once_per_step(name: str):
 def test_guidance_works_and_changes_the_tokens(name: str):
     net, settings = network(name).eval(), replace(STEPS, guidance=8.0)
     guided = GuidedDecoder(net.decoder, encode_text(net, [""] * B), settings, METHODS[name].num_steps(settings, N))
-    *_, last = METHODS[name].generate(guided, encode_text(net), unknown(B, N), settings, rngs())
+    *_, last = METHODS[name].generate(guided, encode_text(net), all_masked(B, N), settings, rngs())
     assert last.y_obs.min() >= 0
-    assert not torch.equal(last.y_obs, generate(name, net, unknown(B, N))[-1].y_obs)
+    assert not torch.equal(last.y_obs, generate(name, net, all_masked(B, N))[-1].y_obs)
 
 
 # --- In the product ---

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fakes import ITERATIVE, B, N, Recorder, V, certain, network, rngs, tokens
+from fakes import ITERATIVE, B, N, RecordingModel, V, certain_logits, network, rngs, tokens
 
 from emage.config import ObjectiveConfig
 from emage.methods import METHODS, iterative2, iterative3
@@ -12,13 +12,13 @@ from emage.methods.masking import MASK, ImageRng
 
 
 def test_fully_nar_shows_nothing_and_scores_everything():
-    model = Recorder(torch.zeros(N, V))
+    model = RecordingModel(torch.zeros(N, V))
     loss = METHODS["fully_nar"].loss(model, tokens(), None, ObjectiveConfig(), ImageRng(range(B)))
     assert (model.shown[0] == MASK).all() and loss.count == B * N
 
 
 def test_autoregressive_shows_each_position_what_lies_before_it():
-    model, y = Recorder(torch.zeros(N, V)), tokens()
+    model, y = RecordingModel(torch.zeros(N, V)), tokens()
     METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     assert (model.shown[0][:, 0] == MASK).all() and torch.equal(model.shown[0][:, 1:], y[:, :-1])
 
@@ -27,8 +27,8 @@ def test_autoregressive_shows_each_position_what_lies_before_it():
 def test_number_1_and_2_score_the_masked_positions_alone(name: str):
     # Right about even positions, wrong about odd ones: the loss can be counted off the mask that was shown.
     y = tokens()
-    model = Recorder(torch.zeros(N, V))
-    logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain(y[0].tolist(), V), torch.zeros(N, V))
+    model = RecordingModel(torch.zeros(N, V))
+    logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain_logits(y[0].tolist(), V), torch.zeros(N, V))
     model.logits = logits
     loss = METHODS[name].loss(model, y[:1].repeat(B, 1), None, ObjectiveConfig(), ImageRng(range(B)))
     masked = model.shown[-1] == MASK
@@ -38,7 +38,7 @@ def test_number_1_and_2_score_the_masked_positions_alone(name: str):
 
 def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
     y = torch.zeros(B, N, dtype=torch.long)
-    model = Recorder(certain([3] * N, V))  # insists on 3 where the truth is 0
+    model = RecordingModel(certain_logits([3] * N, V))  # insists on 3 where the truth is 0
     loss = iterative2.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     first, second = model.shown
     assert set(first.unique().tolist()) <= {MASK, 0}
@@ -50,7 +50,7 @@ def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
 
 def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
     y = torch.zeros(B, N, dtype=torch.long)
-    model = Recorder(certain([3] * N, V))
+    model = RecordingModel(certain_logits([3] * N, V))
     loss = iterative3.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     assert set(model.shown[1].unique().tolist()) == {MASK, 3}
     assert loss.count == B * N
@@ -59,7 +59,7 @@ def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_masks_follow_the_mask_schedule(name: str):
     for schedule, share in (("linear", 0.5), ("cosine", 2 / math.pi)):
-        model = Recorder(torch.zeros(N, V))
+        model = RecordingModel(torch.zeros(N, V))
         METHODS[name].loss(model, tokens(2000), None, ObjectiveConfig(mask_schedule=schedule), rngs(2000))
         for shown in model.shown:
             assert (shown == MASK).float().mean().item() == pytest.approx(share, abs=0.04)
@@ -67,7 +67,7 @@ def test_masks_follow_the_mask_schedule(name: str):
 
 def test_ground_truth_share_puts_the_truth_back():
     y = torch.zeros(200, N, dtype=torch.long)
-    model = Recorder(certain([3] * N, V))
+    model = RecordingModel(certain_logits([3] * N, V))
     iterative3.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), ImageRng(range(200)))
     visible = model.shown[1][model.shown[1] != MASK]
     assert (visible == 0).float().mean().item() == pytest.approx(0.25, abs=0.04)
@@ -77,7 +77,7 @@ def test_a_sampled_first_pass_differs_by_seed_only_and_argmax_not_at_all():
     y, logits = tokens(1), torch.zeros(N, V)
 
     def second_pass(seed: int, how: str) -> torch.Tensor:
-        model = Recorder(logits)
+        model = RecordingModel(logits)
         iterative3.loss(model, y, None, ObjectiveConfig(first_pass=how), ImageRng([seed]))
         return model.shown[1]
 
@@ -120,7 +120,7 @@ def test_fixed_seed_loss(name: str, expected: float):
 
 def test_ground_truth_share_reaches_number_2_as_well():
     y = torch.zeros(200, N, dtype=torch.long)
-    model = Recorder(certain([3] * N, V))
+    model = RecordingModel(certain_logits([3] * N, V))
     iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), ImageRng(range(200)))
     first, second = model.shown
     own = second[(first == MASK) & (second != MASK)]

@@ -180,13 +180,13 @@ def test_drawing_stops_between_two_passes_when_the_last_waiter_has_gone() -> Non
         pipe, batches = FakePipe(), list[BatchRecord]()
         batcher = Batcher(max_batch_size=2, wait_s=0.001, observe=batches.append)
         alone = asyncio.create_task(batcher.generate(job(pipe, "busy", steps=40)))
-        await until(lambda: pipe.passed == 2)
+        await until(lambda: pipe.num_steps_done == 2)
         alone.cancel()
         await until(lambda: batches)
-        assert pipe.passed <= 4 and not batches[0].finished
+        assert pipe.num_steps_done <= 4 and not batches[0].finished
 
         leaver, stayer = (asyncio.create_task(batcher.generate(job(pipe, "busy", seed, steps=5))) for seed in (1, 2))
-        await until(lambda: pipe.passed > 5)
+        await until(lambda: pipe.num_steps_done > 5)
         leaver.cancel()
         assert right(await stayer, job(pipe, "busy", 2, steps=5))
         await until(lambda: len(batches) == 2)
@@ -230,4 +230,4 @@ def test_the_backlog_is_told_in_seconds() -> None:
 def test_a_warm_up_draws_two_passes() -> None:
     pipe = FakePipe()
     warm_up(pipe)
-    assert pipe.passed == 2
+    assert pipe.num_steps_done == 2

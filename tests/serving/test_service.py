@@ -75,9 +75,9 @@ def test_a_stream_that_is_closed_stops_the_drawing() -> None:
         )
         await anext(stream)
         await stream.aclose()
-        before = pipe.passed
+        before = pipe.num_steps_done
         await asyncio.sleep(0.5)
-        assert pipe.passed <= before + 2
+        assert pipe.num_steps_done <= before + 2
 
     asyncio.run(scene())
 
@@ -212,7 +212,7 @@ def test_a_model_is_replaced_between_two_batches() -> None:
         old, new = FakePipe(step=1), FakePipe(step=2)
         service = Service(old, QueueLimits())
         drawing = asyncio.create_task(service.generate(GenerationRequest("busy")))
-        while not old.passed:
+        while not old.num_steps_done:
             await asyncio.sleep(0.01)
         await service.replace(new)
         assert (await service.describe())["step"] == 2

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from fakes import OUT_OF_MEMORY, Cramped
+from fakes import OUT_OF_MEMORY, LimitedMemory
 
 from emage.utils.errors import InputError
 from emage.utils.oom import HalvedOnOom
@@ -26,7 +26,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
 def test_halved_until_it_fits_and_remembered(error, caplog):
-    work = Cramped(doubled, 3, error)
+    work = LimitedMemory(doubled, 3, error)
     in_parts = HalvedOnOom(work, most=11)
     with caplog.at_level(logging.WARNING):
         assert in_parts(ROWS).equal(2 * ROWS)
@@ -41,18 +41,18 @@ def test_halved_until_it_fits_and_remembered(error, caplog):
 
 
 def test_what_fits_is_not_cut():
-    work = Cramped(doubled, 11, ERRORS[0])
+    work = LimitedMemory(doubled, 11, ERRORS[0])
     assert HalvedOnOom(work, most=11)(ROWS).equal(2 * ROWS)
     assert work.calls == [11]
 
 
 def test_one_that_does_not_fit_alone_is_an_error_that_says_so():
     with pytest.raises(InputError, match=r"not even a batch of one fits .* \(CUDA out of memory"):
-        HalvedOnOom(Cramped(doubled, 0, ERRORS[0]), most=4)(ROWS)
+        HalvedOnOom(LimitedMemory(doubled, 0, ERRORS[0]), most=4)(ROWS)
 
 
 def test_other_errors_are_raised():
-    work = Cramped(doubled, 0, RuntimeError("shape mismatch"))
+    work = LimitedMemory(doubled, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         HalvedOnOom(work, most=4)(ROWS)
     assert work.calls == [4]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from fakes import OUT_OF_MEMORY, Cramped
+from fakes import OUT_OF_MEMORY, LimitedMemory
 from PIL import Image
 from ray.util.state import list_actors
 from ray.util.state.common import ActorState
@@ -221,9 +221,9 @@ def _kill_an_actor(folder: Path, killed: list[ActorState]) -> None:
             killed.append(actor)
 
 
-def make_encoder(room: int, batch_size: int) -> tuple[Encoder, Cramped]:
+def make_encoder(room: int, batch_size: int) -> tuple[Encoder, LimitedMemory]:
     made = Encoder(replace(CONFIG, batch_size=batch_size), SIZE, threads=1)
-    cramped = Cramped(made.tokenizer.encode, room)
+    cramped = LimitedMemory(made.tokenizer.encode, room)
     made.tokenizer.encode = cramped
     return made, cramped
 

@@ -196,9 +196,9 @@ def test_who_hangs_up_stops_the_drawing(url: str, pipe: FakePipe) -> None:
     with httpx.stream("POST", f"{url}/v1/images/generations", json=body, timeout=30) as answer:
         next(answer.iter_lines())
     time.sleep(0.3)
-    before = pipe.passed
+    before = pipe.num_steps_done
     time.sleep(0.5)
-    assert pipe.passed == before
+    assert pipe.num_steps_done == before
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
