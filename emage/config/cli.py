@@ -39,6 +39,11 @@ def parse(
     Raises:
         InputError: An unknown preset or key (with the nearest name), a value that its field does not allow, a required
             key that is missing, or a broken rule across keys.
+
+    Example:
+        ```python
+        settings = config.parse(config.TrainConfig, ["demo", "data.path=tokens", "run.output=out"])
+        ```
     """
     if asked := [i for i, word in enumerate(argv) if word in ("-h", "--help")]:
         topic = argv[asked[0] + 1 : asked[0] + 2]
@@ -114,12 +119,34 @@ def value_text(value: Any) -> str:
 
 
 def to_yaml(config: Any) -> str:
-    """Return a config as YAML text, in the order of its fields."""
+    """Return a config as YAML text, in the order of its fields.
+
+    Args:
+        config: Any config of this package.
+
+    Example:
+        ```python
+        print(config.to_yaml(config.preset(config.ServeConfig, "demo", checkpoint="demo")))
+        ```
+    """
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def from_yaml(program: type[Config], text: str) -> Config:
-    """Return the config that `to_yaml` wrote. Raise InputError if the text does not describe a `program`."""
+    """Return the config that `to_yaml` wrote.
+
+    Args:
+        program: The config class.
+        text: The YAML text; keys that are left out get their defaults.
+
+    Raises:
+        InputError: The text does not describe a `program`.
+
+    Example:
+        ```python
+        settings = config.from_yaml(config.CheckpointConfig, Path("model/config.yaml").read_text())
+        ```
+    """
     try:
         return OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[return-value]
     except (OmegaConfBaseException, yaml.YAMLError) as error:
@@ -127,7 +154,21 @@ def from_yaml(program: type[Config], text: str) -> Config:
 
 
 def preset(program: type[Config], name: str | None, **values: Any) -> Config:
-    """Return the `program` config of a named preset, with keyword values (nested dicts) over it. For code."""
+    """Return the config of a named preset with other values over it: `parse` for code.
+
+    Args:
+        program: The config class.
+        name: The preset's name; None: the defaults.
+        values: Fields to replace; a group is a dict.
+
+    Raises:
+        InputError: An unknown preset.
+
+    Example:
+        ```python
+        settings = config.preset(config.ServeConfig, "demo", checkpoint="demo", port=8001)
+        ```
+    """
     return OmegaConf.to_object(OmegaConf.merge(_writable(program), _preset(program, name), values))  # type: ignore[return-value]
 
 

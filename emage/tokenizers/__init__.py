@@ -84,11 +84,30 @@ TOKENIZERS = {
 
 
 def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Tokenizer:
-    """A tokenizer by name, in eval mode.
+    """Load a tokenizer by name, in eval mode.
 
-    weights: a .safetensors, or what was published (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a folder with
-    encoder.pkl and decoder.pkl), which is converted once; without it, our own copy. A .safetensors that `save` wrote
-    knows its own config, so that its name need not be in TOKENIZERS.
+    Args:
+        name: A name in TOKENIZERS, or the one inside a file that `save` wrote.
+        weights: A .safetensors file, or what was published (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a
+            folder with encoder.pkl and decoder.pkl), which is converted once. None: the shipped weights, or published
+            ones, which are downloaded once into the cache.
+        device: Where the weights are.
+
+    Returns:
+        A module with `encode`, `decode`, `vocab_size`, `grid`, `name` and `sha256`.
+
+    Raises:
+        ValueError: An unknown name, or weights of another tokenizer.
+        ConnectionError: The download failed; the next call continues it.
+
+    Example:
+        ```python
+        from emage import tokenizers
+
+        tokenizer = tokenizers.load("vqgan-demo-f8-512")
+        tokens = tokenizer.encode(pixels)  # (B, 3, 64, 64) in [0, 1] -> (B, 64) int64
+        pixels = tokenizer.decode(tokens)
+        ```
     """
     if weights is not None and not Path(weights).exists():
         raise ValueError(f"no file {weights}")

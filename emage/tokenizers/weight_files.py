@@ -35,9 +35,19 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 
 
 def save(tokenizer: Tokenizer, path: str | Path) -> str:
-    """Writes the weights with name and config, so that `load_file(path)` rebuilds the tokenizer.
+    """Write a tokenizer's weights with its name and config, so that `load_file(path)` rebuilds it.
 
-    Returns their fingerprint, which a tokenizer loaded from the file has as `sha256`.
+    Args:
+        tokenizer: Any tokenizer of this package.
+        path: The .safetensors file to write.
+
+    Returns:
+        The fingerprint of the weights, the `sha256` of a tokenizer loaded from the file.
+
+    Example:
+        ```python
+        tokenizers.save(tokenizer, "tokenizer.safetensors")
+        ```
     """
     kind = _kind(tokenizer.config)
     description = json.dumps({"name": tokenizer.name, kind: asdict(tokenizer.config)}, sort_keys=True)
@@ -56,7 +66,20 @@ def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
-    """The tokenizer that `save` wrote."""
+    """Load a tokenizer from a file that `save` wrote; the file has its name and config.
+
+    Args:
+        path: The .safetensors file.
+        device: Where the weights are.
+
+    Raises:
+        ValueError: The file is damaged, or `save` did not write it.
+
+    Example:
+        ```python
+        tokenizer = tokenizers.load_file("runs/demo/train/model/tokenizer.safetensors")
+        ```
+    """
     described = describe(path)
     if described is None:
         raise ValueError(f"{path} does not say which tokenizer it holds: use load(name, weights=path)")
