@@ -40,7 +40,7 @@ def parse(
         InputError: An unknown preset or key (with the nearest name), a value that its field does not allow, a required
             key that is missing, or a broken rule across keys.
 
-    Example:
+    Examples:
         ```python
         settings = config.parse(config.TrainConfig, ["demo", "data.path=tokens", "run.output=out"])
         ```
@@ -124,7 +124,7 @@ def to_yaml(config: Any) -> str:
     Args:
         config: Any config of this package.
 
-    Example:
+    Examples:
         ```python
         print(config.to_yaml(config.preset(config.ServeConfig, "demo", checkpoint="demo")))
         ```
@@ -142,7 +142,7 @@ def from_yaml(program: type[Config], text: str) -> Config:
     Raises:
         InputError: The text does not describe a `program`.
 
-    Example:
+    Examples:
         ```python
         settings = config.from_yaml(config.CheckpointConfig, Path("model/config.yaml").read_text())
         ```
@@ -164,7 +164,7 @@ def preset(program: type[Config], name: str | None, **values: Any) -> Config:
     Raises:
         InputError: An unknown preset.
 
-    Example:
+    Examples:
         ```python
         settings = config.preset(config.ServeConfig, "demo", checkpoint="demo", port=8001)
         ```

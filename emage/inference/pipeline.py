@@ -26,7 +26,7 @@ class Emage(PretrainedMixin):
 
     Every image has its own seed: the same prompt, seed and settings give the same image, whatever else is in the batch.
 
-    Example:
+    Examples:
         >>> pipe = emage.Emage.from_pretrained("demo")
         >>> pipe.generate("a small red circle above a large blue square", seed=7)[0].save("image.png")
 
@@ -73,7 +73,7 @@ class Emage(PretrainedMixin):
     ) -> list[Image.Image]:
         """Generate one image per prompt, in their order: the best of `candidates` by `rank`.
 
-        Example:
+        Examples:
             >>> images = pipe.generate(["a red circle", "a blue square"], seed=[7, 8], steps=8, temperature=0.9)
 
         Args:
@@ -157,7 +157,7 @@ class Emage(PretrainedMixin):
     ) -> Iterator[Image.Image]:
         """Generate one image and yield it after each decoding step (paper, Figure 5): the model's guess of all tokens.
 
-        Example:
+        Examples:
             >>> for image in pipe.stream("a red circle", seed=7, steps=8): image.show()
 
         Args:
@@ -204,7 +204,7 @@ class Emage(PretrainedMixin):
     ) -> Image.Image:
         """Regenerate the part of an image where `mask` is white. The other tokens stay.
 
-        Example:
+        Examples:
             >>> mask = PIL.Image.new("L", image.size); mask.paste(255, (0, 0, 32, 64))
             >>> edited = pipe.inpaint(image, mask, "a large green cross", seed=7)
 

@@ -46,7 +46,7 @@ class PretrainedMixin:
     ) -> Self:
         """Load a model and its tokenizer.
 
-        Example:
+        Examples:
             >>> pipe = emage.Emage.from_pretrained("demo", device="cpu")
 
         Args:

@@ -100,7 +100,7 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
         ValueError: An unknown name, or weights of another tokenizer.
         ConnectionError: The download failed; the next call continues it.
 
-    Example:
+    Examples:
         ```python
         from emage import tokenizers
 

@@ -44,7 +44,7 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
     Returns:
         The fingerprint of the weights, the `sha256` of a tokenizer loaded from the file.
 
-    Example:
+    Examples:
         ```python
         tokenizers.save(tokenizer, "tokenizer.safetensors")
         ```
@@ -75,7 +75,7 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
     Raises:
         ValueError: The file is damaged, or `save` did not write it.
 
-    Example:
+    Examples:
         ```python
         tokenizer = tokenizers.load_file("runs/demo/train/model/tokenizer.safetensors")
         ```
