@@ -22,19 +22,33 @@ CPU = torch.device("cpu")
 
 
 def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
-    """Positions known after step `t` of `steps`, of `n` (Algorithm 1, line 4): floor(tau(t/T) * n).
+    """Return how many positions are unmasked after a decoding step: floor(tau(t/T) n) (Algorithm 1, line 4).
 
-    tau is the share kept, 1 - gamma for MaskGIT's mask functions gamma. With x = t/T:
+    tau is the fraction kept, 1 - gamma for MaskGIT's mask functions gamma. With x = t/T:
 
-    | schedule | tau(x)           | the share still masked, gamma = 1 - tau                        |
-    | cosine   | 1 - cos(pi/2 x)  | concave: few tokens at first, many at the end (Sec. 3.2)       |
-    | square   | x^2              | concave, close to the cosine                                   |
-    | cubic    | x^3              | concave, still fewer at first                                  |
-    | linear   | x                | the same number every step                                     |
-    | sqrt     | sqrt(x)          | convex: many tokens at first, when little is known             |
+    | schedule | tau(x) | the fraction still masked, gamma = 1 - tau |
+    | --- | --- | --- |
+    | cosine | 1 - cos(pi/2 x) | concave: few tokens at first, many at the end (Sec. 3.2) |
+    | square | x^2 | concave, close to the cosine |
+    | cubic | x^3 | concave, still fewer at first |
+    | linear | x | the same number every step |
+    | sqrt | sqrt(x) | convex: many tokens at first, when little is known |
 
-    Every step keeps at least one new position while there are any, and the last keeps all n, which the floor alone does
-    not promise: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+    Every step unmasks at least one new position while there are any, and the last unmasks all n. The floor alone does
+    not promise that: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+
+    Args:
+        t: The step, 1 to `steps`.
+        steps: T, the number of decoding steps.
+        n: Tokens of the image.
+        schedule: The name of tau.
+
+    Raises:
+        ValueError: `t` is outside 1..steps.
+
+    Examples:
+        >>> [num_kept(t, steps=4, n=64, schedule="cosine") for t in (1, 2, 3, 4)]
+        [4, 18, 39, 64]
     """
     if not 1 <= t <= steps:
         raise ValueError(f"step {t} is outside 1..{steps}")
