@@ -1,7 +1,7 @@
 """Checkpoint + captions -> images -> report, on a pool of Ray actors.
 
 output/captions.parquet   the captions that were used; can be given as captions= again
-output/pictures/ ...      see emage.evaluation.image_shards: what is there is not made again
+output/pictures/ ...      see emage.evaluation.image_shards: shards that exist are not generated again
 output/report.*           metrics with all that they depend on; grid.png, best.png, worst.png
 """
 
@@ -42,7 +42,7 @@ class Inputs:
     shards: list[Shard]  # of the captions
     pipe: Emage
     scorers: dict[str, Scorer]
-    expected: ExpectedWeights  # that every actor must find as well
+    expected: ExpectedWeights  # that every actor must find on its node
     reference: UsableImages | None  # the real images; None: no metric compares with them
     made_by: dict[str, Any]  # all that the metrics depend on
 
@@ -75,10 +75,10 @@ def resolve(config: EvaluateConfig) -> Inputs:
     """Check the machine; read, load and fetch all that the work needs. Raise InputError for what is not available."""
     config = _with_absolute_paths(config)
     if config.rank == "none":
-        config = replace(config, candidates=1)  # nothing chooses among more
+        config = replace(config, candidates=1)  # without ranking, only the first is used
     _check_machine(config)
     if is_compared := any(name in SET_METRIC_NETWORKS for name in config.metrics):
-        image_files.find(str(config.judge.reference))  # their names; they are read below, which takes longer
+        image_files.find(str(config.judge.reference))  # lists them, to refuse a wrong folder early
     captions = caption_list.read(config.captions, config.limit, config.seed)
     for metric in stages.caption_metrics(config):
         metric.check([listed.caption for listed in captions])

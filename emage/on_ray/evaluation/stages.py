@@ -1,4 +1,4 @@
-"""The two stages of an evaluation, generate and score, on a pool of actors. What is on disk is not made again.
+"""The two stages of an evaluation, generate and score, on a pool of actors. Shards that exist are not made again.
 
 Letters: M reference images, D features.
 """
@@ -29,7 +29,7 @@ def caption_metrics(config: EvaluateConfig) -> list[ModuleType]:
 
 
 def generate(config: EvaluateConfig, output: Path, shards: Sequence[Shard], pool: ActorPool) -> dict[str, float]:
-    """Generate the shards of images that are missing; return seconds and speed, nothing if all were there."""
+    """Generate the shards of images that are missing; return the seconds and the speed, {} if none was missing."""
     sizes = [len(shard.captions) * config.candidates for shard in shards]
     todo = [
         WorkItem("generate", (shard,), size)
