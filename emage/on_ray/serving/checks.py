@@ -50,7 +50,7 @@ def key_sha256(config: ServeConfig) -> str | None:
 
 
 def load_safety(name: str | None) -> SafetyHook | None:
-    """Import the safety hook of this name, module:function; None: there is none. Raises InputError if it is missing."""
+    """Import the safety hook of this name, module:function; without a name, None. Raises InputError."""
     if name is None:
         return None
     module, _, function = name.partition(":")

@@ -1,4 +1,4 @@
-"""Checkpoint -> HTTP endpoint on Ray Serve: how it starts, tells its address, waits for a signal, and drains."""
+"""Checkpoint -> HTTP endpoint on Ray Serve: how it starts, prints its URL, waits for a signal, and drains."""
 
 import logging
 import os
@@ -62,7 +62,7 @@ def run(inputs: Inputs) -> dict[str, Any]:
         if os.environ.get("RAY_ADDRESS"):
             ray.serve.shutdown()
         else:
-            ray.shutdown()  # ours, and quieter than Serve's own end
+            ray.shutdown()  # this process started it; and it prints less than ray.serve.shutdown
     return report
 
 
