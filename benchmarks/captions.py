@@ -1,9 +1,9 @@
-"""Captions per second on one core, by caption_rules.drop_reason with its cleaning: the claim is 100,000.
+"""Captions per second on one core through the caption rules and their cleaning; the claim is 100,000.
 
     python benchmarks/captions.py [URL_TABLE.parquet] [column=TEXT]
 
-Without a table it makes 10,000 captions of the same kinds (one in sixteen not ASCII). CPU time, the best of ten rounds
-and the median: on a machine that others use, the best is the figure.
+Takes a few seconds. Without a table it makes 10,000 captions of typical kinds, one in sixteen not ASCII. Prints rates
+by CPU time: the best of ten rounds, which counts on a machine with other load, and the median.
 """
 
 import sys

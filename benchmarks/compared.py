@@ -1,4 +1,4 @@
-"""Results of a benchmark: kept whole, and compared with those that were there before."""
+"""The results file of a benchmark: written atomically, and compared with the results of the run before."""
 
 import json
 import os
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FALL = 0.15  # a ratio that is so much smaller than before is told
+MAX_DECREASE = 0.15  # of a ratio since the run before, without a warning
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results that were written last; empty where there are none."""
+    """Return the results that were written last; empty if there are none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -18,20 +18,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """All or nothing: a run may end at any time."""
+    """Write the results, completely or not at all."""
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(fresh, path)
 
 
-def fallen(before: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """A warning for each of the `ratios` (larger is better) that has fallen. Another device's do not compare."""
+def decreases(before: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each of the `ratios` (larger is better) that has decreased on the same device."""
     if before.get("device") != record["device"]:
         return []
     old, new = before.get("ratios", {}), record["ratios"]
     return [
-        f"warning: {name} fell from {value:.2f} to {new[name]:.2f}, by more than {FALL:.0%}"
+        f"warning: {name} fell from {value:.2f} to {new[name]:.2f}, by more than {MAX_DECREASE:.0%}"
         for name, value in old.items()
-        if name in new and new[name] < (1 - FALL) * value
+        if name in new and new[name] < (1 - MAX_DECREASE) * value
     ]

@@ -1,11 +1,14 @@
-"""What keeps #2 and #3 from ignoring the image they are given, and what it costs, on the world of emage.data.shapes.
+"""Remedies for iterative2 and iterative3 ignoring their image context, and their cost, on the toy world.
 
-python benchmarks/context.py                 # every variant, two seeds; 80 minutes of one core
+python benchmarks/context.py                 # every variant, two seeds; 80 minutes on one core
 python benchmarks/context.py --steps 200 --seeds 1
 
-The second pass of #2 and #3 trains on the model's own tokens. While those tell nothing about the image, reading them
-does not pay, and "ignore the context" is a place where training can stay (measured by the probe context_gain). Each
-variant is one cure, or none. Prints a table; writes results/context.json, the probe along the way, and context.png.
+The second pass of iterative2 and iterative3 is trained on tokens that the model itself has generated. As long as these
+carry no information about the image, the model gains nothing from reading them, and training can stay in the state
+"ignore the context" (measured by `context_gain`). Each variant is one remedy, or none.
+
+Prints a line per training and a table of means and ranges; writes results/context.json, with the gains during training,
+and results/context.png.
 """
 
 import argparse
@@ -39,15 +42,15 @@ from emage.training.context_gain import context_gain
 from emage.training.engine import BareEngine, Objective
 from emage.training.loop import fit
 
-IMAGES, SCORED, PROBE_EVERY = 4_000, 200, 100
-CURES: dict[str, dict[str, Any]] = {
+NUM_IMAGES, NUM_SCORED, STEPS_PER_PROBE = 4_000, 200, 100
+REMEDIES: dict[str, dict[str, Any]] = {
     "as in the paper": {},
     "argmax first pass": {"first_pass": "argmax"},
     "warm start 0.5": {"warm_start": 0.5},
     "ground truth 0.25": {"ground_truth_share": 0.25},
 }
 VARIANTS = {("iterative1", "as in the paper"): {}} | {
-    (method, cure): values for method in ("iterative2", "iterative3") for cure, values in CURES.items()
+    (method, cure): values for method in ("iterative2", "iterative3") for cure, values in REMEDIES.items()
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,14 +59,14 @@ def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_table(Path(folder), shapes.sample_train_scenes(IMAGES, seed=0), seed=0)
+        write_table(Path(folder), shapes.sample_train_scenes(NUM_IMAGES, seed=0), seed=0)
         jobs = list(itertools.product(range(seeds), VARIANTS))
         for i, (seed, (method, cure)) in enumerate(jobs):
             runs.append(run(folder, method, cure, seed, steps))
             last = runs[-1]
             print(
                 f"{i + 1}/{len(jobs)}  {method}, {cure}, seed {seed}: context gain {last['probe'][-1][1]:+.3f}, "
-                f"{last['objects_right']:.1%} right, {last['seconds']:.0f} s",
+                f"{last['objects_right']:.1%} correct, {last['seconds']:.0f} s",
                 flush=True,
             )
             RESULTS.mkdir(exist_ok=True)
@@ -74,7 +77,7 @@ def main(steps: int, seeds: int) -> None:
 
 
 def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, Any]:
-    """Trains one variant; returns its probes along the way, its score on held-out captions and its seconds."""
+    """Train one variant; return its context gains during training, scores on held-out captions and CPU seconds."""
     config = preset(
         TrainConfig,
         "demo",
@@ -91,14 +94,14 @@ def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, 
     probe: list[tuple[int, float, float]] = []
 
     def on_step(step: int, metrics: dict[str, float], batch) -> None:
-        if step % PROBE_EVERY == 0:
+        if step % STEPS_PER_PROBE == 0:
             gains = context_gain(network, batch, config.optim.micro_batch_size)
             probe.append((step, gains["context_gain"], gains["visible_gain"]))
 
     started = time.process_time()
     fit(BareEngine(Objective(network, method, config.objective), config.optim), rows, config, on_step)
     seconds = time.process_time() - started
-    captions = [scene.caption for scene in shapes.sample_held_out_scenes(SCORED, seed)]
+    captions = [scene.caption for scene in shapes.sample_held_out_scenes(NUM_SCORED, seed)]
     pipe = Emage(network, tokenizers.load(tokenizers.DEMO), parts)
     scores = dict(measure(pipe.generate(captions, seed=seed, batch_size=50), captions))
     about = {"method": method, "cure": cure, "seed": seed, "objective": asdict(config.objective)}
@@ -106,7 +109,9 @@ def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, 
 
 
 def report(runs: list[dict[str, Any]]) -> None:
-    table = Table("method", "cure", "context gain", "visible gain", "objects right", "seconds", title="mean (min-max)")
+    table = Table(
+        "method", "cure", "context gain", "visible gain", "objects correct", "CPU seconds", title="mean (min-max)"
+    )
     for method, cure in VARIANTS:
         group = [run for run in runs if (run["method"], run["cure"]) == (method, cure)]
         columns = [
@@ -121,11 +126,11 @@ def report(runs: list[dict[str, Any]]) -> None:
 
 
 def figure(runs: list[dict[str, Any]]) -> None:
-    """The probe along the way, a panel a method, a line a run."""
+    """Plot the context gain during training: a panel per method, a line per run."""
     panels = ("iterative2", "iterative3")
-    drawing, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
+    chart, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
     for method, axis in zip(panels, axes, strict=True):
-        shown = [("iterative1", "as in the paper"), *((method, cure) for cure in CURES)]
+        shown = [("iterative1", "as in the paper"), *((method, cure) for cure in REMEDIES)]
         for colour, key in enumerate(shown):
             for i, run in enumerate(run for run in runs if (run["method"], run["cure"]) == key):
                 steps, gains, _ = zip(*run["probe"], strict=True)
@@ -134,7 +139,7 @@ def figure(runs: list[dict[str, Any]]) -> None:
         axis.set(title=method, xlabel="step", ylim=(-0.02, None))
         axis.legend(loc="upper left")
     axes[0].set_ylabel("context gain")
-    drawing.savefig(RESULTS / "context.png", dpi=110)
+    chart.savefig(RESULTS / "context.png", dpi=110)
 
 
 if __name__ == "__main__":

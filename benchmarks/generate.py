@@ -1,12 +1,16 @@
-"""Milliseconds an image, text to pixels, at the paper's size and beside the peers, in one run; random weights.
+"""Milliseconds per image, text to pixels, at the paper's size, compared with other models in one run; random weights.
 
-python benchmarks/generate.py                                  # what the device can do
-python benchmarks/generate.py dtypes=[float32] peers=false     # ours alone
+python benchmarks/generate.py                                  # everything that the device can do
+python benchmarks/generate.py dtypes=[float32] peers=false     # only our models
 
-Ours: the five methods, 4 to 32 steps, the autoregressive one with its cache and without. Peers: diffusers' aMUSEd (12
-steps of 256 tokens; a pass of its transformer over 1024), muse-maskgit-pytorch (as wide, deep and many tokens as ours).
-A ratio is how many times as long as 16 steps of iterative3 of the same precision and batch, of a pass as long as one of
-ours as it is written. Shares are of a large matrix product's rate, measured in the same run.
+Ours: the five methods with 4 to 32 decoding steps, the autoregressive one with and without its cache. Others (peers):
+diffusers' aMUSEd (12 steps of 256 tokens; a forward pass of its transformer over 1024) and muse-maskgit-pytorch (with
+the width, depth and number of tokens of ours).
+
+Takes minutes on two cores. Prints a line per measurement, then a table per precision and batch size. `ratio` is the
+time divided by that of 16 steps of iterative3 with the same precision and batch size; a forward pass is divided by one
+of ours without torch.compile and CUDA graphs. `of matmul` is the FLOP/s as a fraction of a large matrix product's,
+measured in the same run. Writes results/generate-DEVICE.json and warns of ratios that are worse than in it before.
 """
 
 import sys
@@ -15,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compared import fallen, read, write
-from generate_bench import OURS, PASS, STEP, STEPS, Bench, Figure, GenerateBenchmark
+from compared import decreases, read, write
+from generate_bench import OURS, PASS, STEP, STEPS, Bench, GenerateBenchmark, Measurement
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -38,29 +42,35 @@ def main(argv: Sequence[str]) -> None:
 def run(settings: GenerateBenchmark) -> dict[str, Any]:
     bench = Bench(settings)
     path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
-    part = path.with_suffix(".part.json")  # a run that is cut short leaves what it found
-    work, figures, record = [*bench.in_turns(), *([job] for job in bench.jobs())], list[Figure](), dict[str, Any]()
+    part = path.with_suffix(".part.json")  # what an interrupted run leaves
+    work, measurements, record = (
+        [*bench.in_turns(), *([one] for one in bench.planned())],
+        list[Measurement](),
+        dict[str, Any](),
+    )
     with Progress(disable=not Console().is_terminal) as progress:
-        for jobs in progress.track(work, description="figures"):
-            bench.measure(jobs)
-            for figure, _ in jobs:
-                figures.append(figure)
-                where = f"{figure.dtype}, batch {figure.batch}"
-                progress.console.print(f"{where}: {line(figure)}", highlight=False, soft_wrap=True)
-            compare(figures)
-            record = described(bench, figures, complete=jobs is work[-1])
+        for planned in progress.track(work, description="measurements"):
+            bench.measure(planned)
+            for measurement, _ in planned:
+                measurements.append(measurement)
+                where = f"{measurement.dtype}, batch {measurement.batch}"
+                progress.console.print(f"{where}: {line(measurement)}", highlight=False, soft_wrap=True)
+            compare(measurements)
+            record = described(bench, measurements, complete=planned is work[-1])
             write(part, record)
-    for dtype, batch in dict.fromkeys((figure.dtype, figure.batch) for figure in figures):
-        together = [figure for figure in figures if (figure.dtype, figure.batch) == (dtype, batch)]
+    for dtype, batch in dict.fromkeys((measurement.dtype, measurement.batch) for measurement in measurements):
+        together = [
+            measurement for measurement in measurements if (measurement.dtype, measurement.batch) == (dtype, batch)
+        ]
         show(f"{record['device']}, {dtype}, batch {batch}", together)
-    for warning in fallen(read(path), record):
+    for warning in decreases(read(path), record):
         print(warning, file=sys.stderr)
     part.replace(path)
     return record
 
 
-def described(bench: Bench, figures: Sequence[Figure], complete: bool) -> dict[str, Any]:
-    """The results file: where, by which code, what."""
+def described(bench: Bench, measurements: Sequence[Measurement], complete: bool) -> dict[str, Any]:
+    """Return the results file: device, versions, settings, measurements."""
     return {
         **device_and_load(bench.device),
         "emage": emage.__version__,
@@ -70,49 +80,53 @@ def described(bench: Bench, figures: Sequence[Figure], complete: bool) -> dict[s
         "complete": complete,
         "matmul_tflop_per_s": {dtype: peak / 1e12 for dtype, peak in bench.peaks.items()},
         "gflop_a_picture": {name: flops / 1e9 for name, flops in bench.flops._asdict().items()},
-        "figures": [asdict(figure) for figure in figures],
+        "figures": [asdict(measurement) for measurement in measurements],
         "kernel_ms_a_picture": bench.profiles,
-        "ratios": ratios(figures),
+        "ratios": ratios(measurements),
     }
 
 
-def compare(figures: Sequence[Figure]) -> None:
-    """Gives each figure its ratio to ours; passes compare with passes."""
-    for figure in figures:
-        pairs = [other for other in figures if (other.dtype, other.batch) == (figure.dtype, figure.batch)]
-        whole = figure.scope not in (PASS, STEP)
-        ours = [o for o in pairs if is_ours(o) and (o.scope not in (PASS, STEP) if whole else o.scope == figure.scope)]
-        if ours and not figure.failed:
-            figure.ratio = figure.ms_a_picture / ours[0].ms_a_picture
+def compare(measurements: Sequence[Measurement]) -> None:
+    """Set the ratio of each measurement to ours; forward passes are compared with forward passes."""
+    for measurement in measurements:
+        pairs = [
+            other for other in measurements if (other.dtype, other.batch) == (measurement.dtype, measurement.batch)
+        ]
+        whole = measurement.scope not in (PASS, STEP)
+        ours = [
+            o for o in pairs if is_ours(o) and (o.scope not in (PASS, STEP) if whole else o.scope == measurement.scope)
+        ]
+        if ours and not measurement.failed:
+            measurement.ratio = measurement.ms_a_picture / ours[0].ms_a_picture
 
 
-def is_ours(figure: Figure) -> bool:
-    return (figure.what, figure.steps) in ((OURS, STEPS), ("decoder, as written", 1))
+def is_ours(measurement: Measurement) -> bool:
+    return (measurement.what, measurement.steps) in ((OURS, STEPS), ("decoder, as written", 1))
 
 
-def ratios(figures: Sequence[Figure]) -> dict[str, float]:
-    """What later runs are compared with: how much longer the others take, and our shares of the matmul rate."""
+def ratios(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Return the ratios that later runs are compared with: times of the others over ours, and fractions of matmul."""
     found: dict[str, float] = {}
-    for figure in figures:
-        name = f"{figure.dtype}, batch {figure.batch}: {figure.what}, {figure.steps} steps, {figure.scope}"
-        if figure.share_of_matmul is not None:
-            found[f"{name}: share of the matmul rate"] = figure.share_of_matmul
-        elif figure.ratio is not None:
-            found[f"{name}: times ours"] = figure.ratio
+    for one in measurements:
+        name = f"{one.dtype}, batch {one.batch}: {one.what}, {one.steps} steps, {one.scope}"
+        if one.share_of_matmul is not None:
+            found[f"{name}: share of the matmul rate"] = one.share_of_matmul
+        elif one.ratio is not None:
+            found[f"{name}: times ours"] = one.ratio
     return found
 
 
-def line(figure: Figure) -> str:
-    if figure.failed:
-        return f"{figure.what}: failed, {figure.failed}"
-    share = "" if figure.share_of_matmul is None else f", {figure.share_of_matmul:.0%} of the matmul rate"
-    return f"{figure.what}, {figure.steps} steps, {figure.scope}: {figure.ms_a_picture:,.1f} ms an image{share}"
+def line(one: Measurement) -> str:
+    if one.failed:
+        return f"{one.what}: failed, {one.failed}"
+    fraction = "" if one.share_of_matmul is None else f", {one.share_of_matmul:.0%} of the matmul rate"
+    return f"{one.what}, {one.steps} steps, {one.scope}: {one.ms_a_picture:,.1f} ms per image{fraction}"
 
 
-def show(title: str, figures: Sequence[Figure]) -> None:
-    columns = ("", "steps", "what", "ms an image", "images/s", "ratio", "of matmul", "GiB")
+def show(title: str, measurements: Sequence[Measurement]) -> None:
+    columns = ("", "steps", "what", "ms per image", "images/s", "ratio", "of matmul", "GiB")
     table = Table(*columns, title=title)
-    for f in figures:
+    for f in measurements:
         if f.failed:
             table.add_row(f.what, str(f.steps), f.scope, "failed", "", "", "", "")
             continue

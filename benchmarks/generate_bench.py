@@ -1,4 +1,4 @@
-"""How benchmarks/generate.py measures: its settings, a figure, the clock; and what there is to measure on a device."""
+"""Part of benchmarks/generate.py: its settings, the clock, and the list of measurements for a device."""
 
 import gc
 import statistics
@@ -20,71 +20,72 @@ from emage.model.device_support import arithmetic, check_dtype, choose, has_bflo
 from emage.utils import provenance
 from emage.utils.errors import InputError
 
-LONG_S = 5.0  # on a CPU, work that takes longer is timed once, and that is the first time
-OURS, STEPS = "iterative3", 16  # what all else is compared with
+SINGLE_RUN_S = 5.0  # on a CPU, work that takes longer is timed once, without warm-up
+OURS, STEPS = "iterative3", 16  # the reference of all ratios
 PASS, STEP = "one pass", "one step of its loop"
 AMUSED, MUSE = "aMUSEd-256 (diffusers)", "muse-maskgit-pytorch"
 LARGER = f"{AMUSED} at 1024 tokens"
-ROUNDS = 4  # of works that take turns, after one to warm up
+ROUNDS = 4  # of work timed in turns, after one warm-up round
 PACKAGES = ("diffusers", "muse-maskgit-pytorch", "transformers")
 
 
 @dataclass(frozen=True)
 class GenerateBenchmark:
-    """What an image costs, ours and theirs (benchmarks/generate.py; it has no presets of its own)."""
+    """Settings of benchmarks/generate.py. It has no presets of its own."""
 
-    preset: str = "emage_346m"  # of training: its model
-    device: str = "auto"  # auto: cuda where there is one
-    dtypes: tuple[str, ...] = ()  # none: those that the device is good at
-    batches: tuple[int, ...] = ()  # none: 1, and on a GPU 8 and 64
-    methods: tuple[str, ...] = tuple(METHODS)  # beside iterative3 at batch 1
-    steps: tuple[int, ...] = ()  # of iterative3; none: 4, 8, 16, 32, on a CPU 4 and 16
-    compile: bool | None = None  # torch.compile of ours and theirs; none: on a GPU
-    peers: bool = True  # installed by make bench
-    seconds: float = 1.0  # that each figure is measured for, at least
-    results: str | None = None  # a JSON file; none: one a device in benchmarks/results
+    preset: str = "emage_346m"  # preset of training, for its model
+    device: str = "auto"  # auto: cuda if available
+    dtypes: tuple[str, ...] = ()  # (): those with fast hardware on the device
+    batches: tuple[int, ...] = ()  # (): 1, and on a GPU also 8 and 64
+    methods: tuple[str, ...] = tuple(METHODS)  # in addition to iterative3, at batch size 1
+    steps: tuple[int, ...] = ()  # of iterative3; (): 4, 8, 16, 32, on a CPU 4 and 16
+    compile: bool | None = None  # use torch.compile for all models; None: on a GPU
+    peers: bool = True  # also measure the other models, which make bench installs
+    seconds: float = 1.0  # of each measurement, at least
+    results: str | None = None  # a JSON file; None: one per device in benchmarks/results
 
 
 @dataclass
-class Figure:
-    """What is timed, and what came of it."""
+class Measurement:
+    """One measurement. The field names are keys in the results file."""
 
     what: str
     dtype: Dtype
     batch: int
-    steps: int  # passes that an image takes
+    steps: int  # forward passes per image
     scope: str = "text to pixels"
-    flops: int = 0  # of an image; 0: not counted
+    flops: int = 0  # per image; 0: not counted
     ms_a_picture: float = 0.0
-    rounds: int = 0  # that the median is of
+    rounds: int = 0  # number of timings; ms_a_picture is from their median
     share_of_matmul: float | None = None
-    peak_gib: float | None = None  # of a GPU's memory
-    ratio: float | None = None  # to OURS in STEPS steps, of the same precision and batch
+    peak_gib: float | None = None  # peak of GPU memory
+    ratio: float | None = None  # to OURS with STEPS steps, with the same precision and batch size
     failed: str = ""
 
 
-Prepare = Callable[[], "Callable[[], object] | float"]  # the work of a whole batch; or its seconds, already taken
-Job = tuple[Figure, Prepare]
+Prepare = Callable[
+    [], "Callable[[], object] | float"
+]  # returns the work of a whole batch, or its seconds if it timed it
+PlannedMeasurement = tuple[Measurement, Prepare]
 
 
 class Bench:
-    """Settings that are checked, and the clock."""
+    """Checked settings, the measurements that they ask for, and the clock. Raises InputError for invalid settings."""
 
     def __init__(self, settings: GenerateBenchmark):
-        """Raises InputError for a setting that could not end well."""
         self.device = torch.device(choose(settings.device))
         self.settings, self.on_gpu = settings, self.device.type == "cuda"
         for name in ("batches", "steps"):
             if any(not 1 <= value <= ours.N for value in getattr(settings, name)):
-                raise InputError(f"{name}={list(getattr(settings, name))}: each must lie in 1..{ours.N}")
+                raise InputError(f"{name}={list(getattr(settings, name))}: each must be in 1..{ours.N}")
         self.dtypes: tuple[Dtype, ...] = settings.dtypes or self._usual_dtypes()  # type: ignore[assignment]
         for dtype in self.dtypes:
             if dtype not in get_args(Dtype):
-                raise InputError(f"dtypes: {dtype!r} is none of {', '.join(get_args(Dtype))}")
+                raise InputError(f"dtypes: {dtype!r} is not one of {', '.join(get_args(Dtype))}")
             check_dtype(dtype, self.device)
         for method in settings.methods:
             if method not in METHODS:
-                raise InputError(f"methods: {method!r} is none of {', '.join(METHODS)}")
+                raise InputError(f"methods: {method!r} is not one of {', '.join(METHODS)}")
         self.batches = settings.batches or ((1, 8, 64) if self.on_gpu else (1,))
         self.steps = settings.steps or ((4, 8, 16, 32) if self.on_gpu else (4, 16))
         self.compiles = self.on_gpu if settings.compile is None else settings.compile
@@ -95,7 +96,7 @@ class Bench:
             except PackageNotFoundError as error:
                 how = "make bench installs it, peers=false goes without it"
                 raise InputError(f"{error.name} is not installed: {how}") from None
-        self.commit = provenance.commit()  # of the code that runs; its results change the checkout
+        self.commit = provenance.commit()  # read now: writing results changes the checkout
         self.flops = ours.flops(settings.preset)
         self.peaks: dict[Dtype, float] = {}  # FLOP/s of a large matrix product
         self.profiles: dict[str, dict[str, float]] = {}
@@ -107,10 +108,10 @@ class Bench:
             return ("float32", "tf32", "bfloat16") if newer else ("float32", "float16")
         return ("float32", "bfloat16") if has_bfloat16_units() else ("float32",)
 
-    # --- What there is to measure ---
+    # --- Measurements ---
 
-    def jobs(self) -> Iterator[Job]:
-        """Each on its own, but for what `in_turns` gives."""
+    def planned(self) -> Iterator[PlannedMeasurement]:
+        """Yield the measurements that run one by one."""
         for dtype in self.dtypes:
             for batch in self.batches:
                 for steps in self.steps if batch < 64 or dtype == "bfloat16" else (STEPS,):
@@ -120,34 +121,34 @@ class Bench:
                 for batch in self.batches:
                     yield from self._peers(dtype, batch)
 
-    def in_turns(self) -> Iterator[list[Job]]:
-        """Ours as it is written beside the peer of its size: on a CPU what else the machine does falls on both."""
+    def in_turns(self) -> Iterator[list[PlannedMeasurement]]:
+        """Yield groups that run in turns, so that other load affects all: our decoder and the peer of the same size."""
         for dtype in self.dtypes:
-            ours_alone: list[Job] = [
+            ours_alone: list[PlannedMeasurement] = [
                 (
-                    Figure("decoder, as written", dtype, 1, 1, PASS, self.flops.decoder_pass),
+                    Measurement("decoder, as written", dtype, 1, 1, PASS, self.flops.decoder_pass),
                     lambda dtype=dtype: ours.decoder_pass(self._pipes(dtype, False)[OURS], 1),
                 ),
                 (
-                    Figure("decoder, as written", dtype, 1, 1, STEP),
+                    Measurement("decoder, as written", dtype, 1, 1, STEP),
                     lambda dtype=dtype: ours.loop_step(self._pipes(dtype, False)[OURS]),
                 ),
             ]
-            theirs: list[Job] = [
-                (Figure(MUSE, dtype, 1, 1, PASS), lambda dtype=dtype: self._peer(MUSE, dtype, 1).step),
-                (Figure(MUSE, dtype, 1, 1, STEP), lambda dtype=dtype: self._peer(MUSE, dtype, 1).loop_step),
+            theirs: list[PlannedMeasurement] = [
+                (Measurement(MUSE, dtype, 1, 1, PASS), lambda dtype=dtype: self._peer(MUSE, dtype, 1).step),
+                (Measurement(MUSE, dtype, 1, 1, STEP), lambda dtype=dtype: self._peer(MUSE, dtype, 1).loop_step),
             ]
-            # In float16 Muse's loop does not run.
+            # Muse's loop does not run in float16.
             yield ours_alone + (theirs if self.settings.peers and dtype in ("float32", "bfloat16") else [])
 
-    def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> Job:
+    def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> PlannedMeasurement:
         passes = METHODS[method].num_steps(SamplingConfig(steps=steps), ours.N)
         flops = 0 if METHODS[method].CAUSAL else self.flops.image(passes)
-        figure = Figure(method, dtype, batch, passes, flops=flops)
-        return figure, lambda: ours.image(self._pipes(dtype, self.compiles)[method], batch, steps)
+        measurement = Measurement(method, dtype, batch, passes, flops=flops)
+        return measurement, lambda: ours.image(self._pipes(dtype, self.compiles)[method], batch, steps)
 
-    def _methods(self, dtype: Dtype) -> Iterator[Job]:
-        """The other methods, at batch 1."""
+    def _methods(self, dtype: Dtype) -> Iterator[PlannedMeasurement]:
+        """Yield the other methods, at batch size 1."""
         steps = STEPS if self.on_gpu else min(self.steps)
         causal = "autoregressive" in self.settings.methods
         for method in self.settings.methods:
@@ -155,26 +156,29 @@ class Bench:
                 yield self._image(method, dtype, 1, steps)
         if causal and not self.on_gpu:
             scope = f"{ours.TOKENS_TIMED} tokens, times {ours.N // ours.TOKENS_TIMED}"
-            yield Figure("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
+            yield Measurement("autoregressive", dtype, 1, ours.N, scope), lambda: self._some_tokens(dtype)
         if causal:
             scope = f"tokens at {', '.join(map(str, ours.LENGTHS))}, lines in between"
-            uncached = Figure("autoregressive, uncached", dtype, 1, ours.N, scope)
+            uncached = Measurement("autoregressive, uncached", dtype, 1, ours.N, scope)
             yield uncached, lambda: ours.uncached_s(self._pipes(dtype, False)["autoregressive"], self.median_s)
 
     def _some_tokens(self, dtype: Dtype) -> float:
         work = ours.some_tokens(self._pipes(dtype, self.compiles)["autoregressive"])
         return self.median_s(work) * ours.N / ours.TOKENS_TIMED
 
-    def _peers(self, dtype: Dtype, batch: int) -> Iterator[Job]:
+    def _peers(self, dtype: Dtype, batch: int) -> Iterator[PlannedMeasurement]:
         scope = "text to 256 tokens to pixels"
-        yield Figure(AMUSED, dtype, batch, 1, PASS), lambda: self._peer(AMUSED, dtype, batch).step
-        yield Figure(AMUSED, dtype, batch, 12, scope), lambda: self._peer(AMUSED, dtype, batch).draw
+        yield Measurement(AMUSED, dtype, batch, 1, PASS), lambda: self._peer(AMUSED, dtype, batch).step
+        yield Measurement(AMUSED, dtype, batch, 12, scope), lambda: self._peer(AMUSED, dtype, batch).generate
         if self.compiles and dtype == "bfloat16" and batch == 1:
-            figure = Figure(f"{AMUSED}, compiled", dtype, batch, 12, scope)
-            yield figure, lambda: self._peer(AMUSED, dtype, batch, compiled=True).draw
-        yield Figure(LARGER, dtype, batch, 1, PASS), lambda: self._peer(LARGER, dtype, batch).step
+            measurement = Measurement(f"{AMUSED}, compiled", dtype, batch, 12, scope)
+            yield measurement, lambda: self._peer(AMUSED, dtype, batch, compiled=True).generate
+        yield Measurement(LARGER, dtype, batch, 1, PASS), lambda: self._peer(LARGER, dtype, batch).step
         if self.on_gpu:
-            yield Figure(MUSE, dtype, batch, 16, "text states to pixels"), lambda: self._peer(MUSE, dtype, batch).draw
+            yield (
+                Measurement(MUSE, dtype, batch, 16, "text states to pixels"),
+                lambda: self._peer(MUSE, dtype, batch).generate,
+            )
 
     def _make_pipes(self, dtype: Dtype, compiled: bool) -> dict[str, Emage]:
         torch.compiler.reset()
@@ -191,78 +195,80 @@ class Bench:
         else:
             made = peers.amused(self.device, kind, batch, tokens=256 if name == AMUSED else 1024)
         for network in made.networks if compiled else ():
-            network.compile(mode="reduce-overhead")  # with CUDA graphs: what aMUSEd's own documentation advises
+            network.compile(mode="reduce-overhead")  # with CUDA graphs, as aMUSEd's documentation advises
         return made
 
     # --- The clock ---
 
-    def measure(self, jobs: Sequence[Job]) -> None:
-        """Fills the figures in, in turns where there are several; where a peer fails, with what it said."""
+    def measure(self, planned: Sequence[PlannedMeasurement]) -> None:
+        """Fill in the measurements, several of them in turns; if a peer fails, with its error message."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
-        dtype = jobs[0][0].dtype
+        dtype = planned[0][0].dtype
         peak = matmul_rate(self.device, dtype)
         with arithmetic(dtype, self.device):
-            if len(jobs) == 1:
-                ((figure, prepare),) = jobs
-                seconds = [self._unless_it_fails(figure, lambda: self._alone(figure, prepare))]
+            if len(planned) == 1:
+                ((measurement, prepare),) = planned
+                seconds = [self._unless_it_fails(measurement, lambda: self._alone(measurement, prepare))]
             else:
-                seconds = self._in_turns(jobs)
+                seconds = self._in_turns(planned)
         peak = max(peak, matmul_rate(self.device, dtype))
         self.peaks[dtype] = max(peak, self.peaks.get(dtype, 0.0))
-        for (figure, _), taken in zip(jobs, seconds, strict=True):
+        for (measurement, _), taken in zip(planned, seconds, strict=True):
             if taken is not None:
-                figure.ms_a_picture = taken * 1e3 / figure.batch
-                if figure.flops:
-                    figure.share_of_matmul = figure.flops * figure.batch / taken / peak
+                measurement.ms_a_picture = taken * 1e3 / measurement.batch
+                if measurement.flops:
+                    measurement.share_of_matmul = measurement.flops * measurement.batch / taken / peak
 
-    def _alone(self, figure: Figure, prepare: Prepare) -> float:
+    def _alone(self, measurement: Measurement, prepare: Prepare) -> float:
         work = prepare()
-        seconds, figure.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
+        seconds, measurement.rounds = (work, 1) if isinstance(work, float) else self.seconds(work)
         if self.on_gpu:
-            figure.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
-        self._profile(figure, prepare)
+            measurement.peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self._profile(measurement, prepare)
         return seconds
 
-    def _in_turns(self, jobs: Sequence[Job]) -> list[float | None]:
-        """Median seconds of each after a round to warm up; None for one that failed."""
-        works: list[Any] = [self._unless_it_fails(*job) for job in jobs]
-        times: list[list[float]] = [[] for _ in jobs]
+    def _in_turns(self, planned: Sequence[PlannedMeasurement]) -> list[float | None]:
+        """Return the median seconds of each after a warm-up round; None for one that failed."""
+        works: list[Any] = [self._unless_it_fails(*one) for one in planned]
+        times: list[list[float]] = [[] for _ in planned]
         for _ in range(ROUNDS + 1):
-            for (figure, _), work, taken in zip(jobs, works, times, strict=True):
-                if not figure.failed:
-                    taken.append(self._unless_it_fails(figure, lambda work=work: self._once(work)))
-                    figure.rounds = ROUNDS
-        return [None if job[0].failed else statistics.median(taken[1:]) for job, taken in zip(jobs, times, strict=True)]
+            for (measurement, _), work, taken in zip(planned, works, times, strict=True):
+                if not measurement.failed:
+                    taken.append(self._unless_it_fails(measurement, lambda work=work: self._once(work)))
+                    measurement.rounds = ROUNDS
+        return [
+            None if one[0].failed else statistics.median(taken[1:]) for one, taken in zip(planned, times, strict=True)
+        ]
 
-    def _unless_it_fails(self, figure: Figure, work: Callable[[], Any]) -> Any:
-        """What the work gives. Whatever a peer stumbles over, the rest is measured."""
+    def _unless_it_fails(self, measurement: Measurement, work: Callable[[], Any]) -> Any:
+        """Return the result of the work; an error of a peer is recorded, and the other measurements go on."""
         try:
             return work()
         except Exception as error:
-            if not figure.what.startswith((AMUSED, MUSE)):
+            if not measurement.what.startswith((AMUSED, MUSE)):
                 raise
-            figure.failed = (str(error) or repr(error)).splitlines()[0][:200]
+            measurement.failed = (str(error) or repr(error)).splitlines()[0][:200]
             return None
 
-    def _profile(self, figure: Figure, prepare: Prepare) -> None:
-        """What the GPU's kernels take of the image that all is compared with."""
-        if self.on_gpu and (figure.what, figure.steps) == (OURS, STEPS):
+    def _profile(self, measurement: Measurement, prepare: Prepare) -> None:
+        """Record the times of the GPU's kernels for the reference image."""
+        if self.on_gpu and (measurement.what, measurement.steps) == (OURS, STEPS):
             work: Any = prepare()
             kernels = ours.kernel_ms(work)
-            name = f"{figure.dtype}, batch {figure.batch}"
-            self.profiles[name] = {kind: value / figure.batch for kind, value in kernels.items()}
+            name = f"{measurement.dtype}, batch {measurement.batch}"
+            self.profiles[name] = {kind: value / measurement.batch for kind, value in kernels.items()}
 
     def median_s(self, work: Callable[[], object]) -> float:
         return self.seconds(work)[0]
 
     def seconds(self, work: Callable[[], object]) -> tuple[float, int]:
-        """Of the work, the median and of how many; twice it is done to warm up."""
+        """Return the median seconds of the work and the number of timings, after two warm-up calls."""
         for _ in range(2):
             took = self._once(work)
-            if took > LONG_S and not self.on_gpu:
+            if took > SINGLE_RUN_S and not self.on_gpu:
                 return took, 1
         rounds = max(3, min(30, int(self.settings.seconds / took)))
         return statistics.median(self._once(work) for _ in range(rounds)), rounds

@@ -1,6 +1,8 @@
-"""Our side of benchmarks/generate.py: a model of the paper's size with random weights, and what its parts cost.
+"""Part of benchmarks/generate.py: our models of the paper's size with random weights, and their FLOP.
 
-What a pass costs does not depend on the weights. B images, N tokens, V codes.
+The cost of a forward pass does not depend on the weights.
+
+Letters: B images, N tokens, V codes.
 """
 
 import re
@@ -23,23 +25,23 @@ from emage.tokenizers.vqgan import VQGAN
 PROMPTS = [scene.caption for scene in sample_held_out_scenes(64, seed=0)]
 V, GRID = 8192, (32, 32)
 N = GRID[0] * GRID[1]
-TOKENS_TIMED = 16  # of an autoregressive image on a CPU: all cost the same
-LENGTHS = (1, 256, 512, 1024)  # at which a token is timed that passes the whole image so far
+TOKENS_TIMED = 16  # tokens of an autoregressive image that are timed on a CPU: all cost the same
+LENGTHS = (1, 256, 512, 1024)  # of the image so far, at which a token without cache is timed
 
 
 class Flops(NamedTuple):
-    """Of one image: multiplications and additions."""
+    """FLOP per image: multiplications and additions."""
 
     text: int
     decoder_pass: int
-    painting: int
+    painting: int  # the tokenizer's decoder; the field names are keys in the results file
 
     def image(self, passes: int) -> int:
         return self.text + passes * self.decoder_pass + self.painting
 
 
 def pipes(name: str, device: torch.device, dtype: Dtype) -> dict[Method, Emage]:
-    """A model for each method; all but the causal one share their weights."""
+    """Return a model for each method; all but the causal one share their weights."""
     model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
     torch.manual_seed(0)
     with torch.device(device):
@@ -53,7 +55,7 @@ def pipes(name: str, device: torch.device, dtype: Dtype) -> dict[Method, Emage]:
 
 
 def flops(name: str) -> Flops:
-    """Counted on tensors without numbers."""
+    """Count the FLOP of a preset's model, on tensors without data."""
     model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
     with torch.device("meta"), torch.no_grad():
         network, tokenizer = Network(model, V, GRID, False).eval(), VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config)
@@ -74,17 +76,17 @@ def counted(work: Callable[[], object]) -> int:
 
 
 def image(pipe: Emage, batch: int, steps: int) -> Callable[[], object]:
-    """Text to images."""
+    """Return the work of generating a batch of images from text."""
     seeds = iter(range(0, 1 << 40, batch))
 
-    def draw() -> object:
+    def generate() -> object:
         first = next(seeds)
         return pipe.generate(PROMPTS[:batch], seed=range(first, first + batch), batch_size=batch, steps=steps)
 
-    return draw
+    return generate
 
 
-KERNELS = {  # by their names, the first that fits
+KERNELS = {  # kind -> pattern of kernel names; the first match counts
     "attention": r"sdpa|fmha|flash|attention",
     "convolutions": r"fprop|cudnn.*conv|implicit_(con|gemm)",
     "matrix products": r"nvjet|gemm|gemv|cutlass|splitK",
@@ -94,7 +96,7 @@ KERNELS = {  # by their names, the first that fits
 
 
 def kernel_ms(work: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds of a GPU's kernels by kind; and how many there were."""
+    """Return the milliseconds of the GPU's kernels by kind, and their number."""
     found = dict.fromkeys([*KERNELS, "others"], 0.0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
@@ -106,7 +108,7 @@ def kernel_ms(work: Callable[[], object]) -> dict[str, float]:
 
 
 def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
-    """One pass over all tokens, to logits, as it is written."""
+    """Return the work of one forward pass over all tokens to logits, without torch.compile and CUDA graphs."""
     decoder, device = pipe.network.decoder, pipe.device
     y = torch.full((batch, N), MASK, device=device)
     with torch.no_grad():
@@ -115,7 +117,7 @@ def decoder_pass(pipe: Emage, batch: int) -> Callable[[], object]:
 
 
 def loop_step(pipe: Emage) -> Callable[[], object]:
-    """The first of 16 steps, as it is written: a pass, tokens drawn, places chosen."""
+    """Return the work of the first of 16 decoding steps: a forward pass, sampled tokens, selected positions."""
     method, settings, device = METHODS[pipe.config.method], pipe.settings(), pipe.device
     y, rng = torch.full((1, N), MASK, device=device), ImageRng([0], device)
     with torch.no_grad():
@@ -124,18 +126,18 @@ def loop_step(pipe: Emage) -> Callable[[], object]:
 
 
 def some_tokens(pipe: Emage) -> Callable[[], object]:
-    """TOKENS_TIMED tokens of the autoregressive model with its cache."""
+    """Return the work of TOKENS_TIMED tokens of the autoregressive model with its cache."""
 
-    def draw() -> None:
+    def generate() -> None:
         passes = pipe.generation_steps(PROMPTS[:1], [0], pipe.settings())
         for _, _after in zip(range(TOKENS_TIMED), passes, strict=False):
             pass
 
-    return draw
+    return generate
 
 
 def uncached_s(pipe: Emage, seconds_of: Callable[[Callable[[], object]], float]) -> float:
-    """Seconds of N tokens of the autoregressive model that has no cache: timed at LENGTHS, lines in between."""
+    """Return the seconds of N tokens of the autoregressive model without cache: timed at LENGTHS, interpolated."""
     decoder, device = pipe.network.decoder, pipe.device
     with torch.no_grad():
         context = pipe.network.encode_text(pipe.network.text.tokenize(PROMPTS[:1])[0].to(device))

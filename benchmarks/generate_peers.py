@@ -1,12 +1,12 @@
-"""The peers that benchmarks/generate.py times beside Emage, with random weights: a pass costs the same.
+"""Part of benchmarks/generate.py: the other models (peers), with random weights, which cost the same as trained ones.
 
-amused: aMUSEd-256 in its published sizes, drawn by diffusers' own AmusedPipeline.
-muse_maskgit: lucidrains' MaskGit in the size asked for, drawn by its own generate.
+amused: aMUSEd-256 in its published sizes, run by diffusers' AmusedPipeline.
+muse_maskgit: lucidrains' MaskGit in any size, run by its own `generate`.
 
-Nothing is fetched: captions are random ids (aMUSEd) or random states (Muse, whose T5 stays out). A peer that is not
+Nothing is fetched: captions are random ids (aMUSEd) or random text states (Muse, without its T5). A peer that is not
 installed raises ImportError; `make bench` installs both.
 
-B batch, N tokens of an image, S text tokens, D width of the text states, V codes.
+Letters: B batch, N tokens of an image, S text tokens, D width of the text states, V codes.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ MUSE_FF = 6  # its default is 4, of which it takes two thirds: with 6 it is as w
 
 
 class Peer(NamedTuple):
-    """A rival model, ready to be timed on the device, in the precision and at the batch that it was made for."""
+    """Another model, ready to be timed on one device, in one precision and at one batch size."""
 
     name: str
     version: str  # package and version
@@ -72,9 +72,9 @@ class Peer(NamedTuple):
     steps: int
     parameters: int  # of what runs in a step
     step: Callable[[], Tensor]  # one pass of its transformer over the images, as its sampler calls it: logits
-    draw: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None where there is only a step
-    loop_step: Callable[[], Tensor] | None  # one step of its own loop: a pass, tokens drawn, places chosen
-    scope: str  # what `draw` covers
+    generate: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None if only a step can be timed
+    loop_step: Callable[[], Tensor] | None  # one step of its own loop: a pass, sampled tokens, selected positions
+    scope: str  # what `generate` covers
     networks: tuple[nn.Module, ...]  # torch.compile may be applied to them in place: module.compile(...)
 
 
@@ -100,7 +100,7 @@ def amused(
     make = partial(_placed, device=device, dtype=dtype)
     transformer = make(lambda: UVit2DModel(**AMUSED_TRANSFORMER, sample_size=side))
     pixels = side * 2 ** (len(AMUSED_VQVAE["block_out_channels"]) - 1)
-    with torch.inference_mode():  # as in `draw`: torch.compile makes other graphs of other tensors
+    with torch.inference_mode():  # as in `generate`: torch.compile makes other graphs of other tensors
         y = torch.full((rows, side, side), AMUSED_MASK, device=device)  # (B, sqrt N, sqrt N), guided 2B
         conditions = torch.tensor([[pixels, pixels, 0, 0, AMUSED_SCORE]], device=device, dtype=dtype)
         states = torch.randn(rows, TEXT_LENGTH, TEXT_WIDTH, device=device, dtype=dtype)  # (B, S, D), likewise
@@ -127,12 +127,12 @@ def amused(
         return {f"{kind}prompt_embeds": found.text_embeds, f"{kind}encoder_hidden_states": found.hidden_states[-2]}
 
     @torch.inference_mode()
-    def draw() -> Tensor:
+    def generate() -> Tensor:
         captions = {**read(words[0]), **(read(words[1], "negative_") if guidance else {})}
         scale = AMUSED_GUIDANCE if guidance else 1.0
         return pipe(**captions, num_inference_steps=steps, guidance_scale=scale, output_type="pt").images
 
-    return Peer(name, *about, draw, None, "text to pixels", (transformer, vqvae.decoder))
+    return Peer(name, *about, generate, None, "text to pixels", (transformer, vqvae.decoder))
 
 
 def muse_maskgit(
@@ -161,7 +161,7 @@ def muse_maskgit(
 
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # its import lets this whole process read broken images
     muse.tqdm = lambda iterable, **_: iterable  # no progress bar; it has no switch for that
-    T5_CONFIGS["given"] = {"config": T5Config(d_model=TEXT_WIDTH)}  # the width is all it wants to know of its T5
+    T5_CONFIGS["given"] = {"config": T5Config(d_model=TEXT_WIDTH)}  # it needs only the width of its T5
     make = partial(_placed, device=device, dtype=dtype)
     if flash is None:
         flash = torch.device(device).type == "cpu" and dtype == torch.float32
@@ -182,7 +182,7 @@ def muse_maskgit(
     maskgit = _placed(lambda: MaskGit(image_size=image_size, transformer=transformer, vae=vae), device, dtype)
 
     @torch.inference_mode()
-    def draw() -> Tensor:
+    def generate() -> Tensor:
         return maskgit.generate(texts=[""] * batch, timesteps=steps, cond_scale=1)
 
     decode = maskgit.vae.decode_from_ids
@@ -198,12 +198,12 @@ def muse_maskgit(
     about = (f"muse-maskgit-pytorch {version('muse-maskgit-pytorch')}", tokens, steps)
     used = _count(transformer) - _count(transformer.self_cond_to_init_embed)  # built always, used with self_cond alone
     name = f"Muse {width} x {depth} (lucidrains)"
-    loop = (None, None) if dtype == torch.float16 else (draw, loop_step)
+    loop = (None, None) if dtype == torch.float16 else (generate, loop_step)
     return Peer(name, *about, used, step, *loop, "text states to pixels", (transformer.transformer_blocks,))
 
 
 def _placed(build: Callable[[], nn.Module], device: torch.device | str, dtype: torch.dtype) -> Any:
-    """The network that `build` makes, initialized where it will run, fit for drawing."""
+    """Return the network that `build` makes, initialized on the device, ready for inference."""
     with torch.device(device):
         return build().to(device, dtype).eval().requires_grad_(False)
 

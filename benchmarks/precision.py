@@ -1,10 +1,11 @@
-"""bfloat16, float16 and on a GPU TF32 beside float32: same checkpoint, captions and seeds, one run.
+"""bfloat16, float16 and, on a GPU, TF32 compared with float32: same checkpoint, captions and seeds, one run.
 
-python benchmarks/precision.py                           # the shipped model
-python benchmarks/precision.py runs/demo/train/model     # another one of the demo's small world
+python benchmarks/precision.py                           # the shipped model; a minute on two cores
+python benchmarks/precision.py runs/demo/train/model     # another model of the demo's toy world
 
-For each precision: how far the first pass's log-probabilities move, how many of its best tokens and of the tokens of
-finished images stay the same, how many images are right by the checker; images a second as a ratio to float32.
+Prints a table with a row per precision: the largest change of log-probabilities in the first forward pass, how many of
+its best tokens and of the tokens of finished images stay the same, the fraction of images that the checker accepts,
+and images per second as a ratio to float32. Writes results/precision-DEVICE.json.
 """
 
 import json
@@ -28,18 +29,18 @@ from emage.model.device_support import arithmetic
 from emage.utils import provenance
 from emage.utils.errors import InputError
 
-IMAGES, BATCH = 200, 50
+NUM_IMAGES, BATCH_SIZE = 200, 50
 DTYPES: tuple[Dtype, ...] = ("float32", "tf32", "bfloat16", "float16")
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(checkpoint: str) -> None:
-    captions = [scene.caption for scene in shapes.sample_held_out_scenes(IMAGES, seed=0)]
+    captions = [scene.caption for scene in shapes.sample_held_out_scenes(NUM_IMAGES, seed=0)]
     on_gpu = torch.cuda.is_available()
     runs = {dtype: run(checkpoint, dtype, captions) for dtype in DTYPES if on_gpu or dtype != "tf32"}
     exact = runs["float32"]
     table = Table(
-        "precision", "max |d log p|", "best tokens equal", "drawn tokens equal", "objects right", "images/s, ratio"
+        "precision", "max |d log p|", "best tokens equal", "final tokens equal", "objects correct", "images/s, ratio"
     )
     rows: dict[str, dict[str, float]] = {}
     for dtype, found in runs.items():
@@ -54,7 +55,7 @@ def main(checkpoint: str) -> None:
         table.add_row(dtype, f"{difference:.4f}", f"{best:.1%}", f"{equal:.1%}", f"{right:.1%}", f"{speed:.2f}")
     Console().print(table)
     device = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores"
-    about = {"device": device, "torch": torch.__version__, "emage": emage.__version__, "pictures": IMAGES}
+    about = {"device": device, "torch": torch.__version__, "emage": emage.__version__, "pictures": NUM_IMAGES}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"precision-{'cuda' if on_gpu else 'cpu'}.json"
     path.write_text(json.dumps({**about, "commit": provenance.commit(), "precisions": rows}, indent=1) + "\n")
@@ -62,19 +63,19 @@ def main(checkpoint: str) -> None:
 
 @torch.no_grad()
 def run(checkpoint: str, dtype: Dtype, captions: list[str]) -> dict[str, Any]:
-    """Log-probabilities of the first pass, finished tokens, score and seconds of drawing."""
+    """Return log-probabilities of the first forward pass, final tokens, score and seconds of generation."""
     pipe = emage.Emage.from_pretrained(checkpoint, dtype=dtype)
-    pipe.warm_up((BATCH,))
+    pipe.warm_up((BATCH_SIZE,))
     started = time.perf_counter()
-    images = pipe.generate(captions, seed=list(range(IMAGES)), batch_size=BATCH)
+    images = pipe.generate(captions, seed=list(range(NUM_IMAGES)), batch_size=BATCH_SIZE)
     seconds = time.perf_counter() - started
     rows, columns = pipe.config.grid
-    unknown = torch.full((BATCH, rows * columns), MASK, device=pipe.device)
-    context = pipe.network.encode_text(pipe.network.text.tokenize(captions[:BATCH])[0].to(pipe.device))
-    method, rng = METHODS[pipe.config.method], ImageRng(range(BATCH), pipe.device)
+    masked = torch.full((BATCH_SIZE, rows * columns), MASK, device=pipe.device)
+    context = pipe.network.encode_text(pipe.network.text.tokenize(captions[:BATCH_SIZE])[0].to(pipe.device))
+    method, rng = METHODS[pipe.config.method], ImageRng(range(BATCH_SIZE), pipe.device)
     with arithmetic(dtype, pipe.device):
-        log_p = pipe.network.decoder(unknown, context).float().log_softmax(-1).cpu()
-        *_, last = method.generate(pipe.network.decoder, context, unknown, pipe.config.sampling, rng)
+        log_p = pipe.network.decoder(masked, context).float().log_softmax(-1).cpu()
+        *_, last = method.generate(pipe.network.decoder, context, masked, pipe.config.sampling, rng)
     return {"log_p": log_p, "tokens": last.y_obs.cpu(), "seconds": seconds, **dict(measure(images, captions))}
 
 

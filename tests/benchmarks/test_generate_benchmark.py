@@ -11,12 +11,14 @@ import pytest
 SCRIPT = "generate.py"
 
 
-def figures(benchmark: ModuleType, *values: tuple) -> list:
-    return [benchmark.Figure(what, "float32", 1, steps, scope, flops, ms) for what, steps, scope, flops, ms in values]
+def measurements(benchmark: ModuleType, *values: tuple) -> list:
+    return [
+        benchmark.Measurement(what, "float32", 1, steps, scope, flops, ms) for what, steps, scope, flops, ms in values
+    ]
 
 
 def test_images_compare_with_images_and_passes_with_passes(benchmark: ModuleType):
-    found = figures(
+    found = measurements(
         benchmark,
         ("iterative3", 16, "text to pixels", 1, 20.0),
         ("autoregressive", 1024, "text to pixels", 0, 500.0),
@@ -36,8 +38,8 @@ def test_images_compare_with_images_and_passes_with_passes(benchmark: ModuleType
 def test_a_ratio_that_fell_is_told_where_the_device_is_the_same(benchmark: ModuleType):
     before = {"device": "a GPU", "ratios": {"rival": 2.0, "share": 0.6, "gone": 1.0}}
     now = {"device": "a GPU", "ratios": {"rival": 1.6, "share": 0.55, "new": 1.0}}
-    assert benchmark.fallen(before, now) == ["warning: rival fell from 2.00 to 1.60, by more than 15%"]
-    assert benchmark.fallen(before, now | {"device": "another"}) == [] == benchmark.fallen({}, now)
+    assert benchmark.decreases(before, now) == ["warning: rival fell from 2.00 to 1.60, by more than 15%"]
+    assert benchmark.decreases(before, now | {"device": "another"}) == [] == benchmark.decreases({}, now)
 
 
 @pytest.mark.parametrize(

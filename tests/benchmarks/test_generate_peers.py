@@ -47,7 +47,7 @@ def test_amused_draws_by_its_own_pipeline_in_one_pass_a_step(benchmark, small_am
     peer = benchmark.amused("cpu", torch.float32, BATCH, steps=3, guidance=guidance)
     rows = passes(peer.networks[0])
     assert peer.step().shape == (BATCH * (1 + guidance), 8192, 16, 16)
-    pixels = peer.draw()
+    pixels = peer.generate()
     assert pixels.shape == (BATCH, 3, 256, 256) and pixels.min() >= 0 and pixels.max() <= 1
     assert rows == [BATCH * (1 + guidance)] * (1 + peer.steps)
     assert (peer.tokens, peer.scope, peer.version.split()[0]) == (256, "text to pixels", "diffusers")
@@ -57,7 +57,7 @@ def test_amused_over_another_number_of_tokens_is_a_step_alone(benchmark, small_a
     peer = benchmark.amused("cpu", torch.bfloat16, BATCH, tokens=1024)
     logits = peer.step()
     assert logits.shape == (BATCH, 8192, 32, 32) and logits.dtype == torch.bfloat16
-    assert peer.draw is None and peer.tokens == 1024
+    assert peer.generate is None and peer.tokens == 1024
 
 
 @pytest.mark.parametrize(("dtype", "flash"), [("float32", True), ("float32", False), ("bfloat16", None)])
@@ -65,7 +65,7 @@ def test_muse_draws_by_its_own_loop_in_one_pass_a_step(benchmark, small_muse, dt
     peer = benchmark.muse_maskgit("cpu", getattr(torch, dtype), flash=flash, **small_muse)
     rows = passes(peer.networks[0])
     assert peer.step().shape == (BATCH, 16, 64)
-    assert peer.draw().shape == (BATCH, 3, 16, 16)
+    assert peer.generate().shape == (BATCH, 3, 16, 16)
     assert rows == [BATCH] * (1 + peer.steps)
     assert capfd.readouterr().err == ""  # no progress bar
     assert (peer.tokens, peer.steps, peer.scope) == (16, 3, "text states to pixels")
@@ -82,7 +82,7 @@ def test_both_of_muse_s_attentions_say_the_same(benchmark, small_muse):
 
 def test_muse_in_float16_is_a_step_alone(benchmark, small_muse):
     peer = benchmark.muse_maskgit("cpu", torch.float16, **small_muse)
-    assert peer.step().dtype == torch.float16 and peer.draw is None
+    assert peer.step().dtype == torch.float16 and peer.generate is None
 
 
 def test_amused_is_as_large_as_published(benchmark):
