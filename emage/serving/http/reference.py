@@ -192,7 +192,9 @@ def _sampling_range(name: str) -> str:
     described = schemas.SAMPLING_SETTINGS[name].setting
     if name == "steps":
         return f"{described.minimum} to the number of tokens"
-    return f"{number(described.minimum)} to {number(described.maximum)}" if described.maximum is not None else ""
+    if described.minimum is None or described.maximum is None:
+        return ""
+    return f"{number(described.minimum)} to {number(described.maximum)}"
 
 
 def _json(value: Any) -> str:

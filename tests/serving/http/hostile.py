@@ -1,4 +1,4 @@
-"""Clients that misbehave: bytes over a bare socket, a drop at a time, too many, too few, never whole."""
+"""Hostile clients: bytes over a plain socket, one at a time, too many, too few, never complete."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 
 
 class Answer(NamedTuple):
-    """What came back; status None: the connection was closed without an answer."""
+    """An answer; status None: the connection was closed without one."""
 
     status: int | None
     body: bytes
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error in the API's form. Fails where it is something else."""
+        """The error in the API's form; any other form fails the test."""
         error = json.loads(self.body)["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert "\n" not in error["message"] and "Traceback" not in error["message"] and len(error["message"]) < 2_000
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class Silence(AssertionError):
-    """Neither an answer nor an end of the connection in time."""
+    """The server neither answered nor closed the connection in time."""
 
 
 def connect(url: str) -> socket.socket:
@@ -39,24 +39,24 @@ def connect(url: str) -> socket.socket:
 
 
 def head(path: str = GENERATIONS, method: str = "POST", **headers: object) -> bytes:
-    """A request's first lines; `headers` with _ for -, and None for one that is left out."""
+    """Return a request's first lines; `headers` have _ for -, and None for one that is left out."""
     values: dict[str, object] = {"Host": "127.0.0.1", "Content_Type": "application/json", **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in values.items() if value is not None]
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
 
 
 def send(url: str, data: bytes, *, within: float = 10.0, finish: bool = False) -> Answer:
-    """Sends all of it and waits for the answer; `finish`: says that no more will come."""
+    """Send data and wait for the answer; `finish`: close the sending side."""
     return drip(url, [data], within=within, finish=finish)
 
 
 def drip(
     url: str, pieces: Iterable[bytes], *, every: float = 0.0, within: float = 10.0, finish: bool = False
 ) -> Answer:
-    """Sends a piece `every` so often until there is an answer, and waits for it no longer than `within`."""
+    """Send a piece every `every` seconds until there is an answer, and wait for it no longer than `within`."""
     started = time.monotonic()
     with connect(url) as connection:
-        with suppress(ConnectionError):  # it need not listen to the end
+        with suppress(ConnectionError):  # the server may stop reading
             for piece in pieces:
                 connection.sendall(piece)
                 if every and _readable(connection, every):
@@ -70,14 +70,14 @@ def drip(
 
 
 def post(url: str, body: bytes, path: str = GENERATIONS, **headers: object) -> Answer:
-    """An honest request around any body."""
+    """Send a valid request with any body."""
     length: dict[str, object] = {"Content_Length": len(body), "Connection": "close"}
     return send(url, head(path, **{**length, **headers}) + body)
 
 
 @contextmanager
 def held_open(url: str, count: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
-    """So many connections that send this and then nothing."""
+    """Hold `count` connections open that send this and then nothing."""
     connections: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -90,7 +90,7 @@ def held_open(url: str, count: int, data: bytes = b"") -> Iterator[list[socket.s
 
 
 def _readable(connection: socket.socket, seconds: float) -> bool:
-    """Whether something came, or the connection ended, in this time."""
+    """Return whether something arrived, or the connection ended, in this time."""
     connection.settimeout(seconds)
     try:
         connection.recv(1, socket.MSG_PEEK)
@@ -100,10 +100,10 @@ def _readable(connection: socket.socket, seconds: float) -> bool:
 
 
 def _read(connection: socket.socket, deadline: float) -> tuple[int | None, bytes]:
-    """Status and body of the answer, to its end or the connection's."""
+    """Return status and body of the answer, up to its end or the connection's."""
     data = b""
     try:
-        while not _is_whole(data):
+        while not _is_complete(data):
             connection.settimeout(max(0.01, deadline - time.monotonic()))
             piece = connection.recv(1 << 16)
             if not piece:
@@ -119,7 +119,7 @@ def _read(connection: socket.socket, deadline: float) -> tuple[int | None, bytes
     return int(first.split()[1]), rest
 
 
-def _is_whole(data: bytes) -> bool:
+def _is_complete(data: bytes) -> bool:
     first, found, rest = data.partition(b"\r\n\r\n")
     lines = dict(line.lower().split(b":", 1) for line in first.split(b"\r\n")[1:] if b":" in line)
     if not found:
@@ -131,7 +131,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "b", end: bool = True) -> bytes:
-    """A multipart body: (what stands after `form-data`, content) each."""
+    """Return a multipart body; each part is (what follows `form-data`, content)."""
     lines = [
         f"--{boundary}\r\nContent-Disposition: form-data{about}\r\n\r\n".encode() + content + b"\r\n"
         for about, content in parts
@@ -140,7 +140,7 @@ def form(*parts: tuple[str, bytes], boundary: str = "b", end: bool = True) -> by
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side x side black pixels (side a multiple of 100), of a thousandth of their size."""
+    """Return a decompression bomb: a PNG of side x side black pixels (side a multiple of 100), 1,000 times smaller."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     rows = packer.compress(bytes(100 * (side + 1))) + packer.flush(zlib.Z_FULL_FLUSH)  # each with its filter's number
     adler = side * (side + 1) % 65_521 << 16 | 1  # of so many zeros
