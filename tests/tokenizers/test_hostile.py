@@ -18,7 +18,7 @@ import torch
 from published_files import lightning, zipped
 
 from emage import tokenizers
-from emage.tokenizers.published_formats import PlaceholderClass
+from emage.utils.safe_pickle import PlaceholderClass
 
 
 def text(value: str) -> bytes:
@@ -163,7 +163,7 @@ def test_a_file_cannot_write_a_patch_of_its_source():
     module = b"(" + text("module") + MODULE + text("encoder.py") + text("class Encoder: ...") + b"tQ"
     path, _ = dvae_folder(as_torch_legacy(module + b")\x81}b"))
     before = set(os.listdir())
-    with pytest.raises(ValueError, match="encoder is no module of a dVAE"):
+    with pytest.raises(ValueError, match="encoder is not a module of a dVAE"):
         tokenizers.load("dvae", weights=path)
     assert set(os.listdir()) - before <= {"cache"}
 
@@ -173,5 +173,5 @@ def test_a_file_cannot_write_a_patch_of_its_source():
 def test_a_module_that_holds_itself_or_no_module(form, child):
     state = b"}(" + text("_parameters") + b"}" + text("_modules") + b"}" + text("blocks") + child + b"su"
     path, _ = dvae_folder(form(MODULE + b")\x81q\x00" + state + b"b"))
-    with pytest.raises(ValueError, match=r"encoder\.pkl: encoder\.blocks is no module of a dVAE"):
+    with pytest.raises(ValueError, match=r"encoder\.pkl: encoder\.blocks is not a module of a dVAE"):
         tokenizers.load("dvae", weights=path)

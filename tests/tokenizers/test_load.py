@@ -86,7 +86,7 @@ def test_the_zips_checkpoint_may_lie_in_a_folder(model, pixels, tmp_path):
     ("files", "weights", "message"),
     [
         (["encoder.pkl"], ".", "has no decoder.pkl: a dVAE is a folder with encoder.pkl and decoder.pkl"),
-        (["encoder.pkl", "decoder.pkl"], "encoder.pkl", "give the folder that holds encoder.pkl and decoder.pkl"),
+        (["encoder.pkl", "decoder.pkl"], "encoder.pkl", "pass the folder that holds encoder.pkl and decoder.pkl"),
         ([], ".", "has no encoder.pkl"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_checkpoint_without_tensors(tmp_path):
     with pytest.raises(ValueError, match="no 'state_dict'"):
         tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
     torch.save({"state_dict": {"weight": "none"}}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="something else than tensors"):
+    with pytest.raises(ValueError, match="entries other than tensors"):
         tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")
 
 

@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock
 
 from emage.tokenizers import download
-from emage.tokenizers.published_formats import UNPICKLING_ERRORS, reason
 from emage.utils import manifest
 from emage.utils.errors import InputError
+from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from emage.config import ModelConfig
 from emage.model.text.state_cache import StateCache
-from emage.tokenizers.published_formats import UNPICKLING_ERRORS, reason
 from emage.utils.errors import InputError
+from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
 
 PUBLISHED = "google-bert/bert-base-uncased"
 FILES = ("config.json", "vocab.txt", "model.safetensors")
