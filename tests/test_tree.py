@@ -1,9 +1,21 @@
-"""CONTRIBUTING.md names files that exist, and no two files of tests have one name."""
+"""Sizes of modules and folders, and file names, as CONTRIBUTING.md states them."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MAX_LINES, MAX_MODULES = 300, 10
+
+
+def test_no_module_is_longer_than_300_lines():
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "emage").rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_no_folder_has_more_than_ten_modules():
+    folders = {path.parent for path in (ROOT / "emage").rglob("*.py")}
+    modules = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {str(folder): len(paths) for folder, paths in modules.items() if len(paths) > MAX_MODULES} == {}
 
 
 def test_contributing_names_files_that_exist():
