@@ -14,7 +14,7 @@ from emage.serving import limits
 from emage.serving.error_codes import ERROR_CODES, error_type
 from emage.serving.http import reference_examples, schemas
 from emage.serving.http.app import Options, make_app
-from emage.serving.http.auth import SECURITY_HEADERS
+from emage.serving.http.auth import PUBLIC_PATHS, SECURITY_HEADERS
 
 _INTRODUCTION = """# HTTP API
 <!-- made by: python -m emage.serving.http.reference > docs/http_api.md -->
@@ -87,7 +87,7 @@ def _routes() -> Iterator[tuple[str, str, str]]:
     app = make_app(None, Options(), _NoMetrics())  # type: ignore[arg-type]
     for path, methods in app.openapi()["paths"].items():
         for method, operation in methods.items():
-            needs_key = "no" if path == "/health" else "yes"
+            needs_key = "no" if path in PUBLIC_PATHS else "yes"
             yield f"`{method.upper()} {path}`", " ".join(operation["description"].split()), needs_key
     yield "`GET /`", "The playground page.", "no"
     yield "`GET /docs`, `GET /openapi.json`", "The OpenAPI description.", "no"

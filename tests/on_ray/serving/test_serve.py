@@ -114,12 +114,12 @@ def test_a_client_that_disconnects_stops_the_generation(url: str) -> None:
         next(answer.iter_lines())
     started = time.monotonic()
     assert is_image_of(post(url, prompt="a", seed=1, steps=16), "a", 1, 16)  # waits for the previous batch
-    assert time.monotonic() - started < 3  # 16 passes of 0.3 s were to come
+    assert time.monotonic() - started < 3  # 16 steps of 0.3 s were still to come
 
 
 @pytest.mark.faults
 def test_a_broken_model_is_replaced_without_help(url: str) -> None:
-    answer = post(url, prompt="breaks")  # breaks the next one too: an order is begun twice at most, or until its time
+    answer = post(url, prompt="breaks")  # it breaks the next replica too: a request is started twice at most
     assert answer.status_code in (408, 500, 503) and answer.json()["error"]["code"]
     deadline = time.monotonic() + 60
     while post(url, prompt="a", seed=1).status_code != 200:
