@@ -1,6 +1,6 @@
-"""DeepSpeed without Ray: what is saved after some steps goes on bit by bit, whatever it was cut into.
+"""DeepSpeed without Ray: resuming gives the same bits, another ZeRO stage or number of ranks the same losses.
 
-One group of two processes trains with every ZeRO stage; a process alone then goes on from what they saved.
+A group of two processes trains with every ZeRO stage; a single process then resumes from what they saved.
 """
 
 import math
@@ -23,7 +23,7 @@ from emage.training.spike_guard import SpikeGuard
 pytestmark = pytest.mark.faults
 STAGES = (0, 1, 2)
 STEPS, BREAK = 6, 3
-BAD = 2  # its gradient is no number
+BAD = 2  # the step whose gradient is NaN
 
 
 def config(table: str, stage: int) -> TrainConfig:
@@ -39,7 +39,7 @@ def config(table: str, stage: int) -> TrainConfig:
 
 
 def train(table: str, stage: int, ranks: DistributedContext, saved: Any = None) -> tuple[list[tuple], Any, dict]:
-    """Steps as (loss, gradient norm, samples, skipped), the state after BREAK of them, the last weights."""
+    """Return the steps as (loss, gradient norm, samples, skipped), the state after BREAK of them, the last weights."""
     from emage.on_ray.training.deepspeed_engine import DeepSpeedEngine
 
     settings = config(table, stage)
@@ -68,7 +68,7 @@ def train(table: str, stage: int, ranks: DistributedContext, saved: Any = None) 
 
 
 def work(rank: int, world_size: int, port: int, table: str, folder: str) -> None:
-    """Every stage from the start and from the middle; alone, from what two ranks with ZeRO 1 had saved."""
+    """Train with every stage from the start and from the middle; with one rank, from what two with ZeRO 1 saved."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -101,33 +101,33 @@ def found(token_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_going_on_gives_the_same_bits(found: dict[int, Any], stage: int):
+def test_resuming_gives_the_same_bits(found: dict[int, Any], stage: int):
     (seen, _, weights), (seen_again, _, weights_again) = found[2][stage]
     assert len(seen) == STEPS and seen_again == seen[BREAK:]
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
 
 
-def test_the_stages_agree(found: dict[int, Any]):
+def test_the_zero_stages_agree(found: dict[int, Any]):
     reference = found[2][0][0]
     for stage in (1, 2):
         seen, state, weights = found[2][stage][0]
         assert [values[0] for values in seen] == pytest.approx([values[0] for values in reference[0]], abs=1e-5)
         assert [values[2] for values in seen] == [values[2] for values in reference[0]]
-        # Of a gradient that is nearly nothing rounding decides the sign, and AdamW's first updates go by the sign.
+        # Rounding decides the sign of a gradient near 0, and AdamW's first updates depend on the sign.
         assert all((weights[key] - reference[2][key]).abs().mean() < 1e-5 for key in weights)
         assert state["moments"].keys() == reference[1]["moments"].keys()
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_one_rank_goes_on_from_what_two_have_saved(found: dict[int, Any], stage: int):
-    """The same samples in every global step, the same losses but for rounding."""
+def test_one_rank_resumes_from_what_two_have_saved(found: dict[int, Any], stage: int):
+    """The same samples in every global step, the same losses except for rounding."""
     alone, together = found[1][stage][0], found[2][1][0][0][BREAK:]
     assert [values[2] for values in alone] == [values[2] for values in together]
     assert [values[0] for values in alone] == pytest.approx([values[0] for values in together], abs=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_gradient_that_is_no_number_costs_its_step_alone(found: dict[int, Any], stage: int):
+def test_a_gradient_that_is_not_finite_skips_only_its_step(found: dict[int, Any], stage: int):
     seen, state, weights = found[2][stage][0]
     assert [values[3] for values in seen] == [float(step == BAD) for step in range(1, STEPS + 1)]
     assert all(tensor.isfinite().all() for tensor in (*weights.values(), *state["moments"].values()))

@@ -35,9 +35,9 @@ def config(table: Path, output: Path, **values) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(ingested: Ingested, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """On what an ingest wrote: two workers, ZeRO 1, two micro-batches a step each, 20 steps of #3, averaged.
+    """Train on the ingested table, named by a relative path: iterative3, 20 steps, two workers, ZeRO 1, EMA.
 
-    By a relative path to the table.
+    Each worker has two micro-batches per step.
     """
     folder = tmp_path_factory.mktemp("train")
     table = Path(os.path.relpath(ingested.output / "tokens"))
@@ -59,7 +59,7 @@ def test_from_a_table_of_urls_to_an_image(trained: TrainConfig):
     assert Image.open(output / "curves.png").width > 500
 
 
-def test_every_step_is_on_record(trained: TrainConfig):
+def test_every_step_is_in_the_log(trained: TrainConfig):
     found = list(step_log.read(Path(trained.run.output) / "steps.jsonl"))
     assert [values["step"] for values in found] == list(range(1, 21))
     for name in ("loss", "below_chance", "accuracy_masked", "grad_norm", "lr", "samples", "data_wait_s"):
@@ -75,7 +75,7 @@ def test_every_step_is_on_record(trained: TrainConfig):
     assert [values["samples"] for values in found] == [batch_checksum(batch.uid, batch.seeds) for batch in batches]
 
 
-def test_the_model_is_the_average_of_the_weights(trained: TrainConfig):
+def test_the_model_has_the_ema_weights(trained: TrainConfig):
     output = Path(trained.run.output)
     kept = load_file(output / "model" / "model.safetensors")
     last = resume_state.load(output / "checkpoints" / "step_00000020")
@@ -99,7 +99,7 @@ def test_the_run_is_in_mlflow(trained: TrainConfig):
     assert "curves.png" in {item.path for item in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_finished_run_is_left_alone_and_another_refused(trained: TrainConfig):
+def test_a_finished_run_is_not_repeated_and_another_is_rejected(trained: TrainConfig):
     started = time.monotonic()
     train(trained)
     assert time.monotonic() - started < 5
@@ -108,7 +108,7 @@ def test_a_finished_run_is_left_alone_and_another_refused(trained: TrainConfig):
         train(changed)
 
 
-def test_a_table_of_another_tokenizer_is_refused_before_anything_is_written(token_table: Path, tmp_path: Path):
+def test_a_table_of_another_tokenizer_is_rejected_before_anything_is_written(token_table: Path, tmp_path: Path):
     other = shutil.copytree(token_table, tmp_path / "tokens")
     for file in other.iterdir():
         table = pq.read_table(file)
@@ -120,7 +120,7 @@ def test_a_table_of_another_tokenizer_is_refused_before_anything_is_written(toke
     assert not (tmp_path / "run").exists()
 
 
-def test_more_workers_than_rows_are_refused(token_table: Path, tmp_path: Path):
+def test_more_workers_than_rows_are_rejected(token_table: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"optim\.batch_size=8 leaves some micro-batches of run\.num_workers=9"):
         train(config(token_table, tmp_path / "run", run={"num_workers": 9}))
     assert not (tmp_path / "run").exists()
@@ -181,7 +181,7 @@ def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table:
         ({"model": {"text": "bert_tiny", "text_length": 513}}, r"model\.text_length=513"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_starts(token_table: Path, tmp_path: Path, values: dict, message: str):
+def test_bad_settings_are_rejected_before_the_start(token_table: Path, tmp_path: Path, values: dict, message: str):
     if "use_gpu" in str(values) and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     run = {"output": str(tmp_path / "run"), **values.pop("run", {})}

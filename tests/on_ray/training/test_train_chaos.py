@@ -1,7 +1,7 @@
-"""Training that is killed, cut off or out of disk goes on to the same weights, step by step.
+"""Training that is killed or out of disk space resumes to the same weights, step by step.
 
-In `make faults`, but for another number of workers (`make chaos`). steps.jsonl is the witness: every step's loss with
-all its bits, and a fingerprint of the samples that it saw.
+In `make faults`, except for another number of workers (`make chaos`). The tests compare steps.jsonl, which has the bits
+of every step's loss and a checksum of its samples.
 """
 
 import json
@@ -33,18 +33,18 @@ SETTINGS = f"""
 
 
 def arguments(table: Path, output: Path, *more: str) -> list[str]:
-    """Of a run that skips some steps, since what counts as a spike is little."""
+    """Return the arguments of a run that skips some steps, since optim.max_spike is small."""
     places = [f"data.path={table}", f"run.output={output}", f"mlflow.uri=sqlite:///{output.parent}/mlflow.db"]
     return ["tiny", *places, f"mlflow.artifacts={output.parent}/artifacts", *SETTINGS.split(), *more]
 
 
 def record(output: Path) -> list[tuple]:
-    """Every step's loss and samples, bit by bit."""
+    """Return the loss and the samples of every step, bit by bit."""
     return [tuple(values[name] for name in BITS) for values in step_log.read(output / "steps.jsonl")]
 
 
 def saved(output: Path) -> list[int]:
-    """The steps of which there are checkpoints for resuming."""
+    """Return the steps that have a checkpoint for resuming."""
     return sorted(int(path.name.removeprefix("step_")) for path in (output / "checkpoints").glob("step_*"))
 
 
@@ -53,19 +53,19 @@ def weights(output: Path) -> str:
 
 
 def logged(output: Path) -> list[int]:
-    """The steps at which MLflow has a loss, over all runs."""
+    """Return the steps at which MLflow has a loss, over all runs."""
     with sqlite3.connect(output.parent / "mlflow.db") as store:
         return [row[0] for row in store.execute("select step from metrics where key = 'loss' order by step")]
 
 
 @pytest.fixture(scope="module")
 def whole(token_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run."""
+    """Return the output of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole") / "out"
     finish(start(pipeline("train", *arguments(token_table, output))))
     assert [values[0] for values in record(output)] == list(range(1, STEPS + 1))
     skipped = sum(values[-1] for values in record(output))
-    assert 0 < skipped < STEPS / 2, "what is skipped, and how many updates there were, is part of what must go on"
+    assert 0 < skipped < STEPS / 2, "skipped steps and the number of updates must be resumed too"
     return output
 
 
@@ -74,7 +74,7 @@ def past(output: Path, step: int) -> Callable[[], bool]:
 
 
 def settle(output: Path) -> None:
-    """Workers notice only after a moment that their node's daemon is gone, and train on until then."""
+    """Wait until the workers have stopped: for a moment they train on after their node's daemon is gone."""
     before = -1
     while (now := step_log.last_step(output / "steps.jsonl")) != before:
         before = now
@@ -82,7 +82,7 @@ def settle(output: Path) -> None:
 
 
 def kill_a_worker(driver_pid: int, rank: int) -> int:
-    """SIGKILL to one of the processes that train, as the kernel does where memory is short. Its number."""
+    """Send SIGKILL to one of the workers, as the kernel does when memory is short. Return its process id."""
     workers = [
         process
         for process in psutil.Process(driver_pid).children(recursive=True)
@@ -94,8 +94,8 @@ def kill_a_worker(driver_pid: int, rank: int) -> int:
 
 
 @pytest.mark.faults
-def test_killed_again_and_again(token_table: Path, whole: Path, tmp_path: Path):
-    """A worker, then the driver with everything that it started, twice, at random steps: the same bits in the end."""
+def test_killed_three_times(token_table: Path, whole: Path, tmp_path: Path):
+    """A worker is killed, then twice the driver with all its children, at random steps: the same bits at the end."""
     output = tmp_path / "out"
     rng = random.Random(time.time_ns())
     worker, *drivers = sorted(rng.sample(range(1, STEPS - 2), 3))
@@ -118,7 +118,7 @@ def test_killed_again_and_again(token_table: Path, whole: Path, tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_a_damaged_checkpoint_is_passed_over(token_table: Path, whole: Path, tmp_path: Path):
+def test_a_damaged_checkpoint_is_skipped(token_table: Path, whole: Path, tmp_path: Path):
     output = tmp_path / "out"
     command = pipeline("train", *arguments(token_table, output, "run.keep=2", "run.keep_every=40"))
     kill_when(start(command), lambda: (output / "checkpoints" / "step_00000040").exists())
@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_passed_over(token_table: Path, whole: Path, tmp
 
 @pytest.mark.chaos
 def test_another_number_of_workers_sees_the_same_samples(token_table: Path, whole: Path, tmp_path: Path):
-    """Three instead of two, without ZeRO instead of stage 1, from the middle: shares are uneven, losses within 1e-5."""
+    """Three instead of two, without ZeRO instead of stage 1, from the middle: unequal batches, losses within 1e-5."""
     output = shutil.copytree(whole, tmp_path / "out")
     shutil.rmtree(output / "model")
     for path in sorted((output / "checkpoints").iterdir())[1:]:
@@ -148,12 +148,12 @@ def test_another_number_of_workers_sees_the_same_samples(token_table: Path, whol
     assert [values[4] for values in after] == [values[4] for values in before]
     losses = [[values[1] for values in run] for run in (before, after)]
     assert losses[1][: step + 10] == pytest.approx(losses[0][: step + 10], abs=1e-5)
-    assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding grows
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)  # rounding errors grow
 
 
 @pytest.mark.faults
-def test_a_node_goes_with_notice_and_another_without(token_table: Path, whole: Path, tmp_path: Path):
-    """Two simulated nodes with a worker each: of the one that is drained a checkpoint is saved first; one just dies."""
+def test_losing_a_node_with_and_without_notice(token_table: Path, whole: Path, tmp_path: Path):
+    """Two simulated nodes with one worker each: one is drained, after a checkpoint is saved; the other one dies."""
     from ray.cluster_utils import Cluster
 
     output = tmp_path / "out"
@@ -179,7 +179,7 @@ def test_a_node_goes_with_notice_and_another_without(token_table: Path, whole: P
 
 
 def drain(address: str, node_id: str, seconds: float) -> None:
-    """What a cloud's notice becomes in Ray: the node will be taken away at that time."""
+    """Announce in Ray that a node will be preempted, as a cloud's notice does."""
     from ray._raylet import GcsClient
     from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
@@ -191,14 +191,14 @@ def wait_for(is_so: Callable[[], object], process: subprocess.Popen[str]) -> Non
     deadline = time.monotonic() + 200
     while not is_so():
         assert process.poll() is None, process.communicate()[0][-4000:]
-        assert time.monotonic() < deadline, "it never came so far"
+        assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
 
 
 def error(printed: str) -> str:
-    """The one line that a program ends with; Ray may print what its workers had said after it.
+    """Return the one line of the error; Ray may print output of its workers after it.
 
-    Not counted: Ray Train's own cleaner, which on a busy machine complains that Ray itself has gone.
+    Ray Train's own cleaner is ignored, which complains on a busy machine that Ray has stopped.
     """
     lines = [line for line in printed.splitlines() if "(PlacementGroupCleaner " not in line]
     assert not [line for line in lines if "Traceback" in line]
@@ -208,7 +208,7 @@ def error(printed: str) -> str:
 
 @pytest.mark.faults
 def test_a_full_disk_costs_checkpoints_but_not_the_run(token_table: Path, whole: Path, tmp_path: Path, small_disk):
-    """Room for two checkpoints and no third, nor for the model: training goes on, and stops clearly at its end."""
+    """There is space for two checkpoints, not for a third or the model: training continues, and fails at its end."""
     one = sum(file.stat().st_size for file in next((whole / "checkpoints").iterdir()).iterdir()) // 1024
     output = small_disk(int(2.12 * one)) / "out"
     more = ("run.keep=3", f"mlflow.uri=sqlite:///{tmp_path}/mlflow.db", f"mlflow.artifacts={tmp_path}/artifacts")
@@ -224,7 +224,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_run(token_table: Path, whole:
 
 
 @pytest.mark.faults
-def test_a_run_that_diverges_stops_and_says_which_rows(token_table: Path, tmp_path: Path):
+def test_a_diverging_run_stops_and_names_the_rows(token_table: Path, tmp_path: Path):
     output = tmp_path / "out"
     more = ("optim.lr=1e30", "optim.max_spike=3.0", "run.max_skipped=3")
     printed = finish(start(pipeline("train", *arguments(token_table, output, *more))), code=2)
