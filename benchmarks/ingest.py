@@ -1,20 +1,21 @@
-"""What the ingest costs beside its work proper, measured in one run. The first word says which part.
+"""Overhead of the ingest next to its main work, measured in one run. The first word chooses the measurement.
 
 python benchmarks/ingest.py tokenize                  # demo tokenizer, 64x64: 2 minutes on two cores, ratio 0.9 or more
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=24 batch_size=1 shard_rows=1  # 5 minutes
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=20000 gpus=1
-python benchmarks/ingest.py scale                     # rows/s and memory of everything else: see scale.py
+python benchmarks/ingest.py scale                     # rows/s and memory of the other stages: see scale.py
 
-`tokenize`: images/s of a bare encode loop in this process and of the real stage (tokenizing.run on Ray: decoding in
-tasks, encoding in one actor, tokenized shards on disk), in turns: same images, batch size, threads, float32. The bare
-loop gets decoded images, the stage JPEGs. The goal is a ratio of 0.9. Two are printed: `whole`, with everything, and
-`steady`, from the first quarter of the images on. That leaves out what comes before the first tokens (`start-up`: Ray
-starts the actor, which imports PyTorch and loads the weights; the first block is decoded): seconds of a run of days.
+`tokenize` prints images/s of a bare encode loop in this process and of the real stage (tokenize_shards.run on Ray:
+decoding in tasks, encoding in one actor, tokenized shards on disk), in turns, with the same images, batch size, threads
+and float32. The bare loop gets decoded images, the stage JPEGs. The goal is a ratio of 0.9. Two ratios are printed:
+`whole`, and `steady`, from the first quarter of the images on. The latter leaves out the start-up until the first
+tokens (Ray starts the actor, which imports PyTorch and loads the weights; the first block is decoded): it takes seconds
+in a run of days.
 
-Without a GPU, decoding and encoding share the cores. Half of them encode, and the bare loop has as many; the others
-decode. So the ratio still says whether the encoder waits, as long as nobody else uses the machine.
+Without a GPU, decoding and encoding share the cores: half of them encode, as many as the bare loop uses, the others
+decode. The ratio then still shows whether the encoder waits for data, if nothing else runs on the machine.
 
-A published tokenizer gets random weights: what an image costs does not depend on them. No network.
+A published tokenizer gets random weights: the cost of an image does not depend on them. No network is used.
 """
 
 import io
@@ -50,13 +51,13 @@ from emage.tokenizers.vqgan import VQGAN
 from emage.utils import manifest
 from emage.utils.errors import InputError, exit_on_bad_input
 
-SAME_BLOCK_S = 0.01  # rows of one block come at once
-DISTINCT = 64  # images that are drawn; more are repetitions
+SAME_BLOCK_S = 0.01  # tokens that arrive within this time are from one block
+NUM_DISTINCT = 64  # images that are rendered; further ones are copies
 
 
 @dataclass(frozen=True)
 class TokenizeBenchmark:
-    """Images/s through the tokenizing stage beside a bare encode loop."""
+    """Settings: images/s of the tokenizing stage compared with a bare encode loop."""
 
     tokenizer: str = tokenizers.DEMO
     pictures: int = 16_000
@@ -82,20 +83,20 @@ def main(argv: Sequence[str]) -> None:
 def tokenize(benchmark: TokenizeBenchmark) -> None:
     for name in ("pictures", "batch_size", "shard_rows", "repeat"):
         if getattr(benchmark, name) < 1:
-            raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
+            raise InputError(f"{name}={getattr(benchmark, name)}: must be 1 or more")
     launch.check_gpus(benchmark.gpus, "gpus")
     with tempfile.TemporaryDirectory() as folder:
         compare(benchmark, Path(folder))
 
 
 def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
-    """Prints a line a round, then the medians."""
+    """Print a line per round, then the medians."""
     config, size = prepare(benchmark, folder)
     launch.start_ray()
     info = tokenize_shards.describe(config, size)
     threads = tokenize_dataset.encoder_threads(config)
     torch.set_num_threads(threads or torch.get_num_threads())
-    jpegs = draw(min(benchmark.pictures, DISTINCT), size)
+    jpegs = render(min(benchmark.pictures, NUM_DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)
     started = time.process_time()
     pixels = np.stack([images.decode_pixels(jpeg) for jpeg in jpegs])
@@ -123,7 +124,7 @@ def print_round(title: str, values: Sequence[float]) -> None:
 
 
 def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig, int]:
-    """The stage's settings, and the size of the images that the tokenizer was made for."""
+    """Return the stage's settings, and the image size of the tokenizer."""
     config = TokenizeConfig(
         tokenizer=benchmark.tokenizer, batch_size=benchmark.batch_size, gpus_per_actor=benchmark.gpus
     )
@@ -137,19 +138,19 @@ def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig,
     return replace(config, weights=str(folder / "weights.safetensors")), shape.resolution
 
 
-def draw(count: int, size: int) -> list[bytes]:
-    """JPEGs as the download writes them."""
+def render(count: int, size: int) -> list[bytes]:
+    """Return JPEGs as the download writes them."""
     jpegs = []
-    for drawn in shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0):
+    for pixels in shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0):
         file = io.BytesIO()
-        image = Image.fromarray(drawn).resize((size, size), Image.Resampling.BICUBIC)
+        image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
         image.save(file, "JPEG", quality=images.JPEG_QUALITY, subsampling=0)
         jpegs.append(file.getvalue())
     return jpegs
 
 
 def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark, size: int) -> None:
-    """What the download leaves."""
+    """Write image shards as the download does."""
     starts = range(0, benchmark.pictures, benchmark.shard_rows)
     for number, start in enumerate(starts):
         rows = [
@@ -176,7 +177,7 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
 
 
 def bare_rate(tokenizer: tokenizers.Tokenizer, pixels: np.ndarray, batch_size: int) -> float:
-    """Images/s of nothing but the tokenizer; pixels (n, H, W, 3) uint8. The first batch warms up."""
+    """Return images/s of the tokenizer alone, after one warm-up batch; pixels are (n, H, W, 3) uint8."""
 
     def encode(batch: np.ndarray) -> torch.Tensor:
         on_device = torch.from_numpy(batch).to(next(tokenizer.parameters()).device)
@@ -190,7 +191,7 @@ def bare_rate(tokenizer: tokenizers.Tokenizer, pixels: np.ndarray, batch_size: i
 
 
 class Clock:
-    """Stands in for the stage's progress bar: notes when tokens arrive."""
+    """Replaces the stage's progress bar and records when tokens arrive."""
 
     def __init__(self) -> None:
         self.arrivals: list[tuple[float, int]] = []
@@ -203,7 +204,7 @@ class Clock:
         yield self
 
     def steady_rate(self) -> float:
-        """Images/s between the arrival of the first quarter and of the last. NaN where that was one block."""
+        """Return images/s from the arrival of the first quarter on; NaN if everything arrived in one block."""
         total = np.cumsum([count for _, count in self.arrivals])
         first, last = self.arrivals[int(np.searchsorted(total, total[-1] / 4))][0], self.arrivals[-1][0]
         later = sum(count for moment, count in self.arrivals if moment > first + SAME_BLOCK_S)
@@ -213,7 +214,7 @@ class Clock:
 def stage_rates(
     config: TokenizeConfig, info: schema.TokenizerInfo, size: int, folder: Path
 ) -> tuple[float, float, float]:
-    """Images/s of the whole stage, and after its start-up; seconds of the start-up."""
+    """Return images/s of the whole stage, images/s after the start-up, and the seconds of the start-up."""
     shutil.rmtree(folder / "tokenized", ignore_errors=True)
     clock = Clock()
     started = time.perf_counter()

@@ -1,16 +1,16 @@
-"""How fast one process reads training batches, their captions tokenized: the goal is 5,000 samples/s on one core.
+"""Speed at which one process reads training batches and tokenizes captions: the goal is 5,000 samples/s on one core.
 
     python benchmarks/loader.py                                 # a minute, 160 MB of disk; 65,536 rows of 1024 tokens
     python benchmarks/loader.py captions=URLS.parquet column=TEXT epochs=1
 
-Writes a token table of random tokens and of the captions given ($EMAGE_DATA's of LAION-400M where that is set, else
-drawn ones), and reads it as training does: TokenTable.batch, then the ids of CLIP ViT-L/14's text encoder, 77
-positions. Everything, the reading threads as well, is kept on one core. Two rates are printed: by the clock, and by the
-seconds that this process was at work, which is the figure where others use the machine.
+Writes a token table of random tokens and captions (those of LAION-400M in $EMAGE_DATA if that is set, otherwise of the
+toy world), and reads it as training does: TokenTable.batch, then the ids of CLIP ViT-L/14's text encoder, 77
+positions. Everything, including the reading threads, runs on one core. Prints two rates: by wall time, and by
+CPU time of this process, which counts on a machine with other load.
 
-In the first epoch every word is new at some time, so it is the slowest. Memory is what belongs to this process alone,
-its libraries included. Of the parts, decoding is what is left of reading without tokenizing, less the seeds. Writes
-results/loader.json.
+The first epoch is the slowest, because no word is in the tokenizer's cache. Memory is what belongs to this process
+alone, including its libraries. In the breakdown, decoding is the time of reading without tokenizing and without
+computing seeds. Writes results/loader.json.
 """
 
 import json
@@ -52,13 +52,13 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class LoaderBenchmark:
-    """Samples/s of one process that reads training batches and tokenizes their captions."""
+    """Settings: samples/s of one process that reads training batches and tokenizes their captions."""
 
     rows: int = 65_536
-    tokens: int = 1024  # an image; a square number
-    batch_size: int = 64  # rows of one process a step
+    tokens: int = 1024  # per image; a square number
+    batch_size: int = 64  # rows of one process per step
     epochs: int = 5
-    captions: str | None = None  # a parquet file; none: $EMAGE_DATA's, else drawn ones
+    captions: str | None = None  # a parquet file; None: from $EMAGE_DATA, or of the toy world
     column: str = "TEXT"
 
 
@@ -69,7 +69,8 @@ def main(argv: Sequence[str]) -> None:
         check(benchmark)
         source, captions = read_captions(benchmark)
     with tempfile.TemporaryDirectory() as folder:
-        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # what writing leaves in memory is not reading's
+        # A process of its own, so that the memory of writing does not count as memory of reading.
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
             other.submit(write_table, Path(folder), benchmark, captions).result()
         found = {**asdict(benchmark), "captions": source, **measure(benchmark, folder, captions), **versions()}
     show(found)
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
 def check(benchmark: LoaderBenchmark) -> None:
     for name in ("rows", "tokens", "batch_size", "epochs"):
         if getattr(benchmark, name) < 1:
-            raise InputError(f"{name}={getattr(benchmark, name)}: there must be at least one")
+            raise InputError(f"{name}={getattr(benchmark, name)}: must be 1 or more")
     if benchmark.tokens != round(benchmark.tokens**0.5) ** 2:
         raise InputError(f"tokens={benchmark.tokens}: an image has a square number of them, as 1024")
     if benchmark.rows < benchmark.batch_size:
@@ -88,7 +89,7 @@ def check(benchmark: LoaderBenchmark) -> None:
 
 
 def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:
-    """What they are, and the captions themselves, no more than there are rows."""
+    """Return the source of the captions, and the captions, at most one per row."""
     real = Path(os.environ.get("EMAGE_DATA", "")) / "laion_urls_10k.parquet"
     path = benchmark.captions or (str(real) if real.is_file() else None)
     if path is None:
@@ -107,14 +108,14 @@ def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:
 
 
 def on_one_core() -> None:
-    """Before anything starts a thread: those of pyarrow stay on the same core."""
+    """Keep this process on one core. Call it before any library starts threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
 
 
 def write_table(folder: Path, benchmark: LoaderBenchmark, captions: Sequence[str]) -> None:
-    """A token table as ingest writes it; captions are repeated where there are more rows."""
+    """Write a token table as ingest does; captions repeat if there are more rows."""
     side, rng = round(benchmark.tokens**0.5), np.random.default_rng(0)
     columns = schema.token_table(schema.TokenizerInfo("random", "0" * 64, VOCABULARY, (side, side)), "benchmark")
     for start in range(0, benchmark.rows, FILE_ROWS):

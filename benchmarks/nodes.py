@@ -1,15 +1,16 @@
-"""A node lost in the middle of each stage: how long until work is where it was, what is done twice, what is lost.
+"""Loss of a node in the middle of each stage: time to recover, work done twice, results lost.
 
     python benchmarks/nodes.py                                 # 15 minutes on two cores
     python benchmarks/nodes.py stages=[download,serve]
 
-Each stage is the program that a person starts, on nodes simulated on this machine (processes, killed without
-notice). All of a stage's work, in training half of it, is on the node that goes; two new ones join at once. Beside it
-the same stage is run undisturbed, and what both made is compared byte by byte.
-- recovered: from the kill until the stage is further than it was: Ray's noticing (heartbeats that are missed), workers
-  that start, the work itself.
-- done twice: in the stage's own units. Known, not counted: what a shuffle or an evaluation has in hand at most.
-- new nodes at work: of the two. Of the endpoint, whose requests come from four clients: outcomes of all requests.
+Each stage is the program that a user starts, on nodes simulated on this machine (processes, killed without notice).
+All of a stage's work, for training half of it, is on the lost node; two new nodes join at once. The same stage also
+runs undisturbed, and the outputs of both runs are compared byte by byte.
+- recovered: from the kill until the stage has done more than before: Ray detects the loss (missed heartbeats), workers
+  start, the work itself.
+- done twice: in the stage's own units. Not counted, but given as a bound: work items in progress of a shuffle or an
+  evaluation.
+- new nodes at work: how many of the two. For the endpoint, with requests from four clients: outcomes of all requests.
 Prints a table and writes results/nodes.json.
 """
 
@@ -40,10 +41,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class NodesBenchmark:
-    """What losing a node costs each stage (benchmarks/nodes.py)."""
+    """Settings of benchmarks/nodes.py."""
 
     stages: tuple[str, ...] = NAMES
-    pictures: int = 2_000  # of the table that is ingested
+    pictures: int = 2_000  # images of the ingested table
     results: str = str(RESULTS / "nodes.json")
 
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(name: str, inputs: Inputs) -> dict[str, Any]:
-    """One stage's figures."""
+    """Return the measurements of one stage."""
     Console().rule(f"[bold]{name}")
     if name == "serve":
         return serve(inputs.folder)

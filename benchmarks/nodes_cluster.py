@@ -1,4 +1,4 @@
-"""Parts of benchmarks/nodes.py: nodes simulated on this machine, a stage run on them, a node killed in the middle."""
+"""Part of benchmarks/nodes.py: simulated nodes, and a stage that runs on them with and without the loss of a node."""
 
 import os
 import signal
@@ -19,30 +19,32 @@ from serve_program import ROOT
 from emage.on_ray import launch
 from emage.utils.errors import InputError
 
-LIMIT_S = 300.0  # for anything that is waited for
-RAY_SETTINGS: dict[str, Any] = {}  # Ray's own, of the clusters: none, so that a lost node is noticed as everywhere
+LIMIT_S = 300.0  # timeout of every wait
+RAY_SETTINGS: dict[
+    str, Any
+] = {}  # of the clusters; tests change them. Default settings, so that a lost node is detected as in production
 
 
 @dataclass
 class Stage:
-    """A program and how to see what it does. Its output is a folder."""
+    """A program, and functions that observe its progress. Its output is a folder."""
 
     unit: str
     total: int  # units
-    worker: str  # title of the processes that do the work
-    command: Callable[[Path], list[str]]  # of an output: pipelines/ program and its arguments
-    outputs: Callable[[str], Path]  # a new output; what the stage starts from is in it
-    done: Callable[[Path], int]  # units, or pieces of some, so far
-    is_time: Callable[[int], bool]  # for the node to go, so much being done
-    twice: Callable[[Path, str], str]  # units, of an output and what the program printed
-    result: Callable[[Path], Any]  # what must be the same
-    node: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # resources, of those at first
-    added: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # and of the two that come
+    worker: str  # part of the titles of the processes that do the work
+    command: Callable[[Path], list[str]]  # output -> program of pipelines/ and its arguments
+    outputs: Callable[[str], Path]  # name -> a new output folder with the inputs of the stage
+    done: Callable[[Path], int]  # output -> units (or groups of them) that are finished
+    is_time: Callable[[int], bool]  # finished units -> whether to kill the node now
+    twice: Callable[[Path, str], str]  # (output, printed text) -> units that were done twice
+    result: Callable[[Path], Any]  # output -> what must be equal in both runs
+    node: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # resources of the first nodes
+    added: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 2})  # resources of the two new nodes
     num_nodes: int = 1
 
 
 class Nodes:
-    """A head without CPUs, and nodes that come and go. The nodes are processes of this machine."""
+    """A cluster of processes on this machine: a head without CPUs, and nodes that can be added and killed."""
 
     def __init__(self) -> None:
         os.environ.setdefault(*launch.PROXY_HOOK)  # as in cluster/Dockerfile
@@ -56,11 +58,11 @@ class Nodes:
         return self.cluster.add_node(**resources)
 
     def lose(self, node: Any) -> None:
-        """Kills its raylet, and with it its workers, without notice."""
+        """Kill its raylet, and with it its workers, without notice."""
         self.cluster.remove_node(node, allow_graceful=False)
 
     def titles(self, node: Any) -> set[str]:
-        """Of the processes on a node: what they are doing."""
+        """Return the titles of the processes on a node, which name their current work."""
         found = set()
         for raylet in node.all_processes.get("raylet", []):
             with suppress(psutil.Error):
@@ -81,7 +83,7 @@ def simulated() -> Iterator[Nodes]:
 
 @contextmanager
 def watched(nodes: Nodes, members: list[Any]) -> Iterator[list[set[str]]]:
-    """What was seen running on each of the nodes while the block ran."""
+    """Yield sets of the process titles seen on each of the nodes while the block runs."""
     seen: list[set[str]] = [set() for _ in members]
     ended = threading.Event()
 
@@ -100,7 +102,7 @@ def watched(nodes: Nodes, members: list[Any]) -> Iterator[list[set[str]]]:
 
 
 def undisturbed(stage: Stage) -> tuple[float, Any]:
-    """Seconds of the program, and its result."""
+    """Return the seconds of the program, and its result."""
     output = stage.outputs("undisturbed")
     with simulated() as nodes:
         for _ in range(stage.num_nodes):
@@ -112,7 +114,7 @@ def undisturbed(stage: Stage) -> tuple[float, Any]:
 
 
 def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
-    """Figures of a run in which a node goes and two come, and its result."""
+    """Return the measurements of a run that loses a node and gets two new ones, and its result."""
     output = stage.outputs("disturbed")
     with simulated() as nodes:
         members = [nodes.add(**stage.node) for _ in range(stage.num_nodes)]
@@ -143,7 +145,7 @@ def losing_a_node(stage: Stage) -> tuple[dict[str, Any], Any]:
 
 
 class Program:
-    """A program of pipelines/, by its name and arguments on a cluster, until the block ends; keeps what it prints."""
+    """A program of pipelines/ that runs on a cluster until the block ends; its printed text is kept."""
 
     def __init__(self, command: list[str], address: str):
         command = [sys.executable, "-u", str(ROOT / "pipelines" / f"{command[0]}.py"), *command[1:]]
@@ -174,7 +176,7 @@ class Program:
 
 
 def finish(program: Program) -> str:
-    """What it printed. Raises InputError where it failed."""
+    """Wait for the program and return its printed text. Raise InputError if it fails."""
     try:
         code = program.process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -186,9 +188,9 @@ def finish(program: Program) -> str:
 
 
 def wait_for(is_so: Callable[[], object], program: Program) -> None:
-    """Raises InputError where the program ends before, or nothing comes of it."""
+    """Wait for a condition. Raise InputError if the program ends before, or after LIMIT_S."""
     deadline = time.monotonic() + LIMIT_S
     while not is_so():
         if program.poll() is not None or time.monotonic() > deadline:
-            raise InputError(f"it never came so far: {program.printed[-3000:]}")
+            raise InputError(f"the expected state was not reached: {program.printed[-3000:]}")
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Part of benchmarks/nodes.py: the endpoint while the node that holds its models and its HTTP processes goes."""
+"""Part of benchmarks/nodes.py: the endpoint during the loss of the node with its models and HTTP processes."""
 
 import asyncio
 import itertools
@@ -21,11 +21,11 @@ from emage import config
 from emage.config import ServeConfig
 
 LOAD_S, DEADLINE_S, CLIENTS = 80.0, 75.0, 4
-PROMPTS = 8  # images that are asked for, in turn
+PROMPTS = 8  # images that are requested, in turn
 
 
 def serve(folder: Path) -> dict[str, Any]:
-    """Its figures; see `benchmarks/nodes.py`."""
+    """Return the measurements of the endpoint; see nodes.py."""
     command = arguments("demo", {"num_replicas": 2, "num_frontends": 2})
     port = config.parse(ServeConfig, command).port
     with simulated() as nodes:
@@ -46,7 +46,7 @@ def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
         return await ask(session, number, {"prompt": "a small red circle", "seed": number % PROMPTS})
 
     limits = {"clients": CLIENTS, "seconds": LOAD_S, "deadline_s": DEADLINE_S}
-    with ThreadPoolExecutor(1) as thread:  # nodes come and go in the main one alone
+    with ThreadPoolExecutor(1) as thread:  # nodes may only be added and killed in the main thread
         load = thread.submit(lambda: asyncio.run(closed_loops(url, ask_for, itertools.count(), **limits)))
         time.sleep(LOAD_S / 4)
         lost = time.perf_counter()
@@ -66,7 +66,7 @@ def figures(answers: list[Answer], lost: float) -> dict[str, Any]:
         "recovered_s": found["first_picture_s"],
         "total": found["answers"],
         "unit": "requests",
-        "done_twice": f"{found['under way'].get('200', 0)}",  # drawn by others than had them
+        "done_twice": f"{found['under way'].get('200', 0)}",  # generated again by other replicas
         "without_a_picture": sum(answer.png is None for answer in answers),
         "outcomes": dict(Counter(answer.outcome for answer in answers)),
         "slowest_s": found["slowest_s"],

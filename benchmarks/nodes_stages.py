@@ -1,4 +1,4 @@
-"""Parts of benchmarks/nodes.py: an ingest's stages, training and evaluating, their inputs and how to look at them."""
+"""Part of benchmarks/nodes.py: the stages of an ingest, training and evaluation, their inputs and their progress."""
 
 import functools
 import http.server
@@ -22,31 +22,31 @@ from emage.training import step_log
 from emage.utils import manifest
 
 SHARD_ROWS = 100
-STEPS, EVERY = 240, 40  # of training; a checkpoint each
+STEPS, CHECKPOINT_EVERY = 240, 40  # training steps
 CAPTIONS = 1_024
 
 
 class Inputs(NamedTuple):
-    """What the stages start from."""
+    """Inputs of the stages."""
 
     folder: Path
-    table: Path  # of URLs, images behind them on loopback
-    asked: Counter[str]  # how often each image was
-    ingested: Path  # an ingest that is finished
+    table: Path  # URLs of images on loopback
+    requests: Counter[str]  # number of requests by path
+    ingested: Path  # a finished ingest
     num_rows: int
 
 
 @contextmanager
 def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
-    """Draws images, serves them over loopback while the block runs, and ingests them once."""
-    scenes, asked = shapes.sample_train_scenes(num_rows, seed=5), Counter[str]()
+    """Render images, serve them over loopback while the block runs, and ingest them once."""
+    scenes, requests = shapes.sample_train_scenes(num_rows, seed=5), Counter[str]()
     (folder / "www").mkdir()
     for number, pixels in enumerate(shapes.render_many(scenes, seed=5)):
         Image.fromarray(pixels).save(folder / "www" / f"{number}.png")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked[self.path] += 1
+            requests[self.path] += 1
             super().do_GET()
 
         def log_message(self, *_: Any) -> None: ...
@@ -56,7 +56,7 @@ def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         urls = [f"http://127.0.0.1:{server.server_port}/{number}.png" for number in range(num_rows)]
         pq.write_table(pa.table({"url": urls, "caption": [scene.caption for scene in scenes]}), folder / "urls.parquet")
-        inputs = Inputs(folder, folder / "urls.parquet", asked, folder / "ingested", num_rows)
+        inputs = Inputs(folder, folder / "urls.parquet", requests, folder / "ingested", num_rows)
         with simulated() as nodes:
             nodes.add(num_cpus=4)
             with Program(ingest(inputs, "all")(inputs.ingested), nodes.address) as program:
@@ -74,7 +74,7 @@ def ingest(inputs: Inputs, stage: str) -> Callable[[Path], list[str]]:
 
 
 def outputs(inputs: Inputs, name: str, *parts: str) -> Callable[[str], Path]:
-    """Each a new folder with these parts of the finished ingest in it; none: one that the program makes."""
+    """Return a function that makes new output folders with these folders of the finished ingest in them."""
 
     def make(which: str) -> Path:
         output = inputs.folder / f"{name}-{which}"
@@ -82,7 +82,7 @@ def outputs(inputs: Inputs, name: str, *parts: str) -> Callable[[str], Path]:
             shutil.copytree(inputs.ingested / part, output / part)
         if parts:
             shutil.copy(inputs.ingested / "run.json", output)
-        inputs.asked.clear()
+        inputs.requests.clear()
         return output
 
     return make
@@ -97,7 +97,7 @@ def digests(pattern: str) -> Callable[[Path], dict[str, str]]:
 
 
 def by_shards(inputs: Inputs, name: str, made: str, *parts: str, **rest: Any) -> Stage:
-    """A stage of an ingest that makes a folder of shards from these parts of one."""
+    """Return a stage of an ingest that writes a folder of shards from these folders of the ingest."""
     return Stage(
         unit="rows",
         total=inputs.num_rows,
@@ -111,18 +111,18 @@ def by_shards(inputs: Inputs, name: str, made: str, *parts: str, **rest: Any) ->
 
 
 def download(inputs: Inputs) -> Stage:
-    def asked_again(*_: Any) -> str:
-        return f"{sum(times - 1 for times in inputs.asked.values())}"
+    def requested_again(*_: Any) -> str:
+        return f"{sum(times - 1 for times in inputs.requests.values())}"
 
-    return by_shards(inputs, "download", "shards", "urls", worker="ray::download_round", twice=asked_again)
+    return by_shards(inputs, "download", "shards", "urls", worker="ray::download_round", twice=requested_again)
 
 
 def tokenize(inputs: Inputs) -> Stage:
-    def begun_again(_: Path, printed: str) -> str:
+    def tokenized_again(_: Path, printed: str) -> str:
         rows = sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
         return f"{rows} and what was in hand"
 
-    rest = {"worker": "ray::MapBatches", "twice": begun_again, "node": {"num_cpus": 4}}
+    rest = {"worker": "ray::MapBatches", "twice": tokenized_again, "node": {"num_cpus": 4}}
     return by_shards(inputs, "tokenize", "tokenized", "urls", "shards", **rest)
 
 
@@ -135,7 +135,7 @@ def shuffle(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "shuffle", "urls", "shards", "tokenized"),
         done=lambda output: sum(count(f"{folder}/*-of-*.parquet")(output) for folder in ("shuffle/*/*", "tokens")),
         is_time=lambda done: done >= inputs.num_rows // 20,
-        twice=lambda *_: "1 at most",  # one is being written, for two CPUs
+        twice=lambda *_: "1 at most",  # one file is being written, with two CPUs
         result=digests("tokens/*.parquet"),
     )
 
@@ -143,7 +143,7 @@ def shuffle(inputs: Inputs) -> Stage:
 def train(inputs: Inputs) -> Stage:
     settings = f"""
         optim.steps={STEPS} optim.micro_batch_size=4 run.num_workers=2 run.cpus_per_worker=1 run.zero_stage=1
-        run.checkpoint_every={EVERY} run.sample_every={STEPS} model.width=32 model.depth=1 mlflow.enabled=false
+        run.checkpoint_every={CHECKPOINT_EVERY} run.sample_every={STEPS} model.width=32 model.depth=1 mlflow.enabled=false
     """
     places = f"data.path={inputs.ingested / 'tokens'}"
 
@@ -154,7 +154,9 @@ def train(inputs: Inputs) -> Stage:
     lost_at: list[int] = []
 
     def is_time(done: int) -> bool:
-        if done > EVERY and done % EVERY >= EVERY // 2:  # half way between two checkpoints
+        if (
+            done > CHECKPOINT_EVERY and done % CHECKPOINT_EVERY >= CHECKPOINT_EVERY // 2
+        ):  # half-way between two checkpoints
             lost_at.append(done)
             return True
         return False
@@ -190,7 +192,7 @@ def evaluate(inputs: Inputs) -> Stage:
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
-        twice=lambda *_: f"{2 * image_shards.IMAGES_PER_SHARD} at most",  # a part each of two actors
+        twice=lambda *_: f"{2 * image_shards.IMAGES_PER_SHARD} at most",  # one work item of each of two actors
         result=digests("pictures/*.tar"),
         added={"num_cpus": 1},
     )

@@ -1,15 +1,16 @@
-"""Rows a second and memory of an ingest without its network: does time grow linearly with rows, and memory not at all?
+"""Rows per second and memory of an ingest without downloads: time should grow linearly with rows, memory not at all.
 
-    python benchmarks/ingest.py scale                                     # 8 minutes of two cores, 20 GB of disk
+    python benchmarks/ingest.py scale                                     # 8 minutes on two cores, 20 GB of disk
     python benchmarks/ingest.py scale rows=[100000,1000000] tokens=1024    # the paper's rows
 
 Each size runs in a process and a Ray cluster of its own, through the pipeline's own stages:
     select    a URL table with conditions on its metadata, 3 % exact duplicates -> shards of URLs
     captions  every rule of emage.data.ingest.captions.caption_rules on the rows that are left
     shuffle   tokenized shards (random tokens, 2 % of the images the same) -> the token table
-What stands between them (downloading and tokenizing) is replaced by a generator that is not timed. Memory is the peak
-of the anonymous memory (what cannot be given back to the disk) of the driver and of the largest worker.
-Expected: memory at 10M rows within 1.3 times that at 1M. Prints the ratios, and writes results/scale-TOKENS.json.
+The stages between them (download and tokenize) are replaced by a generator that is not timed. Memory is the peak of the
+anonymous memory (which the kernel cannot write back to files) of the driver and of the largest worker.
+Prints a table and the ratios between sizes, and writes results/scale-TOKENS.json. Expected: memory at 10M rows within
+1.3 times that at 1M.
 """
 
 import itertools
@@ -80,11 +81,11 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class ScaleBenchmark:
-    """Rows/s and memory of an ingest without its network, on generated tables."""
+    """Settings: rows/s and memory of an ingest without downloads, on generated tables."""
 
     rows: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    tokens: int = 256  # an image
-    folder: str | None = None  # for the tables; none: the system's own for temporary files
+    tokens: int = 256  # per image
+    folder: str | None = None  # for the tables; None: the system's folder for temporary files
 
 
 def main(argv: Sequence[str]) -> None:
@@ -129,7 +130,7 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 def peak(result: dict[str, Any], name: str) -> float:
-    """Over all stages: a worker that has done one goes on with the next."""
+    """Return the peak over all stages: workers are reused by the next stage."""
     return max(values[name] for values in result["stages"].values())
 
 
@@ -137,14 +138,14 @@ def peak(result: dict[str, Any], name: str) -> float:
 
 
 def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
-    """Prints its figures as the last line, JSON."""
+    """Measure one size; print the results as JSON in the last line."""
     folder = Path(tempfile.mkdtemp(prefix="emage-scale-", dir=parent))
     try:
         write_table(folder / "table.parquet", rows)
         launch.start_ray()
         source = SourceConfig(str(folder / "table.parquet"), "generated", where=("similarity>=0.1", "nsfw==UNLIKELY"))
         stages = {}
-        with Watch() as stages["select"]:
+        with StageMonitor() as stages["select"]:
             made = select_urls.run(
                 [source],
                 SelectConfig(),
@@ -154,14 +155,14 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
                 folder=folder / "urls",
             )
         files = [str(folder / "urls" / shard["name"]) for shard in made["shards"]]
-        with Watch() as stages["captions"]:
-            rejected = sum(each("captions", made, files, judge.remote))
+        with StageMonitor() as stages["captions"]:
+            rejected = sum(each("captions", made, files, count_rejected.remote))
         info = schema.TokenizerInfo("generated", "", 8192, (num_tokens // 8, 8))
         tokenized = folder / "tokenized"
         written = sum(each("generate", made, [(str(tokenized), file, info) for file in files], tokenize.remote))
         inputs = {"shards": len(files), "written": written, "tokenizer": vars(info), "input": "0" * 64}
         manifest.write_json(tokenized / manifest.NAME, inputs)
-        with Watch() as stages["shuffle"]:
+        with StageMonitor() as stages["shuffle"]:
             table = shuffle.run(ShuffleConfig(), tokenized=tokenized, work=folder / "work", folder=folder / "tokens")
         size = sum(file.stat().st_size for file in (folder / "tokens").glob("*.parquet"))
         values = {
@@ -180,7 +181,7 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
 
 
 def write_table(path: Path, rows: int) -> None:
-    """A URL table as large as asked for; every 33rd pair is that of 32 rows before it."""
+    """Write a URL table of this many rows; every 33rd row is a duplicate of the one 32 rows before."""
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(
         path,
@@ -208,19 +209,19 @@ def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> 
 
 
 @ray.remote(num_cpus=1)
-def judge(file: str) -> int:
-    """Captions of a shard that a rule rejects."""
+def count_rejected(file: str) -> int:
+    """Return the number of captions of a shard that a rule rejects."""
     return sum(caption_rules.drop_reason(caption) is not None for caption in pq.read_table(file)["caption"].to_pylist())
 
 
 @ray.remote(num_cpus=1)
 def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
-    """A tokenized shard as tokenize_shards.py writes it, of random tokens; one image in 50 is another's."""
+    """Write a tokenized shard of random tokens as tokenize_shards.py does; one image in 50 is a duplicate."""
     number, rows = int(Path(file).stem), pq.read_table(file)
     rng = np.random.default_rng(number)
     digests = [rng.bytes(32).hex() for _ in range(len(rows))]
     digests = [digests[i - 1] if i % 50 == 49 else digest for i, digest in enumerate(digests)]
-    keys = [f"{number:05d}{place:05d}" for place in range(len(rows))]
+    keys = [f"{number:05d}{index:05d}" for index in range(len(rows))]
     tokens = pa.array(rng.integers(0, info.vocab_size, len(rows) * info.num_tokens, dtype=np.uint16))
     columns = {name: rows[name] for name in rows.column_names} | {
         "uid": pa.array([tokenize_shards.uid("generated", key) for key in keys]),
@@ -237,10 +238,10 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
     return len(rows)
 
 
-class Watch:
-    """Seconds of a `with` block, and the peaks of anonymous memory of this process and of the largest Ray worker."""
+class StageMonitor:
+    """Measures the seconds of a `with` block and the peak memory of this process and of the largest Ray worker."""
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "StageMonitor":
         self.peaks, self.ended = Counter[str](), threading.Event()
         self.thread = threading.Thread(target=self._sample, daemon=True)
         self.thread.start()
@@ -260,7 +261,7 @@ class Watch:
 
 
 def _workers() -> list[int]:
-    """Processes of this machine's Ray tasks."""
+    """Return the process ids of the Ray workers of this process."""
     names = ((process.pid, process.name()) for process in psutil.Process().children(recursive=True))
     return [pid for pid, name in names if name.startswith("ray::")]
 

@@ -1,4 +1,4 @@
-"""The client of benchmarks/serve.py: requests over loopback, in closed loops, and what became of each."""
+"""Part of benchmarks/serve.py: the client, with requests over loopback in closed loops, and their outcomes."""
 
 import asyncio
 import base64
@@ -11,11 +11,11 @@ import aiohttp
 import numpy as np
 
 PATH = "/v1/images/generations"
-FORM = {"message", "type", "param", "code"}  # of an error
+ERROR_FIELDS = {"message", "type", "param", "code"}
 
 
 class Answer(NamedTuple):
-    """What request `number` got: "200", status and code of an error in the API's form, or what else happened."""
+    """Outcome of request `number`: "200", status and code of an error in the API's form, or another failure."""
 
     number: int
     started: float
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether it is an image or an error in the API's form."""
+        """Return whether it is an image or an error in the API's form."""
         return self.outcome[:3].isdigit() and not self.outcome.endswith("form")
 
 
@@ -34,13 +34,13 @@ Ask = Callable[[aiohttp.ClientSession, int], Awaitable[Answer]]
 
 
 def open_session(url: str, deadline_s: float) -> aiohttp.ClientSession:
-    """Any number of connections; a request without an answer until the deadline is given up."""
+    """Open a session with any number of connections and a deadline per request."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(deadline_s)
     return aiohttp.ClientSession(url, connector=connector, timeout=timeout, read_bufsize=1 << 20)
 
 
 async def ask(session: aiohttp.ClientSession, number: int, request: dict[str, Any]) -> Answer:
-    """POSTs a request and reads the whole answer."""
+    """POST a request and read the whole answer."""
     started, answer = time.perf_counter(), dict[str, Any]()
     try:
         async with session.post(PATH, json=request) as response:
@@ -53,12 +53,12 @@ async def ask(session: aiohttp.ClientSession, number: int, request: dict[str, An
 
 
 def outcome(status: int, text: bytes) -> tuple[str, bytes | None]:
-    """In a word, and the first image."""
+    """Return the outcome in a word, and the first image."""
     try:
         found = json.loads(text)
         if status == 200:
             return "200", base64.b64decode(found["data"][0]["b64_json"])
-        if set(found["error"]) == FORM:
+        if set(found["error"]) == ERROR_FIELDS:
             return f"{status} {found['error']['code']}", None
     except (ValueError, LookupError, TypeError):
         pass
@@ -66,8 +66,8 @@ def outcome(status: int, text: bytes) -> tuple[str, bytes | None]:
 
 
 async def stream(session: aiohttp.ClientSession, number: int, request: dict[str, Any], leave: bool) -> Answer:
-    """As `ask`, event by event; `leave`: the connection is closed after the first of them."""
-    started, events, said = time.perf_counter(), list[str](), "a stream that was cut"
+    """Stream a request event by event; with `leave`, close the connection after the first event."""
+    started, events, said = time.perf_counter(), list[str](), "a truncated stream"
     try:
         async with session.post(PATH, json={**request, "stream": True}) as response:
             if response.status != 200:
@@ -94,9 +94,9 @@ async def closed_loops(
     deadline_s: float,
     moved: Callable[[], object] = lambda: None,
 ) -> list[Answer]:
-    """All answers, in the order of their coming: each client takes the next number when it has its last answer.
+    """Return all answers in the order of arrival: each client takes the next number when it has its last answer.
 
-    One that is told to come again later does so for the same number. After `seconds` nothing more is asked.
+    A client that gets Retry-After waits and sends the same number again. After `seconds` no more requests are sent.
     """
     left, answers, ends = iter(numbers), list[Answer](), time.perf_counter() + seconds
 
@@ -117,6 +117,6 @@ async def closed_loops(
 
 
 def percentiles(ms: Iterable[float]) -> dict[str, float | None]:
-    """None of them where there are no values."""
+    """Return p50, p95 and p99; None if there are no values."""
     values, names = list(ms), ("p50", "p95", "p99")
     return dict(zip(names, np.percentile(values, (50, 95, 99)).tolist() if values else [None] * 3, strict=True))

@@ -1,4 +1,4 @@
-"""Parts of benchmarks/serve.py: memory over many requests, and what is left standing after a kill."""
+"""Part of benchmarks/serve.py: memory over many requests, and recovery after the kill of a process."""
 
 import asyncio
 import itertools
@@ -19,15 +19,15 @@ from serve_program import megabytes, processes
 from emage.utils.errors import InputError
 
 VICTIMS = ("Model", "Frontend")  # deployments
-WARM_UP = 200  # requests of the memory part that do not count
-FLAT_MB = 5.0  # growth in 1,000 requests up to which memory is called flat
+WARM_UP = 200  # first requests of the memory part, not counted
+FLAT_MB = 5.0  # growth per 1,000 requests up to which memory counts as constant
 
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """Megabytes of each kind of process over the requests, and their growth in 1,000 of them."""
+    """Return megabytes of each kind of process over the requests, and their growth per 1,000 requests."""
     answers, samples = asyncio.run(watch_memory(bench))
     counts = np.array([count for count, _ in samples])
     rows: dict[str, dict[str, float]] = {}
@@ -44,7 +44,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 async def watch_memory(bench: Bench) -> tuple[list[Answer], list[tuple[int, dict[str, tuple[float, ...]]]]]:
-    """All answers, and every second how many there were and what the processes held."""
+    """Return all answers, and a sample per second: number of answers and megabytes of the processes."""
     count, samples = itertools.count(1), [(0, megabytes(bench.server))]
     limits = {"clients": 8, "seconds": 900, "deadline_s": bench.deadline_s}
     last = time.monotonic()
@@ -104,10 +104,10 @@ def show_memory(found: dict[str, Any]) -> None:
 
 
 def kill(bench: Bench) -> dict[str, Any]:
-    """By deployment: what every request got, how long there were no images, whether it is whole afterwards."""
+    """Return by deployment: outcomes of the requests, time until the next image, and whether it has recovered."""
     there = processes(bench.server)
     if VICTIMS[0] not in there:
-        raise InputError(f"there is no process of {VICTIMS[0]} to kill, only {', '.join(there)}")
+        raise InputError(f"no process of {VICTIMS[0]} is running, only {', '.join(there)}")
     found = {}
     for name in VICTIMS:
         if name in there:
@@ -118,7 +118,7 @@ def kill(bench: Bench) -> dict[str, Any]:
 
 
 async def kill_under_load(bench: Bench, victim: psutil.Process) -> tuple[list[Answer], float]:
-    """All answers, and the moment of the kill."""
+    """Return all answers, and the time of the kill."""
 
     async def strike() -> float:
         await asyncio.sleep(bench.settings.load_s / 4)
@@ -132,7 +132,7 @@ async def kill_under_load(bench: Bench, victim: psutil.Process) -> tuple[list[An
 
 
 def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
-    """Counts of what was begun before the kill and had no answer then, and of what was begun later."""
+    """Return the outcomes of requests that were under way at the kill, and of those sent later."""
     under_way = [answer for answer in answers if answer.started <= killed < answer.started + answer.seconds]
     later = [answer for answer in answers if answer.started > killed]
     images = [answer.started + answer.seconds - killed for answer in later if answer.outcome == "200"]
@@ -147,7 +147,7 @@ def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
 
 
 async def is_whole(bench: Bench) -> bool:
-    """Whether each of 32 more requests, by eight clients, gets its image without being told to come again."""
+    """Return whether each of 32 more requests, by eight clients, gets its image at the first attempt."""
     limits = {"clients": 8, "seconds": bench.deadline_s, "deadline_s": bench.deadline_s}
     answers = await closed_loops(bench.url, bench.ask, range(32), **limits)
     return [answer.outcome for answer in answers] == ["200"] * 32

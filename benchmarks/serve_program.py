@@ -1,4 +1,4 @@
-"""The server of benchmarks/serve.py: pipelines/serve.py as a person starts it, and its processes."""
+"""Part of benchmarks/serve.py: the server, which is pipelines/serve.py as a user starts it, and its processes."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ KINDS = {"ray::ServeReplica:emage:": "", "ray::Proxy": "proxy", "ray::ServeContr
 
 
 def arguments(model: str, settings: dict[str, Any]) -> list[str]:
-    """Of pipelines/serve.py, which is told to use a port that is free now."""
+    """Return arguments of pipelines/serve.py with a port that is free now."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -33,7 +33,7 @@ def arguments(model: str, settings: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def serving(arguments: list[str], port: int, folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The program's URL and process, from its first answer on /health until SIGTERM."""
+    """Start the server; yield its URL and process once /health answers; stop it by SIGTERM."""
     command = [sys.executable, "-u", str(ROOT / "pipelines/serve.py"), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     url, log = f"http://127.0.0.1:{port}", folder / "serve.log"
@@ -65,7 +65,7 @@ async def until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def processes(server: psutil.Process) -> dict[str, list[psutil.Process]]:
-    """The server's processes by what they are: the program, Serve's own, a deployment's replicas, what is left."""
+    """Return the server's processes by kind: the program, Serve's own, replicas of each deployment, the rest of Ray."""
     found: dict[str, list[psutil.Process]] = {"program": [server]}
     for process in server.children(recursive=True):
         with suppress(psutil.Error):
@@ -82,12 +82,12 @@ def kind(title: str) -> str:
 
 
 def megabytes(server: psutil.Process) -> dict[str, tuple[float, ...]]:
-    """RSS, USS and PSS by kind of process."""
+    """Return RSS, USS and PSS in megabytes by kind of process."""
     found: dict[str, tuple[float, ...]] = {}
     for name, members in processes(server).items():
         infos = []
         for process in members:
-            with suppress(psutil.Error):  # it has ended since
+            with suppress(psutil.Error):  # the process has ended
                 infos.append(process.memory_full_info())
         found[name] = tuple(sum(getattr(info, unit) for info in infos) / 1e6 for unit in ("rss", "uss", "pss"))
     return found

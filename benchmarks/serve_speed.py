@@ -1,4 +1,4 @@
-"""Parts of benchmarks/serve.py: what a request takes and how many images a second there are, beside drawing alone."""
+"""Part of benchmarks/serve.py: latency and throughput, compared with the model alone."""
 
 import asyncio
 import io
@@ -19,7 +19,7 @@ from serve_client import Answer, closed_loops, open_session, percentiles
 
 from emage.utils.errors import InputError
 
-PAUSE_S = 0.02  # threads that wait for work spin a while first: they shall not do so in the other's time
+PAUSE_S = 0.02  # idle threads spin for a while: this must not take time from the other measurement
 SAMPLE = 16  # images compared at each level
 
 
@@ -27,7 +27,7 @@ SAMPLE = 16  # images compared at each level
 
 
 def latency(bench: Bench) -> dict[str, Any]:
-    """Milliseconds of one client's requests, of direct calls, and of the difference pair by pair."""
+    """Return milliseconds of one client's requests, of direct calls, and of their differences."""
     served, direct, encoding = np.array(asyncio.run(take_turns(bench))).T * 1e3
     columns = {"a request": served, "pipe.generate": direct, "added": served - direct, "a PNG": encoding}
     found = {name: percentiles(ms) for name, ms in columns.items()}
@@ -39,7 +39,7 @@ def latency(bench: Bench) -> dict[str, Any]:
 
 
 async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
-    """Seconds of a request, of the same image drawn directly, and of making a PNG of it; after five to warm up."""
+    """Return seconds of requests, of direct generation of the same images, and of PNG encoding, after five warm-ups."""
     pairs = []
     total = bench.settings.pairs + 5
     with bar("latency", total) as moved:
@@ -48,10 +48,10 @@ async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
                 await asyncio.sleep(PAUSE_S)
                 answer = await bench.ask(session, number)
                 if answer.outcome != "200":
-                    raise InputError(f"the only client of the server was told {answer.outcome}")
+                    raise InputError(f"the only client of the server got {answer.outcome}")
                 await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
-                (image,) = bench.draw([number])
+                (image,) = bench.generate([number])
                 drawn = time.perf_counter()
                 image.save(io.BytesIO(), "PNG")
                 pairs.append((answer.seconds, drawn - started, time.perf_counter() - drawn))
@@ -63,7 +63,7 @@ async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
-    """Figures of each level, of drawing offline between them, and the best of the ratios."""
+    """Return the measurements of each level, of direct generation between them, and the best ratio."""
     before, rates = torch.get_num_threads(), rates_by_threads(bench)
     fastest = max(rates, key=rates.__getitem__)
     offline, levels, sample = [offline_rate(bench, fastest)], list[dict[str, Any]](), list[Answer]()
@@ -82,27 +82,27 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def rates_by_threads(bench: Bench) -> dict[int, float]:
-    """Images/s of a few full batches drawn offline, by how many threads draw: more are not always faster."""
+    """Return images/s of direct generation of a few full batches by number of threads: more are not always faster."""
     numbers, rates = range(4 * bench.config.max_batch_size), {}
     for threads in sorted({1, torch.get_num_threads(), os.cpu_count() or 1}):
         torch.set_num_threads(threads)
-        bench.draw(numbers[: bench.config.max_batch_size])
+        bench.generate(numbers[: bench.config.max_batch_size])
         started = time.perf_counter()
-        bench.draw(numbers)
+        bench.generate(numbers)
         rates[threads] = len(numbers) / (time.perf_counter() - started)
     return rates
 
 
 def offline_rate(bench: Bench, threads: int) -> float:
-    """Images/s of `pipe.generate` in full batches; the server rests, though its processes are there."""
+    """Return images/s of `pipe.generate` in full batches, while the server is idle."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    bench.draw(range(bench.settings.pictures))
+    bench.generate(range(bench.settings.pictures))
     return bench.settings.pictures / (time.perf_counter() - started)
 
 
 def level(bench: Bench, clients: int) -> tuple[list[Answer], dict[str, Any]]:
-    """All answers, and figures of them."""
+    """Return all answers of a level, and their summary."""
     total = max(bench.settings.pictures, 4 * clients)
     limits = {"clients": clients, "seconds": bench.settings.level_s, "deadline_s": bench.deadline_s}
     started, own = time.perf_counter(), time.process_time()
@@ -113,18 +113,18 @@ def level(bench: Bench, clients: int) -> tuple[list[Answer], dict[str, Any]]:
 
 
 def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """Percentiles are of what was drawn, each from its last asking to its answer."""
+    """Return the summary. Percentiles are of successful requests, from the last attempt to the answer."""
     drawn = [answer.seconds * 1e3 for answer in answers if answer.outcome == "200"]
     outcomes = dict(Counter(answer.outcome for answer in answers))
     return {"pictures_per_s": len(drawn) / seconds, "seconds": seconds, "ms": percentiles(drawn), "outcomes": outcomes}
 
 
 def compare(bench: Bench, answers: Sequence[Answer]) -> dict[str, Any]:
-    """How many of the answers are, pixel by pixel, what the model draws for them alone."""
+    """Return how many of the answers equal, in every pixel, the images that the model generates alone."""
     differences = []
     for answer in answers:
         served = np.asarray(Image.open(io.BytesIO(answer.png or b""))).astype(int)
-        differences.append(int(np.abs(served - np.asarray(bench.draw([answer.number])[0])).max()))
+        differences.append(int(np.abs(served - np.asarray(bench.generate([answer.number])[0])).max()))
     return {
         "compared": len(differences),
         "equal": differences.count(0),

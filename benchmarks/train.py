@@ -1,6 +1,6 @@
 """Cost of a training step: the methods compared with each other, precisions on a GPU, the pipeline with a bare loop.
 
-python benchmarks/train.py                                              # the demo's model; 3 minutes on two cores
+python benchmarks/train.py                                              # the demo's model, on two cores: minutes
 python benchmarks/train.py preset=emage_346m micro_batch_size=1 steps=1 rounds=2 pipeline=false   # on a CPU: minutes
 python benchmarks/train.py preset=emage_346m results=train.json         # on a GPU
 
@@ -86,7 +86,7 @@ def show(title: str, found: dict[str, Any]) -> None:
             *(f"{row['share_of_matmul']:.0%}", f"{ratio:.2f}" if ratio else "", f"{size / 2**20:.0f}" if size else ""),
             str(row.get("largest_micro_batch", "")),
         )
-    Console().print(table)
+    Console(width=None if Console().is_terminal else 120).print(table)
 
 
 if __name__ == "__main__":
