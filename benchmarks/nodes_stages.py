@@ -143,12 +143,13 @@ def shuffle(inputs: Inputs) -> Stage:
 def train(inputs: Inputs) -> Stage:
     settings = f"""
         optim.steps={STEPS} optim.micro_batch_size=4 run.num_workers=2 run.cpus_per_worker=1 run.zero_stage=1
-        run.checkpoint_every={CHECKPOINT_EVERY} run.sample_every={STEPS} model.width=32 model.depth=1 mlflow.enabled=false
+        run.checkpoint_every={CHECKPOINT_EVERY} run.sample_every={STEPS} model.width=32 model.depth=1
+        mlflow.enabled=false
     """
     places = f"data.path={inputs.ingested / 'tokens'}"
 
     def repeated(_: Path, printed: str) -> str:
-        began = int(re.findall(r"going on from step (\d+)", printed)[-1])
+        began = int(re.findall(r"resuming from step (\d+)", printed)[-1])
         return f"{lost_at[-1] - began}"
 
     lost_at: list[int] = []

@@ -74,7 +74,7 @@ def processes(server: psutil.Process) -> dict[str, list[psutil.Process]]:
 
 
 def kind(title: str) -> str:
-    """Of a process by its title, which also names what it is doing: `ray::ServeReplica:emage:Model.draw`."""
+    """Return the kind of a process by its title, such as `ray::ServeReplica:emage:Model.generate`."""
     prefix = next((prefix for prefix in KINDS if title.startswith(prefix)), None)
     if prefix is None:
         return "rest of Ray"

@@ -29,7 +29,7 @@ def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
 
 def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
     settings = benchmark.TokenizeBenchmark(pictures=7, shard_rows=3)
-    jpegs = benchmark.draw(5, 32)
+    jpegs = benchmark.render(5, 32)
     benchmark.write_shards(tmp_path, jpegs, settings, 32)
     assert manifest.read_json(tmp_path / manifest.NAME)["shards"] == 3
     files = [file for number in range(3) for file in image_shards.image_files(tmp_path, number)]
@@ -61,7 +61,7 @@ def test_the_bare_loop_encodes_every_image(benchmark):
         ([], "the first word is one of: tokenize"),
         (["tokenise"], "the first word is one of: tokenize"),
         (["tokenize", "picture=3"], "unknown key 'picture'; did you mean pictures?"),
-        (["tokenize", "pictures=0"], "pictures=0: there must be at least one"),
+        (["tokenize", "pictures=0"], "pictures=0: must be 1 or more"),
         (["tokenize", "tokenizer=vqgan"], "no tokenizer 'vqgan'"),
     ],
 )

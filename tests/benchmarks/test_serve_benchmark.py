@@ -112,7 +112,7 @@ def test_after_its_time_no_loop_asks_again(client: ModuleType) -> None:
         ("partial_image partial_image completed", False, "200 streamed"),
         ("partial_image partial_image", False, "ends with image_generation.partial_image"),
         ("partial_image completed", True, "left"),
-        ("", False, "a stream that was cut"),
+        ("", False, "a truncated stream"),
     ],
 )
 def test_a_stream_is_whole_when_its_last_event_is_an_image(client, url, events, leave, outcome) -> None:
@@ -184,9 +184,9 @@ def test_processes_are_known_by_their_titles(benchmark: ModuleType, title: str, 
     ("arguments", "message"),
     [
         (["client=[1]"], "unknown key 'client'; did you mean clients?"),
-        (["parts=[speed]"], "parts: 'speed' is none of latency, throughput, memory, kill"),
-        (["clients=[0,8]"], "clients=[0, 8]: at least one level, and at least one at each"),
-        (["requests=0"], "requests=0: there must be some"),
+        (["parts=[speed]"], "parts: 'speed' is not one of latency, throughput, memory, kill"),
+        (["clients=[0,8]"], "clients=[0, 8]: there must be at least one level, each of 1 or more"),
+        (["requests=0"], "requests=0: must be more than 0"),
         (["checkpoint=demo", "server.num_replica=2"], "unknown key 'num_replica'; did you mean num_replicas?"),
     ],
 )
