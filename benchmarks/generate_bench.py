@@ -13,7 +13,8 @@ import generate_ours as ours
 import generate_peers as peers
 import torch
 
-from emage.config import Dtype, SamplingConfig
+from emage.config import Dtype, SamplingConfig, check
+from emage.config.fields import setting
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS
 from emage.model.device_support import arithmetic, check_dtype, choose, has_bfloat16_units, matmul_rate, wait_for
@@ -33,16 +34,28 @@ PACKAGES = ("diffusers", "muse-maskgit-pytorch", "transformers")
 class GenerateBenchmark:
     """Settings of benchmarks/generate.py. It has no presets of its own."""
 
-    preset: str = "emage_346m"  # preset of training, for its model
-    device: str = "auto"  # auto: cuda if available
-    dtypes: tuple[str, ...] = ()  # (): those with fast hardware on the device
-    batches: tuple[int, ...] = ()  # (): 1, and on a GPU also 8 and 64
-    methods: tuple[str, ...] = tuple(METHODS)  # in addition to iterative3, at batch size 1
-    steps: tuple[int, ...] = ()  # of iterative3; (): 4, 8, 16, 32, on a CPU 4 and 16
-    compile: bool | None = None  # use torch.compile for all models; None: on a GPU
-    peers: bool = True  # also measure the other models, which make bench installs
-    seconds: float = 1.0  # of each measurement, at least
-    results: str | None = None  # a JSON file; None: one per device in benchmarks/results
+    preset: str = setting("emage_346m", "Preset of training whose model is used.")
+    device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
+    dtypes: tuple[str, ...] = setting(
+        (), "Arithmetic of the network. Empty: what the device is good at.", choices=get_args(Dtype)
+    )
+    batches: tuple[int, ...] = setting(
+        (), "Batch sizes. Empty: 1, and on a GPU also 8 and 64.", unit="images", minimum=1, maximum=ours.N
+    )
+    methods: tuple[str, ...] = setting(
+        tuple(METHODS), "Methods that are compared with iterative3 at batch 1.", choices=tuple(METHODS)
+    )
+    steps: tuple[int, ...] = setting(
+        (),
+        "Decoding steps of iterative3. Empty: 4, 8, 16 and 32; on a CPU 4 and 16.",
+        unit="steps",
+        minimum=1,
+        maximum=ours.N,
+    )
+    compile: bool | None = setting(None, "Compile all networks with torch.compile. null: on a GPU.")
+    peers: bool = setting(True, "Also measure the peers, which `make bench` installs.")
+    seconds: float = setting(1.0, "Least time that each number is measured for.", unit="seconds", minimum=0)
+    results: str | None = setting(None, "JSON file for the numbers. null: one per device in benchmarks/results.")
 
 
 @dataclass
@@ -75,17 +88,10 @@ class Bench:
     def __init__(self, settings: GenerateBenchmark):
         self.device = torch.device(choose(settings.device))
         self.settings, self.on_gpu = settings, self.device.type == "cuda"
-        for name in ("batches", "steps"):
-            if any(not 1 <= value <= ours.N for value in getattr(settings, name)):
-                raise InputError(f"{name}={list(getattr(settings, name))}: each must be in 1..{ours.N}")
+        check(settings)
         self.dtypes: tuple[Dtype, ...] = settings.dtypes or self._usual_dtypes()  # type: ignore[assignment]
         for dtype in self.dtypes:
-            if dtype not in get_args(Dtype):
-                raise InputError(f"dtypes: {dtype!r} is not one of {', '.join(get_args(Dtype))}")
             check_dtype(dtype, self.device)
-        for method in settings.methods:
-            if method not in METHODS:
-                raise InputError(f"methods: {method!r} is not one of {', '.join(METHODS)}")
         self.batches = settings.batches or ((1, 8, 64) if self.on_gpu else (1,))
         self.steps = settings.steps or ((4, 8, 16, 32) if self.on_gpu else (4, 16))
         self.compiles = self.on_gpu if settings.compile is None else settings.compile

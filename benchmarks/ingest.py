@@ -41,6 +41,7 @@ from PIL import Image
 from emage import config as settings
 from emage import tokenizers
 from emage.config import TokenizeConfig
+from emage.config.fields import setting
 from emage.data import schema, shapes
 from emage.data.ingest import decode_image as images
 from emage.on_ray import launch, tasks
@@ -59,12 +60,12 @@ NUM_DISTINCT = 64  # images that are rendered; further ones are copies
 class TokenizeBenchmark:
     """Settings: images/s of the tokenizing stage compared with a bare encode loop."""
 
-    tokenizer: str = tokenizers.DEMO
-    pictures: int = 16_000
-    batch_size: int = 64
-    shard_rows: int = 10_000
-    repeat: int = 3
-    gpus: float = 0.0  # for the one actor
+    tokenizer: str = setting(tokenizers.DEMO, "Name of the tokenizer.", choices=tuple(tokenizers.TOKENIZERS))
+    pictures: int = setting(16_000, "Images that are tokenized.", unit="images", minimum=1)
+    batch_size: int = setting(64, "Images at a time.", unit="images", minimum=1)
+    shard_rows: int = setting(10_000, "Rows per shard.", unit="rows", minimum=1)
+    repeat: int = setting(3, "Rounds, of which the medians are printed.", unit="rounds", minimum=1)
+    gpus: float = setting(0.0, "GPUs of the one actor; 0: on CPUs.", unit="GPUs", minimum=0)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -81,9 +82,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def tokenize(benchmark: TokenizeBenchmark) -> None:
-    for name in ("pictures", "batch_size", "shard_rows", "repeat"):
-        if getattr(benchmark, name) < 1:
-            raise InputError(f"{name}={getattr(benchmark, name)}: must be 1 or more")
     launch.check_gpus(benchmark.gpus, "gpus")
     with tempfile.TemporaryDirectory() as folder:
         compare(benchmark, Path(folder))
@@ -130,8 +128,6 @@ def prepare(benchmark: TokenizeBenchmark, folder: Path) -> tuple[TokenizeConfig,
     )
     if benchmark.tokenizer == tokenizers.DEMO:
         return config, tokenizers.load(tokenizers.DEMO).config.resolution
-    if benchmark.tokenizer not in tokenizers.TOKENIZERS:
-        raise InputError(f"no tokenizer {benchmark.tokenizer!r} (all: {', '.join(tokenizers.TOKENIZERS)})")
     shape = tokenizers.TOKENIZERS[benchmark.tokenizer].config
     made = (DVAE if isinstance(shape, DVAEConfig) else VQGAN)(shape, benchmark.tokenizer)
     tokenizers.save(made, folder / "weights.safetensors")

@@ -19,7 +19,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -38,6 +38,7 @@ from rich.table import Table
 import emage
 from emage import config
 from emage.config import ModelConfig, ShuffleConfig
+from emage.config.fields import setting
 from emage.data import schema, shapes
 from emage.data.token_table import TokenTable, row_seed
 from emage.model.text import ClipText
@@ -54,19 +55,25 @@ RESULTS = Path(__file__).parent / "results"
 class LoaderBenchmark:
     """Settings: samples/s of one process that reads training batches and tokenizes their captions."""
 
-    rows: int = 65_536
-    tokens: int = 1024  # per image; a square number
-    batch_size: int = 64  # rows of one process per step
-    epochs: int = 5
-    captions: str | None = None  # a parquet file; None: from $EMAGE_DATA, or of the toy world
-    column: str = "TEXT"
+    rows: int = setting(65_536, "Rows of the token table.", unit="rows", minimum=1)
+    tokens: int = setting(1024, "Tokens per image; a square number.", unit="tokens", minimum=1)
+    batch_size: int = setting(64, "Rows that one process reads per step.", unit="rows", minimum=1)
+    epochs: int = setting(5, "Times that the table is read.", unit="epochs", minimum=1)
+    captions: str | None = setting(None, "Captions: a parquet file. null: that of EMAGE_DATA, or generated ones.")
+    column: str = setting("TEXT", "Column with the captions.")
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message for an image that is not square, and for a table with less than a batch."""
+        if self.tokens != round(self.tokens**0.5) ** 2:
+            yield f"{prefix}tokens={self.tokens}: an image has a square number of them, as 1024"
+        if self.rows < self.batch_size:
+            yield f"{prefix}rows={self.rows}: fewer than {prefix}batch_size={self.batch_size}"
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     with exit_on_bad_input():
         benchmark = config.parse(LoaderBenchmark, argv)
-        check(benchmark)
         source, captions = read_captions(benchmark)
     with tempfile.TemporaryDirectory() as folder:
         # A process of its own, so that the memory of writing does not count as memory of reading.
@@ -76,16 +83,6 @@ def main(argv: Sequence[str]) -> None:
     show(found)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "loader.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-def check(benchmark: LoaderBenchmark) -> None:
-    for name in ("rows", "tokens", "batch_size", "epochs"):
-        if getattr(benchmark, name) < 1:
-            raise InputError(f"{name}={getattr(benchmark, name)}: must be 1 or more")
-    if benchmark.tokens != round(benchmark.tokens**0.5) ** 2:
-        raise InputError(f"tokens={benchmark.tokens}: an image has a square number of them, as 1024")
-    if benchmark.rows < benchmark.batch_size:
-        raise InputError(f"rows={benchmark.rows}: fewer than batch_size={benchmark.batch_size}")
 
 
 def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:

@@ -32,8 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 from emage.config import cli
+from emage.config.fields import setting
 from emage.utils import provenance
-from emage.utils.errors import InputError, exit_on_bad_input
+from emage.utils.errors import exit_on_bad_input
 
 NAMES = (*STAGES, "serve")
 RESULTS = Path(__file__).parent / "results"
@@ -43,20 +44,17 @@ RESULTS = Path(__file__).parent / "results"
 class NodesBenchmark:
     """Settings of benchmarks/nodes.py."""
 
-    stages: tuple[str, ...] = NAMES
-    pictures: int = 2_000  # images of the ingested table
-    results: str = str(RESULTS / "nodes.json")
+    stages: tuple[str, ...] = setting(NAMES, "Stages that lose a node.", choices=NAMES)
+    pictures: int = setting(
+        2_000, "Images of the ingested table; with fewer, a stage ends before a node can be lost.", minimum=500
+    )
+    results: str = setting(str(RESULTS / "nodes.json"), "JSON file for the numbers.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     with exit_on_bad_input():
         settings = cli.parse(NodesBenchmark, argv)
-        for name in settings.stages:
-            if name not in NAMES:
-                raise InputError(f"stages: {name!r} is none of {', '.join(NAMES)}")
-        if settings.pictures < 500:
-            raise InputError(f"pictures={settings.pictures}: fewer than 500 are done before a node can be lost")
         with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), settings.pictures) as inputs:
             machine = {"cores": os.cpu_count(), "python": platform.python_version(), "ray": version("ray")}
             figures: dict[str, dict[str, Any]] = {}

@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from rich.table import Table
 import emage
 from emage import config
 from emage.config import SelectConfig, ShuffleConfig, SourceConfig
+from emage.config.fields import setting
 from emage.data import schema
 from emage.data.ingest import url_filter
 from emage.data.ingest.captions import caption_rules
@@ -47,7 +48,7 @@ from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import select_urls, shuffle, tokenize_shards
 from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
-from emage.utils.errors import InputError, exit_on_bad_input
+from emage.utils.errors import exit_on_bad_input
 
 ONE = "one-size"  # the first word of the processes that the script starts
 STAGES = ("select", "captions", "shuffle")
@@ -83,17 +84,22 @@ RESULTS = Path(__file__).parent / "results"
 class ScaleBenchmark:
     """Settings: rows/s and memory of an ingest without downloads, on generated tables."""
 
-    rows: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    tokens: int = 256  # per image
-    folder: str | None = None  # for the tables; None: the system's folder for temporary files
+    rows: tuple[int, ...] = setting(
+        (100_000, 1_000_000, 10_000_000), "Rows of each table.", unit="rows", minimum=1, not_empty=True
+    )
+    tokens: int = setting(256, "Tokens per image; a multiple of 8.", unit="tokens", minimum=8)
+    folder: str | None = setting(None, "Folder for the tables. null: the system's folder for temporary files.")
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message if an image cannot be eight rows of tokens."""
+        if self.tokens % 8:
+            yield f"{prefix}tokens={self.tokens}: must be a multiple of 8"
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     with exit_on_bad_input():
         benchmark = config.parse(ScaleBenchmark, argv)
-        if min(benchmark.rows, default=0) < 1 or benchmark.tokens % 8 or benchmark.tokens < 8:
-            raise InputError("rows are at least one each, tokens a multiple of 8")
     results = []
     for rows in benchmark.rows:
         values = [str(rows), str(benchmark.tokens), *([benchmark.folder] if benchmark.folder else [])]

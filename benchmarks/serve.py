@@ -34,7 +34,7 @@ import psutil
 import serve_faults
 import serve_speed
 import torch
-from serve_bench import PARTS, Bench, ServeBenchmark
+from serve_bench import Bench, ServeBenchmark
 from serve_program import arguments, serving
 
 import emage
@@ -44,27 +44,15 @@ from emage.model import checkpoint
 from emage.on_ray.serving.deployment import cpu_threads
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils import provenance
-from emage.utils.errors import InputError, exit_on_bad_input
+from emage.utils.errors import exit_on_bad_input
 
 
 def main(argv: Sequence[str]) -> None:
     """Exits with 2 and one line on bad input."""
     with exit_on_bad_input():
         settings = cli.parse(ServeBenchmark, argv)
-        check(settings)
         with tempfile.TemporaryDirectory() as folder:
             run(settings, Path(folder))
-
-
-def check(settings: ServeBenchmark) -> None:
-    for part in settings.parts:
-        if part not in PARTS:
-            raise InputError(f"parts: {part!r} is not one of {', '.join(PARTS)}")
-    for name in ("pairs", "pictures", "level_s", "requests", "load_s", "grid"):
-        if getattr(settings, name) <= 0:
-            raise InputError(f"{name}={getattr(settings, name)}: must be more than 0")
-    if not settings.clients or min(settings.clients) < 1:
-        raise InputError(f"clients={list(settings.clients)}: there must be at least one level, each of 1 or more")
 
 
 def run(settings: ServeBenchmark, folder: Path) -> dict[str, Any]:

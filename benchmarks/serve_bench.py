@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from serve_client import Answer, ask
 
 import emage
 from emage.config import ModelConfig, ServeConfig
+from emage.config.fields import group, setting
 from emage.data.shapes import sample_held_out_scenes
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,20 +28,26 @@ PARTS = ("latency", "throughput", "memory", "kill")
 class ServeBenchmark:
     """Settings of benchmarks/serve.py."""
 
-    checkpoint: str = "demo"  # a folder, or paper: random weights by `model` and `grid`
-    parts: tuple[str, ...] = PARTS
-    steps: int | None = None  # decoding steps; None: the model's default
-    threads: int | None = None  # of direct generation; None: as many as a replica uses on a CPU
-    pairs: int = 200  # of latency
-    clients: tuple[int, ...] = (1, 8, 32, 64, 256)  # of throughput: one level each
-    pictures: int = 256  # of a level; four per client if that is more
-    level_s: float = 120.0  # after which a level sends no more requests
-    requests: int = 2_000  # of memory
-    load_s: float = 40.0  # of kill: load by 8 clients; the process is killed after a quarter
-    model: ModelConfig = field(default_factory=ModelConfig)
-    grid: int = 32
-    server: dict[str, Any] = field(default_factory=dict)  # server.KEY=VALUE, settings of pipelines/serve.py
-    results: str = str(RESULTS / "serve.json")
+    checkpoint: str = setting("demo", "Checkpoint: a folder, or `paper`: random weights by `model` and `grid`.")
+    parts: tuple[str, ...] = setting(PARTS, "Measurements.", choices=PARTS)
+    steps: int | None = setting(None, "Decoding steps per image. null: the model's own.", unit="steps", minimum=1)
+    threads: int | None = setting(
+        None, "Threads of direct generation. null: as many as a replica has on a CPU.", unit="threads", minimum=1
+    )
+    pairs: int = setting(200, "latency: requests, each next to a direct generation.", unit="requests", minimum=1)
+    clients: tuple[int, ...] = setting(
+        (1, 8, 32, 64, 256), "throughput: clients of each load level.", unit="clients", minimum=1, not_empty=True
+    )
+    pictures: int = setting(256, "throughput: images per level, at least four per client.", unit="images", minimum=1)
+    level_s: float = setting(120.0, "throughput: time after which a level sends no more.", unit="seconds", above=0)
+    requests: int = setting(2_000, "memory: requests.", unit="requests", minimum=1)
+    load_s: float = setting(
+        40.0, "kill: time of load by 8 clients; the kill comes after a quarter of it.", unit="seconds", above=0
+    )
+    model: ModelConfig = group(ModelConfig)
+    grid: int = setting(32, "checkpoint=paper: rows and columns of an image's tokens.", unit="tokens", minimum=1)
+    server: dict[str, Any] = setting(dict, "Settings of the server: server.KEY=VALUE, as for `emage serve`.")
+    results: str = setting(str(RESULTS / "serve.json"), "JSON file for the numbers.")
 
 
 class Bench(NamedTuple):

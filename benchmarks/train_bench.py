@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import nn
 
 from emage.config import Precision, TrainConfig, preset
+from emage.config import check as check_settings
+from emage.config.fields import setting
 from emage.data.shapes import sample_train_scenes
 from emage.data.token_table import Batch
 from emage.methods import METHODS
@@ -18,9 +20,7 @@ from emage.methods.masking import ImageRng
 from emage.model.device_support import choose, wait_for
 from emage.model.transformer import Network
 from emage.training.engine import Objective
-from emage.training.estimate import gpus
 from emage.training.optimizer import adamw
-from emage.utils.errors import InputError
 
 
 class Tokens(NamedTuple):
@@ -37,17 +37,21 @@ TOKENS = {"vqgan-demo-f8-512": Tokens(512, (8, 8)), "vqgan-gumbel-f8-8192": Toke
 class TrainBenchmark:
     """Settings of benchmarks/train.py. It has no presets of its own."""
 
-    preset: str = "demo"  # preset of training, for model and batch
-    methods: tuple[str, ...] = tuple(METHODS)
-    micro_batch_size: int | None = None  # images per step; None: the preset's
-    steps: int = 10  # timed together
-    rounds: int = 5  # after one warm-up round
-    precision: tuple[str, ...] = ("float32", "tf32", "bfloat16")
-    compile: tuple[bool, ...] = (False, True)  # with torch.compile of the two networks
-    device: str = "auto"  # auto: cuda if available
-    memory: bool = True  # on a GPU: find the largest micro-batch by trying
-    pipeline: bool = True  # compare Ray Train + DeepSpeed with a bare loop; needs the shipped tokenizer
-    results: str | None = None  # a JSON file
+    preset: str = setting("demo", "Preset of training whose model and batch are used.")
+    methods: tuple[str, ...] = setting(tuple(METHODS), "Methods.", choices=tuple(METHODS))
+    micro_batch_size: int | None = setting(
+        None, "Images per step. null: those of the preset.", unit="images", minimum=1
+    )
+    steps: int = setting(10, "Steps that are timed together.", unit="steps", minimum=1)
+    rounds: int = setting(5, "Rounds, after one warm-up round.", unit="rounds", minimum=1)
+    precision: tuple[str, ...] = setting(get_args(Precision), "Arithmetic of the network.", choices=get_args(Precision))
+    compile: tuple[bool, ...] = setting((False, True), "Without and with torch.compile of the two networks.")
+    device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
+    memory: bool = setting(True, "On a GPU: also find the largest micro-batch, by trying.")
+    pipeline: bool = setting(
+        True, "Also compare Ray Train and DeepSpeed with a bare loop; needs a tokenizer that is shipped."
+    )
+    results: str | None = setting(None, "JSON file for the numbers. null: none is written.")
 
 
 class Variant(NamedTuple):
@@ -71,15 +75,7 @@ class Bench(NamedTuple):
 
 def check(settings: TrainBenchmark) -> torch.device:
     """Return the device. Raise InputError for an invalid setting."""
-    for name in ("micro_batch_size", "steps", "rounds"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value}: must be 1 or more")
-    choices = {"methods": tuple(METHODS), "precision": tuple(gpus.GPUS)}
-    for name, allowed in choices.items():
-        for value in getattr(settings, name):
-            if value not in allowed:
-                raise InputError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+    check_settings(settings)
     return torch.device(choose(settings.device))
 
 

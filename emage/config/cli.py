@@ -244,6 +244,8 @@ def _meaning(leaf: Leaf) -> str:
     """Return the sentence, with the choices or with a unit that it does not name."""
     meaning, unit = leaf.setting.meaning, leaf.setting.unit
     detail = ", ".join(choices(leaf)) or ("" if unit.partition(" ")[0].lower() in meaning.lower() else unit)
+    if leaf.default == choices(leaf):  # a list of all of them: they are shown as the default
+        return meaning
     return f"{meaning} [{detail}]" if detail else meaning
 
 

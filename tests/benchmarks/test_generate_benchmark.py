@@ -45,9 +45,9 @@ def test_a_ratio_that_fell_is_told_where_the_device_is_the_same(benchmark: Modul
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
-        ("steps=[0]", "error: steps=[0]: each must be in 1..1024"),
-        ("dtypes=[float64]", "error: dtypes: 'float64' is not one of float32, tf32, bfloat16, float16"),
-        ("methods=[diffusion]", "error: methods: 'diffusion' is not one of "),
+        ("steps=[0]", "error: steps=[0]: must be a list, each a whole number from 1 to 1,024"),
+        ("dtypes=[float64]", "error: dtypes=float64: must be a list, any of float32, tf32, bfloat16, float16"),
+        ("methods=[diffusion]", "error: methods=diffusion: must be a list, any of "),
         ("preset=nothing", "error: "),
     ],
 )

@@ -61,8 +61,8 @@ def test_the_bare_loop_encodes_every_image(benchmark):
         ([], "the first word is one of: tokenize"),
         (["tokenise"], "the first word is one of: tokenize"),
         (["tokenize", "picture=3"], "unknown key 'picture'; did you mean pictures?"),
-        (["tokenize", "pictures=0"], "pictures=0: must be 1 or more"),
-        (["tokenize", "tokenizer=vqgan"], "no tokenizer 'vqgan'"),
+        (["tokenize", "pictures=0"], "pictures=0: must be a whole number of at least 1"),
+        (["tokenize", "tokenizer=vqgan"], "tokenizer=vqgan: must be one of "),
     ],
 )
 def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
