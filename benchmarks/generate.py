@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         run(cli.parse(GenerateBenchmark, argv))
 
@@ -53,8 +53,8 @@ def run(settings: GenerateBenchmark) -> dict[str, Any]:
             bench.measure(planned)
             for measurement, _ in planned:
                 measurements.append(measurement)
-                where = f"{measurement.dtype}, batch {measurement.batch}"
-                progress.console.print(f"{where}: {line(measurement)}", highlight=False, soft_wrap=True)
+                name = f"{measurement.dtype}, batch {measurement.batch}"
+                progress.console.print(f"{name}: {line(measurement)}", highlight=False, soft_wrap=True)
             compare(measurements)
             record = described(bench, measurements, complete=planned is work[-1])
             write(part, record)

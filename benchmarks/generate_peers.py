@@ -122,7 +122,7 @@ def amused(
     words = torch.randint(AMUSED_TEXT["vocab_size"], (2, batch, TEXT_LENGTH), device=device)
 
     def read(ids: Tensor, kind: str = "") -> dict[str, Tensor]:
-        """What the pipeline takes in place of captions, by the lines with which it encodes them itself."""
+        """Return the embeddings that the pipeline accepts in place of captions, computed as it computes them itself."""
         found = text(ids, return_dict=True, output_hidden_states=True)
         return {f"{kind}prompt_embeds": found.text_embeds, f"{kind}encoder_hidden_states": found.hidden_states[-2]}
 
@@ -151,7 +151,7 @@ def muse_maskgit(
     scores with -1e5, which float16 cannot hold.
 
     `flash` is its default, but no flash attention: what is published always ends in tiles looped over in Python, and
-    takes float32 alone. Left open, it is on where it was measured to be faster, on a CPU; elsewhere attention is plain.
+    takes only float32. None: on a CPU in float32, where it was measured to be faster; elsewhere attention is plain.
     """
     import muse_maskgit_pytorch.muse_maskgit_pytorch as muse
     from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE

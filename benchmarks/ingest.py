@@ -69,7 +69,7 @@ class TokenizeBenchmark:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         if argv and argv[0] == "scale":  # in processes of its own, to see each size's memory
             sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
@@ -102,8 +102,8 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     pixels = pixels[np.arange(benchmark.pictures) % len(jpegs)]
     tokenizer = tokenizers.load(config.tokenizer, config.weights, device="cuda" if benchmark.gpus else "cpu")
 
-    where = torch.cuda.get_device_name() if benchmark.gpus else f"{threads} of {os.cpu_count()} cores"
-    print(f"{info.name}, {benchmark.pictures} images of {size}x{size}, batches of {config.batch_size}, {where}")
+    device = torch.cuda.get_device_name() if benchmark.gpus else f"{threads} of {os.cpu_count()} cores"
+    print(f"{info.name}, {benchmark.pictures} images of {size}x{size}, batches of {config.batch_size}, {device}")
     print(f"decoding: {1e3 * decoding:.2f} ms an image on one core")
     print(f"{'':8}{'bare':>10}{'whole':>10}{'steady':>10}{'start-up':>12}   ratios")
     rounds = []

@@ -71,7 +71,7 @@ class LoaderBenchmark:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         benchmark = config.parse(LoaderBenchmark, argv)
         source, captions = read_captions(benchmark)

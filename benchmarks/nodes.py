@@ -52,7 +52,7 @@ class NodesBenchmark:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         settings = cli.parse(NodesBenchmark, argv)
         with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), settings.pictures) as inputs:

@@ -146,7 +146,7 @@ def train(inputs: Inputs) -> Stage:
         run.checkpoint_every={CHECKPOINT_EVERY} run.sample_every={STEPS} model.width=32 model.depth=1
         mlflow.enabled=false
     """
-    places = f"data.path={inputs.ingested / 'tokens'}"
+    paths = f"data.path={inputs.ingested / 'tokens'}"
 
     def repeated(_: Path, printed: str) -> str:
         began = int(re.findall(r"resuming from step (\d+)", printed)[-1])
@@ -166,7 +166,7 @@ def train(inputs: Inputs) -> Stage:
         unit="steps",
         total=STEPS,
         worker="RayTrainWorker",
-        command=lambda output: ["train", "tiny", places, f"run.output={output}", *settings.split()],
+        command=lambda output: ["train", "tiny", paths, f"run.output={output}", *settings.split()],
         outputs=outputs(inputs, "train"),
         done=lambda output: step_log.last_step(output / "steps.jsonl"),
         is_time=is_time,
@@ -184,12 +184,12 @@ def evaluate(inputs: Inputs) -> Stage:
     settings = f"""
         candidates=2 limit={CAPTIONS} num_actors=2 batch_size=32 sampling.steps=4 metrics=[shapes] mlflow.enabled=false
     """
-    places = ["checkpoint=demo", f"captions={captions}"]
+    inputs_of_model = ["checkpoint=demo", f"captions={captions}"]
     return Stage(
         unit="images",
         total=2 * CAPTIONS,
         worker="ray::EvaluationActor",
-        command=lambda output: ["evaluate", "tiny", *places, f"output={output}", *settings.split()],
+        command=lambda output: ["evaluate", "tiny", *inputs_of_model, f"output={output}", *settings.split()],
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
@@ -199,4 +199,5 @@ def evaluate(inputs: Inputs) -> Stage:
     )
 
 
-STAGES = {stage.__name__: stage for stage in (download, tokenize, shuffle, train, evaluate)}
+# By the names in commands and in the results file.
+STAGES = {"download": download, "tokenize": tokenize, "shuffle": shuffle, "train": train, "evaluate": evaluate}

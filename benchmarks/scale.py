@@ -97,7 +97,7 @@ class ScaleBenchmark:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         benchmark = config.parse(ScaleBenchmark, argv)
     results = []

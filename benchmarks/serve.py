@@ -48,7 +48,7 @@ from emage.utils.errors import exit_on_bad_input
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exits with 2 and one line on bad input."""
+    """Run the benchmark; exit with 2 and one line on bad input."""
     with exit_on_bad_input():
         settings = cli.parse(ServeBenchmark, argv)
         with tempfile.TemporaryDirectory() as folder:

@@ -67,21 +67,21 @@ def outcome(status: int, text: bytes) -> tuple[str, bytes | None]:
 
 async def stream(session: aiohttp.ClientSession, number: int, request: dict[str, Any], leave: bool) -> Answer:
     """Stream a request event by event; with `leave`, close the connection after the first event."""
-    started, events, said = time.perf_counter(), list[str](), "a truncated stream"
+    started, events, result = time.perf_counter(), list[str](), "a truncated stream"
     try:
         async with session.post(PATH, json={**request, "stream": True}) as response:
             if response.status != 200:
-                said = outcome(response.status, await response.read())[0]
+                result = outcome(response.status, await response.read())[0]
             async for line in response.content:
                 events += [line.decode().split()[1]] if line.startswith(b"event:") else []
                 if leave and events:
                     response.close()
                     break
     except (TimeoutError, aiohttp.ClientError) as error:
-        said = type(error).__name__
+        result = type(error).__name__
     if events:
-        said = "left" if leave else "200 streamed" if events[-1].endswith(".completed") else f"ends with {events[-1]}"
-    return Answer(number, started, time.perf_counter() - started, said)
+        result = "left" if leave else "200 streamed" if events[-1].endswith(".completed") else f"ends with {events[-1]}"
+    return Answer(number, started, time.perf_counter() - started, result)
 
 
 async def closed_loops(

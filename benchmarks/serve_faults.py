@@ -82,7 +82,7 @@ def mixed(bench: Bench) -> Ask:
 
 
 def slope(counts: np.ndarray, values: np.ndarray, warm_up: int) -> float:
-    """Of the line through the values after the warm-up, in 1,000 counts; 0 where they are too few for one."""
+    """Return the slope per 1,000 counts of a line through the values after the warm-up; 0 if there are too few."""
     late = (counts >= warm_up) & np.isfinite(values)
     if late.sum() < 3:
         return 0.0

@@ -52,9 +52,9 @@ async def take_turns(bench: Bench) -> list[tuple[float, float, float]]:
                 await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
                 (image,) = bench.generate([number])
-                drawn = time.perf_counter()
+                generated = time.perf_counter()
                 image.save(io.BytesIO(), "PNG")
-                pairs.append((answer.seconds, drawn - started, time.perf_counter() - drawn))
+                pairs.append((answer.seconds, generated - started, time.perf_counter() - generated))
                 moved()
     return pairs[5:]
 
@@ -71,8 +71,8 @@ def throughput(bench: Bench) -> dict[str, Any]:
         answers, found = level(bench, clients)
         offline.append(offline_rate(bench, fastest))
         levels.append({**found, "ratio": found["pictures_per_s"] / statistics.mean(offline[-2:])})
-        drawn = [answer for answer in answers if answer.png]
-        sample += drawn[:: max(1, len(drawn) // SAMPLE)][:SAMPLE]
+        generated = [answer for answer in answers if answer.png]
+        sample += generated[:: max(1, len(generated) // SAMPLE)][:SAMPLE]
     best = max(row["ratio"] for row in levels)
     found = {"levels": levels, "offline_pictures_per_s": offline, "offline_threads": fastest, "best_ratio": best}
     found["replica_threads"], found["offline_replica_threads_per_s"] = before, offline_rate(bench, before)
@@ -114,9 +114,14 @@ def level(bench: Bench, clients: int) -> tuple[list[Answer], dict[str, Any]]:
 
 def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     """Return the summary. Percentiles are of successful requests, from the last attempt to the answer."""
-    drawn = [answer.seconds * 1e3 for answer in answers if answer.outcome == "200"]
+    generated = [answer.seconds * 1e3 for answer in answers if answer.outcome == "200"]
     outcomes = dict(Counter(answer.outcome for answer in answers))
-    return {"pictures_per_s": len(drawn) / seconds, "seconds": seconds, "ms": percentiles(drawn), "outcomes": outcomes}
+    return {
+        "pictures_per_s": len(generated) / seconds,
+        "seconds": seconds,
+        "ms": percentiles(generated),
+        "outcomes": outcomes,
+    }
 
 
 def compare(bench: Bench, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -138,8 +143,8 @@ def show_levels(found: dict[str, Any]) -> None:
     table = Table("clients", "images/s", "of offline", "p50 ms", "p95 ms", "p99 ms", "answers", title=title)
     for row in found["levels"]:
         ms = (f"{value:,.0f}" if value else "" for value in row["ms"].values())
-        said = ", ".join(f"{count} x {what}" for what, count in row["outcomes"].items())
-        table.add_row(str(row["clients"]), f"{row['pictures_per_s']:.1f}", f"{row['ratio']:.2f}", *ms, said)
+        outcomes_text = ", ".join(f"{count} x {what}" for what, count in row["outcomes"].items())
+        table.add_row(str(row["clients"]), f"{row['pictures_per_s']:.1f}", f"{row['ratio']:.2f}", *ms, outcomes_text)
     Console().print(table)
     threads = ", ".join(f"{count}: {rate:.1f}" for count, rate in found["offline_by_threads"].items())
     print("{equal} of {compared} answers equal the model's own images in every pixel; ".format(**found), end="")

@@ -18,28 +18,28 @@ def test_captions_come_from_every_format(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps({"annotations": [{"caption": "a cat"}, {"caption": "a dog"}]}))
     pq.write_table(pa.table({"caption": ["a cat", None, "a dog"]}), tmp_path / "a.parquet")
     for name in ("a.txt", "a.jsonl", "a.tsv", "a.csv", "a.json", "a.parquet"):
-        assert [task.caption for task in read(str(tmp_path / name), 10, 0)] == ["a cat", "a dog"]
+        assert [listed.caption for listed in read(str(tmp_path / name), 10, 0)] == ["a cat", "a dog"]
 
 
-def test_the_seed_draws_the_captions_and_a_task_has_a_seed_of_its_own(tmp_path: Path):
+def test_the_seed_selects_the_captions_and_each_has_a_seed_of_its_own(tmp_path: Path):
     (tmp_path / "a.txt").write_text("".join(f"caption {i}\n" for i in range(100)))
-    drawn = read(str(tmp_path / "a.txt"), 10, 1)
-    assert drawn == read(str(tmp_path / "a.txt"), 10, 1) != read(str(tmp_path / "a.txt"), 10, 2)
-    assert [task.id for task in drawn] == sorted(task.id for task in drawn)
-    assert len({task.seed(0) for task in drawn}) == 10 and drawn[0].seed(0) != drawn[0].seed(1)
+    selected = read(str(tmp_path / "a.txt"), 10, 1)
+    assert selected == read(str(tmp_path / "a.txt"), 10, 1) != read(str(tmp_path / "a.txt"), 10, 2)
+    assert [listed.id for listed in selected] == sorted(listed.id for listed in selected)
+    assert len({listed.seed(0) for listed in selected}) == 10 and selected[0].seed(0) != selected[0].seed(1)
 
 
-def test_the_kept_list_is_the_list_again(tmp_path: Path):
+def test_a_written_list_is_read_unchanged(tmp_path: Path):
     (tmp_path / "a.txt").write_text("".join(f"caption {i}\n" for i in range(100)))
-    drawn = read(str(tmp_path / "a.txt"), 10, 1)
-    caption_list.write(tmp_path / "list.parquet", drawn)
+    selected = read(str(tmp_path / "a.txt"), 10, 1)
+    caption_list.write(tmp_path / "list.parquet", selected)
     again = read(str(tmp_path / "list.parquet"), 30_000, 7)
-    assert again == drawn and caption_list.fingerprint(again) == caption_list.fingerprint(drawn)
-    other = [ListedCaption(drawn[0].id, "another"), *drawn[1:]]
-    assert caption_list.fingerprint(other) != caption_list.fingerprint(drawn)
+    assert again == selected and caption_list.fingerprint(again) == caption_list.fingerprint(selected)
+    other = [ListedCaption(selected[0].id, "another"), *selected[1:]]
+    assert caption_list.fingerprint(other) != caption_list.fingerprint(selected)
 
 
-def test_ids_of_coco_are_kept_wherever_a_caption_stands_in_the_file(tmp_path: Path):
+def test_ids_of_coco_do_not_depend_on_the_position_in_the_file(tmp_path: Path):
     rows = [{"id": 770337, "image_id": 1, "caption": " A man. \n"}, {"id": 38, "image_id": 1, "caption": "A dog."}]
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
     assert read(str(tmp_path / "captions.json"), 10, 0) == [
@@ -48,20 +48,22 @@ def test_ids_of_coco_are_kept_wherever_a_caption_stands_in_the_file(tmp_path: Pa
     ]
 
 
-def test_of_cocos_images_each_gives_one_caption_before_any_gives_two(tmp_path: Path):
+def test_each_image_of_coco_gives_one_caption_before_any_gives_two(tmp_path: Path):
     rows = [
         {"id": 10 * image + i, "image_id": image, "caption": f"{image} {i}"} for image in range(20) for i in range(5)
     ]
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
     few, many = (read(str(tmp_path / "captions.json"), limit, 0) for limit in (15, 25))
-    assert len({task.id // 10 for task in few}) == 15 and len({task.id // 10 for task in many}) == 20
-    assert len({task.id % 10 for task in few}) > 1  # not always the first of its five
+    assert len({listed.id // 10 for listed in few}) == 15 and len({listed.id // 10 for listed in many}) == 20
+    assert len({listed.id % 10 for listed in few}) > 1  # not always the first of its five
     assert len(many) == 25 and len(read(str(tmp_path / "captions.json"), 1_000, 0)) == 100
 
 
 def test_real_coco_captions(real_data: Path):
-    drawn = read(str(real_data / "coco_captions_val2017.json"), 1_000, 0)
-    assert len({task.id for task in drawn}) == 1_000 and all(task.caption == task.caption.strip() for task in drawn)
+    selected = read(str(real_data / "coco_captions_val2017.json"), 1_000, 0)
+    assert len({listed.id for listed in selected}) == 1_000 and all(
+        listed.caption == listed.caption.strip() for listed in selected
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images found in folders and archives, the bad ones counted, the good ones cut as ingest cuts them."""
+"""Images are found in folders and archives, bad ones are counted, good ones are cropped as ingest does."""
 
 import tarfile
 
@@ -54,13 +54,13 @@ def test_batches_are_ingests_squares_in_order(folder):
         assert torch.equal(square.permute(1, 2, 0), torch.from_numpy(decode_image.decode_pixels(ingested.jpeg).copy()))
 
 
-def test_bad_images_are_counted_by_cause(folder):
+def test_bad_images_are_counted_by_reason(folder):
     (folder / "broken.png").write_bytes(png(50)[:100])
     (folder / "page.jpg").write_bytes(b"<html>")
     (folder / "small.png").write_bytes(png(60, 96, 63))  # ingest wants 64 px
-    survey = image_files.check_images(image_files.find(str(folder)))
-    assert [file.name for file in survey.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
-    assert survey.rejected == {"truncated": 1, "not_an_image": 1, "too_small": 1}
+    usable = image_files.check_images(image_files.find(str(folder)))
+    assert [file.name for file in usable.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
+    assert usable.rejected == {"truncated": 1, "not_an_image": 1, "too_small": 1}
 
 
 def test_the_digest_is_of_names_and_contents(folder):

@@ -1,4 +1,4 @@
-"""Real images as the metrics want them, and their features kept by content."""
+"""Real images without the loss of ingest, and a cache of their features, keyed by content."""
 
 import dataclasses
 import io
@@ -70,18 +70,18 @@ def test_what_cannot_be_decoded_safely_is_refused_as_ever():
 
 
 def test_features_come_in_the_files_order(place):
-    survey = reference_features.find(str(place))
-    found = reference_features.features(survey.files, MeanColour(), side=96, batch_size=2)
-    assert found.shape == (5, 3) and [file.name for file in survey.files][-1] == "small.png"
+    images = reference_features.find(str(place))
+    found = reference_features.features(images.files, MeanColour(), side=96, batch_size=2)
+    assert found.shape == (5, 3) and [file.name for file in images.files][-1] == "small.png"
     for i in range(4):
         assert found[i].numpy() == pytest.approx(noise(96, 96, seed=i).mean((0, 1)), abs=1e-3)
 
 
-def test_facts(place):
-    survey = reference_features.find(str(place))
-    facts = reference_features.describe(f"{place}/", survey, 96)
-    assert facts.items() >= {"place": "real", "count": 5, "refused": {"not_an_image": 1}}.items()
-    assert facts["sha256"] == survey.sha256 and "96 px" in facts["preprocessing"]
+def test_description(place):
+    images = reference_features.find(str(place))
+    described = reference_features.describe(f"{place}/", images, 96)
+    assert described.items() >= {"place": "real", "count": 5, "refused": {"not_an_image": 1}}.items()
+    assert described["sha256"] == images.sha256 and "96 px" in described["preprocessing"]
 
 
 def test_no_images_are_one_line(tmp_path):
@@ -101,10 +101,10 @@ def test_features_are_kept_by_content(place):
 
 
 def test_other_images_networks_or_sizes_are_other_features(place):
-    survey, other = reference_features.find(str(place)), MeanColour()
+    images, other = reference_features.find(str(place)), MeanColour()
     other.metadata = {**MeanColour.metadata, "network": "median"}
-    changed = dataclasses.replace(survey, sha256="0")
-    keys = [(survey, MeanColour(), 96), (survey, MeanColour(), 64), (survey, other, 96), (changed, MeanColour(), 96)]
+    changed = dataclasses.replace(images, sha256="0")
+    keys = [(images, MeanColour(), 96), (images, MeanColour(), 64), (images, other, 96), (changed, MeanColour(), 96)]
     assert len({reference_features.key(*key) for key in keys}) == 4
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from emage.utils.errors import InputError
 
+# The text is part of names of folders: it does not change.
 MODE = "100 max(cos, 0), mean over pairs; Hessel et al. 2021 without their factor of 2.5 and their prompt"
 
 

@@ -84,6 +84,7 @@ class TokenizerFeatures:
         self._side = side = tokenizer.config.resolution
         with torch.no_grad():
             self.width = 4 * latents(tokenizer, torch.zeros(1, 3, side, side, device=device)).shape[1]
+        # These texts are part of names of folders and cache files: they do not change.
         self.metadata: dict[str, Any] = {
             "network": f"encoder of {tokenizer.name}, latents before quantizing, means of the four quadrants",
             "mode": "tokenizer",

@@ -23,6 +23,7 @@ from emage.utils.errors import InputError
 
 Mode = Literal["torch-fidelity", "pytorch-fid", "clean"]
 INPUT_SIZE = 299  # px
+# The texts are part of names of folders and cache files: they do not change.
 MODES: dict[Mode, str] = {
     "torch-fidelity": "torch-fidelity InceptionV3, TensorFlow 1 bilinear to 299 px, (x - 128) / 128",
     "pytorch-fid": "torch-fidelity InceptionV3, prepared as by pytorch-fid: bilinear to 299 px without antialias, "

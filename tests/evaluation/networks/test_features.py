@@ -1,4 +1,4 @@
-"""What images are compared by: the tokenizer's quadrants by hand, Inception from a server, or not to be had."""
+"""Feature extractors: the tokenizer's quadrants by hand, Inception from a server or unavailable."""
 
 import dataclasses
 import os
@@ -11,6 +11,7 @@ import torch
 from emage import tokenizers
 from emage.evaluation.metrics import set_metrics
 from emage.evaluation.networks import features, inception
+from emage.evaluation.scoring import Scorer
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -57,17 +58,17 @@ def test_the_dvaes_features_are_its_mean_codes():
     dvae = DVAE(DVAEConfig(n_hid=8, vocab_size=32, n_init=6, resolution=32)).eval()
     extractor = features.load("tokenizer", tokenizer=dvae)
     found = extractor(noise(32)).unflatten(1, (-1, 2, 2))
-    shares = dvae.encoder(0.8 * noise(32) / 255 + 0.1).softmax(1)  #  (2, V, 4, 4)
+    weights = dvae.encoder(0.8 * noise(32) / 255 + 0.1).softmax(1)  #  (2, V, 4, 4)
     codes = dvae.decoder.blocks[0].w[:, :, 0, 0]  #                   (6, V)
-    expected = torch.einsum("bvhw,ev->behw", shares, codes)
+    expected = torch.einsum("bvhw,ev->behw", weights, codes)
     assert found.shape == (2, 6, 2, 2) and extractor.width == 24
     torch.testing.assert_close(found[:, :, 1, 1], expected[:, :, 2:, 2:].mean((2, 3)))
 
 
-def test_facts_name_the_network_and_its_weights(tokenizer):
-    facts = features.load("tokenizer", tokenizer=tokenizer).metadata
-    assert facts["weights_sha256"] == tokenizer.sha256 and facts["width"] == 64 and facts["published"] is False
-    assert tokenizers.DEMO in facts["network"] and "64 px" in facts["preprocessing"]
+def test_metadata_names_the_network_and_its_weights(tokenizer):
+    metadata = features.load("tokenizer", tokenizer=tokenizer).metadata
+    assert metadata["weights_sha256"] == tokenizer.sha256 and metadata["width"] == 64 and metadata["published"] is False
+    assert tokenizers.DEMO in metadata["network"] and "64 px" in metadata["preprocessing"]
 
 
 @pytest.fixture(scope="module")
@@ -126,5 +127,12 @@ def test_a_named_file_that_is_missing_is_no_reason_to_take_another(tokenizer):
         ("recall", "recall_tokenizer"),
     ],
 )
-def test_figures_of_other_features_say_so(metric, name):
+def test_names_of_metrics_of_other_features(metric, name):
     assert set_metrics.metric_name(metric, SimpleNamespace(name="tokenizer")) == name
+
+
+def test_texts_in_metadata_are_those_of_folders_on_disk(tokenizer):
+    """Other texts would give a scorer another folder, and every evaluation would score its images again."""
+    extractor = features.load("tokenizer", tokenizer=tokenizer)
+    scorer = Scorer(extractor.name, extractor.metadata, lambda images, captions: torch.empty(0))
+    assert scorer.folder == "tokenizer-c53e43e8fcfc"

@@ -1,4 +1,4 @@
-"""Where the judges' weights come from: the file that was named, the cache, and the network only when asked."""
+"""Weights of metric networks come from the named file, the cache, and the network only on request."""
 
 import hashlib
 import http.server
