@@ -59,7 +59,7 @@ class FakePipe:
 
     def settings(self, **sampling: Any) -> SamplingConfig:
         if sampling.get("steps", 1) < 1:
-            raise InputError(f"steps must lie in 1..{TOKENS}, not {sampling['steps']}")
+            raise InputError(f"steps={sampling['steps']}: must be a whole number from 1 to {TOKENS}")
         return replace(SamplingConfig(steps=4), **sampling)
 
     def num_truncated(self, prompts: Sequence[str]) -> int:

@@ -172,7 +172,7 @@ class Service:
         try:
             settings = pipe.settings(**request.sampling)
         except InputError as error:
-            param = next((name for name in request.sampling if str(error).startswith(name)), None)
+            param = next((name for name in request.sampling if str(error).startswith(f"{name}=")), None)
             raise RequestError("invalid_value", str(error), param) from None
         return settings
 

@@ -94,7 +94,7 @@ def test_an_edit_starts_from_the_image() -> None:
     [
         (GenerationRequest(" \n"), 400, "prompt", "blank"),
         (GenerationRequest("a", size="1x1"), 400, "size", "24x16"),
-        (GenerationRequest("a", sampling={"steps": 0}), 400, "steps", "steps must lie in 1..96, not 0"),
+        (GenerationRequest("a", sampling={"steps": 0}), 400, "steps", "steps=0: must be a whole number from 1 to 96"),
         (GenerationRequest("fails"), 500, None, "the server's log has the reason"),
         (GenerationRequest("breaks"), 503, None, "being replaced"),
     ],
