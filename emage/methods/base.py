@@ -1,22 +1,25 @@
-"""What the methods share: the terms of a loss, the state after a generation step, the first pass of #2 and #3."""
+"""What the methods share: the members of a method, its loss, the tokens after a step, iterative2's and 3's first pass.
 
-from types import ModuleType
-from typing import NamedTuple
+Letters: B images, N image tokens, M positions of each, V codes.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emage.config import ObjectiveConfig
-from emage.methods.masking import ImageRng, sample_num_masked
+from emage.config import ObjectiveConfig, SamplingConfig
+from emage.methods.masking import ImageRng, Rng, sample_num_masked
 from emage.methods.sampling import sample_tokens
 
 
 class Loss(NamedTuple):
-    """Cross-entropy as a sum and a count, so that ranks with unequal counts add up to the right mean."""
+    """Cross-entropy as a sum and a count, so that workers with unequal counts add up to the correct mean."""
 
     total: Tensor  # () sum over the scored positions, nats
-    count: Tensor  # () how many those are
+    count: Tensor  # () number of scored positions
     nats: Tensor  # (B,N) of each scored position, 0 elsewhere; no gradient
     scored: Tensor  # (B,N) bool
     logits: Tensor  # (B,N,V) of the scored pass
@@ -24,49 +27,107 @@ class Loss(NamedTuple):
 
 
 class Step(NamedTuple):
-    """After an iteration of generation."""
+    """The tokens of a batch after one decoding step."""
 
-    y_obs: Tensor  # (B,N) known tokens, MASK elsewhere
-    guess: Tensor  # (B,N) a token everywhere: what the image would be if it ended here
+    y_obs: Tensor  # (B,N) unmasked tokens, MASK elsewhere
+    guess: Tensor  # (B,N) a token everywhere: the image if generation ended here
+
+
+class MethodModule(Protocol):
+    """The members that a module in METHODS must have. The ones in capitals are constants: `CAUSAL = False`."""
+
+    @property
+    def CAUSAL(self) -> bool:
+        """The network's self-attention sees earlier positions only."""
+        ...
+
+    @property
+    def TWO_PASSES(self) -> bool:
+        """Training feeds the network its own tokens, so that a warm start as iterative1 makes sense."""
+        ...
+
+    @property
+    def PARTIAL_CONTEXT(self) -> bool:
+        """The network is trained to read images of which only some tokens are unmasked."""
+        ...
+
+    @property
+    def SCORES_ALL(self) -> bool:
+        """The loss is over all positions; otherwise over those of the mask that `loss` samples first."""
+        ...
+
+    def num_steps(self, settings: SamplingConfig, n: int) -> int:
+        """Return how many decoding steps `generate` takes for images of `n` tokens."""
+        ...
+
+    def max_random_numbers(self, settings: SamplingConfig, n: int) -> int:
+        """Return how many random numbers `generate` uses per image, at most."""
+        ...
+
+    def loss(self, model: Any, y: Tensor, context: Any, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+        """Return the training loss.
+
+        Args:
+            model: Any callable (tokens (B,N), context) -> logits (B,N,V). If it also has a method
+                logits_at(tokens, context, positions (B,M)) -> logits (B,M,V), as the network has, it is used where
+                only some positions matter.
+            y: The images' tokens (B,N).
+            context: The text as the model reads it; a method only hands it on.
+            objective: Settings of the loss.
+            rng: One generator per image.
+        """
+        ...
+
+    def generate(self, model: Any, context: Any, y_obs: Tensor, settings: SamplingConfig, rng: Rng) -> Iterator[Step]:
+        """Generate a batch of images and yield its tokens after every decoding step.
+
+        Args:
+            model: As for `loss`. A causal method also uses model.new_cache(B, N), and hands it over as third argument.
+            context: As for `loss`.
+            y_obs: The tokens (B,N) that are given, MASK elsewhere; they stay as they are.
+            settings: Sampling settings.
+            rng: One generator per image.
+        """
+        ...
 
 
 def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> Loss:
-    """Loss of `logits` (B,N,V) against `y` (B,N) over the `scored` (B,N) positions, in float32."""
+    """Return the loss of `logits` (B,N,V) against `y` (B,N) over the `scored` (B,N) positions, in float32."""
     nats = F.cross_entropy(logits[scored].float(), y[scored], reduction="none")
     placed = torch.zeros(y.shape, device=y.device).masked_scatter_(scored, nats.detach())
     return Loss(nats.sum(), scored.sum(), placed, scored, logits, masked)
 
 
-def num_scored(method: ModuleType, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """(B,) positions that the method's loss will be over, of images of `n` tokens.
+def num_scored(method: MethodModule, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
+    """Return over how many positions the method's loss will be, (B,), for images of `n` tokens.
 
-    `rng` must be as `loss` will get it: the count is the first thing that is sampled from it.
+    `rng` must be in the state in which `loss` will get it: the count is the first number that `loss` samples.
     """
     if method.SCORES_ALL:
         return torch.full((len(rng),), n, device=rng.device)
     return sample_num_masked(n, objective.mask_schedule, rng)
 
 
-def logits_at(model, y: Tensor, context, places: Tensor) -> Tensor:
-    """The model's logits (B,M,V) of the `places` (B,M). The network computes no others; a mere function does."""
+def logits_at(model, y: Tensor, context, positions: Tensor) -> Tensor:
+    """Return the model's logits (B,M,V) at the `positions` (B,M). The network computes no others, a function does."""
     if hasattr(model, "logits_at"):
-        return model.logits_at(y, context, places)
+        return model.logits_at(y, context, positions)
     logits = model(y, context)
-    return logits.gather(1, places[..., None].expand(*places.shape, logits.shape[2]))
+    return logits.gather(1, positions[..., None].expand(*positions.shape, logits.shape[2]))
 
 
 @torch.no_grad()
 def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """The model's own tokens for every position, (B,N): what #2 and #3 train on. No gradient flows into it."""
+    """Return the model's own tokens at every position, (B,N): iterative2 and 3 train on them. No gradient."""
     sampled = sample_tokens(model(y_mask, context), rng.uniform(y_mask.shape[1]))
-    # Under autocast this pass has left casts of the weights without a graph behind; the second pass would reuse them,
-    # and half of the parameters would get no gradient.
+    # Under autocast this pass has cached casts of the weights without a graph; the second pass would reuse them, and
+    # half of the parameters would get no gradient.
     torch.clear_autocast_cache()
     return sampled.tokens if objective.first_pass == "sample" else sampled.best
 
 
 def mix_in_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """(B,N) `y_pred` with a share of the positions taken from Y: a context that is worth reading (beyond the paper)."""
+    """Return `y_pred` (B,N) with a fraction of the positions taken from `y` (ours): a context worth reading."""
     if not objective.ground_truth_share:
         return y_pred
     return torch.where(rng.uniform(y.shape[1]) < objective.ground_truth_share, y, y_pred)

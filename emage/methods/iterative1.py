@@ -1,4 +1,6 @@
-"""Iterative non-autoregressive model #1 (Sec. 3.2): predict the masked tokens from the visible ones.
+"""Iterative non-autoregressive model #1 (Sec. 3.2), `iterative1`: predict the masked tokens from the visible ones.
+
+Letters: B images, N image tokens, T decoding steps.
 
 Training:
     1. Mask k positions of Y, k ~ Uniform(0, n].
@@ -10,8 +12,8 @@ Inference (Algorithm 1):
     2. For t = 1..T:
     3.   predict the [mask] tokens from X and Y_obs, with probabilities P_obs;
     4.   keep the top floor(tau(t/T) n) tokens by P_obs;
-    5.   set the probability of the kept ones to one: they never change again. (Ours: +inf. Position noise can lift a
-         rival above one, and a kept token would be lost.)
+    5.   set the probability of the kept ones to one: they never change again. (Ours: +inf. Position noise can lift
+         another token above one, and a kept token would be lost.)
 """
 
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from emage.methods.base import Loss, Step, cross_entropy, logits_at
 from emage.methods.masking import (
     MASK,
     ImageRng,
+    Rng,
     fixed_scores,
     kept_table,
     least_confident,
@@ -57,24 +60,24 @@ def max_random_numbers(settings: SamplingConfig, n: int) -> int:
 
 
 @torch.no_grad()
-def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
-    given = y_obs != MASK  # 1; inpainting starts with known tokens
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Rng) -> Iterator[Step]:
+    given = y_obs != MASK  # 1; inpainting starts with given tokens
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
     table = kept_table(n, steps, schedule, y_obs.device)
     kept = table[:, (~given).sum(1)]  # (T,B)
     p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
-    unknown = max_masked(n, steps, schedule)
+    num_masked = max_masked(n, steps, schedule)
     fixed = fixed_scores(settings.order, n, rng)
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
-        known = y_obs != MASK
-        places = masked_positions(y_obs, unknown[t - 1])  # nothing is asked of the model where tokens are known
-        logits = logits_at(model, y_obs, context, places)
-        sampled = sample_tokens(logits, rng.uniform(n).gather(1, places), *token_settings(settings))  # 3
-        tokens = torch.where(known, y_obs, y_obs.scatter(1, places, sampled.tokens))
-        p_obs = torch.where(known, p_obs, p_obs.scatter(1, places, sampled.log_p))
+        unmasked = y_obs != MASK
+        positions = masked_positions(y_obs, num_masked[t - 1])  # no logits are needed where tokens are unmasked
+        logits = logits_at(model, y_obs, context, positions)
+        sampled = sample_tokens(logits, rng.uniform(n).gather(1, positions), *token_settings(settings))  # 3
+        tokens = torch.where(unmasked, y_obs, y_obs.scatter(1, positions, sampled.tokens))
+        p_obs = torch.where(unmasked, p_obs, p_obs.scatter(1, positions, sampled.log_p))
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
-        num_known = given.sum(1) + kept[t - 1]
-        again = least_confident(known & ~given, p_obs, settings.remask, room=n - num_known)
-        y_obs = unmask_top_k(tokens, scores, known, again, num_known)  # 4, 5
+        num_unmasked = given.sum(1) + kept[t - 1]
+        again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
+        y_obs = unmask_top_k(tokens, scores, unmasked, again, num_unmasked)  # 4, 5
         yield Step(y_obs, tokens)

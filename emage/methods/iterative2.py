@@ -1,13 +1,15 @@
-"""Iterative non-autoregressive model #2 (Sec. 3.3): as #1, with the model's own tokens in the context.
+"""Iterative non-autoregressive model #2 (Sec. 3.3), `iterative2`: as iterative1, trained on its own tokens.
+
+Letters: B images, N image tokens.
 
 Training:
     1. Mask k positions of Y, k ~ Uniform(0, n].
-    2. Predict the masked tokens, without gradient; put them in: Y_mix, part truth, part prediction.
+    2. Predict the masked tokens, without gradient, and insert them: Y_mix, partly true, partly predicted.
     3. Mask again, this time Y_mix.
     4. Predict the tokens of the masked positions from X and the visible ones of Y_mix.
     5. Cross-entropy with Y (not Y_mix) on the masked positions.
 
-Inference is that of #1.
+Inference is that of iterative1.
 """
 
 import torch
@@ -36,7 +38,7 @@ SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 3, drawn first: what is scored is known beforehand
+    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 3, sampled first: see num_scored
     first = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 1
     y_pred = mix_in_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)
     y_mix = torch.where(first, y_pred, y)  # 2

@@ -1,6 +1,8 @@
-"""Iterative non-autoregressive model #3 (Sec. 3.4): predict new tokens and revise the known ones at once.
+"""Iterative non-autoregressive model #3 (Sec. 3.4), `iterative3`: predict new tokens and revise the unmasked ones.
 
-Training (Algorithm 2; lines 1, 2, 10, 11 are the training loop's):
+Letters: B images, N image tokens, T decoding steps.
+
+Training (Algorithm 2; lines 1, 2, 10 and 11 are in the training loop):
     3. Sample a mask ratio r from Uniform (0, 1].
     4. Pick k = floor(r |Y|) positions.
     5. Y_mask is Y with [mask] there.
@@ -9,10 +11,10 @@ Training (Algorithm 2; lines 1, 2, 10, 11 are the training loop's):
     8. Predict the tokens of all positions from X and Y_obs.
     9. Cross-entropy with Y on all positions.
 
-Inference (Algorithm 3; it differs from Algorithm 1 in line 3 alone):
+Inference (Algorithm 3; it differs from Algorithm 1 only in line 3):
     1. Y_obs is [mask] everywhere, P_obs zero.
     2. For t = 1..T:
-    3.   predict all positions from X and Y_obs, the known ones too, with probabilities P_obs;
+    3.   predict all positions from X and Y_obs, the unmasked ones too, with probabilities P_obs;
     4.   keep the top floor(tau(t/T) n) tokens by P_obs;
     5.   set the probability of the kept ones to one (ours: +inf): they may be revised, never masked again.
 """
@@ -28,6 +30,7 @@ from emage.methods.iterative1 import max_random_numbers, num_steps
 from emage.methods.masking import (
     MASK,
     ImageRng,
+    Rng,
     fixed_scores,
     kept_table,
     least_confident,
@@ -64,8 +67,8 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -
 
 
 @torch.no_grad()
-def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: ImageRng) -> Iterator[Step]:
-    given = y_obs != MASK  # 1; inpainting starts with known tokens, which are not revised
+def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Rng) -> Iterator[Step]:
+    given = y_obs != MASK  # 1; inpainting starts with given tokens, which are not revised
     start = y_obs
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
     table = kept_table(n, steps, schedule, y_obs.device)
@@ -73,14 +76,15 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Image
     fixed = fixed_scores(settings.order, n, rng)
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
-        known = y_obs != MASK
+        unmasked = y_obs != MASK
         sampled = sample_tokens(model(y_obs, context), rng.uniform(n), *token_settings(settings))  # 3
         tokens, p_obs = sampled.tokens, sampled.log_p
-        if settings.revise == "argmax":  # a finished token is not regenerated: that would re-noise it in the last step
-            tokens, p_obs = torch.where(known, sampled.best, tokens), torch.where(known, sampled.best_log_p, p_obs)
+        if settings.revise == "argmax":  # ours: sampling kept tokens again would add noise to them in the last step
+            tokens = torch.where(unmasked, sampled.best, tokens)
+            p_obs = torch.where(unmasked, sampled.best_log_p, p_obs)
         tokens = torch.where(given, start, tokens)
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
-        num_known = given.sum(1) + kept[t - 1]
-        again = least_confident(known & ~given, p_obs, settings.remask, room=n - num_known)
-        y_obs = unmask_top_k(tokens, scores, known, again, num_known)  # 4, 5
+        num_unmasked = given.sum(1) + kept[t - 1]
+        again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
+        y_obs = unmask_top_k(tokens, scores, unmasked, again, num_unmasked)  # 4, 5
         yield Step(y_obs, tokens)

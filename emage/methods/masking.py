@@ -1,6 +1,6 @@
-"""Which image tokens are known: kept-count schedules, random masks, position noise, choice by rank. No model here.
+"""Masking: schedules of how many tokens are kept, random masks, position noise, the choice of positions. No model.
 
-Letters: B images, N image tokens, T steps, t the step (1..T). `MASK` stands for [MASK] wherever tokens are passed.
+Letters: B images, N image tokens, T decoding steps, t the step (1..T). MASK stands for [MASK] in token tensors.
 """
 
 import functools
@@ -15,7 +15,7 @@ from emage.config import Schedule, UnmaskingOrder
 from emage.utils.torch_compile import compilable
 
 MASK = -1  # input-only: the network has a row for it, its head has none
-CPU = torch.device("cpu")
+CPU = torch.device("cpu")  # of the cached tables
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def _kept(steps: int, n: int, schedule: Schedule) -> tuple[int, ...]:
 
 
 def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
-    """floor(tau(t/T) * n), in integers where tau allows: floats lose a position (29/100 * 100 is 28.999...)."""
+    """Return floor(tau(t/T) n), in integers if possible: floats lose a position (29/100 * 100 is 28.999...)."""
     match schedule:
         case "linear":
             return t * n // steps
@@ -75,30 +75,30 @@ def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
             return t**3 * n // steps**3
         case "sqrt":
             return math.isqrt(t * n**2 // steps)
-        case "cosine":  # whole only at t/T = 2/3 (a half) and at the end; what is added there is lost nowhere else
+        case "cosine":  # 1e-9: at t/T = 2/3 and 1, where it is whole, floats fall short of it
             return math.floor((1 - math.cos(math.pi / 2 * t / steps)) * n + 1e-9)
 
 
 @functools.lru_cache(maxsize=8)
 def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
-    """Positions newly known after step t of an image that begins with u of `n` unknown: (T,n+1) int32, at [t-1,u].
+    """Return (T,n+1) int32: at [t-1,m] how many positions step t has newly kept, if m of `n` were masked at first.
 
-    Inpainting makes the counts ragged: each image's schedule is scaled by its own number of unknown positions. A
-    table for all of them lets the device look its own up, and nothing has to wait for the answer.
+    In inpainting the images of a batch differ in m. With a table of all m the device looks the counts up itself, and
+    the host does not wait for it.
     """
-    return torch.from_numpy(_kept_by_unknown(n, steps, schedule)).to(device)
+    return torch.from_numpy(_kept_by_masked(n, steps, schedule)).to(device)
 
 
 @functools.lru_cache(maxsize=8)
 def max_masked(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
-    """Before each step, as many of `n` positions as can be unknown, whatever an image began with."""
-    left = (np.arange(n + 1) - _kept_by_unknown(n, steps, schedule)).max(axis=1)
-    return (n, *left[:-1].tolist())
+    """Return, for each step, the largest number of `n` positions that can be masked before it, in any inpainting."""
+    still_masked = (np.arange(n + 1) - _kept_by_masked(n, steps, schedule)).max(axis=1)
+    return (n, *still_masked[:-1].tolist())
 
 
 @functools.lru_cache(maxsize=8)
-def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
-    rows = [(0,) * steps] + [_kept(steps, unknown, schedule) for unknown in range(1, n + 1)]
+def _kept_by_masked(n: int, steps: int, schedule: Schedule) -> np.ndarray:
+    rows = [(0,) * steps] + [_kept(steps, masked, schedule) for masked in range(1, n + 1)]
     return np.array(rows, dtype=np.int32).T
 
 
@@ -106,9 +106,9 @@ def _kept_by_unknown(n: int, steps: int, schedule: Schedule) -> np.ndarray:
 
 
 class ImageRng:
-    """Uniform numbers for a batch in which every image has a generator of its own.
+    """Uniform random numbers for a batch in which every image has its own generator.
 
-    An image draws the same numbers whatever else is in the batch, on any device: the generators run on the CPU.
+    The numbers of an image do not depend on the rest of the batch, nor on the device: the generators run on the CPU.
     """
 
     def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu"):
@@ -119,30 +119,33 @@ class ImageRng:
         return len(self._generators)
 
     def uniform(self, n: int) -> Tensor:
-        """(B,n) float32 in (0, 1), both ends excluded: their logarithms are taken."""
+        """Return the next (B,n) numbers, float32 in (0, 1), both ends excluded: their logarithms are taken."""
         rows = torch.stack([torch.rand(n, generator=generator) for generator in self._generators])
         return rows.clamp_(2**-25, 1 - 2**-24).to(self.device, non_blocking=True)
 
 
 class BufferedRng:
-    """An ImageRng's numbers, drawn beforehand and handed out in the same order: where they are wanted nobody waits."""
+    """Numbers of an ImageRng, made in advance and returned in the same order: generation does not wait for them."""
 
     def __init__(self, numbers: Tensor):
-        """`numbers` (B,M), where they will be wanted (ImageRng.uniform)."""
+        """`numbers` (B,M): from ImageRng.uniform, on the device of the model."""
         self.device, self._numbers, self._used = numbers.device, numbers, 0
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def uniform(self, n: int) -> Tensor:
-        """(B,n) float32, the next ones."""
+        """Return the next (B,n) numbers."""
         start, self._used = self._used, self._used + n
-        assert self._used <= self._numbers.shape[1], "a method draws more numbers than it said"
+        assert self._used <= self._numbers.shape[1], "a method uses more random numbers than its max_random_numbers"
         return self._numbers[:, start : self._used].contiguous()
 
 
+Rng = ImageRng | BufferedRng
+
+
 def gumbel(u: Tensor) -> Tensor:
-    """Standard Gumbel noise from uniform numbers in (0, 1), same shape."""
+    """Return standard Gumbel noise made of uniform numbers in (0, 1), same shape."""
     return -torch.log(-torch.log(u))
 
 
@@ -150,15 +153,15 @@ def gumbel(u: Tensor) -> Tensor:
 
 
 def num_masked(r: Tensor, n: int, schedule: Schedule) -> Tensor:
-    """How many of `n` positions to mask in training: (B,) int64, from r uniform on (0, 1]. Never 0 (Sec. 3.2: (0, n]).
+    """Return how many of `n` positions to mask in training, (B,) int64, given r (B,) uniform on (0, 1].
 
-    The share masked is gamma(1 - r), gamma being that of `num_kept` (Sec. 4.7, Figure 4). Its mean says what a schedule
-    trains: linear 1/2, cosine 2/pi, square 2/3, cubic 3/4, sqrt 1/3.
+    It is never 0 (Sec. 3.2: (0, n]). The fraction masked is gamma(1 - r), with gamma of `num_kept` (Sec. 4.7, Figure
+    4); its mean is 1/2 for linear, 2/pi for cosine, 2/3 for square, 3/4 for cubic and 1/3 for sqrt.
     """
-    return (_share_masked(r, schedule) * n).floor().long().clamp(1, n)
+    return (_fraction_masked(r, schedule) * n).floor().long().clamp(1, n)
 
 
-def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
+def _fraction_masked(r: Tensor, schedule: Schedule) -> Tensor:
     match schedule:
         case "linear":
             return r
@@ -173,26 +176,26 @@ def _share_masked(r: Tensor, schedule: Schedule) -> Tensor:
 
 
 def random_mask(count: Tensor, n: int, rng: ImageRng) -> Tensor:
-    """(B,N) bool with exactly `count` (B,) random positions True in each row."""
+    """Return (B,N) bool with exactly `count` (B,) random positions True in each row."""
     return top_k_mask(rng.uniform(n), count)
 
 
 def sample_mask(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
-    """(B,N) bool, True where a training image is masked: a random count (Algorithm 2, line 3), random positions."""
+    """Return a training mask (B,N) bool: a random count (Algorithm 2, line 3) of random positions is True."""
     return random_mask(sample_num_masked(n, schedule, rng), n, rng)
 
 
 def sample_num_masked(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
-    """(B,) how many of `n` positions to mask in training (Algorithm 2, lines 3 and 4)."""
+    """Return how many of `n` positions to mask in training, (B,) (Algorithm 2, lines 3 and 4)."""
     return num_masked(1 - rng.uniform(1)[:, 0], n, schedule)
 
 
 def top_k_mask(scores: Tensor, count: Tensor) -> Tensor:
-    """(B,N) bool, True at the `count` (B,) highest scores of each row. Equal scores: the earlier position first.
+    """Return (B,N) bool, True at the `count` (B,) highest scores of each row. Equal scores: the earlier position first.
 
-    Choosing by place gives exact counts where a threshold on the score would miscount ties.
+    The choice is by rank, which gives exact counts; a threshold on the score would miscount ties.
     """
-    if torch.compiler.is_compiling():  # fused, N x N comparisons are never written down, and faster than a sort
+    if torch.compiler.is_compiling():  # compiled, N x N comparisons are not stored, and faster than a sort
         earlier = torch.ones(scores.shape[1:] * 2, dtype=torch.bool, device=scores.device).tril(-1)  # [i,j]: j before i
         mine, other = scores[:, :, None], scores[:, None, :]
         return ((other > mine) | ((other == mine) & earlier)).sum(-1) < count[:, None]
@@ -201,18 +204,19 @@ def top_k_mask(scores: Tensor, count: Tensor) -> Tensor:
     return torch.zeros_like(first).scatter(1, order, first)
 
 
-# --- Which unknown positions come next --------------------------------------------------------------------------------
+# --- Choice of positions ----------------------------------------------------------------------------------------------
 
 
 def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
-    """(T,) how strong the position noise is at each step: annealed in a line from `first` to 0 at the last."""
+    """Return the scale of the position noise at each step, (T,): it falls linearly from `first` to 0 at the last."""
     return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
 
 
-def position_scores(order: UnmaskingOrder, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: ImageRng) -> Tensor:
-    """(B,N) scores by which a step chooses the positions to keep; the highest are kept.
+def position_scores(order: UnmaskingOrder, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: Rng) -> Tensor:
+    """Return the scores (B,N) of positions; a step keeps those with the highest.
 
-    confidence: `log_p` (B,N) of the drawn tokens plus Gumbel noise times `noise` () (Sec. 4); other orders: `fixed`.
+    They are `log_p` (B,N) of the sampled tokens plus Gumbel noise times `noise` () (Sec. 4) for order=confidence, and
+    `fixed` (B,N) for the other orders.
     """
     return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
 
@@ -223,28 +227,28 @@ def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
 
 
 @compilable
-def unmask_top_k(tokens: Tensor, scores: Tensor, known: Tensor, again: Tensor, count: Tensor) -> Tensor:
-    """The tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
+def unmask_top_k(tokens: Tensor, scores: Tensor, unmasked: Tensor, again: Tensor, count: Tensor) -> Tensor:
+    """Return the tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
 
-    Known ones (B,N) stay whatever their scores, but for those that are masked `again` (B,N).
+    Positions that are `unmasked` (B,N) stay so, whatever their scores, except those that are masked `again` (B,N).
     """
-    scores = scores.masked_fill(known, torch.inf).masked_fill(again, -torch.inf)
+    scores = scores.masked_fill(unmasked, torch.inf).masked_fill(again, -torch.inf)
     return tokens.masked_fill(~top_k_mask(scores, count), MASK)
 
 
-def least_confident(known: Tensor, log_p: Tensor, share: float, room: Tensor) -> Tensor:
-    """(B,N) bool: the floor(share x known) least probable of the `known` (B,N) positions of a row (beyond the paper).
+def least_confident(unmasked: Tensor, log_p: Tensor, fraction: float, max_count: Tensor) -> Tensor:
+    """Return (B,N) bool: the least probable `fraction`, rounded down, of a row's `unmasked` (B,N) positions (ours).
 
-    They are masked again for a step and regenerated. No more than `room` (B,): the places that stay masked anyway.
+    They are masked again for a step and regenerated. At most `max_count` (B,): the number that stays masked anyway.
     """
-    if not share:  # the default: spare every step a sort
-        return torch.zeros_like(known)
-    count = (known.sum(1) * share).floor().long().minimum(room)
-    return top_k_mask(-log_p.masked_fill(~known, torch.inf), count)
+    if not fraction:  # the default: no sort
+        return torch.zeros_like(unmasked)
+    count = (unmasked.sum(1) * fraction).floor().long().minimum(max_count)
+    return top_k_mask(-log_p.masked_fill(~unmasked, torch.inf), count)
 
 
-def fixed_scores(order: UnmaskingOrder, n: int, rng: ImageRng) -> Tensor:
-    """(B,N) scores of the orders that don't look at the model, drawn once an image. Zeros for `confidence`."""
+def fixed_scores(order: UnmaskingOrder, n: int, rng: Rng) -> Tensor:
+    """Return the scores (B,N) of the orders that do not depend on the model, once per image; 0 for `confidence`."""
     if order == "random":
         return rng.uniform(n)
     ranks = halton_rank(n, rng.device).float() if order == "halton" else torch.zeros(n, device=rng.device)
@@ -252,13 +256,13 @@ def fixed_scores(order: UnmaskingOrder, n: int, rng: ImageRng) -> Tensor:
 
 
 def masked_positions(y: Tensor, count: int) -> Tensor:
-    """(B,count) int64 places of the MASK in `y` (B,N), of known tokens where a row has fewer. In order either way."""
+    """Return (B,count) int64, the positions of MASK in `y` (B,N) in order, then unmasked ones if a row has fewer."""
     return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
 
 
 @functools.cache
 def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
-    """(N,) place of every position in a Halton sequence (bases 2, 3) over the grid: early tokens lie far apart.
+    """Return the rank (N,) of every position in a Halton sequence (bases 2, 3) over the grid: early ones are far apart.
 
     The grid is the h x w = n nearest to a square.
     """
@@ -275,7 +279,7 @@ def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
 
 
 def _radical_inverse(i: int, base: int) -> float:
-    """The digits of `i` in `base`, mirrored behind the point."""
+    """Return the number whose digits after the point are those of `i` in `base`, mirrored."""
     value, scale = 0.0, 1.0 / base
     while i:
         value += scale * (i % base)

@@ -1,4 +1,4 @@
-"""Logits to tokens: temperature, top-k, top-p. Position noise is elsewhere (masking.py): the two never mix.
+"""Logits to tokens: temperature, top-k, top-p. The noise on positions is in masking.py.
 
 Letters: B images, M positions of each, V codes.
 """
@@ -15,11 +15,11 @@ from emage.utils.torch_compile import compilable
 
 
 class SampledTokens(NamedTuple):
-    """What a pass says of its positions, M of them: a token drawn for each, and the best one."""
+    """The result at M positions of a forward pass: a sampled token at each, and the most probable one."""
 
-    tokens: Tensor  # (B,M) int64
+    tokens: Tensor  # (B,M) int64, sampled
     log_p: Tensor  # (B,M) float32, of those tokens; nats
-    best: Tensor  # (B,M) int64
+    best: Tensor  # (B,M) int64, the most probable tokens
     best_log_p: Tensor  # (B,M) float32
 
 
@@ -27,49 +27,56 @@ class SampledTokens(NamedTuple):
 def sample_tokens(
     logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> SampledTokens:
-    """Logits (B,M,V) and a uniform number (B,M) for each position -> tokens. Temperature 0: the best ones.
+    """Sample a token at each position, by inverting the cumulative distribution.
 
-    One number a position, through the inverse of the cumulative distribution. The log-probability is the model's own,
-    before temperature and truncation: it ranks positions, and a knob must not reorder them.
+    The log-probabilities are the model's own, before temperature and truncation: they rank positions, and a sampling
+    setting must not reorder them.
+
+    Args:
+        logits: (B,M,V).
+        u: One uniform random number per position, (B,M).
+        temperature: 0 takes the most probable tokens.
+        top_k: As for `truncate`.
+        top_p: As for `truncate`.
     """
     x = logits.float()
-    most, best = x.max(-1)
+    highest, best = x.max(-1)
     log_z = x.logsumexp(-1)
     if temperature == 0:
-        return SampledTokens(best, most - log_z, best, most - log_z)
+        return SampledTokens(best, highest - log_z, best, highest - log_z)
     kept = truncate(x / temperature, top_k, top_p)
-    tokens = _inverse_cdf((kept - most[..., None] / temperature).exp(), u)
-    return SampledTokens(tokens, log_p_of(x, tokens) - log_z, best, most - log_z)
+    tokens = _inverse_cdf((kept - highest[..., None] / temperature).exp(), u)
+    return SampledTokens(tokens, log_p_of(x, tokens) - log_z, best, highest - log_z)
 
 
 def _inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
-    """The token at which the running total of `p` (B,M,V), in any unit, first reaches `u` (B,M) of the whole; (B,M).
+    """Return the token (B,M) at which the cumulative sum of `p` (B,M,V), unnormalised, reaches `u` (B,M) of the total.
 
-    In two steps, first to a part of the codes and then inside it: totals over V codes are never written down.
+    In two stages, first a group of codes and then a code inside it: cumulative sums over V codes are not stored.
     """
     width = _width(p.shape[-1])
-    parts = p.unflatten(-1, (p.shape[-1] // width, width))  # (B,M,C,W), C parts of W codes
-    totals = parts.sum(-1).cumsum(-1)  #                      (B,M,C)
+    groups = p.unflatten(-1, (p.shape[-1] // width, width))  # (B,M,C,W), C groups of W codes
+    totals = groups.sum(-1).cumsum(-1)  #                      (B,M,C)
     u = u[..., None] * totals[..., -1:]  #                    (B,M,1)
-    part = (totals < u).sum(-1, keepdim=True)  #              (B,M,1) the first part whose total reaches u
-    before = totals.gather(-1, (part - 1).clamp(min=0)) * (part > 0)
-    inside = parts.gather(-2, part[..., None].expand(*part.shape, width)).squeeze(-2).cumsum(-1)  # (B,M,W)
+    group = (totals < u).sum(-1, keepdim=True)  #              (B,M,1) the first group whose total reaches u
+    before = totals.gather(-1, (group - 1).clamp(min=0)) * (group > 0)
+    inside = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2).cumsum(-1)  # (B,M,W)
     u = torch.minimum(u - before, inside[..., -1:])  # the same sum in another order may be a little less
-    return (part * width + (inside < u).sum(-1, keepdim=True)).squeeze(-1)
+    return (group * width + (inside < u).sum(-1, keepdim=True)).squeeze(-1)
 
 
 def _width(vocab_size: int) -> int:
-    """The divisor nearest to the square root, from above: as many codes a part as parts, or somewhat more."""
+    """Return the smallest divisor from the square root on: about as many codes per group as groups."""
     return next(w for w in range(math.isqrt(vocab_size - 1) + 1, vocab_size + 1) if vocab_size % w == 0)
 
 
 def token_settings(settings: SamplingConfig) -> tuple[float, int, float]:
-    """What `draw` is told of the settings: temperature, top_k, top_p."""
+    """Return the arguments of `sample_tokens` that are settings: temperature, top_k, top_p."""
     return settings.temperature, settings.top_k, settings.top_p
 
 
 def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Logits with all but the `top_k` best (0: all) and all outside the `top_p` nucleus at -inf, same shape."""
+    """Return logits with all but the `top_k` best (0: all) and all outside the `top_p` nucleus set to -inf."""
     if top_k and top_k < logits.shape[-1]:
         kth = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, float("-inf")).scatter(-1, kth.indices, kth.values)
@@ -82,7 +89,7 @@ def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def log_p_of(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """log p of the given tokens: (B,M,V), (B,M) -> (B,M)."""
+    """Return log p (B,M) of the given tokens (B,M) out of log p of all codes (B,M,V)."""
     return log_p.gather(-1, tokens[..., None]).squeeze(-1)
 
 

@@ -6,14 +6,13 @@ Letters: B images, N image tokens, S text positions.
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from emage.config import ObjectiveConfig, OptimConfig
-from emage.methods import METHODS
+from emage.methods import METHODS, MethodModule
 from emage.methods.base import Loss
 from emage.methods.masking import ImageRng
 from emage.model.transformer import Network
@@ -51,7 +50,7 @@ class Objective(nn.Module):
                 self.network.decoder, y, self.network.encode_text(ids), self.objective, rng
             )
 
-    def active_method(self, in_warm_start: bool) -> ModuleType:
+    def active_method(self, in_warm_start: bool) -> MethodModule:
         """Return the method that a step is trained by: iterative1 in the warm start (ours)."""
         return METHODS["iterative1" if in_warm_start else self.method]
 
