@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from emage.commands import COMMANDS, Command
 from emage.config import environment
-from emage.config.cli import value_text
+from emage.config.cli import format_value
 from emage.config.environment import Variable
-from emage.config.fields import Leaf, Section, allowed, sections, summary
+from emage.config.fields import Leaf, Section, describe_allowed, first_paragraph, sections
 from emage.config.presets import SUMMARIES, presets
 
 _INTRODUCTION = """\
@@ -47,7 +47,7 @@ def _program(name: str, command: Command) -> Iterator[str]:
     named = presets(program)
     words = [*command.words, *(["[PRESET]"] if named else []), "KEY=VALUE ..."]
     yield f"## emage {name}\n"
-    yield f"{summary(program)}\n"
+    yield f"{first_paragraph(program)}\n"
     yield f"```sh\nemage {name} {' '.join(words)}\n```\n"
     for word, meaning in command.words.items():
         yield f"`{word}`: {meaning}\n"
@@ -60,7 +60,7 @@ def _program(name: str, command: Command) -> Iterator[str]:
 
 
 def _values(values: dict[str, object]) -> str:
-    return ", ".join(f"`{key}={value_text(value)}`" for key, value in values.items()) or "the defaults"
+    return ", ".join(f"`{key}={format_value(value)}`" for key, value in values.items()) or "the defaults"
 
 
 def _section(name: str, section: Section) -> Iterator[str]:
@@ -76,12 +76,12 @@ def _section(name: str, section: Section) -> Iterator[str]:
 
 def _row(leaf: Leaf) -> tuple[str, ...]:
     key = f"`{leaf.key}.KEY`" if leaf.default == {} else f"`{leaf.key}`"
-    default = value_text(leaf.default)
+    default = format_value(leaf.default)
     if leaf.default == {}:
         default = ""
     elif default != "(required)":
         default = f"`{default}`"
-    return key, default, leaf.setting.meaning, allowed(leaf), leaf.setting.source
+    return key, default, leaf.setting.meaning, describe_allowed(leaf), leaf.setting.source
 
 
 def _environment() -> Iterator[str]:

@@ -7,15 +7,25 @@ depends on a field of any config.
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from emage.config.fields import Leaf, Section, allowed, check, choices, leaves, nearest, refused, sections, summary
+from emage.config.fields import (
+    Leaf,
+    Section,
+    check,
+    choices,
+    describe_allowed,
+    describe_rejection,
+    first_paragraph,
+    leaves,
+    nearest,
+    sections,
+)
 from emage.config.presets import PRESETS, SUMMARIES, presets
 from emage.utils.errors import InputError
 
@@ -81,7 +91,7 @@ def usage(program: type, command: str = "", words: Mapping[str, str] | None = No
     """
     words, named, command = words or {}, presets(program), command or f"python {sys.argv[0]}"
     parts = [command, *words, *(["[PRESET]"] if named else []), "key=value ..."]
-    lines = [*_wrapped(summary(program)), "", f"usage: {' '.join(parts)}"]
+    lines = [*_wrapped(first_paragraph(program)), "", f"usage: {' '.join(parts)}"]
     lines += [f"       {command} --help KEY    one key or section: range, unit, value in each preset, source"]
     if words:
         lines += ["", *(line for word, meaning in words.items() for line in _row(word, meaning))]
@@ -107,10 +117,10 @@ def explain(program: type, key: str) -> str:
     raise InputError(f"unknown key {key!r}{nearest(key, [*found, *by_key])} (--help lists every key)")
 
 
-def value_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as it is written on a command line."""
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(value_text, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if value == MISSING:
@@ -186,7 +196,9 @@ def override_error(program: type, error: OmegaConfBaseException, key: str, value
         return f"{key}: {str(error).splitlines()[0]}"
     if "is not a TupleConfig" in str(error) and value:  # a list without its brackets
         return f"{key}: this is a list; write it as [{value}]"
-    return refused(leaf, yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value)
+    if isinstance(value, str) and value.startswith("["):
+        value = yaml.safe_load(value)
+    return describe_rejection(leaf, value)
 
 
 def _preset(program: type, name: str | None) -> dict[str, Any]:
@@ -219,19 +231,11 @@ def _override(value: str) -> Any:
 
 def _check_key(program: type, key: str) -> None:
     """Raise InputError if `key` (dotted) is not a field of the program, naming the nearest one."""
-    known = list(_keys(program))
-    parents = {name for name in known if key.startswith(name + ".")}
-    open_ended = any(name in leaves(program) for name in parents)
-    if key not in known and not open_ended:
+    found = leaves(program)
+    known = [*found, *(section.key for section in sections(program) if section.key)]
+    in_open_dict = any(leaf.default == {} and key.startswith(f"{name}.") for name, leaf in found.items())
+    if key not in known and not in_open_dict:
         raise InputError(f"unknown key {key!r}{nearest(key, known)} (--help lists every key)")
-
-
-def _keys(program: Any, prefix: str = "") -> Iterator[str]:
-    """Yield every key and every group."""
-    for item in fields(program):
-        yield prefix + item.name
-        if is_dataclass(item.default_factory):
-            yield from _keys(item.default_factory, f"{prefix}{item.name}.")
 
 
 def _section(section: Section) -> list[str]:
@@ -252,9 +256,9 @@ def _meaning(leaf: Leaf) -> str:
 def _explain_leaf(program: type, leaf: Leaf) -> str:
     in_presets = {name: values[leaf.key] for name, values in presets(program).items() if leaf.key in values}
     rows = {
-        "allowed": allowed(leaf),
-        "default": value_text(leaf.default),
-        "presets": ", ".join(f"{name} {value_text(value)}" for name, value in in_presets.items()),
+        "allowed": describe_allowed(leaf),
+        "default": format_value(leaf.default),
+        "presets": ", ".join(f"{name} {format_value(value)}" for name, value in in_presets.items()),
         "source": leaf.setting.source,
     }
     lines = [leaf.key, "", *_wrapped(leaf.setting.meaning), ""]
@@ -267,7 +271,7 @@ def _explain_leaf(program: type, leaf: Leaf) -> str:
 def _with_default(leaf: Leaf) -> str:
     if leaf.default == {}:
         return f"{leaf.key}.KEY=VALUE"
-    return f"{leaf.key}={value_text(leaf.default)}"
+    return f"{leaf.key}={format_value(leaf.default)}"
 
 
 def _row(left: str, right: str) -> list[str]:

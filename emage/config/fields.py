@@ -101,7 +101,7 @@ def sections(program: type, prefix: str = "") -> Iterator[Section]:
             default = {} if item.default_factory is dict else item.default
             described = item.metadata.get(_KEY, _NOT_DESCRIBED)
             found.append(Leaf(prefix + item.name, item.type, default, described))
-    yield Section(prefix.rstrip("."), summary(program), found)
+    yield Section(prefix.rstrip("."), first_paragraph(program), found)
     for config, name in groups:
         yield from sections(config, name)  # type: ignore[arg-type]
 
@@ -111,7 +111,7 @@ def leaves(program: type) -> dict[str, Leaf]:
     return {leaf.key: leaf for section in sections(program) for leaf in section.leaves}
 
 
-def summary(program: type) -> str:
+def first_paragraph(program: type) -> str:
     """Return the first paragraph of a config's docstring, as one line."""
     return " ".join((program.__doc__ or "").strip().split("\n\n")[0].split())
 
@@ -170,7 +170,7 @@ def _value_problems(leaf: Leaf, value: Any) -> Iterator[str]:
     if isinstance(value, str) and value == MISSING:
         yield f"{leaf.key} is required: add {leaf.key}=... (--help lists every key)"
     elif not _accepts(leaf.type, leaf.setting, value):
-        yield refused(leaf, value)
+        yield describe_rejection(leaf, value)
     elif isinstance(value, Mapping) and leaf.setting.entries is not None:
         known = leaves(leaf.setting.entries)
         for name, entry in value.items():
@@ -180,7 +180,7 @@ def _value_problems(leaf: Leaf, value: Any) -> Iterator[str]:
                 yield from _value_problems(known[name]._replace(key=f"{leaf.key}.{name}"), entry)
 
 
-def refused(leaf: Leaf, value: Any) -> str:
+def describe_rejection(leaf: Leaf, value: Any) -> str:
     """Return the message for a value that a field does not allow: key, value, what is allowed, unit."""
     shown = f"[{', '.join(map(str, value))}]" if isinstance(value, tuple | list) else value
     close = ""
@@ -189,7 +189,7 @@ def refused(leaf: Leaf, value: Any) -> str:
         shown, close = wrong[0] if wrong else shown, nearest(wrong[0], names) if wrong else ""
     elif isinstance(value, str):
         close = nearest(value, choices(leaf))
-    return f"{leaf.key}={_shortened(shown)}: must be {allowed(leaf)}{close}"
+    return f"{leaf.key}={_shortened(shown)}: must be {describe_allowed(leaf)}{close}"
 
 
 def choices(leaf: Leaf) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ def choices(leaf: Leaf) -> tuple[str, ...]:
     return leaf.setting.choices or (tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ())
 
 
-def allowed(leaf: Leaf) -> str:
+def describe_allowed(leaf: Leaf) -> str:
     """Return what a field can hold, in words: "a whole number of at least 1 (steps)", "one of argmax, sample"."""
     kind = _without_none(leaf.type)
     text = _in_words(kind, leaf.setting)
@@ -209,7 +209,7 @@ def allowed(leaf: Leaf) -> str:
     return text if kind is leaf.type else f"{text}, or null"
 
 
-def number(value: float) -> str:
+def format_bound(value: float) -> str:
     """Return a bound as text that a person can read: 1,048,576 or 2^63 - 1 or 1e-06."""
     if value == MAX_SEED:
         return "2^63 - 1"
@@ -250,11 +250,11 @@ def _in_words(kind: Any, described: Setting) -> str:
 def _range_in_words(described: Setting) -> str:
     low, high, above = described.minimum, described.maximum, described.above
     if low is not None and high is not None:
-        return f" from {number(low)} to {number(high)}"
-    start = f" of at least {number(low)}" if low is not None else ""
+        return f" from {format_bound(low)} to {format_bound(high)}"
+    start = f" of at least {format_bound(low)}" if low is not None else ""
     if above is not None:
-        start = f" above {number(above)}"
-    return start + (f"{' and' if start else ''} at most {number(high)}" if high is not None else "")
+        start = f" above {format_bound(above)}"
+    return start + (f"{' and' if start else ''} at most {format_bound(high)}" if high is not None else "")
 
 
 def _accepts(kind: Any, described: Setting, value: Any) -> bool:

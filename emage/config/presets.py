@@ -109,12 +109,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 def presets(program: type) -> dict[str, dict[str, Any]]:
     """Return the presets of a program, name -> {dotted key: value}."""
-    return {name: flat(values[program.__name__]) for name, values in PRESETS.items() if program.__name__ in values}
+    return {name: flatten(values[program.__name__]) for name, values in PRESETS.items() if program.__name__ in values}
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found

@@ -17,7 +17,7 @@ from emage.config import (
     parse,
     preset,
 )
-from emage.config.fields import MAX_SEED, allowed, group, leaves, setting
+from emage.config.fields import MAX_SEED, describe_allowed, group, leaves, setting
 from emage.utils.errors import InputError
 
 
@@ -123,7 +123,7 @@ def test_arguments_are_checked_by_the_field_of_their_name():
 
 
 def test_what_is_allowed_in_words():
-    words = {key: allowed(leaf) for key, leaf in (leaves(SamplingConfig) | leaves(IngestConfig)).items()}
+    words = {key: describe_allowed(leaf) for key, leaf in (leaves(SamplingConfig) | leaves(IngestConfig)).items()}
     assert words["steps"] == "a whole number of at least 1 (decoding steps)"
     assert words["top_k"] == "a whole number from 0 to 1,048,576 (tokens)"
     assert words["order"] == "one of confidence, random, halton"
