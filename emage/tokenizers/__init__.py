@@ -1,9 +1,11 @@
-"""Tokenizers: images <-> token ids, behind one small interface.
+"""Image tokenizers: images to token ids and back, loaded by name.
 
-tok = load("vqgan-gumbel-f8-8192")
-ids = tok.encode(pixels)        # (B, 3, H, W) in [0, 1] -> (B, N) int64
-pixels = tok.decode(ids)
-tok.vocab_size, tok.grid, tok.name, tok.sha256
+    tokenizer = tokenizers.load("vqgan-gumbel-f8-8192")
+    ids = tokenizer.encode(pixels)      # (B,3,H,W) in [0,1] -> (B,N) int64
+    pixels = tokenizer.decode(ids)      # (B,N) -> (B,3,H,W)
+    tokenizer.vocab_size, tokenizer.grid, tokenizer.stride, tokenizer.name, tokenizer.sha256
+
+Letters: B images, N tokens, H W image in pixels.
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,15 @@ __all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", 
 
 @dataclass(frozen=True)
 class Published:
+    """A tokenizer whose weights were published: downloaded once, and converted to safetensors.
+
+    Attributes:
+        config: Sizes of the network.
+        urls: File name -> address; emage/tokenizers/published_formats.py lists the formats.
+    """
+
     config: Config
-    urls: dict[str, str]  # file name -> where it is; see tokenizers.published for the forms
+    urls: dict[str, str]
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         if path is None:
@@ -38,19 +47,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Shipped:
-    """Weights inside this package, which name their own config."""
+    """A tokenizer whose weights are a file of this package, which holds its config as well."""
 
     file: Path
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
-        if path is not None:  # a file that names this tokenizer has been read by now
+        if path is not None:  # `load` has read a file that names this tokenizer before
             raise ValueError(f"{path} does not hold {name}: pass a .safetensors file that tokenizers.save wrote of it")
         return load_file(self.file, device)
 
 
 DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.data.shapes
 
-# Name -> anything with load(name, path, device): path is the user's file or folder, None for our own copy.
+# Name -> an object with load(name, path, device). `path`: the user's file or folder, None: the cached or shipped one.
 TOKENIZERS = {
     DEMO: Shipped(Path(__file__).parents[1] / "model" / "pretrained" / "demo" / "tokenizer.safetensors"),
     "dvae": Published(
@@ -110,7 +119,7 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
         ```
     """
     if weights is not None and not Path(weights).exists():
-        raise ValueError(f"no file {weights}")
+        raise ValueError(f"{weights} does not exist")
     if weights is not None and Path(weights).suffix == ".safetensors" and (described := files.describe(weights)):
         if described[0] != name:
             raise ValueError(f"{weights} holds {described[0]!r}, not {name!r}")

@@ -1,11 +1,11 @@
-"""The cache of published weights: each file is fetched once, checked at every use, and kept as safetensors.
+"""The cache of published weights: each file is downloaded once, checked at every use, and kept as safetensors.
 
-    <cache>/tokenizers/NAME.safetensors           what is loaded; NAME is the sha256 of a file of the user's own
-    <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that no longer fits it is refused
-    <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted once converted
-    <cache>/tokenizers/NAME/FILE.part             a download under way; the next try goes on from its end
+    <cache>/tokenizers/NAME.safetensors           the weights; NAME is a sha256 for a file of the user
+    <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that differs later is rejected
+    <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted after conversion
+    <cache>/tokenizers/NAME/FILE.part             an unfinished download; the next attempt resumes it
 
-<cache> is $EMAGE_CACHE, else ~/.cache/emage. Of several processes one does the work and the others wait for it.
+<cache> is $EMAGE_CACHE, else ~/.cache/emage. One process does the work, others wait for it.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ def cache_folder() -> Path:
 
 
 def cached(name: str) -> Path:
-    """Where a published tokenizer lies once it was fetched."""
+    """Return the path of a published tokenizer's weights in the cache."""
     return cache_folder() / f"{name}.safetensors"
 
 
 def fetch(name: str, urls: dict[str, str]) -> Path:
-    """The cached safetensors of a published tokenizer, downloaded and converted if it is not there.
+    """Return the cached safetensors of a published tokenizer, downloaded and converted if it is not in the cache.
 
-    urls: file name -> where it is. Several files together are one tokenizer, read as a folder.
+    `urls`: file name -> address. Several files together are one tokenizer, read as a folder.
     """
     folder = cache_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
                     download(urls[file.name], file)
             tensors = read_download(name, folder, files)
             for file in files:
-                pin(file)  # only now: a sha256 of something else than a checkpoint would be held against the next try
+                pin(file)  # only now: the sha256 of a file that is not a checkpoint would make the next attempt fail
             write(tensors, converted)
             for file in files:
                 file.unlink()
@@ -59,9 +59,9 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
 
 
 def read_download(name: str, folder: Path, files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of what a server sent. What cannot be read (a log-in page, say) is deleted: another call asks again.
+    """Return the tensors of downloaded files. Files that cannot be read (a log-in page, say) are deleted.
 
-    Raises ConnectionError, as `download` does: neither the user's file nor the user's doing is at fault.
+    Raises ConnectionError, as `download` does: the server is at fault, not the user's file.
     """
     try:
         return read(folder if len(files) > 1 else files[0])
@@ -82,9 +82,9 @@ def _beginning(path: Path) -> str:
 
 
 def convert(path: str | Path) -> Path:
-    """The cached safetensors of a published file (or folder) of the user's own, made where it is not there.
+    """Return the cached safetensors made from a published file (or folder) of the user, converted if necessary.
 
-    It is found by the file's content: a file that changed in place, even within the clock's tick, is another one.
+    The cache key is the file's content, so that a file that was changed in place is converted again.
     """
     path = Path(path)
     parts = sorted(path.glob("*.pkl")) if path.is_dir() else [path]
@@ -99,7 +99,7 @@ def convert(path: str | Path) -> Path:
 
 
 def pin(path: Path) -> str:
-    """The file's sha256: recorded beside it at first sight, compared ever after."""
+    """Return the file's sha256, recorded next to it at first use and compared later. Raise ValueError if it differs."""
     actual = manifest.sha256(path)
     sidecar = path.with_name(path.name + ".sha256")
     if not sidecar.exists():
@@ -115,13 +115,13 @@ def pin(path: Path) -> str:
 
 
 def download(url: str, path: Path) -> None:
-    """Fetches url to path under a temporary name, going on where an earlier try stopped."""
+    """Download url to path under a temporary name, resuming an unfinished download."""
     part = path.with_name(path.name + ".part")
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            if answer.status != 206:  # the server knows no ranges and starts over
+            if answer.status != 206:  # the server does not support ranges and starts over
                 done = 0
             length = answer.headers.get("Content-Length")
             total = done + int(length) if length else None
@@ -131,11 +131,11 @@ def download(url: str, path: Path) -> None:
                     file.write(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not done:  # 416: nothing is left to send, the part is whole
+        if error.code != 416 or not done:  # 416: nothing is left to send, the file is complete
             raise ConnectionError(f"{url} answered {error.code} {error.reason}") from error
         total = None
     except OSError as error:
-        raise ConnectionError(f"{url} failed ({error}); what came is kept, call again to go on") from error
+        raise ConnectionError(f"{url} failed ({error}); the part received is kept, call again to resume") from error
     if total is not None and part.stat().st_size != total:
-        raise ConnectionError(f"{url} broke off at {part.stat().st_size} of {total} bytes; call again to go on")
+        raise ConnectionError(f"{url} broke off at {part.stat().st_size} of {total} bytes; call again to resume")
     part.replace(path)

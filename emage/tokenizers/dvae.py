@@ -2,7 +2,7 @@
 
     pixels -> encoder -> scores of every code -> ids -> decoder -> pixels
 
-Letters: B batch, H W image, h w grid (H / 8, W / 8), N = h * w tokens, V codes, E width behind the decoder's input.
+Letters: B images, H W image, h w grid (H / 8, W / 8), N = h * w tokens, V codes, E decoder width.
 
 Module names follow the published modules (`blocks.group_1.block_2.res_path.conv_3.w`), so that their weights load with
 strict=True. There is no code table: the decoder's first layer is a 1x1 convolution of the one-hot ids, and its columns
@@ -22,11 +22,13 @@ from emage.tokenizers.input_checks import check_pixels, to_grid
 from emage.utils.torch_compile import compilable
 
 STRIDE = 8  # px per token: three of the four groups change the size
-MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is tame
+MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is moderate
 
 
 @dataclass(frozen=True)
 class DVAEConfig:
+    """Sizes of a dVAE."""
+
     vocab_size: int = 8192
     n_hid: int = 256  # channels of the group nearest the image; the others have 2, 4 and 8 times as many
     n_init: int = 128  # width of a code as the decoder gets it
@@ -35,11 +37,13 @@ class DVAEConfig:
 
 
 class DVAE(nn.Module):
+    """The tokenizer: encoder and decoder."""
+
     def __init__(self, config: DVAEConfig, name: str = "dvae"):
         super().__init__()
         self.config = config
         self.name = name
-        self.sha256 = ""  # of the weights, see weights.fingerprint; set by whoever loads them
+        self.sha256 = ""  # of the weights, set by weight_files.build
         self.vocab_size = config.vocab_size
         self.stride = STRIDE
         self.grid = (config.resolution // STRIDE,) * 2  # of an image of the config's resolution
@@ -48,19 +52,19 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, H, W) in [0, 1] -> ids (B, N) int64, row by row. No sampling: the best code of each place."""
+        """Encode pixels (B,3,H,W) in [0,1] to ids (B,N) int64, row by row: the best code of each position."""
         check_pixels(pixels, self.stride, self.name)
         scores = self.encoder((1 - 2 * MARGIN) * pixels + MARGIN)  # (B, V, h, w)
         return scores.argmax(1).flatten(1)
 
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
+        """Decode ids (B,N) int64 to pixels (B,3,H,W) in [0,1]. `grid`: (h,w); None: a square."""
         return self.decode_grid(to_grid(ids, self.vocab_size, grid))
 
     @torch.no_grad()
     def decode_grid(self, ids: Tensor) -> Tensor:
-        """ids (B, h, w) within the vocabulary -> pixels (B, 3, H, W) in [0, 1]. Nothing waits for a GPU."""
+        """Decode ids (B,h,w), not checked to be in the vocabulary, so that the host does not wait for a GPU."""
         out = self.decoder(ids)[:, :3].float()  # (B, 3, H, W): locations; the scales are for the loss
         return ((out.sigmoid() - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
 
@@ -118,7 +122,7 @@ def output(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Four convolutions, narrow inside, beside a shortcut."""
+    """Four convolutions, narrow inside, and a shortcut."""
 
     def __init__(self, c_in: int, c_out: int, kernels: tuple[int, ...], gain: float):
         super().__init__()

@@ -1,4 +1,7 @@
-"""What every tokenizer asks of its input, with one text for each mistake. Raises ValueError."""
+"""Checks of a tokenizer's input. They raise ValueError.
+
+Letters: B images, N tokens, H W image in pixels, h w token grid.
+"""
 
 import math
 
@@ -6,7 +9,7 @@ from torch import Tensor
 
 
 def check_pixels(pixels: Tensor, stride: int, name: str) -> None:
-    """pixels must be (B, 3, H, W) with sides that the stride divides."""
+    """Check that pixels are (B,3,H,W) and that H and W are multiples of `stride`."""
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise ValueError(f"pixels must be (batch, 3, height, width), not {tuple(pixels.shape)}")
     if pixels.shape[2] % stride or pixels.shape[3] % stride or 0 in pixels.shape[2:]:
@@ -14,13 +17,13 @@ def check_pixels(pixels: Tensor, stride: int, name: str) -> None:
 
 
 def to_grid(ids: Tensor, vocab_size: int, grid: tuple[int, int] | None) -> Tensor:
-    """ids (B, N) -> (B, h, w), every one within the vocabulary. grid: (h, w), a square if not given."""
+    """Return ids (B,N) as (B,h,w), checked to be in the vocabulary. `grid`: (h,w); None: a square."""
     if ids.ndim != 2:
         raise ValueError(f"ids must be (batch, tokens), not {tuple(ids.shape)}")
     side = math.isqrt(ids.shape[1])
     h, w = grid or (side, side)
     if h * w != ids.shape[1]:
-        raise ValueError(f"{ids.shape[1]} tokens do not fill a {h} x {w} grid: give the right grid=(h, w)")
+        raise ValueError(f"{ids.shape[1]} tokens do not fill a {h} x {w} grid: pass the correct grid=(h, w)")
     if ids.numel() and not (ids.min() >= 0 and ids.max() < vocab_size):
-        raise ValueError(f"ids must lie in 0..{vocab_size - 1}; found {int(ids.min())}..{int(ids.max())}")
+        raise ValueError(f"ids must be in 0..{vocab_size - 1}; found {int(ids.min())}..{int(ids.max())}")
     return ids.unflatten(1, (h, w))

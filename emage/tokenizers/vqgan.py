@@ -1,8 +1,8 @@
-"""VQGAN: images to codes and back, with the network and the state-dict keys of taming and latent-diffusion.
+"""VQGAN: images to codes and back; network and state-dict keys as in taming-transformers and latent-diffusion.
 
     pixels -> encoder -> quant_conv -> quantize -> ids -> embedding -> post_quant_conv -> decoder -> pixels
 
-Letters: B batch, H W image, h w grid (H / stride, W / stride), N = h * w tokens, Z latent channels, E code width,
+Letters: B images, H W image, h w grid (H / stride, W / stride), N = h * w tokens, Z latent channels, E code width,
 V codes, C channels.
 
 Module names follow the published files (`down.0.block.1.conv1`, `mid.attn_1`, ...), so that their weights load with
@@ -24,6 +24,8 @@ from emage.utils.torch_compile import compilable
 
 @dataclass(frozen=True)
 class VQGANConfig:
+    """Sizes of a VQGAN."""
+
     vocab_size: int = 8192
     code_dim: int = 256
     z_channels: int = 256
@@ -46,11 +48,13 @@ class VQGANConfig:
 
 
 class VQGAN(nn.Module):
+    """The tokenizer: encoder, codes and decoder."""
+
     def __init__(self, config: VQGANConfig, name: str = "vqgan"):
         super().__init__()
         self.config = config
         self.name = name
-        self.sha256 = ""  # of the weights, see weights.fingerprint; set by whoever loads them
+        self.sha256 = ""  # of the weights, set by weight_files.build
         self.vocab_size = config.vocab_size
         self.stride = config.stride
         side = config.resolution // config.stride
@@ -63,22 +67,22 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, H, W) in [0, 1] -> ids (B, N) int64, row by row. No sampling: the best code of each place."""
+        """Encode pixels (B,3,H,W) in [0,1] to ids (B,N) int64, row by row: the best code of each position."""
         return self.quantize(self.latents(pixels)).flatten(1)
 
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """ids (B, N) int64 -> pixels (B, 3, H, W) in [0, 1]. grid: (h, w), a square if not given."""
+        """Decode ids (B,N) int64 to pixels (B,3,H,W) in [0,1]. `grid`: (h,w); None: a square."""
         return self.decode_grid(to_grid(ids, self.vocab_size, grid))
 
     @torch.no_grad()
     def decode_grid(self, ids: Tensor) -> Tensor:
-        """ids (B, h, w) within the vocabulary -> pixels (B, 3, H, W) in [0, 1]. Nothing waits for a GPU."""
+        """Decode ids (B,h,w), not checked to be in the vocabulary, so that the host does not wait for a GPU."""
         codes = self.quantize.codes[ids].permute(0, 3, 1, 2)  # (B, E, h, w)
         return self.pixels(codes).float().clamp(0, 1)
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, H, W) in [0, 1] -> latents before quantizing (B, E, h, w)."""
+        """Return the latents (B,E,h,w) before quantizing of pixels (B,3,H,W) in [0,1]."""
         check_pixels(pixels, self.stride, self.name)
         stride = self.stride
         x = 2 * pixels - 1
@@ -87,12 +91,12 @@ class VQGAN(nn.Module):
         h, w = x.shape[2] // stride, x.shape[3] // stride
         x = x.unflatten(3, (w, stride)).unflatten(2, (h, stride))  #                             (B, 3, h, s, w, s)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  #                                         (B*N, 3, s, s)
-        x, place = x.unique(dim=0, return_inverse=True)  # most of a drawing is one patch
-        z = self.quant_conv(self.encoder(x))[place]  #                                           (B*N, E, 1, 1)
+        x, patch = x.unique(dim=0, return_inverse=True)  # most patches of a toy image are equal
+        z = self.quant_conv(self.encoder(x))[patch]  #                                           (B*N, E, 1, 1)
         return z.view(-1, h, w, z.shape[1]).permute(0, 3, 1, 2)  #                               (B, E, h, w)
 
     def pixels(self, codes: Tensor) -> Tensor:
-        """codes (B, E, h, w) -> pixels (B, 3, H, W), about [0, 1] and not clamped."""
+        """Return pixels (B,3,H,W), about in [0,1] and not clamped, of codes (B,E,h,w)."""
         return (self.decoder(self.post_quant_conv(codes)) + 1) / 2
 
 
@@ -189,7 +193,7 @@ class Decoder(nn.Module):
 
 
 class Stage(nn.Module):
-    """One level: residual blocks, each with attention behind it or not, then a change of size where there is one."""
+    """One level: residual blocks, each with attention behind it or not, then a change of size, if any."""
 
     def __init__(self, c_in: int, c_out: int, num_blocks: int, has_attention: bool, num_groups: int):
         super().__init__()
@@ -238,7 +242,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all places of the grid."""
+    """One head over all positions of the grid."""
 
     def __init__(self, width: int, num_groups: int):
         super().__init__()

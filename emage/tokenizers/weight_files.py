@@ -1,4 +1,4 @@
-"""Our own weight files of tokenizers: safetensors that know their name and config. And what identifies weights."""
+"""Tokenizer weight files: safetensors with the tokenizer's name and config; and the fingerprint of weights."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ KINDS: dict[str, tuple[type[Config], type[Tokenizer]]] = {"vqgan": (VQGANConfig,
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """sha256 over every tensor's key, dtype, shape and bytes, in the keys' order: whatever file they came in."""
+    """Return the sha256 of every tensor's key, dtype, shape and bytes, in the keys' order, not of the file."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
@@ -56,13 +56,13 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file, completely or not at all."""
     content = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, metadata)
     # safetensors' own save_file makes files that only their owner can read
     with manifest.new_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())  # before the manifest that says it is there
+        os.fsync(file.fileno())  # before the manifest that lists it
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
@@ -82,20 +82,20 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
     """
     described = describe(path)
     if described is None:
-        raise ValueError(f"{path} does not say which tokenizer it holds: use load(name, weights=path)")
+        raise ValueError(f"{path} does not name the tokenizer that it holds: use load(name, weights=path)")
     name, config = described
     return build(name, config, safetensors.torch.load_file(path), device)
 
 
 def describe(path: str | Path) -> tuple[str, Config] | None:
-    """Name and config inside a safetensors file; None if `save` did not write it."""
+    """Return the name and config inside a safetensors file; None if `save` did not write it."""
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder, not a safetensors file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     if text is None:
         return None
     described = _json(text)

@@ -276,7 +276,7 @@ def test_the_same_tokenizer_written_anew_is_accepted_and_one_without_a_name_is_n
     assert checkpoint.load(copy)[1].sha256 == checkpoint.load(tiny_model)[1].sha256
     weights.write(tokenizers.load("vqgan-demo-f8-512").state_dict(), copy / "tokenizer.safetensors")
     accept_tokenizer(copy)
-    with pytest.raises(InputError, match="does not say which tokenizer it holds"):
+    with pytest.raises(InputError, match="does not name the tokenizer that it holds"):
         checkpoint.load(copy)
 
 

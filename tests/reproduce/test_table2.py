@@ -131,7 +131,7 @@ def test_a_dead_link_leaves_the_others(greys, monkeypatch):
         ({"pictures": None, "tokenizers": (DEMO,)}, r"table2\.pictures is required"),
         ({}, "the weights of no tokenizer are available"),
         ({"tokenizers": ("vqgan-f8-265",)}, "did you mean vqgan-f8-256"),
-        ({"weights": {"vqgan-f8-256": "nowhere.ckpt"}}, "no file nowhere.ckpt"),
+        ({"weights": {"vqgan-f8-256": "nowhere.ckpt"}}, "nowhere.ckpt does not exist"),
         ({"tokenizers": (DEMO,), "inception": "nowhere.pth"}, "nowhere.pth: no such file"),
         ({"batch_size": 0}, r"table2\.batch_size=0: must be a whole number of at least 1"),
         ({"limit": 0}, r"table2\.limit=0: must be a whole number of at least 1"),

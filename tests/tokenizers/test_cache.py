@@ -85,7 +85,7 @@ def test_of_many_at_once_one_downloads(site):
 
 def test_goes_on_after_a_break(site):
     site.breaks_off_after = 1000
-    with pytest.raises(ConnectionError, match="call again to go on"):
+    with pytest.raises(ConnectionError, match="call again to resume"):
         tokenizers.load("tiny")
     site.breaks_off_after = None
     tokenizers.load("tiny")

@@ -54,7 +54,7 @@ def test_unknown_name_gets_the_nearest():
 
 
 def test_missing_file():
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="does not exist"):
         tokenizers.load("vqgan-f8-256", weights="not-here.ckpt")
 
 
