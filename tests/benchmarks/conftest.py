@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def script(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The benchmark that the test's module names as SCRIPT. It finds its parts beside itself, as when it is started."""
+    """The script that the test module names as SCRIPT. It imports the modules next to it, as when it is started."""
     sys.path.append(str(FOLDER))
     yield FOLDER / request.module.SCRIPT
     sys.path.remove(str(FOLDER))

@@ -1,4 +1,4 @@
-"""The generation benchmark: what it compares with what, what it says of a fall; and once from start to end."""
+"""The generation benchmark: its comparisons, its warnings of decreases, and one small run."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ def measurements(benchmark: ModuleType, *values: tuple) -> list:
     ]
 
 
-def test_images_compare_with_images_and_passes_with_passes(benchmark: ModuleType):
+def test_images_are_compared_with_images_and_forward_passes_with_forward_passes(benchmark: ModuleType):
     found = measurements(
         benchmark,
         ("iterative3", 16, "text to pixels", 1, 20.0),
@@ -35,7 +35,7 @@ def test_images_compare_with_images_and_passes_with_passes(benchmark: ModuleType
     assert ratios["float32, batch 1: iterative3, 16 steps, text to pixels: share of the matmul rate"] == 0.5
 
 
-def test_a_ratio_that_fell_is_told_where_the_device_is_the_same(benchmark: ModuleType):
+def test_a_decreased_ratio_is_reported_on_the_same_device(benchmark: ModuleType):
     before = {"device": "a GPU", "ratios": {"rival": 2.0, "share": 0.6, "gone": 1.0}}
     now = {"device": "a GPU", "ratios": {"rival": 1.6, "share": 0.55, "new": 1.0}}
     assert benchmark.decreases(before, now) == ["warning: rival fell from 2.00 to 1.60, by more than 15%"]
@@ -59,7 +59,7 @@ def test_bad_settings_are_one_line(benchmark: ModuleType, capsys, argument: str,
 
 
 @pytest.mark.chaos
-def test_from_start_to_end_in_small(script: Path, tmp_path: Path):
+def test_a_small_run(script: Path, tmp_path: Path):
     results = tmp_path / "generate.json"
     settings = ["preset=tiny", "steps=[1]", "peers=false", "seconds=0.01", f"results={results}", "device=cpu"]
     done = subprocess.run([sys.executable, str(script), *settings], capture_output=True, text=True, timeout=600)

@@ -43,7 +43,7 @@ def passes(network: nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("guidance", [False, True])
-def test_amused_draws_by_its_own_pipeline_in_one_pass_a_step(benchmark, small_amused, guidance):
+def test_amused_generates_with_its_own_pipeline_in_one_forward_pass_per_step(benchmark, small_amused, guidance):
     peer = benchmark.amused("cpu", torch.float32, BATCH, steps=3, guidance=guidance)
     rows = passes(peer.networks[0])
     assert peer.step().shape == (BATCH * (1 + guidance), 8192, 16, 16)
@@ -53,7 +53,7 @@ def test_amused_draws_by_its_own_pipeline_in_one_pass_a_step(benchmark, small_am
     assert (peer.tokens, peer.scope, peer.version.split()[0]) == (256, "text to pixels", "diffusers")
 
 
-def test_amused_over_another_number_of_tokens_is_a_step_alone(benchmark, small_amused):
+def test_amused_with_another_number_of_tokens_has_only_a_step(benchmark, small_amused):
     peer = benchmark.amused("cpu", torch.bfloat16, BATCH, tokens=1024)
     logits = peer.step()
     assert logits.shape == (BATCH, 8192, 32, 32) and logits.dtype == torch.bfloat16
@@ -61,7 +61,7 @@ def test_amused_over_another_number_of_tokens_is_a_step_alone(benchmark, small_a
 
 
 @pytest.mark.parametrize(("dtype", "flash"), [("float32", True), ("float32", False), ("bfloat16", None)])
-def test_muse_draws_by_its_own_loop_in_one_pass_a_step(benchmark, small_muse, dtype, flash, capfd):
+def test_muse_generates_with_its_own_loop_in_one_forward_pass_per_step(benchmark, small_muse, dtype, flash, capfd):
     peer = benchmark.muse_maskgit("cpu", getattr(torch, dtype), flash=flash, **small_muse)
     rows = passes(peer.networks[0])
     assert peer.step().shape == (BATCH, 16, 64)
@@ -71,7 +71,7 @@ def test_muse_draws_by_its_own_loop_in_one_pass_a_step(benchmark, small_muse, dt
     assert (peer.tokens, peer.steps, peer.scope) == (16, 3, "text states to pixels")
 
 
-def test_both_of_muse_s_attentions_say_the_same(benchmark, small_muse):
+def test_both_of_muse_s_attentions_are_equal(benchmark, small_muse):
     tiles = benchmark.muse_maskgit("cpu", torch.float32, flash=True, **small_muse)
     plain = benchmark.muse_maskgit("cpu", torch.float32, flash=False, **small_muse)
     plain.networks[0].load_state_dict(tiles.networks[0].state_dict())
@@ -80,7 +80,7 @@ def test_both_of_muse_s_attentions_say_the_same(benchmark, small_muse):
         torch.testing.assert_close(plain.networks[0](x, context=context), tiles.networks[0](x, context=context))
 
 
-def test_muse_in_float16_is_a_step_alone(benchmark, small_muse):
+def test_muse_in_float16_has_only_a_step(benchmark, small_muse):
     peer = benchmark.muse_maskgit("cpu", torch.float16, **small_muse)
     assert peer.step().dtype == torch.float16 and peer.generate is None
 

@@ -1,4 +1,4 @@
-"""The ingest's benchmark: its command line, the rate from a given course of arrivals, the shards that it makes."""
+"""The benchmark of ingest: its command line, the rate from given arrival times, the shards that it makes."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
     assert np.isnan(one.steady_rate())
 
 
-def test_shards_are_as_the_download_leaves_them(benchmark, tmp_path):
+def test_shards_are_those_of_the_download(benchmark, tmp_path):
     settings = benchmark.TokenizeBenchmark(pictures=7, shard_rows=3)
     jpegs = benchmark.render(5, 32)
     benchmark.write_shards(tmp_path, jpegs, settings, 32)
@@ -74,7 +74,7 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
 
 @pytest.mark.chaos
 def test_the_script_itself(script, tmp_path):
-    """As a person starts it, on few images: the figures are there and all images came through."""
+    """As a user starts it, on few images: it prints its numbers, and all images are encoded."""
     command = [sys.executable, str(script), "tokenize", "pictures=40", "batch_size=4", "shard_rows=10", "repeat=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

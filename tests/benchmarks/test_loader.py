@@ -1,4 +1,4 @@
-"""The loader's benchmark: its command line, the table that it makes, and the script as a person starts it."""
+"""The benchmark of the loader: its command line, the table that it makes, and the script as a user starts it."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_bad_input_is_one_line(benchmark, arguments, message, capsys):
 
 @pytest.mark.chaos
 def test_the_script_itself(script: Path, tmp_path: Path):
-    """As a person starts it, on few rows; a copy, which writes its results beside itself."""
+    """As a user starts it, on few rows; a copy, which writes its results next to itself."""
     copy = tmp_path / "benchmarks" / script.name
     copy.parent.mkdir()
     shutil.copy(script, copy)

@@ -1,4 +1,4 @@
-"""Nodes simulated on this machine: each stage's work stays where it belongs, and outlives the node that did it.
+"""Nodes simulated on this machine: each stage's work stays on its nodes, and survives the loss of the node that did it.
 
 Run by `make chaos`, with the parts of benchmarks/nodes.py. For training see on_ray/training/test_train_chaos.py.
 """
@@ -24,7 +24,7 @@ def inputs(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.parametrize("name", ["download", "tokenize", "shuffle"])
-def test_an_ingest_makes_the_same_bytes_when_its_node_goes_and_two_come(benchmark, inputs, name: str):
+def test_an_ingest_makes_the_same_bytes_if_its_node_is_lost_and_two_are_added(benchmark, inputs, name: str):
     stage = benchmark.STAGES[name](inputs)
     figures, made = benchmark.losing_a_node(stage)
     print(figures)
@@ -33,7 +33,7 @@ def test_an_ingest_makes_the_same_bytes_when_its_node_goes_and_two_come(benchmar
     assert int(figures["done_twice"].split()[0]) < figures["total"] / 2
 
 
-def test_an_evaluation_draws_the_same_images_when_its_node_goes_and_two_come(benchmark, inputs, monkeypatch):
+def test_an_evaluation_generates_the_same_images_if_its_node_is_lost_and_two_are_added(benchmark, inputs, monkeypatch):
     monkeypatch.setattr(sys.modules["nodes_stages"], "CAPTIONS", 640)
     stage = benchmark.STAGES["evaluate"](inputs)
     figures, made = benchmark.losing_a_node(stage)
@@ -42,7 +42,7 @@ def test_an_evaluation_draws_the_same_images_when_its_node_goes_and_two_come(ben
     assert figures["new_nodes_at_work"] == 2
 
 
-def test_the_endpoint_goes_on_when_its_node_goes_and_two_come(benchmark, inputs, monkeypatch):
+def test_the_endpoint_continues_if_its_node_is_lost_and_two_are_added(benchmark, inputs, monkeypatch):
     monkeypatch.setattr(sys.modules["nodes_serve"], "LOAD_S", 50.0)
     figures = benchmark.serve(inputs.folder)
     print(figures)

@@ -1,4 +1,4 @@
-"""The serving benchmark: what it counts, its client against a server with few manners, its command line."""
+"""The serving benchmark: what it counts, its client against a misbehaving server, its command line."""
 
 import asyncio
 import base64
@@ -83,7 +83,7 @@ async def plain(session, number):
 # --- The client -------------------------------------------------------------------------------------------------------
 
 
-def test_every_request_is_counted_by_what_it_got(client: ModuleType, url: str) -> None:
+def test_every_request_is_counted_by_its_outcome(client: ModuleType, url: str) -> None:
     answers = asyncio.run(client.closed_loops(url, plain, range(20), clients=3, seconds=20, deadline_s=5))
     found = Counter(answer.outcome for answer in answers)
     told = {"200": 8, "429 rate_limit_exceeded": 4, "400 invalid_value": 4}
@@ -94,7 +94,7 @@ def test_every_request_is_counted_by_what_it_got(client: ModuleType, url: str) -
     assert {answer.png for answer in answers if answer.outcome == "200"} == {PNG}
 
 
-def test_after_its_time_no_loop_asks_again(client: ModuleType) -> None:
+def test_no_requests_are_sent_after_the_time_limit(client: ModuleType) -> None:
     async def told_to_wait(session, number):
         await asyncio.sleep(0.01)
         return client.Answer(number, 0.0, 0.0, "503 not_ready", retry_after=0.01)
@@ -115,7 +115,7 @@ def test_after_its_time_no_loop_asks_again(client: ModuleType) -> None:
         ("", False, "a truncated stream"),
     ],
 )
-def test_a_stream_is_whole_when_its_last_event_is_an_image(client, url, events, leave, outcome) -> None:
+def test_a_stream_is_complete_if_its_last_event_is_an_image(client, url, events, leave, outcome) -> None:
     async def once():
         async with client.open_session(url, 5) as session:
             return await client.stream(session, 0, {"prompt": events, "seed": 0}, leave)
@@ -131,7 +131,7 @@ def test_percentiles(client: ModuleType) -> None:
 # --- What is made of the answers --------------------------------------------------------------------------------------
 
 
-def test_only_what_was_drawn_counts_as_images(benchmark: ModuleType) -> None:
+def test_only_successful_requests_count_as_images(benchmark: ModuleType) -> None:
     answers = [
         benchmark.serve_faults.Answer(i, 0.0, i / 1e3, "200" if i % 2 else "429 rate_limit_exceeded") for i in range(9)
     ]
@@ -140,7 +140,7 @@ def test_only_what_was_drawn_counts_as_images(benchmark: ModuleType) -> None:
     assert found["outcomes"] == {"200": 4, "429 rate_limit_exceeded": 5}
 
 
-def test_what_a_kill_leaves(benchmark: ModuleType) -> None:
+def test_outcomes_after_a_kill(benchmark: ModuleType) -> None:
     answers = [
         benchmark.serve_faults.Answer(0, 0.0, 1.0, "200"),  # over before the kill at 5 s
         benchmark.serve_faults.Answer(1, 4.5, 1.0, "ServerDisconnectedError"),

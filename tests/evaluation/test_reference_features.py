@@ -31,7 +31,7 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Five images, one smaller than ingest takes, and a page."""
+    """Five images, one smaller than ingest accepts, and an HTML page."""
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "real"
     folder.mkdir()
@@ -42,7 +42,7 @@ def place(tmp_path, monkeypatch):
     return folder
 
 
-def test_an_image_of_the_right_size_comes_through_unchanged(place):
+def test_an_image_of_the_correct_size_is_unchanged(place):
     files = reference_features.find(str(place)).files
     (batch,) = image_files.batches(files[:4], 96, 8, crop=image_files.crop_exactly)
     for i in range(4):
@@ -62,7 +62,7 @@ def test_a_large_jpeg_is_decoded_in_full():
     assert not np.array_equal(image_files.crop_as_ingest(data, 64), np.asarray(whole))  # at a quarter, and a JPEG again
 
 
-def test_what_cannot_be_decoded_safely_is_refused_as_ever():
+def test_images_that_are_unsafe_to_decode_are_rejected():
     with pytest.raises(ImageError, match="too_many_pixels"):
         decode_image.decode_square(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
     with pytest.raises(ImageError, match="not_an_image"):
@@ -89,7 +89,7 @@ def test_no_images_are_one_line(tmp_path):
         reference_features.find(str(tmp_path))
 
 
-def test_features_are_kept_by_content(place):
+def test_features_are_cached_by_content(place):
     key = reference_features.key(reference_features.find(str(place)), MeanColour(), 96)
     assert reference_features.load_cached(key) is None
     features = torch.rand(5, 3)
@@ -109,7 +109,7 @@ def test_other_images_networks_or_sizes_are_other_features(place):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
-def test_a_damaged_file_is_as_none(damage, place):
+def test_a_damaged_file_counts_as_missing(damage, place):
     features = torch.rand(5, 3)
     reference_features.store("key", features)
     (file,) = (place.parent / "cache" / "metrics" / "reference").iterdir()

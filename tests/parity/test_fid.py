@@ -1,4 +1,4 @@
-"""FID, KID, precision and recall beside their reference implementations: the same folders of images and weights.
+"""FID, KID, precision and recall compared with their reference implementations: the same folders of images and weights.
 
 The distances are over the 64 features of an early layer, which torch-fidelity and pytorch-fid offer for small sets:
 their matrix roots of 2048 x 2048 take minutes. Images are fewer than features, so that covariances are singular;
@@ -87,7 +87,7 @@ def layers(network: torch.nn.Module, last: str) -> torch.nn.Module:
     return torch.nn.Sequential(*used, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 
 
-def test_torch_fidelity_says_the_same(given, ours):
+def test_torch_fidelity_gives_the_same(given, ours):
     from torch_fidelity import calculate_metrics
 
     theirs = calculate_metrics(
@@ -124,12 +124,12 @@ def test_precision_and_recall_between_none_and_all_are_torch_fidelitys(ours):
     assert 0 < found["precision"] < 1
 
 
-def test_pytorch_fid_says_the_same(given, ours, pytorch_fid):
+def test_pytorch_fid_gives_the_same(given, ours, pytorch_fid):
     theirs = pytorch_fid.fid(given.folders, COUNT, "cpu", WIDTH, num_workers=0)
     assert distance(ours["pytorch-fid"]) == pytest.approx(theirs, rel=AGREE)
 
 
-def test_clean_fid_says_the_same(given, ours):
+def test_clean_fid_gives_the_same(given, ours):
     from cleanfid import fid
 
     network = layers(given.network, "MaxPool_1")

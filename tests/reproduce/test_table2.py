@@ -1,4 +1,4 @@
-"""Table 2: its figures for a tokenizer that can be worked out by hand, its settings, its report."""
+"""Table 2: its metrics for a tokenizer whose values can be computed by hand, its settings, its report."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def greys(tmp_path, monkeypatch) -> Path:
 class Steps:
     """Four greys, 0, 85, 170 and 255, in a grid of 2 x 2 tokens of 32 px; 100 becomes 85.
 
-    They come out a little too dark, by less than rounding mends.
+    They come out a little too dark, by less than rounding corrects.
     """
 
     name, sha256, vocab_size, grid = "steps", "none", 4, (2, 2)
@@ -47,7 +47,7 @@ class Steps:
 
 
 class Brightness:
-    """A judge of one feature."""
+    """A feature extractor with one feature."""
 
     width = 1
 
@@ -55,7 +55,7 @@ class Brightness:
         return pixels.float().mean((1, 2, 3))[:, None]
 
 
-def test_figures(greys):
+def test_metrics_by_hand(greys):
     networks = MetricNetworks(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
     files = image_files.find(str(greys))
     figures, shown = table2.measure(Steps(), files, networks, batch_size=3, device="cpu")
@@ -72,7 +72,7 @@ def test_figures(greys):
     assert [b.getpixel((60, 60)) for _, b in shown] == [(grey,) * 3 for grey in (0, 0, 85, 255)]
 
 
-def test_without_judges_their_figures_are_missing(greys):
+def test_without_networks_their_metrics_are_missing(greys):
     files = image_files.find(str(greys))
     figures, _ = table2.measure(Steps(), files, MetricNetworks(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
@@ -144,7 +144,7 @@ def test_bad_input(greys, settings, message, tmp_path):
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_where_the_published_weights_are_is_told(greys, capsys):
+def test_the_urls_of_published_weights_are_printed(greys, capsys):
     with pytest.raises(InputError):
         table2.run(Table2Config(str(greys), device="cpu"))
     assert "skipped vqgan-f8-256: fetch https://" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""CLIPs by name, tag and file, and the score of one that did not choose the images; all tiny, with random weights."""
+"""CLIP models by name, tag and file, and the score of one that did not rank the images; tiny, random weights."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_any_model_ranks_by_open_clips_own_cosines(form, tiny, caplog):
     assert ranker.metadata["weights_sha256"] == ClipRanker(tiny.mine_pt, tiny.tiny_json).metadata["weights_sha256"]
 
 
-def test_a_config_may_say_how_images_are_prepared(tiny, tmp_path):
+def test_a_config_may_define_how_images_are_prepared(tiny, tmp_path):
     grey = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     (tmp_path / "whole.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": grey}))
     found = ClipRanker(tiny.mine_pt, model=str(tmp_path / "whole.json")).score(IMAGES, CAPTIONS)
@@ -75,7 +75,7 @@ def test_nothing_to_score(tiny):
         ClipScore(tiny.mine_pt, tiny.tiny_json).score([], [])
 
 
-def test_a_clip_does_not_judge_what_it_ranked(tiny):
+def test_a_clip_does_not_score_what_it_ranked(tiny):
     ranker = ClipRanker(tiny.mine_pt, model=tiny.tiny_json)
     with pytest.raises(
         InputError, match=r"a CLIP cannot score what it ranked: tiny.json \(mine.safetensors\) is the ranker"
@@ -99,7 +99,7 @@ def published(serve_folder, tiny, tmp_path, monkeypatch):
     return SimpleNamespace(folder=folder, tags=tags, grey=grey)
 
 
-def test_a_tag_is_fetched_once_and_prepares_images_its_own_way(published, tiny):
+def test_a_tag_is_fetched_once_and_has_its_own_preprocessing(published, tiny):
     ranker = ClipRanker("laion_grey", model="Tiny-16")
     (published.folder / "mine.safetensors").unlink()
     again = ClipRanker(None, model="Tiny-16")  # it has no tag "openai": the first
@@ -107,7 +107,7 @@ def test_a_tag_is_fetched_once_and_prepares_images_its_own_way(published, tiny):
     torch.testing.assert_close(ranker.score(IMAGES, CAPTIONS), expected(tiny.network, **published.grey))
 
 
-def test_without_weights_openais_are_taken_where_there_are_any(published):
+def test_without_weights_openais_are_used_if_published(published):
     published.tags["openai"] = published.tags["quick"]
     assert ClipRanker(None, model="Tiny-16").metadata["weights"] == "openai"
 
@@ -125,13 +125,13 @@ def test_torchscript_is_run_only_where_openai_published_it(published, tiny, tmp_
     torch.testing.assert_close(ranker.score(IMAGES, CAPTIONS), expected(tiny.network))
 
 
-def test_a_tag_knows_its_activation(published):
+def test_a_tag_determines_the_activation(published):
     plain = ClipRanker("quick", model="Tiny-16").score(IMAGES, CAPTIONS)
     published.tags["quick"]["quick_gelu"] = True
     assert not torch.allclose(ClipRanker("quick", model="Tiny-16").score(IMAGES, CAPTIONS), plain)
 
 
-def test_a_tag_that_cannot_be_fetched_says_where_it_is(published):
+def test_the_error_for_a_tag_that_cannot_be_fetched_names_its_url(published):
     (published.folder / "other.safetensors").unlink()
     with pytest.raises(
         InputError, match=r"no CLIP weights .*fetch http.*other.safetensors where .*\(rank_weights=FILE\)"
@@ -163,6 +163,6 @@ def test_what_does_not_fit_is_one_line(weights, model, message, tiny):
     assert "\n" not in str(error.value) and "rank=likelihood" in str(error.value)
 
 
-def test_the_judges_own_settings_are_named(tiny):
+def test_errors_name_the_settings_of_the_scorer(tiny):
     with pytest.raises(InputError, match=r"^clip_score: .*pass clip_score_weights=FILE$"):
         ClipScore(None, tiny.tiny_json)

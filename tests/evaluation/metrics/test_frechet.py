@@ -1,4 +1,4 @@
-"""The Frechet distance, by formula and beside torch-fidelity's; moments counted in parts must be those of the whole."""
+"""The Frechet distance, by formula and compared with torch-fidelity's; moments of parts merge to those of the whole."""
 
 import math
 

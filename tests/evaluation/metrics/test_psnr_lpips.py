@@ -1,4 +1,4 @@
-"""PSNR by hand; LPIPS beside its authors' own set-up, with a file of random weights as torchvision names them."""
+"""PSNR by hand; LPIPS compared with its authors' own code, with random weights in torchvision's format."""
 
 import math
 import warnings
@@ -40,7 +40,7 @@ def alexnet(tmp_path_factory):
     return path
 
 
-def test_lpips_is_its_authors(alexnet):
+def test_lpips_equals_that_of_its_authors(alexnet):
     import lpips
 
     with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def test_lpips_of_an_image_and_itself_is_zero(alexnet):
     assert judge(a, a).item() == 0 < judge(a, b).item()
 
 
-def test_another_networks_weights_are_refused(tmp_path):
+def test_weights_of_another_network_are_rejected(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, path)
     with pytest.raises(InputError, match=r"other.pth is not the AlexNet of https.*features\.0\.bias"):

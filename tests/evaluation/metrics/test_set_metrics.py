@@ -1,4 +1,4 @@
-"""Two sets of vectors compared: parts in any order, figures that can be worked out by hand, sets that are too small."""
+"""Two sets of vectors are compared: parts in any order, values computed by hand, sets that are too small."""
 
 from collections.abc import Iterable
 from itertools import permutations
@@ -62,7 +62,7 @@ def test_kid_of_small_sets_is_the_estimate_over_all_of_them():
     assert found["kid_std"] == pytest.approx(0, abs=1e-6 * abs(found["kid"]))
 
 
-def test_kid_is_drawn_by_a_fixed_seed(monkeypatch):
+def test_kid_samples_with_a_fixed_seed(monkeypatch):
     monkeypatch.setattr(set_metrics, "KID_SUBSET_SIZE", 20)
     x, y = vectors(40, seed=0), vectors(60, seed=1)
     found = set_metrics.kid(x, y)
@@ -77,7 +77,7 @@ def test_precision_and_recall_by_hand():
     assert set_metrics.precision_recall(real, generated) == {"precision": 1, "recall": pytest.approx(2 / 5)}
 
 
-def test_names_say_by_which_features():
+def test_names_depend_on_the_features():
     x, y = vectors(30, seed=0), vectors(20, seed=1)
     asked = ["fid", "kid", "precision_recall"]
     ours, theirs = set_metrics.compare(asked, x, y, TOKENIZER), set_metrics.compare(asked, x, y, INCEPTION)

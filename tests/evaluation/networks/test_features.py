@@ -79,7 +79,7 @@ def weights_file(tmp_path_factory):
     return path
 
 
-def test_the_published_inception_is_fetched_once_and_may_say_fid(
+def test_the_published_inception_is_fetched_once_and_gives_an_fid(
     weights_file, serve_folder, tokenizer, tmp_path, monkeypatch
 ):
     folder, url = serve_folder
@@ -96,13 +96,13 @@ def test_the_published_inception_is_fetched_once_and_may_say_fid(
     assert set_metrics.metric_name("fid", extractor) == "fid" and set_metrics.metric_name("kid", extractor) == "kid"
 
 
-def test_other_weights_may_not(weights_file, tokenizer):
+def test_other_weights_give_no_fid(weights_file, tokenizer):
     extractor = features.load("inception", inception_file=str(weights_file), tokenizer=tokenizer)
     assert extractor.name == "inception_unpublished" and extractor.metadata["published"] is False
     assert set_metrics.metric_name("fid", extractor) == "frechet_inception_unpublished"
 
 
-def test_without_a_network_the_tokenizer_stands_in(tokenizer, tmp_path, monkeypatch):
+def test_without_internet_access_the_tokenizer_is_used(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))
     nowhere = dataclasses.replace(inception.WEIGHTS, url="http://127.0.0.1:1/inception.pth")
     monkeypatch.setattr(inception, "WEIGHTS", nowhere)
@@ -113,7 +113,7 @@ def test_without_a_network_the_tokenizer_stands_in(tokenizer, tmp_path, monkeypa
     assert extractor.name == "tokenizer" and "\n" not in str(said[0].message)
 
 
-def test_a_named_file_that_is_missing_is_no_reason_to_take_another(tokenizer):
+def test_a_missing_file_is_not_replaced_by_another(tokenizer):
     with pytest.raises(InputError, match=r"inception=nowhere.pth: no such file"):
         features.load("inception", inception_file="nowhere.pth", tokenizer=tokenizer)
 

@@ -1,4 +1,4 @@
-"""Inception's features from a file in the published form, its weights drawn at random."""
+"""Inception's features from a file in the published form, with random weights."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ def test_features_of_both_layers_are_torch_fidelitys(tmp_path, monkeypatch):
     assert (early.name, last.name) == ("inception_64", "inception")  # only the last one's distance is the FID
 
 
-def test_modes_tell_what_reaches_the_network():
+def test_modes_describe_the_preprocessing():
     pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     pixels[..., 2:] = 255
     rows = {mode: inception.PREPARE[mode](pixels)[0, 0, 150] for mode in inception.MODES}  #  (299,), dark to bright
@@ -41,7 +41,7 @@ def test_modes_tell_what_reaches_the_network():
     assert float(rows["clean"].diff().min()) == 0 and float(rows["clean"].max()) <= 127 / 128  # its overshoot is cut
 
 
-def test_another_networks_weights_are_refused(tmp_path):
+def test_weights_of_another_network_are_rejected(tmp_path):
     torch.save({"fc.bias": torch.zeros(1008)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other.pth is not the Inception of https.*Missing key") as caught:
         Inception(tmp_path / "other.pth")

@@ -28,7 +28,7 @@ def published(serve_folder, tmp_path, monkeypatch):
     return PublishedWeights("judge", f"{url}/judge.pth", DIGITS)
 
 
-def test_nothing_is_fetched_unasked(published):
+def test_nothing_is_fetched_without_request(published):
     assert find(published, None, fetch=False) is None
     assert not published.cached.parent.exists()
 
@@ -41,7 +41,7 @@ def test_fetched_once(published, serve_folder):
 
 
 class Slow(http.server.BaseHTTPRequestHandler):
-    """Sends CONTENT in two halves, so that a second download would begin between them; notes when it was asked."""
+    """Sends CONTENT in two halves, so that a second download would begin between them; records the requests."""
 
     asked: ClassVar[list[str | None]] = []
 
@@ -59,7 +59,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_of_several_at_once_one_fetches(tmp_path, monkeypatch):
+def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
     Slow.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
@@ -81,14 +81,14 @@ def test_a_missing_package_is_one_line(judge, package, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_changed_publication_is_refused(published, serve_folder):
+def test_a_changed_publication_is_rejected(published, serve_folder):
     (serve_folder[0] / "judge.pth").write_bytes(b"others")
     for fetch in (True, False):
         with pytest.raises(InputError, match="not what was published"):
             find(published, None, fetch)
 
 
-def test_the_named_file_wins_and_may_be_another(published, tmp_path):
+def test_the_named_file_is_used_and_may_hold_other_weights(published, tmp_path):
     published.cached.parent.mkdir(parents=True)
     published.cached.write_bytes(CONTENT)
     (tmp_path / "mine.pth").write_bytes(b"mine")

@@ -1,4 +1,4 @@
-"""Captions to a report on a pool of actors: what is kept, what is not done again, what the figures are of."""
+"""Captions to a report on a pool of actors: stored images, resuming, and what the metrics are computed from."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ CAPTIONS, CANDIDATES = 11, 3
 
 @pytest.fixture(scope="module")
 def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
-    """Two actors, four shards, CLIP ranks and another CLIP judges, 40 real images."""
+    """Two actors, four shards, one CLIP ranks and another scores, 40 real images."""
     folder = tmp_path_factory.mktemp("evaluate")
     scenes = shapes.sample_held_out_scenes(CAPTIONS, 0)
     (folder / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes))
@@ -96,7 +96,7 @@ def test_images_are_those_of_one_process(settings: EvaluateConfig, figures):
         assert [image.tobytes() for image in kept] == [image.tobytes() for image in drawn]
 
 
-def test_the_distributed_figures_are_those_of_one_process(settings: EvaluateConfig, figures):
+def test_the_distributed_metrics_are_those_of_one_process(settings: EvaluateConfig, figures):
     pipe = Emage.from_pretrained(settings.checkpoint, device="cpu")
     judge = scoring.load(replace(settings, metrics=("frechet",)), pipe.tokenizer, "cpu", None)["tokenizer"]
     assert judge.extractor is not None
@@ -111,7 +111,7 @@ def test_the_distributed_figures_are_those_of_one_process(settings: EvaluateConf
     assert set(figures) == expected | {"objects_right", "relation_right", "all_right"}
 
 
-def test_the_report_says_what_made_the_figures(settings: EvaluateConfig, figures):
+def test_the_report_states_everything_that_the_metrics_depend_on(settings: EvaluateConfig, figures):
     output = Path(settings.output)
     record = json.loads((output / "report.json").read_text())
     assert record["figures"] == figures and record["captions"] == CAPTIONS
@@ -125,7 +125,9 @@ def test_the_report_says_what_made_the_figures(settings: EvaluateConfig, figures
 
 
 @pytest.mark.faults
-def test_what_is_there_is_not_made_again_and_the_list_can_be_given(settings: EvaluateConfig, figures, monkeypatch):
+def test_existing_shards_are_not_generated_again_and_the_list_can_be_reused(
+    settings: EvaluateConfig, figures, monkeypatch
+):
     monkeypatch.setattr(image_shards, "IMAGES_PER_SHARD", 9)
     output = Path(settings.output)
     before = {file: file.stat().st_mtime_ns for file in output.rglob("*.tar")}
@@ -138,7 +140,7 @@ def test_what_is_there_is_not_made_again_and_the_list_can_be_given(settings: Eva
     assert {name: digest for name, digest in bytes_of(output).items() if name in expected} == expected
 
 
-def test_another_run_in_its_place_is_refused(settings: EvaluateConfig, figures):
+def test_another_run_in_the_same_output_is_rejected(settings: EvaluateConfig, figures):
     before = bytes_of(Path(settings.output))
     with pytest.raises(InputError, match=r"already holds a run with drawing.seed=0 \(now 1\)"):
         evaluate(replace(settings, seed=1))
@@ -148,7 +150,7 @@ def test_another_run_in_its_place_is_refused(settings: EvaluateConfig, figures):
     assert bytes_of(Path(settings.output)) == before
 
 
-def test_runs_stand_below_the_training_that_made_the_checkpoint(settings: EvaluateConfig, figures):
+def test_the_run_is_a_child_of_the_training_run(settings: EvaluateConfig, figures):
     from mlflow import MlflowClient
 
     client = MlflowClient(settings.mlflow.uri)

@@ -1,4 +1,4 @@
-"""An evaluation whose actor and whose driver are killed ends with the bytes of one that nobody disturbed.
+"""An evaluation whose actor and whose driver are killed ends with the bytes of an undisturbed one.
 
 Run by `make chaos`.
 """
