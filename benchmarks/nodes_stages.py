@@ -155,12 +155,10 @@ def train(inputs: Inputs) -> Stage:
     lost_at: list[int] = []
 
     def is_time(done: int) -> bool:
-        if (
-            done > CHECKPOINT_EVERY and done % CHECKPOINT_EVERY >= CHECKPOINT_EVERY // 2
-        ):  # half-way between two checkpoints
+        is_half_way = done > CHECKPOINT_EVERY and done % CHECKPOINT_EVERY >= CHECKPOINT_EVERY // 2
+        if is_half_way:  # between two checkpoints
             lost_at.append(done)
-            return True
-        return False
+        return is_half_way
 
     return Stage(
         unit="steps",
@@ -184,12 +182,12 @@ def evaluate(inputs: Inputs) -> Stage:
     settings = f"""
         candidates=2 limit={CAPTIONS} num_actors=2 batch_size=32 sampling.steps=4 metrics=[shapes] mlflow.enabled=false
     """
-    inputs_of_model = ["checkpoint=demo", f"captions={captions}"]
+    paths = ["checkpoint=demo", f"captions={captions}"]
     return Stage(
         unit="images",
         total=2 * CAPTIONS,
         worker="ray::EvaluationActor",
-        command=lambda output: ["evaluate", "tiny", *inputs_of_model, f"output={output}", *settings.split()],
+        command=lambda output: ["evaluate", "tiny", *paths, f"output={output}", *settings.split()],
         outputs=outputs(inputs, "evaluate"),
         done=count("shards/*.json"),
         is_time=lambda done: done >= 2,
