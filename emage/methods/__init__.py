@@ -3,7 +3,7 @@
 A method never sees captions or pixels: tokens and a text context go in, tokens or a loss come out. To add one, write a
 module like emage/methods/iterative1.py and add it to METHODS (docs/extending).
 
-Example:
+Examples:
     >>> from emage.methods import METHODS
     >>> METHODS["iterative3"].num_steps(SamplingConfig(steps=16), 1024)
     16
