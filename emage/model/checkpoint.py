@@ -1,9 +1,9 @@
-"""A checkpoint for use: a folder that holds all it takes to draw. No pickle.
+"""A checkpoint folder: everything that is needed to generate images. No pickles.
 
 model.safetensors      text encoder and decoder
 tokenizer.safetensors  the image tokenizer
 config.yaml            CheckpointConfig
-manifest.json          sha256 of the files, the tokenizer's identity, step and where the weights come from; written last
+manifest.json          sha256 of the files, the tokenizer's identity, step, training settings; written last
 """
 
 import textwrap
@@ -27,17 +27,17 @@ from emage.version import __version__
 
 MODEL, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.safetensors", "config.yaml"
 
-# What networks and files raise of sizes and words that contradict each other.
+# The errors of networks and files whose sizes or names contradict each other.
 MISFITS = (SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 
 
 def describe(tokenizer: Any) -> TokenizerInfo:
-    """A loaded tokenizer's identity, as token tables and checkpoints record it."""
+    """Return a loaded tokenizer's identity, as token tables and checkpoints record it."""
     return TokenizerInfo(tokenizer.name, tokenizer.sha256, tokenizer.vocab_size, tuple(tokenizer.grid))
 
 
 def build(config: CheckpointConfig) -> Network:
-    """The network a config describes, with fresh weights."""
+    """Return the network that a config describes, with random weights."""
     return Network(config.model, config.vocab_size, config.grid, causal=METHODS[config.method].CAUSAL)
 
 
@@ -49,15 +49,23 @@ def save(
     metadata: dict[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a checkpoint folder, replacing an older one there only once the new one is complete.
+    """Write a checkpoint folder. An older checkpoint there is replaced when the new one is complete.
 
-    `metadata` go into the manifest: step, git commit, data, scores. `dtype`: of the numbers in the file, which loading
-    makes float32 again. Raises InputError where something else is in the way, and for a network that is not float32.
+    Args:
+        folder: The folder.
+        network: In float32.
+        tokenizer: The tokenizer that the network was trained with.
+        config: Method, sizes and sampling settings.
+        metadata: Further entries of the manifest: step, git commit, data, scores.
+        dtype: Precision of the numbers in the file; loading makes them float32 again.
+
+    Raises:
+        InputError: If the folder holds something else, or the network is not in float32.
     """
-    _refuse_rounded(network)
+    _reject_rounded(network)
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / manifest.NAME).exists())):
-        raise InputError(f"{folder} already exists and is no checkpoint: choose another folder")
+        raise InputError(f"{folder} already exists and is not a checkpoint: choose another folder")
     with manifest.new_folder(folder) as fresh:
         weight_files.write({key: value.to(dtype) for key, value in network.state_dict().items()}, fresh / MODEL)
         tokenizers.save(tokenizer, fresh / TOKENIZER)
@@ -68,9 +76,10 @@ def save(
 
 
 def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
-    """Config and manifest of a checkpoint folder, every file compared with its sha256.
+    """Compare every file of a checkpoint folder with its sha256, and return the config and the manifest.
 
-    Raises InputError where the folder is none, is damaged, or holds another tokenizer than the one it was trained with.
+    Raises:
+        InputError: If it is not a checkpoint, is damaged, or holds another tokenizer than the one of its training.
     """
     folder = Path(folder)
     record = _record(folder)
@@ -89,7 +98,7 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
 def load(
     folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[Network, Any, CheckpointConfig, dict[str, Any]]:
-    """Network (eval mode, float32), tokenizer, config and manifest of a checkpoint folder. Raises what `check` does."""
+    """Return network (eval mode, float32), tokenizer, config and manifest of a folder. Raise the errors of `check`."""
     config, record = check(folder)
     try:
         network = build(config)
@@ -100,25 +109,25 @@ def load(
     return network.to(device).eval(), tokenizer, config, record
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
+# --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_rounded(network: Network) -> None:
-    """What is saved is the model itself, not what another precision left of it."""
+def _reject_rounded(network: Network) -> None:
+    """Raise InputError unless the weights are float32: rounded ones must not be saved as the model."""
     rounded = {str(p.dtype).removeprefix("torch.") for p in network.parameters() if p.dtype != torch.float32}
     if rounded:
         raise InputError(f"the model was loaded as {rounded.pop()}: load it with dtype=float32 to save it")
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """The manifest, which must name all that makes a model: what it leaves out would be read unchecked."""
+    """Return the manifest, which must list all files of a model: others would be read unchecked."""
     try:
         record = manifest.read_json(folder / manifest.NAME)
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
         wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
-        raise InputError(f"{folder} is no checkpoint folder (it needs {wanted})")
+        raise InputError(f"{folder} is not a checkpoint folder (it needs {wanted})")
     for name in (CONFIG, MODEL, TOKENIZER):
         if not isinstance(record["files"], dict) or name not in record["files"]:
             raise damaged(folder, f"{manifest.NAME} does not list {name} under files")
@@ -129,7 +138,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.device) -> Any:
-    """The folder's tokenizer, if its weights are those that the manifest names."""
+    """Return the folder's tokenizer. Raise InputError if its weights are not those that the manifest names."""
     try:
         tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
     except ValueError as error:
@@ -144,10 +153,10 @@ def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.devic
 
 
 def damaged(folder: str | Path, what: str) -> InputError:
-    """The error of a checkpoint whose files contradict each other."""
+    """Return the error for a checkpoint whose files contradict each other."""
     return InputError(f"{folder} is a damaged checkpoint: {what}: copy the whole folder again")
 
 
 def one_line(error: Exception) -> str:
-    """As much of it as tells: a network that does not fit names all of its tensors."""
+    """Return the beginning of an error's text: a network that does not fit lists all of its tensors."""
     return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

@@ -1,4 +1,4 @@
-"""What a device can do: whether this build of PyTorch has kernels for it, in which precisions, and how fast."""
+"""Devices: whether this build of PyTorch has kernels for one, its precisions, and its matrix-product rate."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from emage.utils.errors import InputError
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raises InputError, in one line, where `device` is a GPU that is missing or that the build has no code for.
+    """Raise InputError if `device` is a GPU that is missing or that this build of PyTorch has no code for.
 
     Newer builds drop older GPUs: the V100 (sm_70) is in the default build of PyTorch 2.10 and in none after it.
     """
@@ -33,7 +33,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def choose(device: str) -> str:
-    """The device itself; auto: cuda where there is one. Raises what `check_device` does."""
+    """Return the device; for "auto", cuda if a GPU is available. Raise InputError as `check_device` does."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
@@ -41,7 +41,7 @@ def choose(device: str) -> str:
 
 
 def _runs_on(arch: str, major: int, minor: int) -> bool:
-    """Whether code for `arch` runs on a GPU of this capability: sm_ within a major version, compute_ on all newer."""
+    """Return whether code for `arch` runs on a GPU of this capability: sm_ in its major version, compute_ on newer."""
     kind, _, number = arch.partition("_")
     digits = "".join(c for c in number if c.isdigit())
     have = (int(digits[:-1]), int(digits[-1]))
@@ -54,16 +54,16 @@ TENSOR_CORES = (8, 0)  # compute capability from which GPUs have TF32 and bfloat
 
 
 def check_precision(precision: Precision, device: str | torch.device) -> None:
-    """Raises InputError, in one line, where `device` does not have this arithmetic (run.precision)."""
+    """Raise InputError if `device` does not support this precision of training (run.precision)."""
     device = torch.device(device)
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else f"device={device}"
-    if refusal := _refusal(precision, name, torch.cuda.get_device_capability(device) if on_gpu else None):
-        raise InputError(refusal)
+    if problem := _precision_problem(precision, name, torch.cuda.get_device_capability(device) if on_gpu else None):
+        raise InputError(problem)
 
 
-def _refusal(precision: Precision, name: str, capability: tuple[int, int] | None) -> str | None:
-    """Why a GPU of this capability (none: a CPU) cannot compute so, and what to do; None where it can."""
+def _precision_problem(precision: Precision, name: str, capability: tuple[int, int] | None) -> str | None:
+    """Return why a GPU of this capability (None: a CPU) lacks the precision, and what to do; None if it has it."""
     if precision == "tf32" and capability is None:
         return f"run.precision=tf32: {name} has no TF32, GPUs from the A100 on have; use run.precision=float32"
     if precision == "float32" or capability is None or capability >= TENSOR_CORES:
@@ -75,7 +75,7 @@ def _refusal(precision: Precision, name: str, capability: tuple[int, int] | None
 
 
 def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
-    """Raises InputError where `device` cannot draw in this arithmetic; warns where it can but has no units for it."""
+    """Raise InputError if `device` cannot generate in this precision; warn if it can, but slowly."""
     device = torch.device(device)
     if device.type == "cuda":
         if dtype in ("tf32", "bfloat16") and torch.cuda.get_device_capability(device) < TENSOR_CORES:
@@ -88,19 +88,20 @@ def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
 
 
 def has_bfloat16_units() -> bool:
-    """Whether this CPU has: without them it is slower in bfloat16 than in float32."""
+    """Return whether this CPU has bfloat16 units: without them it is slower in bfloat16 than in float32."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def weights_dtype(dtype: Dtype) -> torch.dtype:
+    """Return the type of the weights: float32 for tf32, which changes only the products."""
     return torch.float32 if dtype == "tf32" else getattr(torch, dtype)
 
 
 @contextmanager
 def arithmetic(dtype: Dtype, device: torch.device) -> Iterator[None]:
-    """In here a GPU multiplies and convolves float32 numbers in TF32 for dtype=tf32, and exactly for any other.
+    """Let a GPU multiply and convolve float32 numbers in TF32 for dtype=tf32, and exactly for the others.
 
-    The process has one such setting: threads may be in here together with the same dtype alone.
+    The setting is global to the process: threads may use this context at the same time only with the same dtype.
     """
     if device.type != "cuda":
         yield
@@ -120,7 +121,7 @@ def arithmetic(dtype: Dtype, device: torch.device) -> Iterator[None]:
 
 
 class _Flags:
-    """PyTorch's own, which are the process's: whoever comes first keeps what they were, who leaves last restores it."""
+    """PyTorch's global flags: the first user saves them, the last one restores them."""
 
     def __init__(self) -> None:
         self.lock, self.users = threading.Lock(), 0
@@ -138,7 +139,7 @@ class _Flags:
     def set(products: str, tf32_convolutions: bool, half_sums: bool) -> None:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = tf32_convolutions
-        # In attention too wide for a fused kernel, the VQGAN's: its products stay in bfloat16.
+        # The VQGAN's attention is too wide for a fused kernel: its products stay in bfloat16.
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(half_sums)
 
 
@@ -146,10 +147,10 @@ _flags = _Flags()
 
 
 def set_precision(precision: Precision, device: str | torch.device) -> AbstractContextManager:
-    """Sets how this process multiplies float32 matrices, and returns the context in which forward passes run.
+    """Set the precision of training in this process, and return the context for forward passes.
 
     float32 and tf32 need no context, bfloat16 is autocast: weights and optimizer stay float32. The context can be
-    entered again and again, one at a time.
+    entered repeatedly, once at a time.
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "bfloat16":
@@ -159,15 +160,15 @@ def set_precision(precision: Precision, device: str | torch.device) -> AbstractC
 
 # --- Speed ------------------------------------------------------------------------------------------------------------
 
-GPU_SIZE, CPU_SIZE = 8192, 768  # of the square matrices; a CPU without bfloat16 units is slow at it
+GPU_SIZE, CPU_SIZE = 8192, 768  # side of the square matrices; a CPU without bfloat16 units is slow at larger ones
 ROUNDS = 5
 
 
 @torch.no_grad()
 def matmul_rate(device: str | torch.device, precision: Dtype) -> float:
-    """FLOP/s of one large matrix product, the best of a few: the peak that a training step's rate is a share of (MFU).
+    """Return the FLOP/s of a large matrix product, the best of ROUNDS: the peak in the MFU of a training step.
 
-    Measured, not read from a data sheet: clocks, power limits and a CPU's threads are in it.
+    It is measured, not taken from a data sheet, so that clocks, power limits and CPU threads are accounted for.
     """
     device = torch.device(device)
     size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
@@ -186,6 +187,6 @@ def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
+    """Block until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

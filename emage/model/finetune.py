@@ -1,4 +1,4 @@
-"""Training that starts from a checkpoint's weights: what must be equal, and what may differ."""
+"""Fine-tuning: training that starts from a checkpoint's weights; which settings must be equal, which may differ."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,15 +15,15 @@ from emage.model.checkpoint import CONFIG, MISFITS, MODEL, TOKENIZER, check, dam
 from emage.model.transformer import Network
 from emage.utils.errors import InputError
 
-TEXT_POSITIONS = "text.tower.positional_embedding"  # CLIP's, one row a position; BERT has 512 whatever the length
+TEXT_POSITIONS = "text.tower.positional_embedding"  # CLIP's, one row per position; BERT always has 512
 
 
 def start_from(
     network: Network, path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
 ) -> dict[str, Any]:
-    """Gives a network just built from `config` the weights of a checkpoint; returns the checkpoint's manifest.
+    """Load a checkpoint's weights into a network that was built from `config`; return the checkpoint's manifest.
 
-    Raises what `starting_point` does, which says what must be equal. The text encoder's weights come along, so that
+    `starting_point` lists the settings that must be equal, and the errors. The text encoder's weights are included;
     published ones need not be loaded first.
     """
     folder, record = starting_point(path_or_hub_id, config, tokenizer)
@@ -40,14 +40,16 @@ def start_from(
 def starting_point(
     path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder, fetched where it is a hub id, and the manifest of a checkpoint that `config` can start from.
+    """Return the folder (downloaded if it is a hub id) and manifest of a checkpoint that `config` can start from.
 
-    `tokenizer` made the tokens to train on. It and the model's settings must be the checkpoint's own, but for:
-    - method: any but the autoregressive one, whose network looks back only, goes on from any other;
-    - text_length: may be smaller, the encoder's first positions are kept. More have never been trained;
-    - text_frozen: says what is trained from now on;
-    - text_weights: where the encoder once started; its weights are the checkpoint's.
-    Raises InputError for the first that differs, and what `check` and `hub.find` do.
+    `tokenizer` made the tokens of the training data. It and the model's settings must be the checkpoint's, except:
+    - method: every method but the autoregressive one (causal attention) can start from every other;
+    - text_length: may be smaller, the encoder's first positions are kept; further ones were never trained;
+    - text_frozen: decides what is trained from now on;
+    - text_weights: not used, the text encoder's weights are the checkpoint's.
+
+    Raises:
+        InputError: For the first setting that differs, and as `checkpoint.check` and `hub.find` do.
     """
     folder = hub.find(path_or_hub_id)
     saved, record = check(folder)
@@ -59,7 +61,7 @@ def starting_point(
 def _differences(
     saved: CheckpointConfig, recorded: dict[str, Any], config: CheckpointConfig, tokenizer: TokenizerInfo, folder: Path
 ) -> Iterator[str]:
-    """What keeps training by `config` from starting with the weights of `saved`, and what to do about it."""
+    """Yield each difference that prevents `config` from starting with the weights of `saved`, and what to do."""
     if METHODS[saved.method].CAUSAL != METHODS[config.method].CAUSAL:
         yield (
             f"method={saved.method} in the checkpoint and {config.method} here: an autoregressive network looks back "

@@ -1,9 +1,9 @@
-"""Checkpoints on the model hub. The one file that knows huggingface_hub's client and what its errors mean.
+"""Checkpoints on the Hugging Face hub. Only this file uses huggingface_hub's client and interprets its errors.
 
-find(...)       the folder of a checkpoint: a local one, one that comes with the package ("demo"), or one of the hub
-download(...)   the files a checkpoint needs, from the hub or from its cache on this machine
-create(...)     the repository, made where there is none; also where a missing login shows
-upload(...)     a folder as one commit: whoever downloads meanwhile gets the old model or the new one
+find(...)       the folder of a checkpoint: a local one, a shipped one ("demo"), or one on the hub
+download(...)   the files of a checkpoint, from the hub or from its cache on this machine
+create(...)     the repository, if it does not exist; a missing login is noticed here
+upload(...)     a folder as one commit: a concurrent download gets the old model or the new one
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 from emage.version import __version__
 
-SHIPPED = Path(__file__).parent / "pretrained"  # one folder a name
+SHIPPED = Path(__file__).parent / "pretrained"  # one folder per name
 FILES = (manifest.NAME, "config.yaml", TOKENIZER, MODEL)
 LOGIN = "log in with `hf auth login`, or pass token=..."
 
@@ -29,7 +29,7 @@ def find(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a checkpoint: what `local` finds, or the hub's. Raises what `download` does."""
+    """Return the folder of a checkpoint: what `local` finds, or the hub's. Raise InputError as `download` does."""
     if folder := local(path_or_hub_id):
         return folder
     fetched = download(
@@ -39,7 +39,7 @@ def find(
 
 
 def local(path_or_name: str | Path) -> Path | None:
-    """The folder that needs no network: this one, or the shipped one of this name. None: neither is there."""
+    """Return the folder at this path, or the shipped one of this name; None if there is neither."""
     if Path(path_or_name).exists():
         return Path(path_or_name)
     return next((folder for folder in SHIPPED.iterdir() if folder.name == str(path_or_name)), None)
@@ -53,12 +53,12 @@ def download(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> str:
-    """The folder of a checkpoint in the hub's cache, fetched where it is not there yet. Raises InputError."""
+    """Return the folder of a checkpoint in the hub's cache, downloaded if necessary. May raise InputError."""
     from huggingface_hub import hf_hub_download
 
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         shipped = ", ".join(sorted(folder.name for folder in SHIPPED.iterdir()))
-        raise InputError(f"{repo_id} is no checkpoint folder and no hub id (user/name); shipped: {shipped}")
+        raise InputError(f"{repo_id} is neither a checkpoint folder nor a hub id (user/name); shipped: {shipped}")
     client: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     client |= {"library_name": "emage", "library_version": __version__}
     with _one_line(f"{repo_id} is no folder here, and on the hub: ", revision):
@@ -72,7 +72,7 @@ def download(
 
 
 def create(repo_id: str, *, private: bool | None, token: str | bool | None, revision: str | None) -> str:
-    """Makes the repository and the branch `revision` where they don't exist; returns its full id. Raises InputError."""
+    """Create the repository and the branch `revision` if missing; return the full id. May raise InputError."""
     with _one_line(f"{repo_id} on the hub: ", revision):
         full = _api(token).create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
@@ -83,7 +83,7 @@ def create(repo_id: str, *, private: bool | None, token: str | bool | None, revi
 def upload(
     folder: str | Path, repo_id: str, *, token: str | bool | None, commit_message: str, revision: str | None
 ) -> str:
-    """Uploads the files of `folder` in one commit; returns the commit's URL. Raises InputError."""
+    """Upload the files of `folder` in one commit; return the commit's URL. Raise InputError if that fails."""
     from huggingface_hub import CommitOperationAdd
 
     # Not upload_folder: it may split a folder into several commits.
@@ -103,7 +103,7 @@ def _api(token: str | bool | None):
 
 @contextmanager
 def _one_line(where: str, revision: str | None) -> Iterator[None]:
-    """Makes an InputError, `where` and the reason, of whatever the client raises."""
+    """Raise an InputError, `where` and the reason, instead of the client's errors."""
     from huggingface_hub.errors import HTTPError  # also the base of what the HTTP library below it raises
 
     try:
@@ -115,7 +115,7 @@ def _one_line(where: str, revision: str | None) -> Iterator[None]:
 def _reason(error: BaseException, revision: str | None) -> str:
     from huggingface_hub import errors
 
-    # The client says "not on this disk" or "error while uploading" where it means why that is so.
+    # The client's "not on this disk" and "error while uploading" have the actual error as their cause.
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and error.__cause__:
         error = error.__cause__
     match error:
@@ -148,5 +148,5 @@ def _status(code: int, message: str | None) -> str:
 
 
 def _flat(text: str) -> str:
-    """One line of a message of several, and no page of HTML."""
+    """Return a message on one line, shortened: it may be a page of HTML."""
     return " ".join(text.split())[:300]

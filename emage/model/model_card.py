@@ -1,7 +1,7 @@
-"""The model card: README.md of a checkpoint folder, told from its manifest and the model itself.
+"""The model card: README.md of a checkpoint folder, generated from its manifest and the model.
 
-The front matter is what the model hub indexes; below it stand how to use the model, what it is, how it was trained,
-its scores with the settings that made them, and what it cannot do. Nothing in it is typed in by hand.
+The front matter is indexed by the model hub. Sections: how to use the model, its parts, its training, its scores with
+the settings that produced them, and its limits.
 """
 
 import json
@@ -20,14 +20,14 @@ NAME, SAMPLES = "README.md", "samples.png"
 PROMPT = "a red bus on a street"  # in the example of a model that was saved without prompts
 
 SENTENCES = {
-    "fully_nar": "fully non-autoregressive (Sec. 3.1): all image tokens in one pass, none of which sees another",
-    "iterative1": "iterative model #1 (Sec. 3.2, Algorithm 1): in a few passes the surest of the missing tokens are "
-    "kept and the rest predicted anew; trained on true images with random holes",
-    "iterative2": "iterative model #2 (Sec. 3.3): draws as #1; trained on images that hold its own predictions "
-    "beside the truth, as they do while it draws",
-    "iterative3": "iterative model #3 (Sec. 3.4, Algorithms 2 and 3): every pass predicts the missing tokens and "
-    "revises those already there; trained on its own, partly wrong, predictions",
-    "autoregressive": "the autoregressive baseline (Sec. 4.3): one token a pass, from the first to the last",
+    "fully_nar": "fully non-autoregressive (Sec. 3.1): all image tokens in one forward pass, independent of each other",
+    "iterative1": "iterative model #1 (Sec. 3.2, Algorithm 1): each of a few decoding steps keeps the most probable of "
+    "the masked tokens and predicts the rest again; trained on images with random masks",
+    "iterative2": "iterative model #2 (Sec. 3.3): generates as #1; trained on images that mix its own predictions with "
+    "the truth, as they do during generation",
+    "iterative3": "iterative model #3 (Sec. 3.4, Algorithms 2 and 3): every decoding step predicts the masked tokens "
+    "and revises the others; trained on its own, partly wrong, predictions",
+    "autoregressive": "the autoregressive baseline (Sec. 4.3): one token per forward pass, in order",
 }
 CITATION = """\
 ```bibtex
@@ -42,7 +42,7 @@ CITATION = """\
 
 
 class Described(Protocol):
-    """What a card tells of; an emage.Emage has it all."""
+    """The attributes of a model that a card describes; emage.Emage has them."""
 
     config: CheckpointConfig
     network: Network
@@ -53,11 +53,11 @@ class Described(Protocol):
 
 
 def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
-    """Writes the card of the checkpoint in `folder`, which holds `pipe`. `name`: what the example loads."""
+    """Write the card of the checkpoint in `folder`, whose model is `pipe`. `name`: the path or id in its example."""
     from huggingface_hub import ModelCard
 
     metadata = manifest.read_json(Path(folder) / manifest.NAME)
-    shown = f"![what it draws]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
+    shown = f"![sample images]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
     sections = [
         f"# Emage, {pipe.config.method}",
         f"Text to image after [the Emage paper](https://arxiv.org/abs/2312.14988): {SENTENCES[pipe.config.method]}.",
@@ -74,14 +74,18 @@ def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
 
 
 def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> None:
-    """Records an evaluation in the manifest and the card of the checkpoint in `folder`, which holds `pipe`.
+    """Record an evaluation in the manifest and the card of the checkpoint in `folder`, whose model is `pipe`.
 
-    `record`: `figures`, `captions` (how many), `file` (their file's name) and `settings` (all the figures depend on).
-    Equal settings are one record: new figures join it, or replace those of the same name. The manifest's `files`, by
-    which a checkpoint is checked and told from others, stay as they are.
+    The manifest's `files`, by which a checkpoint is verified and identified, stay as they are.
+
+    Args:
+        folder: The checkpoint folder.
+        pipe: Its model.
+        record: `figures` (metric name -> value), `captions` (their number), `file` (the captions' file name) and
+            `settings` (everything that the values depend on). Values of equal settings are merged into one record.
     """
     path = Path(folder) / manifest.NAME
-    with FileLock(Path(folder) / ".scores.lock"):  # of two evaluations at once, none is forgotten
+    with FileLock(Path(folder) / ".scores.lock"):  # two evaluations may end at the same time
         metadata = manifest.read_json(path)
         scores = metadata.setdefault("scores", {})
         key = manifest.fingerprint(record["settings"])
@@ -127,7 +131,7 @@ def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
 
 def _use(metadata: dict[str, Any], name: str) -> str:
     prompt = json.dumps((metadata.get("prompts") or [PROMPT])[0], ensure_ascii=False)
-    where = "this folder" if name == "." else "fetched once, then from the cache"
+    where = "this folder" if name == "." else "downloaded once, then from the cache"
     return f"""\
 ## Use
 ```python
@@ -135,7 +139,7 @@ import emage
 
 pipe = emage.Emage.from_pretrained({json.dumps(name)})  # {where}
 image = pipe.generate([{prompt}], seed=7)[0]  # a PIL image
-image.save("picture.png")
+image.save("image.png")
 ```"""
 
 
@@ -160,13 +164,13 @@ def _model(pipe: Described, metadata: dict[str, Any]) -> str:
 
 
 def _training(metadata: dict[str, Any]) -> str:
-    rows = [(name, str(value)) for name, value in _training_facts(metadata) if value is not None]
+    rows = [(name, str(value)) for name, value in _training_rows(metadata) if value is not None]
     settings = metadata.get("settings")
     shown = f"\n\nSettings:\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else ""
     return f"## Training\n{_table(('what', 'value'), rows)}{shown}"
 
 
-def _training_facts(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _training_rows(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     data = metadata.get("data", {})
     yield "data", data.get("path")
     yield "caption-image pairs", data.get("rows")
@@ -174,7 +178,7 @@ def _training_facts(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "steps", metadata.get("step")
     yield "seconds", metadata.get("seconds")
     for name, value in metadata.get("metrics", {}).items():
-        if name not in ("samples", "time"):  # a fingerprint, and when it was
+        if name not in ("samples", "time"):  # a checksum of the last batch, and the time
             yield f"{name} at the end", f"{value:.4g}"
     yield "git commit", metadata.get("git")
     yield "emage", metadata["emage"]
@@ -188,7 +192,7 @@ def _scores(metadata: dict[str, Any]) -> str:
         rows = [(name, f"{value:.4f}") for name, value in record["figures"].items()]
         settings = json.dumps(record["settings"], indent=2)
         parts.append(
-            f"{record['captions']} captions of `{record['file']}`, one run:\n\n{_table(('figure', 'value'), rows)}\n\n"
+            f"{record['captions']} captions of `{record['file']}`, one run:\n\n{_table(('metric', 'value'), rows)}\n\n"
             f"with\n\n```json\n{settings}\n```"
         )
     return "\n\n".join(parts)
@@ -197,14 +201,15 @@ def _scores(metadata: dict[str, Any]) -> str:
 def _limits(pipe: Described, metadata: dict[str, Any]) -> str:
     height, width = pipe.size
     limits = [
-        "It draws what its training captions speak of, in English and in their style; of anything else expect nothing.",
-        f"Every image is {width} x {height} pixels. What the tokenizer cannot hold at that size, such as small faces "
-        "and lettering, the model cannot draw.",
-        f"It reads {pipe.config.model.text_length} tokens of a caption, begin and end among them, and no more.",
-        "Counts, and which object stands where, are often wrong; scores above that measure it say how often.",
-        "Data from the web carry the web's prejudices and its unequal shares of people, places and languages, and a "
-        "model trained on them repeats both. There is no filter on prompts or images: whoever offers this model to "
-        "others adds one.",
+        "It generates what its training captions describe, in English and in their style; expect nothing "
+        "of other prompts.",
+        f"Every image is {width} x {height} pixels. The model cannot generate what the tokenizer cannot represent "
+        "at that size, such as small faces and lettering.",
+        f"It reads {pipe.config.model.text_length} tokens of a caption, including begin and end; the rest is ignored.",
+        "Counts and positions of objects are often wrong; see the scores above, if they measure it.",
+        "Data from the web have the web's prejudices, and people, places and languages are represented unequally; a "
+        "model trained on them repeats both. There is no filter on prompts or images: add one before you offer this "
+        "model to others.",
     ]
     if pipe.config.method == "fully_nar":
         limits.insert(0, "The paper found that this method hardly converges (Sec. 4.2): expect blur.")

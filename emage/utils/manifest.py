@@ -1,4 +1,4 @@
-"""A unit of finished work is a folder or file whose manifest exists: written elsewhere, renamed last."""
+"""Finished work is a folder with a manifest, written under a temporary name and renamed last."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ NAME = "manifest.json"
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -25,12 +25,12 @@ def sha256(path: str | Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hex digest of any JSON-able value; equal values give equal digests."""
+    """Return the hex digest of a JSON-serialisable value; equal values give equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON atomically: a reader sees the old file or the new one."""
     with new_file(path) as temporary, open(temporary, "w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
@@ -39,7 +39,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The JSON value in a file, or None where there is no such file."""
+    """Return the JSON value in a file, or None if the file does not exist."""
     try:
         with open(path) as file:
             return json.load(file)
@@ -49,8 +49,8 @@ def read_json(path: str | Path) -> Any:
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`: what is written there takes its name when the block ends well, and else goes."""
-    temporary = _beside(Path(path))
+    """Yield a temporary path next to `path`; renamed to `path` after the block, or removed if the block raises."""
+    temporary = _temporary_name(Path(path))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -60,19 +60,19 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `folder`: it takes its name when the block ends well, and is removed when it does not.
+    """Yield a temporary folder next to `folder`; it is renamed to it after the block, or removed if the block raises.
 
-    Where `folder` already exists it is replaced or, without `replace`, stays as it is: somebody was first. The caller
-    writes the manifest, last, inside the block.
+    A `folder` that exists is replaced or, without `replace`, kept: another process was first. The caller writes the
+    manifest inside the block, last.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(folder)
+    temporary = _temporary_name(folder)
     temporary.mkdir()
     try:
         yield temporary
         if replace and folder.exists():  # out of sight at once: half of a folder must not look like one
-            old = _beside(folder)
+            old = _temporary_name(folder)
             os.replace(folder, old)
             shutil.rmtree(old)
         with suppress(OSError) if folder.exists() else nullcontext():  # a folder that is not empty is not replaced
@@ -82,7 +82,7 @@ def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Deletes what killed runs left unfinished under temporary names. Only while nobody else writes there."""
+    """Delete temporary files of killed processes. Call it only while no other process writes there."""
     for leftover in Path(folder).glob(".*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -90,8 +90,8 @@ def remove_leftovers(folder: str | Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
-    """A name of one's own: two nodes may have processes of one number."""
+def _temporary_name(path: Path) -> Path:
+    """Return a unique temporary name: two nodes may have processes of the same id."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 

@@ -1,4 +1,4 @@
-"""Batches that do not fit into a device's memory: halved until they do. Knows nothing of images."""
+"""Out of memory: batches that do not fit into a device's memory are halved until they do."""
 
 import logging
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from emage.utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# What PyTorch says beside torch.OutOfMemoryError: its CPU allocator, the CUDA driver, cuBLAS and cuDNN.
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+# Parts of the messages of other errors than torch.OutOfMemoryError: CPU allocator, CUDA driver, cuBLAS, cuDNN.
+OOM_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class HalvedOnOom:
-    """Applies `work` (B, ...) -> (B, ...) to as many rows at a time as fit. Rows must not depend on each other.
+    """Applies `work` (B, ...) -> (B, ...) to as many rows at a time as fit into memory. Rows must be independent.
 
-    The size that worked is kept: a batch that failed costs time, and the next one would fail as well.
+    A batch size that failed is not tried again: it would fail again, and each attempt costs time.
     """
 
     def __init__(self, work: Callable[[Tensor], Tensor], most: int):
         self.work, self.most = work, most
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Raises InputError where one row alone does not fit."""
+        """Return the results of all rows. Raise InputError if one row alone does not fit."""
         parts: list[Tensor] = []
         start = 0
         while start < len(rows):
@@ -38,7 +38,7 @@ class HalvedOnOom:
         return torch.cat(parts)
 
     def _try(self, part: Tensor) -> Tensor | None:
-        """None where memory ran out. The exception ends here: its traceback holds what the failed pass allocated."""
+        """Return None if memory ran out. The exception must end here: its traceback holds the allocated memory."""
         try:
             return self.work(part)
         except RuntimeError as error:  # OutOfMemoryError is one
@@ -58,10 +58,11 @@ class HalvedOnOom:
 
 
 def release() -> None:
-    """Gives back what PyTorch keeps of a GPU's memory for later, in pieces that fitted what failed."""
+    """Return PyTorch's cached GPU memory to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
+    """Return whether an error means that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OOM_MESSAGES)

@@ -1,11 +1,11 @@
-"""Which code made a result."""
+"""The version of the code that made a result."""
 
 import subprocess
 from pathlib import Path
 
 
 def commit() -> str:
-    """The git commit of the code that runs, "-dirty" where files differ from it, or "unknown" outside a checkout."""
+    """Return the git commit of the running code, with "-dirty" if files differ; "unknown" outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)

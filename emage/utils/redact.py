@@ -1,4 +1,4 @@
-"""Addresses as they may be shown and kept: without the key and secret, or the password, that may stand in them."""
+"""Removing keys, secrets and passwords from addresses that are shown or stored."""
 
 import re
 
@@ -7,5 +7,5 @@ _USER = re.compile(r"(?<=://)([^\s/@:]+:[^\s@]*|[^\s/@]+)@")
 
 
 def redact(text: str) -> str:
-    """s3://key:secret@bucket/path -> s3://***@bucket/path, anywhere in a text."""
+    """Return a text with credentials in its addresses replaced: s3://key:secret@bucket/path -> s3://***@bucket/path."""
     return _USER.sub("***@", text)

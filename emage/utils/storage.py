@@ -1,4 +1,4 @@
-"""Where tables lie: local paths, and URIs of object storage (s3://, gs://, hdfs://) through pyarrow."""
+"""Local paths and URIs of object storage (s3://, gs://, hdfs://), through pyarrow."""
 
 import os
 
@@ -10,12 +10,12 @@ from emage.utils.redact import redact
 
 
 def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system of a path or URI, and the path there. Raises InputError where the URI makes no sense."""
+    """Return the file system of a path or URI, and the path in it. Raise InputError for a URI that is not valid."""
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
     address = uri
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
-        # Google's client tries again for 15 minutes before it says what is wrong; half a minute will do.
+        # Google's client retries for 15 minutes before it reports an error; half a minute is enough.
         address += ("&" if "?" in uri else "?") + "retry_limit_seconds=30"
     try:
         return pyarrow.fs.FileSystem.from_uri(address)
@@ -24,10 +24,10 @@ def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def absolute(uri: str) -> str:
-    """The same place for processes that work in another folder."""
+    """Return the path as an absolute one, for processes with another working folder; URIs as they are."""
     return uri if "://" in uri else os.path.abspath(uri)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """Return the first line of an exception's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

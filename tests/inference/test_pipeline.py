@@ -225,12 +225,12 @@ def test_bfloat16_draws_and_keeps_the_tokenizer_in_float32(tiny_model: Path):
 
 
 def test_what_is_no_checkpoint_is_refused(tiny_model: Path, tmp_path: Path):
-    with pytest.raises(InputError, match="no checkpoint folder and no hub id"):
+    with pytest.raises(InputError, match="neither a checkpoint folder nor a hub id"):
         emage.Emage.from_pretrained(str(tmp_path / "nothing" / "here"))
-    with pytest.raises(InputError, match="is no checkpoint folder"):
+    with pytest.raises(InputError, match="is not a checkpoint folder"):
         emage.Emage.from_pretrained(str(tmp_path))
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="already exists and is no checkpoint"):
+    with pytest.raises(InputError, match="already exists and is not a checkpoint"):
         emage.Emage.from_pretrained(str(tiny_model), device="cpu").save_pretrained(tmp_path)
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     weights = (broken / "model.safetensors").read_bytes()

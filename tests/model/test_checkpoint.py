@@ -80,7 +80,7 @@ def test_a_manifest_without_a_tokenizer(tokenizer, folder: Path):
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", "no json"])
 def test_a_manifest_of_something_else(text: str, folder: Path):
     (folder / manifest.NAME).write_text(text)
-    with pytest.raises(InputError, match="is no checkpoint folder"):
+    with pytest.raises(InputError, match="is not a checkpoint folder"):
         checkpoint.load(folder)
 
 
@@ -301,9 +301,9 @@ def test_a_damaged_checkpoint_is_not_started_from(folder: Path, made_by: Tokeniz
 
 
 def test_no_checkpoint_to_start_from(tmp_path: Path, made_by: TokenizerInfo):
-    with pytest.raises(InputError, match="is no checkpoint folder and no hub id"):
+    with pytest.raises(InputError, match="is neither a checkpoint folder nor a hub id"):
         finetune.starting_point(tmp_path / "none", settings(), made_by)
-    with pytest.raises(InputError, match="is no checkpoint folder"):
+    with pytest.raises(InputError, match="is not a checkpoint folder"):
         finetune.starting_point(tmp_path, settings(), made_by)
 
 

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from emage.config import Precision
-from emage.model.device_support import _refusal, _runs_on, check_device, check_precision, matmul_rate, set_precision
+from emage.model.device_support import (
+    _precision_problem,
+    _runs_on,
+    check_device,
+    check_precision,
+    matmul_rate,
+    set_precision,
+)
 from emage.utils.errors import InputError
 
 
@@ -33,16 +40,16 @@ def test_a_gpu_that_is_not_there_is_said():
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 @pytest.mark.parametrize(("name", "capability"), [("Tesla V100-SXM2-32GB", (7, 0)), ("Tesla T4", (7, 5))])
 def test_older_gpus_compute_in_float32_alone(name: str, capability: tuple[int, int], precision: Precision):
-    refusal = _refusal(precision, name, capability)
+    refusal = _precision_problem(precision, name, capability)
     assert refusal is not None and "\n" not in refusal
     assert f"run.precision={precision}" in refusal and f"{name} is sm_7{capability[1]}" in refusal
     assert refusal.endswith("use run.precision=float32")
-    assert _refusal("float32", name, capability) is None
+    assert _precision_problem("float32", name, capability) is None
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)])
 def test_newer_gpus_compute_in_all_precisions(capability: tuple[int, int]):
-    assert [_refusal(name, "a GPU", capability) for name in ("float32", "tf32", "bfloat16")] == [None] * 3
+    assert [_precision_problem(name, "a GPU", capability) for name in ("float32", "tf32", "bfloat16")] == [None] * 3
 
 
 def test_a_cpu_has_no_tf32():

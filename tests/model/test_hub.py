@@ -82,7 +82,7 @@ def test_the_cards_own_example_runs(pipe, hub, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     expected = pipe.generate('a "small" red circle', seed=7)[0]
-    assert np.array_equal(np.asarray(Image.open("picture.png")), np.asarray(expected))
+    assert np.array_equal(np.asarray(Image.open("image.png")), np.asarray(expected))
     assert "![what it draws](samples.png)" in card and "samples.png" in hub.repos[REPO]["main"]
 
 
@@ -167,7 +167,7 @@ def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
         (REPO, {}, {("GET", "/model.safetensors"): Answer(418, "", "tea\nonly")}, r"answered 418 \(tea only\)$"),
         (REPO, {"token": True}, {}, "hf auth login"),
         ("me/a b", {}, {}, "no hub id"),
-        ("runs/train/model", {}, {}, "no checkpoint folder and no hub id"),
+        ("runs/train/model", {}, {}, "neither a checkpoint folder nor a hub id"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(pushed, monkeypatch, repo, settings, failures, message):

@@ -122,7 +122,7 @@ def test_prompts_are_drawn_for_the_card_and_remembered(pipe, tmp_path: Path):
     pipe.save_pretrained(tmp_path / "model", prompts=["a dog", "a cat"])
     again = emage.Emage.from_pretrained(tmp_path / "model", device="cpu")
     again.save_pretrained(tmp_path / "copy")
-    assert "![what it draws](samples.png)" in card(tmp_path / "copy").text
+    assert "![sample images](samples.png)" in card(tmp_path / "copy").text
     assert (tmp_path / "copy" / "samples.png").read_bytes() == (tmp_path / "model" / "samples.png").read_bytes()
     assert 'pipe.generate(["a dog"], seed=7)' in card(tmp_path / "copy").text
 

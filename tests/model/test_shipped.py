@@ -44,9 +44,9 @@ def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub.find("demo") == FOLDER
     (tmp_path / "demo").mkdir()
-    with pytest.raises(InputError, match="demo is no checkpoint folder"):
+    with pytest.raises(InputError, match="demo is not a checkpoint folder"):
         emage.Emage.from_pretrained("demo", device="cpu")
-    with pytest.raises(InputError, match=r"no hub id .*; shipped: demo"):
+    with pytest.raises(InputError, match=r"nor a hub id .*; shipped: demo"):
         hub.find("demos")
 
 

@@ -39,7 +39,7 @@ import pytest
         ("train", "tiny data.path=nothing run.output=out", "nothing: no token table"),
         ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is no train output"),
         ("train", "tiny data.path=TABLE data.tokenizer=vqgan-f9 run.output=out", "vqgan-f9"),
-        ("evaluate", "tiny checkpoint=taken captions=c.txt output=out", "is no checkpoint folder"),
+        ("evaluate", "tiny checkpoint=taken captions=c.txt output=out", "is not a checkpoint folder"),
         ("evaluate", "tiny checkpoint=MODEL captions=none.txt output=out", "no such caption file"),
         ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out metrics=[shape]", "did you mean shapes?"),
         ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out sampling.stepz=3", "did you mean steps?"),
@@ -54,7 +54,7 @@ import pytest
             "tiny checkpoint=MODEL captions=c.txt output=out seed=-1",
             "seed=-1: must be a whole number from 0 to 2^63 - 1",
         ),
-        ("serve", "tiny checkpoint=taken", "is no checkpoint folder"),
+        ("serve", "tiny checkpoint=taken", "is not a checkpoint folder"),
         ("serve", "tiny checkpoint=nothing", "there is no such folder"),
     ],
 )

@@ -1,6 +1,6 @@
 """Captions to text states: a pretrained encoder of 12 layers, trained with the rest (Sec. 4.5).
 
-An encoder is a module with agreed names: `width`, `length` (positions), `frozen`, `tokenize`, `forward`, and
+An encoder is a module with these members: `width`, `length` (positions), `frozen`, `tokenize`, `forward`, and
 `load_published`. Letters: B captions, S positions, D width.
 """
 

@@ -1,6 +1,6 @@
-"""What a frozen encoder said of captions it has read before.
+"""A cache of a frozen text encoder's states, by caption.
 
-Letters: B captions, M of them not seen before, S positions, D width.
+Letters: B captions, M of them not in the cache, S positions, D width.
 """
 
 from collections.abc import Callable

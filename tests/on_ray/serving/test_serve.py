@@ -160,7 +160,7 @@ def test_a_missing_or_damaged_checkpoint_is_refused_before_anything_starts(tmp_p
 
     with pytest.raises(InputError, match="no such folder"):
         read_inputs(ServeConfig(checkpoint=str(tmp_path / "absent")))
-    with pytest.raises(InputError, match="no checkpoint folder"):
+    with pytest.raises(InputError, match="not a checkpoint folder"):
         read_inputs(ServeConfig(checkpoint=str(tmp_path)))
     files = dict.fromkeys(("model.safetensors", "tokenizer.safetensors", "config.yaml"), "0" * 64)
     record = {"files": files, "tokenizer": {"name": "vqgan-demo-f8-512", "sha256": "0" * 64}}
@@ -225,4 +225,4 @@ def test_the_program_exits_2_with_one_line(
         runpy.run_path(program, run_name="__main__")
     printed = capsys.readouterr().err
     assert (ended.value.code, printed.count("\n")) == (2, 1)
-    assert "is no checkpoint folder" in printed
+    assert "is not a checkpoint folder" in printed
