@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from emage.config import ServeConfig
-from emage.config.fields import leaves, number
+from emage.config.fields import format_bound, leaves
 from emage.serving import limits
 from emage.serving.error_codes import ERROR_CODES, error_type
 from emage.serving.http import reference_examples, schemas
@@ -194,7 +194,7 @@ def _sampling_range(name: str) -> str:
         return f"{described.minimum} to the number of tokens"
     if described.minimum is None or described.maximum is None:
         return ""
-    return f"{number(described.minimum)} to {number(described.maximum)}"
+    return f"{format_bound(described.minimum)} to {format_bound(described.maximum)}"
 
 
 def _json(value: Any) -> str:
