@@ -83,7 +83,7 @@ def test_the_cards_own_example_runs(pipe, hub, tmp_path: Path, monkeypatch):
     exec(code, {})
     expected = pipe.generate('a "small" red circle', seed=7)[0]
     assert np.array_equal(np.asarray(Image.open("image.png")), np.asarray(expected))
-    assert "![what it draws](samples.png)" in card and "samples.png" in hub.repos[REPO]["main"]
+    assert "![sample images](samples.png)" in card and "samples.png" in hub.repos[REPO]["main"]
 
 
 def test_a_revision_is_a_branch_of_its_own(pipe, pushed):
