@@ -1,4 +1,4 @@
-"""Emage: text-to-image in parallel (Feng et al., Emage: Non-Autoregressive Text-to-Image Generation)."""
+"""Emage: non-autoregressive text-to-image generation (Feng et al., arXiv:2312.14988)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["Emage", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`emage.Emage` is imported when it is asked for: torch and open_clip take seconds, and a config needs neither."""
+    """`emage.Emage` is imported at its first use: importing torch takes seconds, and a config does not need it."""
     if name == "Emage":
         from emage.inference.pipeline import Emage
 

@@ -1,4 +1,4 @@
-"""An alias, for one release: what is here is in emage.methods.masking."""
+"""Deprecated alias of emage.methods.masking, for one release."""
 
 import warnings
 

@@ -1,7 +1,7 @@
 """The network of Figures 1 and 2: text context (B,S,D_text) and image tokens (B,N) in, logits (B,N,V) out.
 
 Letters: B images, N image tokens, S text positions, D width, H heads, K width of a head, V codes.
-It knows nothing of masks, schedules or pixels; [MASK] is one more row of its input embedding.
+It does not depend on masking or pixels; [MASK] is one more row of its input embedding.
 """
 
 import math
@@ -22,7 +22,7 @@ from emage.utils.torch_compile import compilable
 
 
 class Context(NamedTuple):
-    """The text as the decoder reads it: keys and values of every layer, computed once an image, not once a step."""
+    """The text as the decoder reads it: keys and values of every layer, computed once per image."""
 
     keys_values: list[tuple[Tensor, Tensor]]  # per layer, (B,H,S,K) each
 
@@ -39,45 +39,47 @@ class Context(NamedTuple):
         keys, _ = self.keys_values[0]
         if list(rows) == list(range(len(keys))):
             return self
-        places = torch.tensor(rows, device=keys.device)
-        return Context([(keys[places], values[places]) for keys, values in self.keys_values])
+        index = torch.tensor(rows, device=keys.device)
+        return Context([(keys[index], values[index]) for keys, values in self.keys_values])
 
 
 class LayerCache(NamedTuple):
-    """A layer's part of the cache, and where the next token goes."""
+    """One layer's keys and values in the cache, and the position of the next token."""
 
     keys: Tensor  # (B,H,N,K)
     values: Tensor
-    place: Tensor  # (1,) int64
-    seen: Tensor  # (1,N) bool, where that token looks: at itself and those before
+    position: Tensor  # (1,) int64, of the next token
+    seen: Tensor  # (1,N) bool, the positions that this token attends to: its own and earlier ones
 
     def put(self, keys: Tensor, values: Tensor) -> None:
-        """Writes the token's own, (B,H,1,K) each."""
-        self.keys.index_copy_(2, self.place, keys)
-        self.values.index_copy_(2, self.place, values)
+        """Write the next token's keys and values, (B,H,1,K) each."""
+        self.keys.index_copy_(2, self.position, keys)
+        self.values.index_copy_(2, self.position, values)
 
 
 class KVCache:
-    """Keys and values of the image tokens passed so far, for causal generation: 2 L B N D numbers.
+    """Keys and values of the earlier image tokens, for causal generation: 2 L B N D numbers in L layers.
 
-    Of fixed size and overwritten, the place of the next token on the device: every token is the same work.
+    It has a fixed size and keeps the position of the next token on the device: every token is the same work, so that
+    one CUDA graph serves all.
     """
 
     def __init__(self, shape: Sequence[int], like: Tensor):
-        """An empty one of the shape (L,B,H,N,K), where and of the precision that `like` is."""
+        """Make an empty cache of the shape (L,B,H,N,K), with the device and precision of `like`."""
         self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
-        self._places = torch.arange(shape[3], device=like.device)[None]
-        self._place = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self._seen = self._places <= self._place
+        self._positions = torch.arange(shape[3], device=like.device)[None]
+        self._position = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._seen = self._positions <= self._position
 
     @property
     def slots(self) -> list[LayerCache]:
-        """Every layer's."""
-        return [LayerCache(*pair, self._place, self._seen) for pair in zip(self._keys, self._values, strict=True)]
+        """Return every layer's cache."""
+        return [LayerCache(*pair, self._position, self._seen) for pair in zip(self._keys, self._values, strict=True)]
 
     def advance(self) -> None:
-        self._place += 1
-        torch.le(self._places, self._place, out=self._seen)
+        """Move to the next token."""
+        self._position += 1
+        torch.le(self._positions, self._position, out=self._seen)
 
 
 class SelfAttention(nn.Module):
@@ -93,7 +95,7 @@ class SelfAttention(nn.Module):
             return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
         assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
         slot.put(k, v)
-        # Of a single query, plain products: the fused kernels go through the places one after another.
+        # For a single query plain products are faster: the fused kernels loop over the positions.
         scores = (q / math.sqrt(q.shape[3])) @ slot.keys.transpose(2, 3)  # (B,H,1,N)
         p = scores.float().masked_fill(~slot.seen, -torch.inf).softmax(-1).to(v.dtype)
         return self.proj(_join(p @ slot.values))
@@ -169,7 +171,7 @@ class Transformer(nn.Module):
             raise ValueError(f"model.width {config.width} is not a multiple of model.num_heads {config.num_heads}")
         self.config, self.vocab_size = config, vocab_size
         self.grid = (int(grid[0]), int(grid[1]))
-        self.recompute = False  # in training: blocks keep their inputs alone, and are computed again going backward
+        self.recompute = False  # gradient checkpointing: blocks keep only their inputs and run again in backward
         self.tokens = nn.Embedding(vocab_size + 1, config.width)  # the last row is [MASK]; the head has none
         self.positions = Positions(config.positions, self.grid, config.width)
         self.blocks = nn.ModuleList(Block(config, text_width, causal) for _ in range(config.depth))
@@ -178,30 +180,30 @@ class Transformer(nn.Module):
         init_weights(self)
 
     def make_context(self, text: Tensor) -> Context:
-        """Text states (B,S,D_text) -> what `forward` takes as its context."""
+        """Return the context of text states (B,S,D_text)."""
         return Context([block.cross.keys_values(text) for block in self.blocks])  # type: ignore[operator]
 
     def forward(self, y: Tensor, context: Context, cache: KVCache | None = None) -> Tensor:
-        """Tokens (B,N) int64, MASK where unknown -> logits (B,N,V). With a cache: the next token alone, N = 1."""
+        """Return the logits (B,N,V) of tokens (B,N) int64, MASK where masked. With a cache: of one token, N = 1."""
         slots = cache.slots if cache else None
         states = self._states(y, context.keys_values, slots)
         if cache:
             cache.advance()
         return self.head(states)
 
-    def logits_at(self, y: Tensor, context: Context, places: Tensor) -> Tensor:
-        """The logits (B,M,V) of the places (B,M) int64 alone."""
+    def logits_at(self, y: Tensor, context: Context, positions: Tensor) -> Tensor:
+        """Return the logits (B,M,V) at the positions (B,M) int64 only."""
         x = self._states(y, context.keys_values)
-        return self.head(x.gather(1, places[..., None].expand(*places.shape, x.shape[2])))
+        return self.head(x.gather(1, positions[..., None].expand(*positions.shape, x.shape[2])))
 
     @compilable
     def _states(
         self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[LayerCache] | None = None
     ) -> Tensor:
-        """What the head reads, (B,N,D): all of a pass but its logits."""
+        """Return the states (B,N,D) before the head."""
         y = torch.where(y == MASK, self.vocab_size, y)
         vectors = self.positions()
-        x = self.tokens(y) + (vectors.index_select(0, slots[0].place) if slots else vectors[: y.shape[1]])
+        x = self.tokens(y) + (vectors.index_select(0, slots[0].position) if slots else vectors[: y.shape[1]])
         for i, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, keys_values[i], use_reentrant=False, preserve_rng_state=False)
@@ -210,14 +212,14 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def new_cache(self, batch: int, n: int) -> KVCache:
-        """An empty cache for `n` tokens of `batch` images."""
+        """Return an empty cache for `n` tokens of `batch` images."""
         config = self.config
         head_width = config.width // config.num_heads
         return KVCache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
 
 
 class Positions(nn.Module):
-    """A vector for every place of the grid: row + column (axial), or one of its own (learned)."""
+    """A vector for every position of the grid: row + column (axial), or one per position (learned)."""
 
     def __init__(self, kind: str, grid: tuple[int, int], width: int):
         super().__init__()
@@ -233,7 +235,7 @@ class Positions(nn.Module):
 
 
 class Network(nn.Module):
-    """All that is trained: the text encoder and the decoder."""
+    """The trained network: text encoder and decoder."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, grid: Sequence[int], causal: bool):
         super().__init__()
@@ -241,7 +243,7 @@ class Network(nn.Module):
         self.decoder = Transformer(config, vocab_size, grid, self.text.width, causal)
 
     def encode_text(self, ids: Tensor) -> Context:
-        """Caption ids (B,S) -> the decoder's context."""
+        """Return the decoder's context of caption ids (B,S)."""
         return self.decoder.make_context(self.text(ids))
 
 
@@ -249,12 +251,12 @@ class Network(nn.Module):
 
 
 def init_weights(model: Transformer) -> None:
-    """Everything the decoder starts from.
+    """Set the decoder's initial weights.
 
     | what                                   | how                                                   |
     | embeddings, positions                  | normal, std s = 0.02 x sqrt(768 / width)              |
     | linear weights                         | normal, std s                                         |
-    | linear weights into the residual path  | normal, std s / sqrt(3 x depth): three adds a block   |
+    | linear weights into the residual path  | normal, std s / sqrt(3 x depth): 3 adds per block     |
     | biases                                 | 0                                                     |
     | LayerNorm                              | 1 and 0 (PyTorch's own)                               |
 

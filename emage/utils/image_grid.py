@@ -1,4 +1,4 @@
-"""Images for people: sheets of captioned images and strips of frames.
+"""Image grids with captions, and filmstrips of an image's decoding steps.
 
 Captions come from the web: they may be of any length and in any script, and may hold characters that no font shows.
 """
@@ -27,7 +27,7 @@ _FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msy
 
 
 def make_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 4) -> Image.Image:
-    """The images in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
+    """Return the images in rows of `columns`, each with its caption below; small ones are enlarged, not smoothed.
 
     Images may have different sizes; at least one is needed. A caption that is too long ends in "…".
     """
@@ -49,7 +49,7 @@ def make_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: i
 
 
 def make_filmstrip(frames: Sequence[Image.Image]) -> Image.Image:
-    """All frames of one image, numbered, in rows of eight."""
+    """Return all frames of one image, numbered, in rows of eight."""
     return make_grid(frames, [f"{i}" for i in range(1, len(frames) + 1)], columns=8)
 
 
@@ -59,7 +59,7 @@ def make_filmstrips(
     columns: int = 8,
     iterations: Sequence[int] | None = None,
 ) -> Image.Image:
-    """Figure 5: one row a prompt, one column an iteration; its number on top, the prompt above its row.
+    """Return Figure 5: one row per prompt, one column per decoding step, its number on top, the prompt above its row.
 
     `images`: for each prompt the frames of all iterations, equally many. `columns` of them are shown, evenly spaced, or
     those of `iterations`, counted from 1.
@@ -76,24 +76,24 @@ def make_filmstrips(
     tops = list(accumulate((height + line_height * len(lines) for lines in texts), initial=line_height + _GAP))
     canvas = Image.new("RGB", (width * len(iterations), tops[-1]), "#eeeeee")
     pen = ImageDraw.Draw(canvas)
-    for place, number in enumerate(iterations):
-        label = f"iteration {number}" if place == 0 else f"{number}"
-        _write(pen, (place * width + _GAP, _GAP), [label], _font(label), line_height)
+    for column, number in enumerate(iterations):
+        label = f"iteration {number}" if column == 0 else f"{number}"
+        _write(pen, (column * width + _GAP, _GAP), [label], _font(label), line_height)
     for top, row, lines, font in zip(tops[:-1], rows, texts, fonts, strict=True):
         _write(pen, (_GAP, top + _GAP - 2), lines, font, line_height)
-        for place, frame in enumerate(row):
-            canvas.paste(frame, (place * width + _GAP, top + _GAP + line_height * len(lines)))
+        for column, frame in enumerate(row):
+            canvas.paste(frame, (column * width + _GAP, top + _GAP + line_height * len(lines)))
     return canvas
 
 
 def evenly_spaced(total: int, columns: int) -> list[int]:
-    """At most `columns` of 1..total, evenly apart, the first and the last among them; of one column, the last."""
+    """Return at most `columns` numbers of 1..total, evenly spaced, with the first and the last; for one, the last."""
     count = min(total, columns)
     return [total - round(i * (total - 1) / max(1, count - 1)) for i in reversed(range(count))]
 
 
 def printable(text: str) -> str:
-    r"""The text on one line. What steers terminals or turns the reading direction becomes visible: \u001b, \u202e."""
+    r"""Return the text on one line; what controls terminals or the reading direction becomes \u001b, \u202e."""
     return " ".join("".join(_visible(character) for character in text).split())
 
 

@@ -56,8 +56,8 @@ class ClipText(nn.Module):
         numbers = [[start, *encode(caption), end] for caption in captions]
         cut = np.array([len(row) > self.length for row in numbers], dtype=bool)
         ids = np.zeros((len(numbers), self.length), dtype=np.int64)
-        for places, row in zip(ids, numbers, strict=True):
-            places[: len(row)] = row[: self.length]
+        for padded, row in zip(ids, numbers, strict=True):
+            padded[: len(row)] = row[: self.length]
         ids[cut, -1] = end
         return torch.from_numpy(ids), torch.from_numpy(cut)
 

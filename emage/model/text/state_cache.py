@@ -9,7 +9,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-# 4,500 captions of 77 x 768 float32 numbers: all prompts of a run and their candidates, and little beside a 32 GB GPU.
+# 4,500 captions of 77 x 768 float32 numbers: all prompts of a run and their candidates, on a 32 GB GPU.
 CACHE_BYTES = 1 << 30
 # In training always so many, the last part filled up: products of matrices of another size round differently, and a run
 # that goes on with an empty cache would not have the same bits.
@@ -44,8 +44,8 @@ class StateCache(nn.Module):
         at_once = READ_AT_ONCE if self.training else max(1, len(missing))
         for start in range(0, len(missing), at_once):
             part = list(missing)[start : start + at_once]
-            places = [missing[key] for key in part]
-            states = read(ids[places + places[:1] * (at_once - len(part))])  # (M,S,D), or (READ_AT_ONCE,S,D)
+            index = [missing[key] for key in part]
+            states = read(ids[index + index[:1] * (at_once - len(part))])  # (M,S,D), or (READ_AT_ONCE,S,D)
             for key, row in zip(part, states, strict=False):
                 rows[key] = self._rows[key] = row.clone()  # a view would keep the whole batch in memory
         return torch.stack([rows[key] for key in keys])  # type: ignore[misc]
