@@ -1,4 +1,4 @@
-"""How well image_vectors fit captions, by any CLIP that open_clip knows. Ranking and CLIP score share it.
+"""CLIP similarity of images and captions, by any model that open_clip knows; for ranking and for the CLIP score.
 
 Letters: B pairs of an image and its caption.
 """
@@ -25,19 +25,28 @@ from emage.utils.errors import InputError
 
 
 class Clip:
-    """`metadata`: model, weights (a tag or a file's name), weights_sha256 (of the tensors, not of the file)."""
+    """A CLIP model. `metadata`: model, weights (a tag or a file's name), weights_sha256 (of the tensors)."""
 
     def __init__(self, weights: str | None, model: str, device: str, setting: str):
-        """`model`: a name that open_clip knows, or a .json in the form of its model configs, whose weights are a file.
+        """Load a CLIP model.
 
-        `weights`: a file, or a tag that open_clip publishes for the model, fetched once by name; none: its default, the
-        tag "openai" or else the first. Images are prepared as the tag wants them; for a file as the .json says (its
-        "preprocess_cfg"), or as the default tag wants them. `setting` is where the user says `weights`.
-        Raises InputError where model or weights cannot be had or do not fit each other.
+        Images are preprocessed as the tag requires; for a file as the .json requires ("preprocess_cfg"), or as the
+        default tag does.
+
+        Args:
+            weights: A file, or a tag that open_clip publishes for the model, downloaded once. None: the tag "openai",
+                or else the first one.
+            model: A name that open_clip knows, or a .json file in the form of its model configs; then `weights` is a
+                file.
+            device: "cpu" or "cuda".
+            setting: The user's setting that `weights` comes from, for messages.
+
+        Raises:
+            InputError: If model or weights are not available or do not fit each other.
         """
         tag, published = _published(model, weights, setting)
         state, path = clip_weights(None if tag else weights, published, setting)
-        # A tag's weights know how they were trained. A file's do not, and the model's name says it.
+        # A tag states the activation of its weights; for a file the model's name does.
         network, self._transform, self._tokenize = _build(model, published, bool(tag and published.get("quick_gelu")))
         _fill(network, state, path, Path(model).name)
         self._network, self._device = network.to(device).eval(), device
@@ -49,7 +58,7 @@ class Clip:
 
     @torch.no_grad()
     def similarity(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine of image i and caption i, (B,) in [-1, 1]."""
+        """Return the cosine similarity of image i and caption i: (B,) in [-1, 1]."""
         pixels = torch.stack([self._transform(image) for image in images]).to(self._device)
         image_vectors = self._network.encode_image(pixels, normalize=True)
         texts = self._network.encode_text(self._tokenize(list(captions)).to(self._device), normalize=True)
@@ -57,7 +66,7 @@ class Clip:
 
 
 def _published(model: str, weights: str | None, setting: str) -> tuple[str | None, dict[str, Any]]:
-    """The tag that `weights` names, None for a file; what open_clip says of that tag, or of the model's default."""
+    """Return the tag that `weights` names, None for a file; and open_clip's settings of it, or of the default tag."""
     if not model.endswith(".json") and model not in (known := open_clip.list_models()):
         raise InputError(f"unknown CLIP model {model!r}{nearest(model, known)} (open_clip's names, or a config .json)")
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -77,7 +86,7 @@ def _published(model: str, weights: str | None, setting: str) -> tuple[str | Non
 
 
 def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any, Any, Any]:
-    """The network with random weights, what prepares an image for it, and what prepares captions."""
+    """Return the network with random weights, its image transform and its tokenizer."""
     try:
         with _quiet(), _known(model) as name:
             network, _, transform = open_clip.create_model_and_transforms(
@@ -98,7 +107,7 @@ def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's warning that the weights are random: they are not for long."""
+    """Suppress open_clip's warning that the weights are random: they are loaded next."""
     root = logging.getLogger()
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
@@ -113,7 +122,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _known(model: str) -> Iterator[str]:
-    """A name for open_clip; a .json, whole or with its "model_cfg" alone, becomes the kind of folder that it reads."""
+    """Yield a name for open_clip; a .json, complete or only its "model_cfg", becomes a folder that open_clip reads."""
     if not model.endswith(".json"):
         yield model
         return
@@ -125,7 +134,7 @@ def _known(model: str) -> Iterator[str]:
 
 
 def _fill(network: Any, state: dict[str, Tensor], path: str, model: str) -> None:
-    """Loads weights in the forms that open_clip itself takes. Raises InputError where they are another model's."""
+    """Load weights in the formats that open_clip takes. Raise InputError if they are another model's."""
     state = convert_state_dict(network, state)
     if not hasattr(network, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)

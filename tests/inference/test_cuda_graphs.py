@@ -29,7 +29,7 @@ def doubled(inputs: Tensors) -> Iterator[Tensors]:
         yield (x, x + 1)
 
 
-def test_on_a_cpu_work_runs_as_it_is_written():
+def test_on_a_cpu_work_runs_eagerly():
     cache = CudaGraphCache(torch.device("cpu"))
     for start in (1.0, 5.0, 7.0):
         found = [(a.item(), b.item()) for a, b in cache.run("doubled", doubled, [torch.tensor(start)], 3)]
@@ -62,20 +62,20 @@ def tokens(pipe: Emage, seeds: list[int], **sampling) -> list[torch.Tensor]:
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_recorded_passes_give_the_tokens_of_written_ones(method: Method, sampling: dict):
+def test_captured_steps_give_the_tokens_of_eager_ones(method: Method, sampling: dict):
     pipe = model(method, "cuda")
-    for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # written, recorded and played, played
-        played = tokens(pipe, seeds, **sampling)
+    for seeds in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):  # eager, captured and replayed, replayed
+        replayed = tokens(pipe, seeds, **sampling)
         pipe.runner.use_cuda_graphs = False
-        written = tokens(pipe, seeds, **sampling)
+        eager = tokens(pipe, seeds, **sampling)
         pipe.runner.use_cuda_graphs = True
-        assert len(played) == len(written)
-        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+        assert len(replayed) == len(eager)
+        assert all(torch.equal(a, b) for a, b in zip(replayed, eager, strict=True))
     pool = pipe.runner.graphs._single if method == "fully_nar" else pipe.runner.graphs._stepwise
     assert any(key[0] == "steps" for key in pool.captured)
 
 
-def holes(pipe: Emage, number: int) -> list[InpaintingInput]:
+def edits(pipe: Emage, number: int) -> list[InpaintingInput]:
     image = Image.effect_noise((64, 64), 90).convert("RGB")
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 64, 8 * number))
@@ -85,20 +85,23 @@ def holes(pipe: Emage, number: int) -> list[InpaintingInput]:
 @pytest.mark.gpu
 @gpu
 @pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
-def test_recorded_passes_fill_holes_of_any_size(method: Method):
+def test_captured_steps_inpaint_masks_of_any_size(method: Method):
     pipe = model(method, "cuda")
     settings = pipe.settings(steps=6)
     for number in (8, 2, 5):
-        played, written = (
+        replayed, eager = (
             [after.tokens.y_obs.cpu() for after in pipe.generation_steps(PROMPTS[:1], [number], settings, canvases)]
-            for pipe.runner.use_cuda_graphs, canvases in ((True, holes(pipe, number)), (False, holes(pipe, number)))
+            for pipe.runner.use_cuda_graphs, canvases in (
+                (True, edits(pipe, number)),
+                (False, edits(pipe, number)),
+            )
         )
-        assert all(torch.equal(a, b) for a, b in zip(played, written, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(replayed, eager, strict=True))
 
 
 @pytest.mark.gpu
 @gpu
-def test_a_recording_outlives_what_many_other_kinds_push_out():
+def test_captured_graphs_survive_many_other_keys():
     pipe = model("iterative1", "cuda")
     before = [tokens(pipe, [seed])[-1] for seed in (1, 2, 3)]
     for steps in range(7, 47):
@@ -110,7 +113,7 @@ def test_a_recording_outlives_what_many_other_kinds_push_out():
 
 @pytest.mark.gpu
 @gpu
-def test_a_recorded_model_is_freed_with_its_last_name():
+def test_a_captured_model_is_freed_with_its_last_reference():
     pipe = model("iterative3", "cuda")
     pipe.warm_up(steps=6)
     weights = weakref.ref(pipe.network)
@@ -120,7 +123,7 @@ def test_a_recorded_model_is_freed_with_its_last_name():
 
 @pytest.mark.gpu
 @gpu
-def test_two_images_at_once_do_not_share_a_recording():
+def test_two_images_at_once_do_not_share_graphs():
     pipe = model("iterative3", "cuda")
     alone = [tokens(pipe, [seed]) for seed in (1, 2)]
     pipe.warm_up(steps=6)
@@ -132,7 +135,7 @@ def test_two_images_at_once_do_not_share_a_recording():
 
 @pytest.mark.gpu
 @gpu
-def test_a_preview_does_not_disturb_the_passes():
+def test_a_preview_does_not_disturb_the_steps():
     pipe = model("iterative1", "cuda")
     pipe.warm_up((1,), steps=6)
     plain = np.asarray(pipe.generate(PROMPTS[:1], seed=3, steps=6)[0]).astype(int)
@@ -142,7 +145,7 @@ def test_a_preview_does_not_disturb_the_passes():
 
 @pytest.mark.gpu
 @gpu
-def test_what_a_pass_gave_stays_when_the_next_image_is_drawn():
+def test_the_tokens_of_a_step_stay_when_the_next_image_is_generated():
     pipe = model("iterative3", "cuda")
     pipe.warm_up(steps=6)
     settings = pipe.settings(steps=6)
@@ -155,7 +158,7 @@ def test_what_a_pass_gave_stays_when_the_next_image_is_drawn():
 @pytest.mark.gpu
 @gpu
 @pytest.mark.parametrize("method", ["iterative1", "iterative3", "autoregressive"])
-def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
+def test_compiled_it_generates_nearly_the_same_tokens(method: Method):
     pipe = model(method, "cuda")
     plain = tokens(pipe, [1, 2])
     pipe.compile()
@@ -166,7 +169,7 @@ def test_compiled_it_draws_nearly_the_same_tokens(method: Method):
 
 
 class FakeGraphs:
-    """Stands in for a recording where there is no GPU: it says that it was made, and plays by working."""
+    """Stands in for captured graphs without a GPU: it counts its replays, and replays by running the work."""
 
     def __init__(self, work, inputs: Tensors, num_graphs: int, num_yields: int, pool: cuda_graphs.GraphPool):
         assert pool.lock.locked() and cuda_graphs._capturing.locked()
@@ -198,7 +201,7 @@ def num_replays(cache: CudaGraphCache, key: str = "doubled") -> int:
     return graphs.replays if graphs else 0
 
 
-def test_work_is_written_once_then_recorded_then_num_replays(cache: CudaGraphCache):
+def test_work_runs_eagerly_once_then_is_captured_then_replayed(cache: CudaGraphCache):
     counts = []
     for start in (1.0, 3.0, 5.0):
         assert once(cache, start) == [2 * start, 4 * start, 8 * start]
@@ -206,7 +209,7 @@ def test_work_is_written_once_then_recorded_then_num_replays(cache: CudaGraphCac
     assert counts == [0, 1, 2] and not cache._stepwise.lock.locked()
 
 
-def test_what_begins_before_the_other_ends_is_not_num_replays(cache: CudaGraphCache):
+def test_work_that_begins_before_other_work_ends_is_not_replayed(cache: CudaGraphCache):
     for start in (1.0, 3.0):
         once(cache, start)
     first = cache.run("doubled", doubled, [torch.tensor(1.0)], 3)
@@ -217,13 +220,13 @@ def test_what_begins_before_the_other_ends_is_not_num_replays(cache: CudaGraphCa
     assert once(cache, 5.0) and num_replays(cache) == 3
 
 
-def test_what_does_not_fit_into_memory_is_written_for_good(cache: CudaGraphCache, caplog):
+def test_work_that_does_not_fit_into_memory_stays_eager(cache: CudaGraphCache, caplog):
     for _ in range(3):
         assert once(cache, -1.0) == [-2.0, -4.0, -8.0]
     assert num_replays(cache) == 0 and caplog.text.count("too little GPU memory to capture") == 1
 
 
-def test_long_work_is_recorded_where_its_passes_are_alike(cache: CudaGraphCache, monkeypatch: pytest.MonkeyPatch):
+def test_long_work_is_captured_if_all_its_steps_are_the_same(cache: CudaGraphCache, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS_PER_KEY", 2)
     for _ in range(3):
         once(cache, 1.0, "long")
@@ -231,7 +234,7 @@ def test_long_work_is_recorded_where_its_passes_are_alike(cache: CudaGraphCache,
     assert num_replays(cache, "long") == 0 and num_replays(cache, "same") == 2
 
 
-def test_an_error_while_recording_leaves_the_next_one_free(cache: CudaGraphCache):
+def test_an_error_during_a_capture_releases_the_locks(cache: CudaGraphCache):
     def broken(inputs: Tensors) -> Iterator[Tensors]:
         yield inputs
         raise ValueError("a bug")
