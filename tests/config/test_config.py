@@ -1,5 +1,8 @@
+from typing import get_args
+
 import pytest
 
+from emage import config
 from emage.config import (
     PRESETS,
     CheckpointConfig,
@@ -11,6 +14,9 @@ from emage.config import (
     parse,
     to_yaml,
 )
+from emage.evaluation import scoring
+from emage.evaluation.metrics import METRICS
+from emage.methods import METHODS
 from emage.utils.errors import InputError
 
 NEEDED = ["data.path=tokens", "run.output=out"]
@@ -94,3 +100,9 @@ def test_yaml_round_trip():
     assert from_yaml(TrainConfig, to_yaml(config)) == config
     with pytest.raises(InputError, match="not a CheckpointConfig"):
         from_yaml(CheckpointConfig, "colour: red")
+
+
+def test_the_metrics_of_the_settings_are_those_of_evaluation():
+    assert set(get_args(config.Metric)) == {*scoring.NETWORK_METRICS, *METRICS}
+    assert set(get_args(config.SetMetric)) == set(scoring.SET_METRIC_NETWORKS)
+    assert set(get_args(config.Method)) == set(METHODS)
