@@ -1,7 +1,7 @@
 """The paper's five methods: `METHODS` maps a name to a module, whose members `MethodModule` lists.
 
 A method never sees captions or pixels: tokens and a text context go in, tokens or a loss come out. To add one, write a
-module like emage/methods/iterative1.py and add it to METHODS (docs/extending).
+module like emage/methods/iterative1.py and add its name to `Method` in emage/config/model.py (docs/extending.md).
 
 Examples:
     >>> from emage.methods import METHODS
@@ -9,15 +9,14 @@ Examples:
     16
 """
 
-from emage.methods import autoregressive, fully_nar, iterative1, iterative2, iterative3
+import importlib
+from typing import cast, get_args
+
+from emage.config import Method
 from emage.methods.base import Loss, MethodModule, Step
 
 __all__ = ["METHODS", "Loss", "MethodModule", "Step"]
 
 METHODS: dict[str, MethodModule] = {
-    "fully_nar": fully_nar,
-    "iterative1": iterative1,
-    "iterative2": iterative2,
-    "iterative3": iterative3,
-    "autoregressive": autoregressive,
+    name: cast(MethodModule, importlib.import_module(f"emage.methods.{name}")) for name in get_args(Method)
 }
