@@ -34,7 +34,11 @@ class Step(NamedTuple):
 
 
 class MethodModule(Protocol):
-    """The members that a module in METHODS must have. The ones in capitals are constants: `CAUSAL = False`."""
+    """The members that a module in METHODS must have. The ones in capitals are constants: `CAUSAL = False`.
+
+    The first sentence of the module's docstring is shown on model cards, and so are the sentences of LIMITS, if the
+    module has that.
+    """
 
     @property
     def CAUSAL(self) -> bool:

@@ -27,6 +27,7 @@ CAUSAL = False
 TWO_PASSES = False
 PARTIAL_CONTEXT = False
 SCORES_ALL = True
+LIMITS = ("The paper found that this method hardly converges (Sec. 4.2): expect blur.",)  # for the model card
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:

@@ -13,22 +13,13 @@ from filelock import FileLock
 from torch import nn
 
 from emage.config import CheckpointConfig
+from emage.methods import METHODS
 from emage.model.transformer import Network
 from emage.utils import manifest
 
 NAME, SAMPLES = "README.md", "samples.png"
 PROMPT = "a red bus on a street"  # in the example of a model that was saved without prompts
 
-SENTENCES = {
-    "fully_nar": "fully non-autoregressive (Sec. 3.1): all image tokens in one forward pass, independent of each other",
-    "iterative1": "iterative model #1 (Sec. 3.2, Algorithm 1): each of a few decoding steps keeps the most probable of "
-    "the masked tokens and predicts the rest again; trained on images with random masks",
-    "iterative2": "iterative model #2 (Sec. 3.3): generates as #1; trained on images that mix its own predictions with "
-    "the truth, as they do during generation",
-    "iterative3": "iterative model #3 (Sec. 3.4, Algorithms 2 and 3): every decoding step predicts the masked tokens "
-    "and revises the others; trained on its own, partly wrong, predictions",
-    "autoregressive": "the autoregressive baseline (Sec. 4.3): one token per forward pass, in order",
-}
 CITATION = """\
 ```bibtex
 @article{feng2023emage,
@@ -60,7 +51,7 @@ def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
     shown = f"![sample images]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
     sections = [
         f"# Emage, {pipe.config.method}",
-        f"Text to image after [the Emage paper](https://arxiv.org/abs/2312.14988): {SENTENCES[pipe.config.method]}.",
+        "Text to image after [the Emage paper](https://arxiv.org/abs/2312.14988). " + _method(pipe.config.method),
         shown,
         _use(metadata, name),
         _model(pipe, metadata),
@@ -198,6 +189,11 @@ def _scores(metadata: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _method(method: str) -> str:
+    """Return the first sentence of the method's own docstring."""
+    return " ".join((METHODS[method].__doc__ or "").strip().split("\n\n")[0].split())
+
+
 def _limits(pipe: Described, metadata: dict[str, Any]) -> str:
     height, width = pipe.size
     limits = [
@@ -211,8 +207,7 @@ def _limits(pipe: Described, metadata: dict[str, Any]) -> str:
         "model trained on them repeats both. There is no filter on prompts or images: add one before you offer this "
         "model to others.",
     ]
-    if pipe.config.method == "fully_nar":
-        limits.insert(0, "The paper found that this method hardly converges (Sec. 4.2): expect blur.")
+    limits = [*getattr(METHODS[pipe.config.method], "LIMITS", ()), *limits]
     return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits)
 
 

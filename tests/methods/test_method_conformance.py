@@ -45,7 +45,8 @@ def test_it_has_the_agreed_names(name: str):
     method = METHODS[name]
     assert all(isinstance(getattr(method, flag), bool) for flag in ("CAUSAL", "TWO_PASSES", "PARTIAL_CONTEXT"))
     assert isinstance(method.SCORES_ALL, bool)
-    assert (method.__doc__ or "").strip(), "its docstring is the algorithm"
+    summary = (method.__doc__ or "").strip().split("\n\n")[0]
+    assert summary.endswith("."), "its docstring begins with a sentence, which model cards show, and is the algorithm"
 
 
 # --- The loss ---
