@@ -96,11 +96,11 @@ def stop() -> None:
 
 
 def curl(url: str) -> str:
-    """Return a line to paste into a terminal: one image into picture.png."""
+    """Return a line to paste into a terminal: one image into image.png."""
     body = '{"prompt": "a small red circle above a large blue square", "seed": 7}'
     request = f"curl -s {url}/v1/images/generations -H 'Content-Type: application/json' -d '{body}'"
     decode = "import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)"
-    return f"""{request} | python3 -c '{decode}["data"][0]["b64_json"]))' > picture.png"""
+    return f"""{request} | python3 -c '{decode}["data"][0]["b64_json"]))' > image.png"""
 
 
 def _failure() -> str:

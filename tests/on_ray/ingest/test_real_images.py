@@ -117,6 +117,6 @@ def test_a_model_trains_on_them_and_generates(output, pairs, tmp_path):
     report = train.train(settings)
     pipe = Emage.from_pretrained(report["model"], device="cpu")
     assert pipe.metadata["step"] == 20 and pipe.metadata["data"]["rows"] == pq.read_table(output / "tokens").num_rows
-    pipe.generate(pairs[0][2], seed=7)[0].save(tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as image:
+    pipe.generate(pairs[0][2], seed=7)[0].save(tmp_path / "image.png")
+    with Image.open(tmp_path / "image.png") as image:
         assert image.size == (64, 64) and image.format == "PNG"

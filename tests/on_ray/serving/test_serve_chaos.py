@@ -192,7 +192,7 @@ def test_the_printed_curl_line_returns_the_models_image(server: Server, tiny_mod
     torch.set_num_threads(cpu_threads(ServeConfig()))  # another number may round otherwise
     expected = emage.Emage.from_pretrained(str(tiny_model), device="cpu").generate([prompt], seed=7)[0]
     torch.set_num_threads(before)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), np.asarray(expected))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "image.png")), np.asarray(expected))
 
 
 @pytest.mark.chaos
