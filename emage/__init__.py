@@ -11,7 +11,7 @@ __all__ = ["Emage", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`emage.Emage` is imported at its first use: importing torch takes seconds, and a config does not need it."""
+    """Import `emage.Emage` at its first use: importing PyTorch takes seconds, and reading settings does not need it."""
     if name == "Emage":
         from emage.inference.pipeline import Emage
 

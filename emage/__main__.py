@@ -1,4 +1,4 @@
-"""`python -m emage` is the command `emage`."""
+"""`python -m emage` runs the command `emage`."""
 
 from emage.commands import main
 

@@ -3,8 +3,8 @@
     emage train demo data.path=runs/demo/ingest/tokens run.output=runs/my_model
     emage --help
 
-pipelines/*.py are the same programs as files, for `ray job submit`. A program's module is imported once its settings
-are known to be good: --help and a mistyped key need neither PyTorch nor Ray.
+pipelines/*.py are the same programs as files, for `ray job submit`. A program's module is imported after its
+settings have been checked: --help and a mistyped key need neither PyTorch nor Ray.
 """
 
 import importlib
@@ -20,13 +20,13 @@ from emage.utils.redact import redact
 
 @dataclass(frozen=True)
 class Command:
-    """A program. `function` is called with its settings; if it has words of its own, with the whole command line."""
+    """A program. `function` is called with its settings or, if it reads positional arguments, with the command line."""
 
     summary: str
     function: str  # module:function
     settings: str  # module:dataclass
     resumes: bool = False  # if the same command is run again
-    words: Mapping[str, str] = field(default_factory=dict)  # in front of key=value: word -> its meaning
+    words: Mapping[str, str] = field(default_factory=dict)  # positional arguments: name -> meaning
 
 
 COMMANDS = {
@@ -61,7 +61,7 @@ COMMANDS = {
         "emage.config:DoctorConfig",
     ),
     "inspect": Command(
-        "what a token table holds",
+        "token table -> statistics and sample images",
         "emage.data.inspect_tokens:main",
         "emage.config:InspectionConfig",
         words={"PATH": "The token table: a folder of parquet files, or one file (the same as path=PATH)."},
@@ -112,7 +112,7 @@ def usage() -> str:
 
 
 def run(name: str, argv: Sequence[str]) -> None:
-    """Run a command. Print its settings first, without the secrets in their addresses."""
+    """Print the settings of a command, without the secrets in their addresses, and run it."""
     command = COMMANDS[name]
     try:
         with exit_on_bad_input():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emage import commands, config, reference
+from emage import commands, config, configuration_page
 from emage.config import presets
 from emage.config.environment import VARIABLES
 from emage.config.fields import leaves, sections
@@ -19,7 +19,9 @@ PROGRAMS = [getattr(config, command.settings.removeprefix("emage.config:")) for 
 
 
 def test_the_committed_page_is_what_the_settings_say():
-    assert PAGE.read_text() == reference.markdown(), "run: python -m emage.reference > docs/configuration.md"
+    assert PAGE.read_text() == configuration_page.markdown(), (
+        "run: python -m emage.configuration_page > docs/configuration.md"
+    )
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS, config.CheckpointConfig])

@@ -30,7 +30,7 @@ from emage.config.model import (
     UnmaskingOrder,
 )
 from emage.config.presets import PRESETS
-from emage.config.reproduce import DemoConfig, PaperConfig, ReproduceConfig, SmallConfig, Study, Table2Config
+from emage.config.reproduce import DemoConfig, PaperConfig, ReproduceConfig, SmallConfig, StudyName, Table2Config
 from emage.config.serving import AccessConfig, AutoscalingConfig, ServeConfig
 from emage.config.training import (
     CurvesConfig,
@@ -79,7 +79,7 @@ __all__ = [
     "ShuffleConfig",
     "SmallConfig",
     "SourceConfig",
-    "Study",
+    "StudyName",
     "Table2Config",
     "TokenizeConfig",
     "TrainConfig",

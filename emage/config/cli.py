@@ -1,7 +1,7 @@
 """`PRESET key=value ...` -> a frozen config dataclass, through OmegaConf; and a config as YAML and back.
 
-A mistake on a command line is an InputError of one line, with the nearest name if something is mistyped. Nothing here
-depends on a field of any config.
+A mistake on a command line is an InputError of one line, with the nearest name if something is mistyped. The code here
+does not depend on the fields of any config.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from emage.config.fields import (
     first_paragraph,
     leaves,
     nearest,
+    problems,
     sections,
 )
 from emage.config.presets import PRESETS, SUMMARIES, presets
@@ -31,20 +32,20 @@ from emage.utils.errors import InputError
 
 Config = TypeVar("Config")
 
-_WIDEST = 110  # characters of a line, however wide the terminal is
-_COLUMN = 38  # where the second column starts
+_MAX_WIDTH = 110  # characters of a line, even if the terminal is wider
+_SECOND_COLUMN = 38  # character at which it starts
 
 
 def parse(
     program: type[Config], argv: Sequence[str], command: str = "", words: Mapping[str, str] | None = None
 ) -> Config:
-    """Read `PRESET key=value ...` into a checked, frozen config. A preset is optional; values win over it.
+    """Read `PRESET key=value ...` into a checked, frozen config. A preset is optional; keys override it.
 
     Args:
         program: The config class.
-        argv: The words after the program's name. With -h or --help the help is printed and the program ends with 0.
+        argv: The arguments after the program's name. With -h or --help the help is printed and the program ends with 0.
         command: How the program is called, for the help: "emage train"; by default, the script's name.
-        words: The program's own words in front of the keys, with their meaning, for the help.
+        words: Positional arguments that the program itself reads, with their meaning, for the help.
 
     Raises:
         InputError: An unknown preset or key (with the nearest name), a value that its field does not allow, a required
@@ -87,7 +88,7 @@ def usage(program: type, command: str = "", words: Mapping[str, str] | None = No
     Args:
         program: The config class.
         command: How the program is called: "emage train"; by default, the script's name.
-        words: The program's own words in front of the keys, with their meaning.
+        words: Positional arguments that the program itself reads, with their meaning.
     """
     words, named, command = words or {}, presets(program), command or f"python {sys.argv[0]}"
     parts = [command, *words, *(["[PRESET]"] if named else []), "key=value ..."]
@@ -143,14 +144,14 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(program: type[Config], text: str) -> Config:
-    """Return the config that `to_yaml` wrote.
+    """Return the config that `to_yaml` wrote, checked as `parse` checks it.
 
     Args:
         program: The config class.
         text: The YAML text; keys that are left out get their defaults.
 
     Raises:
-        InputError: The text does not describe a `program`.
+        InputError: The text is not YAML, has an unknown key, or a value that its field does not allow.
 
     Examples:
         ```python
@@ -158,13 +159,16 @@ def from_yaml(program: type[Config], text: str) -> Config:
         ```
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[return-value]
+        config: Config = OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[assignment]
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"not a {program.__name__}: {str(error).splitlines()[0]}") from None
+    if broken := next(problems(config), None):
+        raise InputError(f"not a {program.__name__}: {broken}")
+    return config
 
 
 def preset(program: type[Config], name: str | None, **values: Any) -> Config:
-    """Return the config of a named preset with other values over it: `parse` for code.
+    """Return the config of a named preset with some of its values replaced: `parse` for Python code.
 
     Args:
         program: The config class.
@@ -275,13 +279,13 @@ def _with_default(leaf: Leaf) -> str:
 
 
 def _row(left: str, right: str) -> list[str]:
-    """Two columns; a left one that is too long has a line of its own."""
-    lines = textwrap.wrap(right, max(20, _width() - _COLUMN), break_long_words=False) or [""]
-    indent = " " * _COLUMN
-    if len(left) > _COLUMN - 4:
+    """Return the lines of two columns; left text that is too long has a line of its own."""
+    lines = textwrap.wrap(right, max(20, _width() - _SECOND_COLUMN), break_long_words=False) or [""]
+    indent = " " * _SECOND_COLUMN
+    if len(left) > _SECOND_COLUMN - 4:
         first = textwrap.wrap(left, _width() - 2, initial_indent="  ", subsequent_indent="      ")
         return [*first, *(indent + line for line in lines)]
-    return [f"  {left:<{_COLUMN - 2}}{lines[0]}".rstrip(), *(indent + line for line in lines[1:])]
+    return [f"  {left:<{_SECOND_COLUMN - 2}}{lines[0]}".rstrip(), *(indent + line for line in lines[1:])]
 
 
 def _wrapped(text: str) -> list[str]:
@@ -289,4 +293,4 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _width() -> int:
-    return min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+    return min(shutil.get_terminal_size((_MAX_WIDTH, 24)).columns, _MAX_WIDTH)

@@ -1,4 +1,4 @@
-"""What surrounds a program: MLflow, the check of a machine (emage doctor), environment variables."""
+"""Settings of MLflow and of the check of a machine (emage doctor), and all environment variables."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from emage.config.fields import group, setting
 
 @dataclass(frozen=True)
 class MLflowConfig:
-    """Where runs are recorded."""
+    """The MLflow server or database in which runs are recorded."""
 
     uri: str = setting(
-        "sqlite:///runs/mlflow.db", "Tracking server or database; the variable MLFLOW_TRACKING_URI wins over it."
+        "sqlite:///runs/mlflow.db", "Tracking server or database; the variable MLFLOW_TRACKING_URI overrides it."
     )
     artifacts: str = setting("runs/mlflow-artifacts", "Folder for the files of runs, if `uri` is an sqlite database.")
     experiment: str = setting("emage", "MLflow experiment that the run belongs to.")
@@ -36,21 +36,19 @@ class Variable(NamedTuple):
     name: str
     used_by: str
     meaning: str
-    default: str = ""  # what it counts as if it is not set, or what the code sets it to
+    default: str = ""  # the value in force if it is not set, or the value that the code sets
 
 
-_SERVE_LOOPS = (
-    "Ray Serve runs the endpoint's code in the replica's own event loop: one change of thread less per request."
-)
+_SERVE_LOOPS = "0: run the endpoint's code in the replica's own event loop, which saves a change of thread per request."
 _NODES = "set on every node (cluster/Dockerfile)"
 
 READ = (
     Variable("EMAGE_CACHE", "all programs", "Folder for downloaded weights and reference features.", "~/.cache/emage"),
-    Variable("EMAGE_API_KEY", "serve", "API key that clients must send; access.api_key_file wins over it."),
+    Variable("EMAGE_API_KEY", "serve", "API key that clients must send; access.api_key_file overrides it."),
     Variable(
         "MLFLOW_TRACKING_URI",
         "all programs that record a run",
-        "Tracking server; it wins over mlflow.uri.",
+        "Tracking server; it overrides mlflow.uri.",
         "mlflow.uri",
     ),
     Variable(
@@ -62,7 +60,7 @@ READ = (
     Variable("EMAGE_DATA", "benchmarks/loader.py and tests", "Folder with laion_urls_10k.parquet: real captions."),
     Variable("LOCAL_RANK", "doctor", "GPU of a process of its NCCL check; torchrun sets it."),
     Variable(
-        "MLFLOW_ARTIFACTS_DESTINATION", "cluster/mlflow", "Bucket for the files of runs: s3://NAME; made if missing."
+        "MLFLOW_ARTIFACTS_DESTINATION", "cluster/mlflow", "Bucket for the files of runs: s3://NAME; created if missing."
     ),
     Variable("MLFLOW_S3_ENDPOINT_URL", "cluster/mlflow", "Address of S3 storage that is not Amazon's."),
 )
@@ -74,7 +72,7 @@ READ_BY_LIBRARIES = (
     Variable("AWS_ACCESS_KEY_ID", "object storage", "Credentials for s3:// paths."),
     Variable("AWS_SECRET_ACCESS_KEY", "object storage", "Credentials for s3:// paths."),
     Variable("AWS_DEFAULT_REGION", "object storage", "Region of s3:// paths."),
-    Variable("RAY_AUTH_MODE", "Ray", f"token: Ray's ports ask for the cluster's token; {_NODES}."),
+    Variable("RAY_AUTH_MODE", "Ray", f"token: Ray's ports require the cluster's token; {_NODES}."),
     Variable("RAY_AUTH_TOKEN_PATH", "Ray", "File with that token.", "~/.ray/auth_token"),
 )
 SET_IF_ABSENT = (
@@ -89,7 +87,7 @@ SET_IF_ABSENT = (
     Variable(
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
         "all programs on Ray, on this machine",
-        "No preemption to watch for.",
+        "0: do not watch for the preemption of nodes.",
         "0",
     ),
     Variable(
@@ -106,12 +104,22 @@ SET_IF_ABSENT = (
     ),
     Variable("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "serve, on this machine", _SERVE_LOOPS, "0"),
     Variable("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "serve, on this machine", _SERVE_LOOPS, "0"),
-    Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "tracking", "The program's own queue retries instead.", "0"),
     Variable(
-        "MLFLOW_HTTP_REQUEST_TIMEOUT", "tracking", "Seconds lost at the start to a server that cannot be reached.", "10"
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+        "tracking",
+        "Retries by MLflow's client: none, because the program's own queue retries.",
+        "0",
     ),
-    Variable("MLFLOW_DISABLE_TELEMETRY", "tracking", "No telemetry of MLflow's.", "true"),
-    Variable("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "tracking", "No lines of MLflow's on the terminal.", "true"),
-    Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "tracking", "No progress bars of MLflow's.", "false"),
+    Variable(
+        "MLFLOW_HTTP_REQUEST_TIMEOUT",
+        "tracking",
+        "Timeout in seconds: so long a start is delayed by a server that is unreachable.",
+        "10",
+    ),
+    Variable("MLFLOW_DISABLE_TELEMETRY", "tracking", "Switch MLflow's telemetry off.", "true"),
+    Variable(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "tracking", "Keep MLflow from printing the addresses of runs.", "true"
+    ),
+    Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "tracking", "Switch MLflow's progress bars off.", "false"),
 )
 VARIABLES = {variable.name: variable for variable in (*READ, *READ_BY_LIBRARIES, *SET_IF_ABSENT)}

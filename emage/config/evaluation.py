@@ -12,7 +12,7 @@ from emage.config.model import Dtype, SamplingConfig
 
 Rank = Literal["none", "likelihood", "clip"]
 FidMode = Literal["torch-fidelity", "pytorch-fid", "clean"]
-SetMetric = Literal["fid", "kid", "precision_recall", "frechet"]  # of a set of images, compared with real ones
+SetMetric = Literal["fid", "kid", "precision_recall", "frechet"]  # metrics that compare a set of images with real ones
 Metric = Literal["fid", "kid", "precision_recall", "frechet", "clip_score", "shapes"]
 
 
@@ -28,7 +28,7 @@ class JudgeConfig:
     )
     inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache, or downloaded.")
     clip_model: str = setting(
-        "ViT-B-32-quickgelu", "open_clip model of metrics=[clip_score]; another than the one that ranks candidates."
+        "ViT-B-32-quickgelu", "open_clip model of metrics=[clip_score]; not the one that ranks candidates."
     )
     clip_weights: str | None = setting(
         None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
@@ -68,7 +68,7 @@ class EvaluateConfig:
     rank_weights: str | None = setting(
         None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
     )
-    metrics: tuple[Metric, ...] = setting((), "Metrics of the report.")
+    metrics: tuple[Metric, ...] = setting((), "Metrics of the report; those that are not in the list are not computed.")
     judge: JudgeConfig = group(JudgeConfig)
     batch_size: int = setting(16, "Images generated at a time by one actor.", unit="images", minimum=1)
     num_actors: int = setting(1, "Ray actors that generate and score, each with a model.", unit="actors", minimum=1)

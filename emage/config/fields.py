@@ -1,4 +1,4 @@
-"""The description of every setting, beside its field, and the check of a config against it.
+"""Descriptions of settings, as part of their dataclass fields, and the check of a config against them.
 
     steps: int = setting(16, "Decoding steps per image.", unit="steps", minimum=1, source="paper, Sec. 4.6")
 
@@ -27,13 +27,13 @@ _MAX_SHOWN = 200  # characters of a wrong value in a message
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field says of itself in addition to its name, type and default."""
+    """The description of a field, in addition to its name, type and default."""
 
     meaning: str  # one sentence
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
-    above: float | None = None  # like minimum, but this number itself is not allowed
+    above: float | None = None  # exclusive lower bound
     choices: tuple[str, ...] = ()  # of a text that is not a Literal
     not_empty: bool = False  # a list must have an entry
     is_folder: bool = False  # on a disk: not a URL
@@ -162,7 +162,7 @@ def problems(config: Any, prefix: str = "") -> Iterator[str]:
         for message in messages:
             found = True
             yield message
-    if not found and hasattr(config, "problems"):  # its rules rely on values that are allowed each
+    if not found and hasattr(config, "problems"):  # these rules assume that each value is allowed by its field
         yield from config.problems(prefix)
 
 
@@ -210,7 +210,7 @@ def describe_allowed(leaf: Leaf) -> str:
 
 
 def format_bound(value: float) -> str:
-    """Return a bound as text that a person can read: 1,048,576 or 2^63 - 1 or 1e-06."""
+    """Return a bound as text: 1,048,576 or 2^63 - 1 or 1e-06."""
     if value == MAX_SEED:
         return "2^63 - 1"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
@@ -285,7 +285,7 @@ def _accepts_list(members: tuple[Any, ...], described: Setting, value: Any) -> b
 
 
 def _in_range(described: Setting, value: float) -> bool:
-    """NaN and infinities are in no range."""
+    """Return whether a number is within the field's bounds; NaN and infinities never are."""
     return (
         (isinstance(value, int) or math.isfinite(value))
         and (described.minimum is None or value >= described.minimum)

@@ -1,4 +1,4 @@
-"""Settings of the ingest, table of URLs -> token table; and of `emage inspect`, token table -> what it holds."""
+"""Settings of the ingest, table of URLs -> token table; and of `emage inspect`, token table -> statistics, images."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """Lists of what is not downloaded: text files with one entry per line, also as .gz."""
+    """Block lists of URLs, hosts and md5 sums: text files with one entry per line, also as .gz."""
 
     block_urls: tuple[str, ...] = setting((), "Lists of URLs.")
     block_hosts: tuple[str, ...] = setting((), "Lists of hosts; their subdomains are blocked too.")
@@ -68,15 +68,15 @@ class DownloadConfig:
     node_resource: str = setting(
         "", "Download only on nodes with this custom Ray resource (cluster/README.md); empty: on any node."
     )
-    timeout_s: float = setting(10.0, "Time for the whole request of an image.", unit="seconds", above=0)
-    retries: int = setting(1, "Retries of a failed request at once.", unit="retries", minimum=0)
+    timeout_s: float = setting(10.0, "Time limit for the whole request of an image.", unit="seconds", above=0)
+    retries: int = setting(1, "Immediate retries of a failed request.", unit="retries", minimum=0)
     passes: int = setting(
         2, "Rounds over all shards; later rounds retry what failed for a temporary reason.", unit="rounds", minimum=1
     )
     allow_private_hosts: bool = setting(False, "Allow private addresses: for tests and intranets.")
     min_success_rate: float = setting(
         0.1,
-        "Stop if fewer of a shard's last 1,000 rows arrive; a broken DNS resolver looks like 0.01.",
+        "Stop if a smaller fraction of a shard's last 1,000 rows is downloaded; a broken DNS resolver looks like 0.01.",
         unit="fraction of the rows",
         minimum=0,
         maximum=1,
@@ -111,7 +111,7 @@ class ShuffleConfig:
     rows_per_file: int = setting(65_536, "Rows per file; about 128 MB at 1,024 tokens.", unit="rows", minimum=1)
     row_group_rows: int = setting(4_096, "Rows per row group of a file.", unit="rows", minimum=1)
     drop_same_content: bool = setting(
-        False, "Keep one pair of those whose images have the same bytes; they are counted in any case."
+        False, "Of rows whose images have the same bytes keep one; such rows are counted in any case."
     )
 
 
@@ -140,7 +140,7 @@ class IngestConfig:
 
 @dataclass(frozen=True)
 class InspectionConfig:
-    """Token table -> what it holds (emage inspect PATH)."""
+    """Token table -> its statistics, and a sample of its images (emage inspect PATH)."""
 
     path: str = setting(MISSING, "Token table: a folder of parquet files, or one file.")
     sheet: str | None = setting(
@@ -148,7 +148,10 @@ class InspectionConfig:
     )
     pictures: int = setting(32, "Images on the sheet.", unit="images", minimum=1)
     sample: int = setting(
-        50_000, "Rows, selected at random, that captions and codes are counted in.", unit="rows", minimum=1
+        50_000,
+        "Rows, selected at random, from which the statistics of captions and codes are computed.",
+        unit="rows",
+        minimum=1,
     )
     weights: str | None = setting(
         None, "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name."

@@ -75,7 +75,7 @@ class SamplingConfig:
         0, "Sample among this many of the most probable tokens; 0: all.", unit="tokens", minimum=0, maximum=1 << 20
     )
     top_p: float = setting(
-        1.0, "Sample among the most probable tokens up to this probability; 1: all.", minimum=1e-6, maximum=1
+        1.0, "Sample among the most probable tokens up to this cumulative probability; 1: all.", minimum=1e-6, maximum=1
     )
     gumbel: float = setting(
         4.5,
@@ -89,7 +89,8 @@ class SamplingConfig:
     )
     guidance: float = setting(
         0.0,
-        "Classifier-free guidance scale s in u + s(c - u); needs training with objective.caption_dropout. 0: off.",
+        "Classifier-free guidance scale s: logits u + s(c - u), with u of an empty caption and c of the prompt; needs "
+        "training with objective.caption_dropout. 0: off.",
         minimum=0,
         maximum=100,
     )

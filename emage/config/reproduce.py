@@ -7,7 +7,7 @@ from emage.config.environment import MLflowConfig
 from emage.config.fields import MAX_SEED, group, setting
 from emage.config.model import Method
 
-Study = Literal["table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "all"]
+StudyName = Literal["table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "all"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Table2Config:
     limit: int | None = setting(None, "Use the first images by name. null: all.", unit="images", minimum=1)
     batch_size: int = setting(16, "Images at a time.", unit="images", minimum=1)
     device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
-    output: str = setting("", "Set by the program.")
+    output: str = setting("", "Set by the program; a value given here is replaced.")
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,14 @@ class PaperConfig:
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """The paper's tables and figures made again, next to the paper's numbers (pipelines/reproduce.py)."""
+    """The paper's tables and figures, our numbers next to the paper's (pipelines/reproduce.py)."""
 
-    what: Study = setting("all", "Table or figure.")
+    what: StudyName = setting("all", "Table or figure.")
     scale: Literal["small", "paper"] = setting("small", "small: a toy world on one machine. paper: the paper's size.")
     output: str = setting(
-        "runs/reproduce", "Folder shared by all tables: what two of them need is made once.", is_folder=True
+        "runs/reproduce",
+        "Folder shared by all tables and figures: an experiment that several of them need is run once.",
+        is_folder=True,
     )
     seeds: int | None = setting(
         None, "Trainings of each model, with different seeds. null: 3 (scale=small), 1 (scale=paper).", minimum=1
@@ -93,7 +95,7 @@ class ReproduceConfig:
     steps: int | None = setting(
         None, "Steps of each training. null: 1,500 (scale=small), the paper's (scale=paper).", unit="steps", minimum=1
     )
-    force: bool = setting(False, "Make everything again that this command needs.")
+    force: bool = setting(False, "Run all experiments that this command needs again.")
     dry_run: bool = setting(False, "Print what is needed and how long it takes, and end.")
     device: str = setting("auto", "Device of latency: cpu, cuda, cuda:N, or auto: cuda if available.")
     small: SmallConfig = group(SmallConfig)

@@ -25,15 +25,15 @@ class AccessConfig:
     max_upload_mb: float = setting(20.0, "Largest body of a request.", unit="MB", above=0, maximum=10_000)
     safety: str | None = setting(
         None,
-        "Hook module:function that takes a prompt and an image or None, and returns why it is rejected, or None.",
+        "Hook module:function: takes a prompt and an image or None, returns the reason for a rejection, or None.",
     )
 
 
 @dataclass(frozen=True)
 class AutoscalingConfig:
-    """Replicas that follow the load; num_replicas is the minimum."""
+    """Autoscaling: replicas are added and removed with the load; num_replicas is the minimum."""
 
-    max_replicas: int = setting(0, "Most replicas; 0: always num_replicas.", unit="replicas", minimum=0)
+    max_replicas: int = setting(0, "Largest number of replicas; 0: always num_replicas.", unit="replicas", minimum=0)
     target_ongoing_requests: float = setting(
         16.0,
         "Requests per replica above which replicas are added: two full batches, of which one waits.",
@@ -73,9 +73,9 @@ class ServeConfig:
         unit="images",
         minimum=0,
     )
-    timeout_s: float = setting(60.0, "Time for a request, until its last image.", unit="seconds", above=0)
+    timeout_s: float = setting(60.0, "Time limit of a request, until its last image.", unit="seconds", above=0)
     num_frontends: int = setting(
-        1, "Processes that speak HTTP; each keeps about one fast GPU busy.", unit="processes", minimum=1
+        1, "HTTP processes; one of them can keep about one fast GPU busy.", unit="processes", minimum=1
     )
     access: AccessConfig = group(AccessConfig)
     autoscaling: AutoscalingConfig = group(AutoscalingConfig)

@@ -23,7 +23,7 @@ class ObjectiveConfig:
         "linear", "Distribution of the fraction of tokens that is masked in training.", source="paper, Sec. 4.7"
     )
     first_pass: Literal["sample", "argmax"] = setting(
-        "sample", "Tokens that the first forward pass of iterative2 and iterative3 puts into the image."
+        "sample", "How the first forward pass of iterative2 and iterative3 chooses tokens from its logits."
     )
     warm_start: float = setting(
         0.0,
@@ -94,8 +94,7 @@ class OptimConfig:
     )
     ema: float = setting(
         0.0,
-        "Decay of averaged weights (EMA), which then are what is saved and what sample images are generated with; "
-        "0: off.",
+        "Decay of averaged weights (EMA), which are then saved, and generate the sample images; 0: off.",
         minimum=0,
         maximum=0.999999,
     )
@@ -140,10 +139,17 @@ class RunConfig:
         False, "Gradient checkpointing: store the inputs of blocks only; far less memory, a third more arithmetic."
     )
     max_failures: int = setting(
-        100, "Lost workers or nodes after which training resumes by itself.", minimum=0, maximum=_MAX_STEPS
+        100,
+        "Failures (a lost worker or node) after which training still resumes by itself.",
+        minimum=0,
+        maximum=_MAX_STEPS,
     )
     max_skipped: int = setting(
-        20, "Skipped steps (see optim.max_spike) that a run survives.", unit="steps", minimum=0, maximum=_MAX_STEPS
+        20,
+        "Skipped steps (see optim.max_spike) that are tolerated; with more the run ends with an error.",
+        unit="steps",
+        minimum=0,
+        maximum=_MAX_STEPS,
     )
     log_every: int = setting(50, "Steps between two records in MLflow.", unit="steps", minimum=1)
     sample_every: int = setting(5_000, "Steps between two sets of sample images.", unit="steps", minimum=1)

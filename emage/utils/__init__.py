@@ -1,1 +1,1 @@
-"""What knows nothing of images or models: files, errors, storage, memory, torch.compile."""
+"""Helpers that do not depend on models or data: errors, storage, manifests, image grids, memory, torch.compile."""

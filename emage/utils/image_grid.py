@@ -15,14 +15,14 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 8  # px around every image
-_SMALLEST, _LARGEST = 128, 512  # px, the longer side that images are shown at
+_MIN_SIDE, _MAX_SIDE = 128, 512  # px, bounds of the longer side of a shown image
 _FONT_SIZE = 12
-_LINES = 4  # of a caption
-_READ = 500  # characters of a caption that are looked at; four lines never hold more
+_MAX_LINES = 4  # of a caption
+_MAX_CHARACTERS = 500  # of a caption; four lines never hold more
 
 _Font = ImageFont.FreeTypeFont
 
-# Pillow's own font has no letter outside ASCII. Where it does not do, the first of these that the machine has.
+# Pillow's own font has no letter outside ASCII: `_font` also tries those of these fonts that are installed.
 _FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
@@ -33,7 +33,7 @@ def make_grid(images: Sequence[Image.Image], captions: Sequence[str], columns: i
     """
     shown = [_resized(image) for image in images]
     width, height = max(image.width for image in shown), max(image.height for image in shown)
-    fonts = [_font(caption[:_READ]) for caption in captions]
+    fonts = [_font(caption[:_MAX_CHARACTERS]) for caption in captions]
     texts = [_wrapped(caption, font, width) for caption, font in zip(captions, fonts, strict=True)]
     line_height = max((sum(font.getmetrics()) + 1 for font in fonts), default=0)
     columns = min(columns, len(shown))
@@ -59,16 +59,19 @@ def make_filmstrips(
     columns: int = 8,
     iterations: Sequence[int] | None = None,
 ) -> Image.Image:
-    """Return Figure 5: one row per prompt, one column per decoding step, its number on top, the prompt above its row.
+    """Return filmstrips as in Figure 5: a row per prompt, below its text, and a column per decoding step.
 
-    `images`: for each prompt the frames of all iterations, equally many. `columns` of them are shown, evenly spaced, or
-    those of `iterations`, counted from 1.
+    Args:
+        images: The frames of each prompt, one per decoding step; equally many for all prompts.
+        prompts: The texts.
+        columns: Number of decoding steps that are shown, evenly spaced.
+        iterations: The decoding steps that are shown, counted from 1, in place of `columns`.
     """
     iterations = iterations or evenly_spaced(len(images[0]), columns)
     rows = [[_resized(frames[i - 1]) for i in iterations] for frames in images]
     width = max(frame.width for row in rows for frame in row) + 2 * _GAP
     height = max(frame.height for row in rows for frame in row) + 2 * _GAP
-    fonts = [_font(prompt[:_READ]) for prompt in prompts]
+    fonts = [_font(prompt[:_MAX_CHARACTERS]) for prompt in prompts]
     texts = [
         _wrapped(text, font, width * len(iterations) - 2 * _GAP) for text, font in zip(prompts, fonts, strict=True)
     ]
@@ -93,7 +96,7 @@ def evenly_spaced(total: int, columns: int) -> list[int]:
 
 
 def printable(text: str) -> str:
-    r"""Return the text on one line; what controls terminals or the reading direction becomes \u001b, \u202e."""
+    r"""Return the text on one line, with control characters as escapes: \u001b, \u202e."""
     return " ".join("".join(_visible(character) for character in text).split())
 
 
@@ -104,13 +107,13 @@ def _visible(character: str) -> str:
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """RGB, the longer side within _SMALLEST and _LARGEST."""
+    """Return the image as RGB, its longer side within _MIN_SIDE and _MAX_SIDE."""
     image = image.convert("RGB")
     longer = max(image.size)
-    if longer > _LARGEST:
-        image.thumbnail((_LARGEST, _LARGEST))
+    if longer > _MAX_SIDE:
+        image.thumbnail((_MAX_SIDE, _MAX_SIDE))
         return image
-    factor = max(1, _SMALLEST // longer)
+    factor = max(1, _MIN_SIDE // longer)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -118,16 +121,16 @@ def _resized(image: Image.Image) -> Image.Image:
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], font: _Font, height: int) -> None:
-    """Lines of text below each other, from their upper left corner."""
+    """Write lines of text below each other; `corner` is the upper left one, `height` that of a line."""
     for number, line in enumerate(lines):
         pen.text((corner[0], corner[1] + number * height), line, fill="#222222", font=font)
 
 
 @lru_cache(maxsize=1)
 def _fonts() -> tuple[_Font, ...]:
-    """Pillow's own, and those of _FONTS that are here."""
+    """Return Pillow's own font, and those of _FONTS that are installed."""
     fonts = [ImageFont.load_default(size=_FONT_SIZE)]
-    matplotlib = importlib.util.find_spec("matplotlib")  # found, not imported: it brings a copy of DejaVu Sans along
+    matplotlib = importlib.util.find_spec("matplotlib")  # not imported: only its copy of DejaVu Sans is used
     folder = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib and matplotlib.origin else Path()
     for name in (*_FONTS, str(folder / _FONTS[0])):
         with suppress(OSError):
@@ -136,24 +139,24 @@ def _fonts() -> tuple[_Font, ...]:
 
 
 def _font(text: str) -> _Font:
-    """The font that has the most of the text's characters; of equals, the first."""
+    """Return the font that has the most of the text's characters; of equals, the first."""
     characters = set(printable(text))
     return max(_fonts(), key=lambda font: sum(_has(font, character) for character in characters))
 
 
 @lru_cache(maxsize=1 << 14)
 def _has(font: _Font, character: str) -> bool:
-    """Whether a font shows a character, and not the box that stands for a missing one (U+FFFF is always missing)."""
+    """Return whether a font has a character; a missing one is shown as the same box as U+FFFF, which no font has."""
     glyph: Any = font.getmask(character)
     box: Any = font.getmask("\uffff")
     return glyph.size != box.size or bytes(glyph) != bytes(box)
 
 
 def _wrapped(text: str, font: _Font, width: int) -> list[str]:
-    """At most _LINES lines of at most `width` px."""
-    rest = printable(text[:_READ])
+    """Return the text as at most _MAX_LINES lines of at most `width` px."""
+    rest = printable(text[:_MAX_CHARACTERS])
     lines: list[str] = []
-    while rest and len(lines) < _LINES:
+    while rest and len(lines) < _MAX_LINES:
         line = _beginning(rest, font, width)
         lines.append(line.rstrip())
         rest = rest[len(line) :].lstrip()
@@ -166,7 +169,7 @@ def _wrapped(text: str, font: _Font, width: int) -> list[str]:
 
 
 def _beginning(text: str, font: _Font, width: int) -> str:
-    """As much of the text as `width` px hold, up to a space where there is one; one character at least."""
+    """Return the start of the text that fits into `width` px, up to a space if it has one; at least one character."""
     end = max(1, bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n])))
     space = text.rfind(" ", 0, end + 1)
     return text[: space + 1] if space > 0 and end < len(text) else text[:end]

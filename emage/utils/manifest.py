@@ -96,10 +96,16 @@ def _temporary_name(path: Path) -> Path:
 
 
 def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> None:
-    """Makes `folder` the output of this run, or confirms that it is: the same command resumes.
+    """Record in `folder` that it is the output of this run; if it already is, the run is resumed.
 
-    `identity` is what the result depends on (nested dicts of settings). Raises InputError where the folder holds
-    another run, naming a setting that differs, or files that belong to no run. Nothing is written in that case.
+    Args:
+        folder: A new or empty folder, or the output of an earlier run of the same command.
+        program: Name of the program.
+        identity: The settings on which the result depends, as nested dicts.
+
+    Raises:
+        InputError: The folder holds another run (the message names a setting that differs) or other files. Nothing has
+            been written then.
     """
     if "://" in str(folder):
         raise InputError(f"{folder}: an output is a folder that every node sees, not a URL")
@@ -107,7 +113,7 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
     known = read_json(folder / "run.json") if folder.is_dir() else None
     if known is None:
         if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
-            raise InputError(f"{folder} already exists and is no {program} output; choose another output=")
+            raise InputError(f"{folder} already exists and is not an output of {program}; choose another output=")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "run.json", {"program": program, "settings": identity})
@@ -126,7 +132,7 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Return nested settings by dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -15,7 +15,7 @@ OOM_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "
 
 
 class HalvedOnOom:
-    """Applies `work` (B, ...) -> (B, ...) to as many rows at a time as fit into memory. Rows must be independent.
+    """Applies `work` (B, ...) -> (B, ...) to as many rows at a time as fit into memory. Rows are independent.
 
     A batch size that failed is not tried again: it would fail again, and each attempt costs time.
     """

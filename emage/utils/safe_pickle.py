@@ -112,8 +112,8 @@ def unsafe_file(path: Path, error: Exception) -> ValueError:
 
 def reason(error: Exception) -> str:
     """Return the first sentence of an unpickler's error; torch's next sentences advise to load unsafely."""
-    if asked := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it asks for {asked[1]}"
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it refers to {name[1]}"
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # after torch's own introduction
     sentence = re.split(r"(?<=\S)\.\s|\n", text, maxsplit=1)[0][:200]
     if isinstance(error, (RuntimeError, pickle.UnpicklingError, zlib.error)) and sentence:

@@ -102,6 +102,14 @@ def test_yaml_round_trip():
         from_yaml(CheckpointConfig, "colour: red")
 
 
+def test_yaml_is_checked_as_a_command_line_is():
+    with pytest.raises(InputError, match=r"not a CheckpointConfig: sampling\.top_p=2\.0: must be a number from"):
+        from_yaml(CheckpointConfig, "sampling: {top_p: 2.0}")
+    text = to_yaml(parse(TrainConfig, ["demo", *NEEDED]))
+    with pytest.raises(InputError, match=r"not a TrainConfig: optim\.batch_size=1 leaves"):
+        from_yaml(TrainConfig, text.replace(" batch_size: 32", " batch_size: 1").replace("workers: 1", "workers: 2"))
+
+
 def test_the_metrics_of_the_settings_are_those_of_evaluation():
     assert set(get_args(config.Metric)) == {*scoring.NETWORK_METRICS, *METRICS}
     assert set(get_args(config.SetMetric)) == set(scoring.SET_METRIC_NETWORKS)

@@ -37,7 +37,7 @@ import pytest
             "no.txt: not a readable list (select.block_urls)",
         ),
         ("train", "tiny data.path=nothing run.output=out", "nothing: no token table"),
-        ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is no train output"),
+        ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is not an output of train"),
         ("train", "tiny data.path=TABLE data.tokenizer=vqgan-f9 run.output=out", "vqgan-f9"),
         ("evaluate", "tiny checkpoint=taken captions=c.txt output=out", "is not a checkpoint folder"),
         ("evaluate", "tiny checkpoint=MODEL captions=none.txt output=out", "no such caption file"),

@@ -138,7 +138,7 @@ def test_the_refusal_names_what_was_asked_for(model):
             return os.system, ("touch ran",)
 
     Path("last.ckpt").write_bytes(lightning(model, callbacks=Hostile()))
-    with pytest.raises(ValueError, match=r"\(it asks for (posix|nt)\.system\)$"):
+    with pytest.raises(ValueError, match=r"\(it refers to (posix|nt)\.system\)$"):
         tokenizers.load("tiny", weights="last.ckpt")
     assert not Path("ran").exists()
 
