@@ -74,10 +74,14 @@ def parse(
         except OmegaConfBaseException as error:
             key, text = value.split("=", 1)
             raise InputError(override_error(program, error, key, text)) from None
-    if missing := sorted(OmegaConf.missing_keys(merged)):
-        raise InputError(f"{missing[0]} is required: add {missing[0]}=... (--help lists every key)")
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    from_preset = [key for key in presets(program)[preset] if key not in given] if preset else []
+    try:
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... (--help lists every key)")
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # an interpolation, ${KEY}, of a key that does not exist
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    groups = tuple(f"{key}." for key in given)  # optim={steps: 5} sets optim.steps
+    from_preset = [key for key in presets(program)[preset] if not f"{key}.".startswith(groups)] if preset else []
     check(config, preset=preset or "", preset_keys=from_preset)
     return config
 

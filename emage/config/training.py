@@ -68,6 +68,7 @@ class OptimConfig:
         4.5e-4,
         "Highest learning rate, reached after the warm-up and then lowered to 0 along a cosine.",
         above=0,
+        maximum=1e30,
         source="paper, Sec. 4",
     )
     warmup: float = setting(
@@ -85,12 +86,15 @@ class OptimConfig:
         0.96, "AdamW's decay of the mean of squared gradients.", minimum=0, maximum=0.999999, source="paper, Sec. 4"
     )
     weight_decay: float = setting(4.5e-2, "AdamW's weight decay.", minimum=0, maximum=1e6, source="paper, Sec. 4")
-    clip_norm: float = setting(4.0, "Norm to which the gradient is clipped.", above=0, source="paper, Sec. 4")
+    clip_norm: float = setting(
+        4.0, "Norm to which the gradient is clipped.", minimum=1e-6, maximum=1e30, source="paper, Sec. 4"
+    )
     max_spike: float = setting(
         3.0,
         "A step whose loss is this much above its running mean is skipped.",
         unit="nats per token",
-        above=0,
+        minimum=1e-6,
+        maximum=1e30,
     )
     ema: float = setting(
         0.0,

@@ -80,6 +80,21 @@ def test_a_list_without_its_brackets(argument: str, message: str):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("init=${nope}", "init: Interpolation key 'nope' not found"),
+        ("optim={steps: -5}", "optim.steps=-5: must be a whole number of at least 1 (steps)"),  # not the preset's
+        ("optim.lr=1e31", "optim.lr=1e+31: must be a number above 0 and at most 1e+30"),
+        ("optim.clip_norm=1e-7", "optim.clip_norm=1e-07: must be a number from 1e-06 to 1e+30"),
+    ],
+)
+def test_bad_values_name_their_key(argument: str, message: str):
+    with pytest.raises(InputError) as error:
+        parse(TrainConfig, ["tiny", *NEEDED, argument])
+    assert str(error.value) == message
+
+
 def test_the_nearest_name_whatever_its_case():
     assert nearest("URL", ["caption", "url"]) == "; did you mean url?"
     assert nearest("similarity", ["Simlarity", "NSFW"]) == "; did you mean Simlarity?"
