@@ -4,6 +4,7 @@ A method never sees captions or pixels: tokens and a text context go in, tokens 
 module like emage/methods/iterative1.py and add its name to `Method` in emage/config/model.py (docs/extending.md).
 
 Examples:
+    >>> from emage.config import SamplingConfig
     >>> from emage.methods import METHODS
     >>> METHODS["iterative3"].num_steps(SamplingConfig(steps=16), 1024)
     16

@@ -11,7 +11,7 @@ Inference (N decoding steps):
     1. The last token is [MASK], which stands for "begin"; the cache of keys and values is empty.
     2. For i = 1..N:
     3.   sample token i from X, the last token and the cache;
-    4.   a given token (inpainting) stays: it takes the place of the sampled one;
+    4.   a given token (inpainting) stays: it replaces the sampled one;
     5.   token i becomes the last token.
 
 All steps do the same work on the same memory, which is overwritten, so that one CUDA graph serves them all.

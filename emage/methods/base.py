@@ -1,4 +1,4 @@
-"""What the methods share: the members of a method, its loss, the tokens after a step, iterative2's and 3's first pass.
+"""Types and functions that the methods share: MethodModule (a method's members), Loss, Step, the first training pass.
 
 Letters: B images, N image tokens, M positions of each, V codes.
 """
@@ -23,7 +23,7 @@ class Loss(NamedTuple):
     nats: Tensor  # (B,N) of each scored position, 0 elsewhere; no gradient
     scored: Tensor  # (B,N) bool
     logits: Tensor  # (B,N,V) of the scored pass
-    masked: Tensor  # (B,N) bool, where that pass saw [MASK]
+    masked: Tensor  # (B,N) bool, the positions at which that pass read [MASK]
 
 
 class Step(NamedTuple):
@@ -36,8 +36,8 @@ class Step(NamedTuple):
 class MethodModule(Protocol):
     """The members that a module in METHODS must have. The ones in capitals are constants: `CAUSAL = False`.
 
-    The first sentence of the module's docstring is shown on model cards, and so are the sentences of LIMITS, if the
-    module has that.
+    Model cards show the first sentence of the module's docstring. A module may also have LIMITS, a tuple of sentences
+    about what the method cannot do; model cards list them.
     """
 
     @property
@@ -73,10 +73,10 @@ class MethodModule(Protocol):
 
         Args:
             model: Any callable (tokens (B,N), context) -> logits (B,N,V). If it also has a method
-                logits_at(tokens, context, positions (B,M)) -> logits (B,M,V), as the network has, it is used where
-                only some positions matter.
+                logits_at(tokens, context, positions (B,M)) -> logits (B,M,V), as the network has, it is used if only
+                some positions matter.
             y: The images' tokens (B,N).
-            context: The text as the model reads it; a method only hands it on.
+            context: The text as the model reads it; a method only passes it on.
             objective: Settings of the loss.
             rng: One generator per image.
         """
@@ -86,11 +86,15 @@ class MethodModule(Protocol):
         """Generate a batch of images and yield its tokens after every decoding step.
 
         Args:
-            model: As for `loss`. A causal method also uses model.new_cache(B, N), and hands it over as third argument.
+            model: As for `loss`. A causal method also calls model.new_cache(B, N) and passes the cache as the third
+                argument.
             context: As for `loss`.
             y_obs: The tokens (B,N) that are given, MASK elsewhere; they stay as they are.
             settings: Sampling settings.
             rng: One generator per image.
+
+        Yields:
+            The tokens after each of the `num_steps` steps.
         """
         ...
 
@@ -98,14 +102,18 @@ class MethodModule(Protocol):
 def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> Loss:
     """Return the loss of `logits` (B,N,V) against `y` (B,N) over the `scored` (B,N) positions, in float32."""
     nats = F.cross_entropy(logits[scored].float(), y[scored], reduction="none")
-    placed = torch.zeros(y.shape, device=y.device).masked_scatter_(scored, nats.detach())
-    return Loss(nats.sum(), scored.sum(), placed, scored, logits, masked)
+    nats_of_all = torch.zeros(y.shape, device=y.device).masked_scatter_(scored, nats.detach())
+    return Loss(nats.sum(), scored.sum(), nats_of_all, scored, logits, masked)
 
 
 def num_scored(method: MethodModule, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """Return over how many positions the method's loss will be, (B,), for images of `n` tokens.
+    """Return the number of positions of each image that the method's loss will be computed over, (B,).
 
-    `rng` must be in the state in which `loss` will get it: the count is the first number that `loss` samples.
+    Args:
+        method: A module in METHODS.
+        n: Tokens of an image.
+        objective: Settings of the loss.
+        rng: In the state in which `loss` will get it: the count is the first number that `loss` samples.
     """
     if method.SCORES_ALL:
         return torch.full((len(rng),), n, device=rng.device)
@@ -113,7 +121,10 @@ def num_scored(method: MethodModule, n: int, objective: ObjectiveConfig, rng: Im
 
 
 def logits_at(model, y: Tensor, context, positions: Tensor) -> Tensor:
-    """Return the model's logits (B,M,V) at the `positions` (B,M). The network computes no others, a function does."""
+    """Return the model's logits (B,M,V) at the `positions` (B,M).
+
+    The network has a `logits_at`, which does not compute those of other positions. A model without one computes all.
+    """
     if hasattr(model, "logits_at"):
         return model.logits_at(y, context, positions)
     logits = model(y, context)
@@ -122,7 +133,7 @@ def logits_at(model, y: Tensor, context, positions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """Return the model's own tokens at every position, (B,N): iterative2 and 3 train on them. No gradient."""
+    """Return the model's own tokens at every position, (B,N), on which iterative2 and iterative3 train. No gradient."""
     sampled = sample_tokens(model(y_mask, context), rng.uniform(y_mask.shape[1]))
     # Under autocast this pass has cached casts of the weights without a graph; the second pass would reuse them, and
     # half of the parameters would get no gradient.
@@ -131,7 +142,10 @@ def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: 
 
 
 def mix_in_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """Return `y_pred` (B,N) with a fraction of the positions taken from `y` (ours): a context worth reading."""
+    """Return `y_pred` (B,N) with a random fraction of the positions taken from `y`, `ground_truth_share` (ours).
+
+    The network then reads some correct tokens, and learns to use them (docs/methods.md, "Networks that ignore ...").
+    """
     if not objective.ground_truth_share:
         return y_pred
     return torch.where(rng.uniform(y.shape[1]) < objective.ground_truth_share, y, y_pred)

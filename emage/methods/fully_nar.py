@@ -8,7 +8,7 @@ Training:
     3. Cross-entropy on all positions.
 
 Inference (one decoding step, whatever `settings.steps`):
-    1. Y_obs is [mask] everywhere (in inpainting: except for the given tokens).
+    1. Y_obs is [MASK] everywhere (in inpainting: except for the given tokens).
     2. Sample the tokens of all positions from X and Y_obs.
     3. The given tokens stay.
 """

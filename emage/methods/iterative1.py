@@ -8,9 +8,9 @@ Training:
     3. Cross-entropy on the masked positions.
 
 Inference (Algorithm 1):
-    1. Y_obs is [mask] everywhere, P_obs zero.
+    1. Y_obs is [MASK] everywhere, P_obs zero.
     2. For t = 1..T:
-    3.   predict the [mask] tokens from X and Y_obs, with probabilities P_obs;
+    3.   predict the [MASK] tokens from X and Y_obs, with probabilities P_obs;
     4.   keep the top floor(tau(t/T) n) tokens by P_obs;
     5.   set the probability of the kept ones to one: they never change again. (Ours: +inf. Position noise can lift
          another token above one, and a kept token would be lost.)
@@ -65,19 +65,19 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Rng) 
     n, steps, schedule = y_obs.shape[1], settings.steps, settings.schedule
     table = kept_table(n, steps, schedule, y_obs.device)
     kept = table[:, (~given).sum(1)]  # (T,B)
-    p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # as logarithms
-    num_masked = max_masked(n, steps, schedule)
+    p_obs = torch.zeros(y_obs.shape, device=y_obs.device)  # logarithms of P_obs
+    most_masked = max_masked(n, steps, schedule)
     fixed = fixed_scores(settings.order, n, rng)
     noise = noise_table(settings.gumbel, steps, y_obs.device)
     for t in range(1, steps + 1):  # 2
         unmasked = y_obs != MASK
-        positions = masked_positions(y_obs, num_masked[t - 1])  # no logits are needed where tokens are unmasked
+        positions = masked_positions(y_obs, most_masked[t - 1])  # unmasked positions need no logits
         logits = logits_at(model, y_obs, context, positions)
         sampled = sample_tokens(logits, rng.uniform(n).gather(1, positions), *token_settings(settings))  # 3
         tokens = torch.where(unmasked, y_obs, y_obs.scatter(1, positions, sampled.tokens))
         p_obs = torch.where(unmasked, p_obs, p_obs.scatter(1, positions, sampled.log_p))
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_unmasked = given.sum(1) + kept[t - 1]
-        again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
-        y_obs = unmask_top_k(tokens, scores, unmasked, again, num_unmasked)  # 4, 5
+        mask_again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
+        y_obs = unmask_top_k(tokens, scores, unmasked, mask_again, num_unmasked)  # 4, 5
         yield Step(y_obs, tokens)

@@ -5,14 +5,14 @@ Letters: B images, N image tokens, T decoding steps.
 Training (Algorithm 2; lines 1, 2, 10 and 11 are in the training loop):
     3. Sample a mask ratio r from Uniform (0, 1].
     4. Pick k = floor(r |Y|) positions.
-    5. Y_mask is Y with [mask] there.
+    5. Y_mask is Y with [MASK] there.
     6. Y_pred: predict the tokens of all positions from X and Y_mask, without gradient.
-    7. Sample another ratio and mask Y_pred at random: Y_obs, [mask] tokens and (wrong) image tokens.
+    7. Sample another ratio and mask Y_pred at random: Y_obs, [MASK] tokens and (wrong) image tokens.
     8. Predict the tokens of all positions from X and Y_obs.
     9. Cross-entropy with Y on all positions.
 
 Inference (Algorithm 3; it differs from Algorithm 1 only in line 3):
-    1. Y_obs is [mask] everywhere, P_obs zero.
+    1. Y_obs is [MASK] everywhere, P_obs zero.
     2. For t = 1..T:
     3.   predict all positions from X and Y_obs, the unmasked ones too, with probabilities P_obs;
     4.   keep the top floor(tau(t/T) n) tokens by P_obs;
@@ -85,6 +85,6 @@ def generate(model, context, y_obs: Tensor, settings: SamplingConfig, rng: Rng) 
         tokens = torch.where(given, start, tokens)
         scores = position_scores(settings.order, p_obs, fixed, noise[t - 1], rng)
         num_unmasked = given.sum(1) + kept[t - 1]
-        again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
-        y_obs = unmask_top_k(tokens, scores, unmasked, again, num_unmasked)  # 4, 5
+        mask_again = least_confident(unmasked & ~given, p_obs, settings.remask, max_count=n - num_unmasked)
+        y_obs = unmask_top_k(tokens, scores, unmasked, mask_again, num_unmasked)  # 4, 5
         yield Step(y_obs, tokens)

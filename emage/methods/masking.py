@@ -15,7 +15,7 @@ from emage.config import Schedule, UnmaskingOrder
 from emage.utils.torch_compile import compilable
 
 MASK = -1  # input-only: the network has a row for it, its head has none
-CPU = torch.device("cpu")  # of the cached tables
+CPU = torch.device("cpu")
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
@@ -32,10 +32,10 @@ def num_kept(t: int, steps: int, n: int, schedule: Schedule = "cosine") -> int:
     | square | x^2 | concave, close to the cosine |
     | cubic | x^3 | concave, still fewer at first |
     | linear | x | the same number every step |
-    | sqrt | sqrt(x) | convex: many tokens at first, when little is known |
+    | sqrt | sqrt(x) | convex: many tokens at first, while few are unmasked |
 
-    Every step unmasks at least one new position while there are any, and the last unmasks all n. The floor alone does
-    not promise that: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
+    Every step unmasks at least one more position until all are unmasked, and the last unmasks all n. The floor alone
+    does not ensure that: floor((1 - cos(pi/2)) * 1024) is 1023 in float64.
 
     Args:
         t: The step, 1 to `steps`.
@@ -81,10 +81,10 @@ def _floor_tau(t: int, steps: int, n: int, schedule: Schedule) -> int:
 
 @functools.lru_cache(maxsize=8)
 def kept_table(n: int, steps: int, schedule: Schedule, device: torch.device) -> Tensor:
-    """Return (T,n+1) int32: at [t-1,m] how many positions step t has newly kept, if m of `n` were masked at first.
+    """Return (T,n+1) int32: at [t-1,m] how many positions are unmasked after step t, if m of `n` were masked at first.
 
-    In inpainting the images of a batch differ in m. With a table of all m the device looks the counts up itself, and
-    the host does not wait for it.
+    The n - m positions that are given in inpainting are not counted. The images of a batch may differ in m. With a
+    table of all m the device looks the counts up itself, and the host does not wait for it.
     """
     return torch.from_numpy(_kept_by_masked(n, steps, schedule)).to(device)
 
@@ -98,6 +98,7 @@ def max_masked(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _kept_by_masked(n: int, steps: int, schedule: Schedule) -> np.ndarray:
+    """Return the table of `kept_table` on the host."""
     rows = [(0,) * steps] + [_kept(steps, masked, schedule) for masked in range(1, n + 1)]
     return np.array(rows, dtype=np.int32).T
 
@@ -125,7 +126,7 @@ class ImageRng:
 
 
 class BufferedRng:
-    """Numbers of an ImageRng, made in advance and returned in the same order: generation does not wait for them."""
+    """Numbers of an ImageRng, generated in advance and returned in the same order: decoding steps need not wait."""
 
     def __init__(self, numbers: Tensor):
         """`numbers` (B,M): from ImageRng.uniform, on the device of the model."""
@@ -215,8 +216,12 @@ def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
 def position_scores(order: UnmaskingOrder, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: Rng) -> Tensor:
     """Return the scores (B,N) of positions; a step keeps those with the highest.
 
-    They are `log_p` (B,N) of the sampled tokens plus Gumbel noise times `noise` () (Sec. 4) for order=confidence, and
-    `fixed` (B,N) for the other orders.
+    Args:
+        order: The setting `sampling.order`. `confidence` scores by the model (Sec. 4), the others by `fixed`.
+        log_p: (B,N) of the sampled tokens.
+        fixed: (B,N) scores from `fixed_scores`.
+        noise: () scale of the Gumbel noise that is added to `log_p`.
+        rng: One generator per image.
     """
     return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
 
@@ -227,19 +232,20 @@ def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
 
 
 @compilable
-def unmask_top_k(tokens: Tensor, scores: Tensor, unmasked: Tensor, again: Tensor, count: Tensor) -> Tensor:
+def unmask_top_k(tokens: Tensor, scores: Tensor, unmasked: Tensor, mask_again: Tensor, count: Tensor) -> Tensor:
     """Return the tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
 
-    Positions that are `unmasked` (B,N) stay so, whatever their scores, except those that are masked `again` (B,N).
+    Positions that are `unmasked` (B,N) stay so, whatever their scores, except those of `mask_again` (B,N).
     """
-    scores = scores.masked_fill(unmasked, torch.inf).masked_fill(again, -torch.inf)
+    scores = scores.masked_fill(unmasked, torch.inf).masked_fill(mask_again, -torch.inf)
     return tokens.masked_fill(~top_k_mask(scores, count), MASK)
 
 
 def least_confident(unmasked: Tensor, log_p: Tensor, fraction: float, max_count: Tensor) -> Tensor:
     """Return (B,N) bool: the least probable `fraction`, rounded down, of a row's `unmasked` (B,N) positions (ours).
 
-    They are masked again for a step and regenerated. At most `max_count` (B,): the number that stays masked anyway.
+    They are masked again for a step and regenerated. At most `max_count` (B,) of a row: no more than are masked after
+    this step anyway, so that the schedule stays.
     """
     if not fraction:  # the default: no sort
         return torch.zeros_like(unmasked)

@@ -15,7 +15,7 @@ from emage.utils.torch_compile import compilable
 
 
 class SampledTokens(NamedTuple):
-    """The result at M positions of a forward pass: a sampled token at each, and the most probable one."""
+    """A sampled token at each of M positions, and the most probable token there."""
 
     tokens: Tensor  # (B,M) int64, sampled
     log_p: Tensor  # (B,M) float32, of those tokens; nats

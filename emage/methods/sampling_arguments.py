@@ -35,9 +35,11 @@ class SamplingArguments(TypedDict, total=False):
 
 
 def sampling_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling settings among the arguments of a call: `sampling_arguments(locals())` in its first line.
+    """Return the sampling settings among the arguments of a call.
 
-    Arguments of an unknown name, in `arguments["unknown"]`, are returned as well: `sampling_settings` rejects them.
+    Args:
+        arguments: The caller's `locals()`, taken in its first line. Arguments that it does not have are in
+            `arguments["unknown"]` and are returned as well: `sampling_settings` rejects them.
     """
     return {name: arguments[name] for name in NAMES} | arguments.get("unknown", {})
 

@@ -1,4 +1,4 @@
-"""What each method's generator keeps, revises, masks again and leaves alone."""
+"""The generators of the methods: which tokens they keep, revise, mask again and leave as they were given."""
 
 import itertools
 import math
@@ -17,28 +17,28 @@ from emage.methods.masking import MASK, ImageRng, num_kept
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])
 @pytest.mark.parametrize("name", ITERATIVE)
-def test_each_iteration_keeps_exactly_as_many_as_the_schedule_says(name: str, order: str):
-    model = RecordingModel(torch.zeros(N, V))  # every confidence ties
+def test_each_step_keeps_exactly_as_many_as_the_schedule(name: str, order: str):
+    model = RecordingModel(torch.zeros(N, V))  # all confidences are equal
     settings = SamplingConfig(steps=5, order=order)
     steps = list(METHODS[name].generate(model, None, all_masked(B, N), settings, ImageRng(range(B))))
-    known = [(step.y_obs != MASK).sum(1).tolist() for step in steps]
-    assert known == [[num_kept(t, 5, N)] * B for t in range(1, 6)]
+    unmasked = [(step.y_obs != MASK).sum(1).tolist() for step in steps]
+    assert unmasked == [[num_kept(t, 5, N)] * B for t in range(1, 6)]
     assert (steps[-1].y_obs >= 0).all() and (steps[-1].y_obs < V).all()
 
 
-def test_number_1_never_changes_a_kept_token_and_number_3_never_masks_one():
+def test_iterative1_never_changes_a_kept_token_and_iterative3_never_masks_one():
     for name in ITERATIVE:
         model = RecordingModel(torch.zeros(N, V))
-        settings = SamplingConfig(steps=6, gumbel=50.0)  # noise that would lift any rival above 1.0
+        settings = SamplingConfig(steps=6, gumbel=50.0)  # noise that would lift another token above 1.0
         steps = list(METHODS[name].generate(model, None, all_masked(B, N), settings, ImageRng(range(B))))
         for before, after in itertools.pairwise(steps):
-            known = before.y_obs != MASK
-            assert (after.y_obs[known] != MASK).all()
+            unmasked = before.y_obs != MASK
+            assert (after.y_obs[unmasked] != MASK).all()
             if name != "iterative3":
-                assert torch.equal(after.y_obs[known], before.y_obs[known])
+                assert torch.equal(after.y_obs[unmasked], before.y_obs[unmasked])
 
 
-def test_number_3_revises_known_tokens_with_what_it_now_believes():
+def test_iterative3_revises_kept_tokens_with_its_present_prediction():
     calls: list[int] = []
 
     def changing(y, context):
@@ -53,7 +53,7 @@ def test_number_3_revises_known_tokens_with_what_it_now_believes():
     assert set(last.y_obs.unique().tolist()) == {1, 2}
 
 
-def test_confidence_order_fills_the_surest_positions_first():
+def test_confidence_order_unmasks_the_most_confident_positions_first():
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
     settings = SamplingConfig(steps=2, schedule="linear", gumbel=0, temperature=0)
@@ -78,7 +78,7 @@ def test_position_noise_is_annealed_linearly_from_its_first_value(module, monkey
     assert noises == [3.0, 2.0, 1.0, 0.0]
 
 
-def test_revision_draws_or_takes_the_best():
+def test_revision_samples_or_takes_the_argmax():
     logits = torch.zeros(N, V)
     logits[:, 5] = 1.0  # the best, and far from sure
 
@@ -93,7 +93,7 @@ def test_revision_draws_or_takes_the_best():
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
-def test_inpainting_scales_the_schedule_by_what_is_unknown_in_each_image(name: str):
+def test_inpainting_scales_the_schedule_by_the_masked_positions_of_each_image(name: str):
     given = torch.tensor([0, N // 2, N - 1])
     start = torch.where(torch.arange(N) < given[:, None], tokens(), MASK)
     settings = SamplingConfig(steps=4)
@@ -108,28 +108,28 @@ def positions(step: Step) -> set[int]:
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
-def test_remasking_masks_the_least_sure_again_and_keeps_to_the_schedule(name: str):
+def test_remasking_masks_the_least_confident_again_and_follows_the_schedule(name: str):
     logits = torch.zeros(N, V)
-    logits[:, 0] = torch.arange(N).float()  # the later a position, the surer
+    logits[:, 0] = torch.arange(N).float()  # later positions are more confident
     greedy = SamplingConfig(steps=4, schedule="linear", temperature=0, gumbel=0, remask=0.5)
     expected = {
         # Halton's order over 4 x 4 is 9 6 12 1 | 11 4 14 3 8 5 | 0 7 ...
         "halton": [{9, 6, 12, 1}, {9, 12, 11, 4, 14, 3, 8, 5}, {9, 12, 11, 14, 6, 1, 0, 7, 13, 2, 15, 10}],
         "confidence": [{15, 14, 13, 12}, {15, 14, 11, 10, 9, 8, 7, 6}, {15, 14, 11, 10, 13, 12, 5, 4, 3, 2, 1, 0}],
     }
-    for order, known in expected.items():
+    for order, unmasked in expected.items():
         settings = replace(greedy, order=order)
         steps = METHODS[name].generate(RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3]))
-        assert [positions(step) for step in steps] == [*known, set(range(N))]
+        assert [positions(step) for step in steps] == [*unmasked, set(range(N))]
 
 
-def test_number_3_asks_how_sure_the_revised_token_is_not_the_one_it_might_have_drawn():
+def test_iterative3_scores_the_revised_token_not_a_sampled_one():
     logits = torch.zeros(N, V)
     logits[:, 0] = torch.arange(N).float()
-    # So hot that a draw is a guess: of a sure position most guesses are very improbable.
+    # At this temperature tokens are nearly uniform: at a confident position most of them are very improbable.
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=100, gumbel=0, remask=0.5)
     first, second, *_ = iterative3.generate(RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3]))
-    assert positions(first) - positions(second) == {1, 6}  # the least sure of 9, 6, 12, 1
+    assert positions(first) - positions(second) == {1, 6}  # the least confident of 9, 6, 12, 1
 
 
 @pytest.mark.parametrize("name", ITERATIVE)
@@ -140,21 +140,23 @@ def test_remasking_takes_no_more_than_stay_masked_anyway(name: str):
     _, second, third, _ = METHODS[name].generate(
         RecordingModel(logits), None, all_masked(1, N), settings, ImageRng([3])
     )
-    assert positions(second) - positions(third) == set(sorted(positions(second))[:4])  # 7 of 8 asked, room for 4
+    assert positions(second) - positions(third) == set(
+        sorted(positions(second))[:4]
+    )  # 7 of 8 by the fraction, at most 4
 
 
-def test_number_1_goes_by_how_sure_it_was_and_number_3_by_how_sure_it_is():
-    def sure_but_for(position: int) -> torch.Tensor:
+def test_iterative1_remasks_by_the_confidence_when_kept_and_iterative3_by_the_present_one():
+    def confident_except_at(position: int) -> torch.Tensor:
         logits = certain_logits([1] * N, V)
         logits[position] /= 50
         return logits
 
-    # The first pass keeps 9, 6, 12, 1 and is unsure of 9; the second is unsure of 1. One of the four is masked again.
+    # The first pass keeps 9, 6, 12, 1 and is least confident at 9, the second at 1. One of the four is masked again.
     settings = SamplingConfig(steps=4, schedule="linear", order="halton", temperature=0, remask=0.25)
     for name, masked_again in (("iterative1", 9), ("iterative3", 1)):
-        answers = iter([sure_but_for(9), sure_but_for(1)])
+        outputs = iter([confident_except_at(9), confident_except_at(1)])
         steps = METHODS[name].generate(
-            lambda y, context, answers=answers: next(answers)[None], None, all_masked(1, N), settings, ImageRng([0])
+            lambda y, context, outputs=outputs: next(outputs)[None], None, all_masked(1, N), settings, ImageRng([0])
         )
         first, second = next(steps), next(steps)
         assert positions(first) - positions(second) == {masked_again}
@@ -181,7 +183,7 @@ def test_cached_autoregressive_logits_equal_the_uncached_ones():
 
 
 class UncachedDecoder:
-    """The same network without a cache: it passes the whole image so far for every token."""
+    """The same network without a cache: a forward pass over all tokens so far for every token."""
 
     def __init__(self, decoder):
         self.decoder = decoder

@@ -62,11 +62,15 @@ def test_every_step_keeps_a_new_position_and_the_last_keeps_all(steps: int, sche
             assert after > before or before == n
 
 
-def test_a_whole_share_is_not_lost_to_rounding():
+def test_a_whole_number_is_not_lost_to_rounding():
     # floor(tau n) where tau n is whole; in floats (29/100)**2 * 10000 is 840.9999999999999
     assert num_kept(29, 100, 10_000, "square") == 841
     assert num_kept(29, 100, 1_000_000, "cubic") == 24_389
-    assert [num_kept(t, 100, 10, "sqrt") for t in (4, 9, 16, 25, 36, 49)][-3:] == [10, 10, 10]  # one a step ran ahead
+    assert [num_kept(t, 100, 10, "sqrt") for t in (4, 9, 16, 25, 36, 49)][-3:] == [
+        10,
+        10,
+        10,
+    ]  # at least one more per step
     assert [num_kept(t * t, 100, 1_000, "sqrt") for t in range(1, 11)] == [100 * t for t in range(1, 11)]
 
 
@@ -81,29 +85,29 @@ def test_kept_counts_lose_nothing_to_rounding():
     assert num_kept(29, 100, 100, "linear") == 29
 
 
-def test_a_step_outside_the_schedule_is_refused():
+def test_a_step_outside_the_schedule_is_rejected():
     for t in (0, 17):
         with pytest.raises(ValueError, match=r"outside 1\.\.16"):
             num_kept(t, 16, 1024)
 
 
-def test_kept_table_scales_with_each_images_unknown_positions():
+def test_kept_table_scales_with_each_images_masked_positions():
     table = kept_table(8, steps=2, schedule="linear", device=torch.device("cpu"))
     assert table[:, [8, 4, 0]].tolist() == [[4, 2, 0], [8, 4, 0]]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_no_image_has_more_unknown_places_than_are_asked_for(schedule: Schedule):
+def test_no_image_has_more_masked_positions_than_max_masked(schedule: Schedule):
     n, steps = 64, 16
     most = max_masked(n, steps, schedule)
     assert most[0] == n and list(most) == sorted(most, reverse=True)
-    for unknown in range(1, n + 1):
-        left = [unknown] + [unknown - num_kept(t, steps, unknown, schedule) for t in range(1, steps)]
+    for masked in range(1, n + 1):
+        left = [masked] + [masked - num_kept(t, steps, masked, schedule) for t in range(1, steps)]
         assert all(a <= b for a, b in zip(left, most, strict=True))
     assert list(most[1:]) == [n - num_kept(t, steps, n, schedule) for t in range(1, steps)]  # and no more than needed
 
 
-def test_unknown_places_come_first_and_in_order():
+def test_masked_positions_come_first_and_in_order():
     y = torch.tensor([[5, MASK, 7, MASK], [MASK, 1, 2, 3]])
     assert masked_positions(y, 2).tolist() == [[1, 3], [0, 1]]
 
@@ -128,7 +132,7 @@ def test_mask_counts_by_hand():
     ("schedule", "mean"),
     [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
 )
-def test_the_mean_share_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
+def test_the_mean_fraction_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
     mask = sample_mask(100, schedule, ImageRng(range(2000)))
     assert abs(mask.float().mean().item() - mean) < 0.02
 
@@ -138,19 +142,19 @@ def test_random_mask_has_exact_counts_per_row():
     assert random_mask(counts, 10, ImageRng([1, 2, 3, 4])).sum(1).tolist() == counts.tolist()
 
 
-def test_the_highest_are_as_many_as_asked_for_and_equals_come_by_position():
+def test_top_k_mask_has_exact_counts_and_ties_are_ordered_by_position():
     scores = torch.tensor([[0.5, 0.9, 0.5, 0.5]]).expand(3, 4)
     assert top_k_mask(scores, torch.tensor([0, 2, 3])).int().tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
 
 
-def test_an_image_draws_the_same_numbers_in_any_company():
-    alone = ImageRng([7])
-    among = ImageRng([3, 7, 9])
+def test_the_random_numbers_of_an_image_do_not_depend_on_the_batch():
+    single = ImageRng([7])
+    batch = ImageRng([3, 7, 9])
     for n in (5, 64):
-        assert torch.equal(alone.uniform(n)[0], among.uniform(n)[1])
+        assert torch.equal(single.uniform(n)[0], batch.uniform(n)[1])
 
 
-def test_gumbel_noise_is_finite_at_the_edges_and_has_the_right_mean():
+def test_gumbel_noise_is_finite_at_the_edges_and_has_the_correct_mean():
     u = ImageRng([0]).uniform(200_000)
     assert torch.isfinite(gumbel(u)).all()
     assert torch.isfinite(gumbel(torch.tensor([2**-25, 1 - 2**-24]))).all()
@@ -163,25 +167,28 @@ def test_position_noise_is_gumbel_noise_times_its_scale():
     assert torch.allclose(scores, log_p - 2.5 * torch.log(-torch.log(ImageRng([4]).uniform(3))))
 
 
-def test_without_noise_positions_come_by_confidence_alone():
+def test_without_noise_positions_are_ordered_by_confidence_alone():
     log_p = torch.tensor([[-3.0, -1.0, -2.0]])
     scores = position_scores("confidence", log_p, torch.zeros(1, 3), 0.0, ImageRng([0]))
     assert torch.equal(scores, log_p)
 
 
-def test_unsure_positions_are_the_least_probable_of_the_known():
+def test_least_confident_positions_are_the_least_probable_of_the_unmasked():
     log_p = torch.tensor([[-9.0, -1.0, -5.0, -2.0], [-9.0, -1.0, -5.0, -2.0]])
-    known = torch.tensor([[False, True, True, True], [True, True, False, True]])
-    room = torch.tensor([4, 4])
-    assert least_confident(known, log_p, 0.4, room).tolist() == [
+    unmasked = torch.tensor([[False, True, True, True], [True, True, False, True]])
+    max_count = torch.tensor([4, 4])
+    assert least_confident(unmasked, log_p, 0.4, max_count).tolist() == [
         [False, False, True, False],
         [True, False, False, False],
     ]
-    assert not least_confident(known, log_p, 0.3, room).any() and not least_confident(known, log_p, 0.0, room).any()
-    assert least_confident(known, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
+    assert (
+        not least_confident(unmasked, log_p, 0.3, max_count).any()
+        and not least_confident(unmasked, log_p, 0.0, max_count).any()
+    )
+    assert least_confident(unmasked, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
 
 
-def test_halton_order_visits_every_place_once_and_spreads_out():
+def test_halton_order_visits_every_position_once_and_spreads_out():
     ranks = halton_rank(64)
     assert sorted(ranks.tolist()) == list(range(64))
     first = (ranks < 4).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What every entry of METHODS must do. A new method is tested here without a line of its own.
+"""The contract that every module in METHODS keeps. A new method is tested here without a line of its own.
 
 B=3 images of N=16 tokens of V=11 codes; the network is a small real one.
 """
@@ -108,7 +108,7 @@ def test_overfits_one_batch(name: str):
 
 
 @every_method
-def test_it_takes_as_many_steps_as_it_says_and_ends_without_a_mask(name: str):
+def test_it_takes_num_steps_steps_and_ends_without_a_mask(name: str):
     steps = generate(name, network(name).eval(), all_masked(B, N))
     assert len(steps) == METHODS[name].num_steps(STEPS, N)
     for step in steps:

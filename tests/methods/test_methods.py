@@ -1,4 +1,4 @@
-"""What each method's loss shows the network, scores and passes gradients through."""
+"""The losses of the methods: what the network reads, which positions are scored, where gradients flow."""
 
 import math
 
@@ -17,15 +17,15 @@ def test_fully_nar_shows_nothing_and_scores_everything():
     assert (model.shown[0] == MASK).all() and loss.count == B * N
 
 
-def test_autoregressive_shows_each_position_what_lies_before_it():
+def test_autoregressive_shows_each_position_the_earlier_ones():
     model, y = RecordingModel(torch.zeros(N, V)), tokens()
     METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     assert (model.shown[0][:, 0] == MASK).all() and torch.equal(model.shown[0][:, 1:], y[:, :-1])
 
 
 @pytest.mark.parametrize("name", ["iterative1", "iterative2"])
-def test_number_1_and_2_score_the_masked_positions_alone(name: str):
-    # Right about even positions, wrong about odd ones: the loss can be counted off the mask that was shown.
+def test_iterative1_and_iterative2_score_the_masked_positions_alone(name: str):
+    # Correct at even positions, uniform at odd ones: the loss follows from the mask that was shown.
     y = tokens()
     model = RecordingModel(torch.zeros(N, V))
     logits = torch.where((torch.arange(N) % 2 == 0)[:, None], certain_logits(y[0].tolist(), V), torch.zeros(N, V))
@@ -36,9 +36,9 @@ def test_number_1_and_2_score_the_masked_positions_alone(name: str):
     assert loss.total.item() == pytest.approx(masked[:, 1::2].sum().item() * math.log(V), rel=1e-4)
 
 
-def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
+def test_iterative2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
     y = torch.zeros(B, N, dtype=torch.long)
-    model = RecordingModel(certain_logits([3] * N, V))  # insists on 3 where the truth is 0
+    model = RecordingModel(certain_logits([3] * N, V))  # always predicts 3; the true token is 0
     loss = iterative2.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
     first, second = model.shown
     assert set(first.unique().tolist()) <= {MASK, 0}
@@ -48,7 +48,7 @@ def test_number_2_mixes_its_own_tokens_into_the_context_but_targets_the_truth():
     assert loss.total.item() == pytest.approx(50 * loss.count.item(), rel=1e-3)  # wrong everywhere: targets are Y
 
 
-def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
+def test_iterative3_feeds_back_its_tokens_for_all_positions_and_scores_all():
     y = torch.zeros(B, N, dtype=torch.long)
     model = RecordingModel(certain_logits([3] * N, V))
     loss = iterative3.loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))
@@ -58,11 +58,11 @@ def test_number_3_feeds_back_its_tokens_for_all_positions_and_scores_all():
 
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_masks_follow_the_mask_schedule(name: str):
-    for schedule, share in (("linear", 0.5), ("cosine", 2 / math.pi)):
+    for schedule, fraction in (("linear", 0.5), ("cosine", 2 / math.pi)):
         model = RecordingModel(torch.zeros(N, V))
         METHODS[name].loss(model, tokens(2000), None, ObjectiveConfig(mask_schedule=schedule), rngs(2000))
         for shown in model.shown:
-            assert (shown == MASK).float().mean().item() == pytest.approx(share, abs=0.04)
+            assert (shown == MASK).float().mean().item() == pytest.approx(fraction, abs=0.04)
 
 
 def test_ground_truth_share_puts_the_truth_back():
@@ -111,14 +111,14 @@ def test_no_gradient_flows_through_the_first_pass(name: str):
     ],
 )
 def test_fixed_seed_loss(name: str, expected: float):
-    """Guards refactors: a change of these is a change of a method, of the network's initial weights or of the masks."""
+    """A change of these values is a change of a method, of the network's initial weights or of the masks."""
     net = network(name)
     context = net.encode_text(net.text.tokenize(["a red circle"] * B)[0])
     loss = METHODS[name].loss(net.decoder, tokens(), context, ObjectiveConfig(), ImageRng(range(B)))
     assert loss.total.item() / loss.count.item() == pytest.approx(expected, abs=2e-3)
 
 
-def test_ground_truth_share_reaches_number_2_as_well():
+def test_ground_truth_share_applies_to_iterative2_as_well():
     y = torch.zeros(200, N, dtype=torch.long)
     model = RecordingModel(certain_logits([3] * N, V))
     iterative2.loss(model, y, None, ObjectiveConfig(ground_truth_share=0.25), ImageRng(range(200)))

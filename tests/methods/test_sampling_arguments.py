@@ -1,4 +1,4 @@
-"""The sampling settings have one home, SamplingConfig: signatures and docstrings that repeat them say the same."""
+"""The sampling settings are fields of SamplingConfig: signatures and docstrings that repeat them must agree with it."""
 
 import inspect
 from collections.abc import Callable
