@@ -164,7 +164,7 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
         ]
         shard = image_shards.shard_folder(folder, number)
         shard.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE), shard / image_shards.IMAGES)
+        pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE_SCHEMA), shard / image_shards.IMAGES)
         counts = {"rows": len(rows), "written": len(rows), "failed": {}}
         files = {"pictures": [image_shards.IMAGES], "outputs": {image_shards.IMAGES: str(number)}}
         manifest.write_json(shard / manifest.NAME, counts | files)

@@ -114,7 +114,7 @@ def on_one_core() -> None:
 def write_table(folder: Path, benchmark: LoaderBenchmark, captions: Sequence[str]) -> None:
     """Write a token table as ingest does; captions repeat if there are more rows."""
     side, rng = round(benchmark.tokens**0.5), np.random.default_rng(0)
-    columns = schema.token_table(schema.TokenizerInfo("random", "0" * 64, VOCABULARY, (side, side)), "benchmark")
+    columns = schema.token_schema(schema.TokenizerInfo("random", "0" * 64, VOCABULARY, (side, side)), "benchmark")
     for start in range(0, benchmark.rows, FILE_ROWS):
         uid = np.arange(start, min(start + FILE_ROWS, benchmark.rows))
         tokens = rng.integers(VOCABULARY, size=len(uid) * benchmark.tokens, dtype=np.uint16)

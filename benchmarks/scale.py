@@ -237,7 +237,7 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
         "height": pa.array(np.full(len(rows), 512, np.int32)),
         "sha256": pa.array(digests),
     }
-    target = schema.token_table(info, emage.__version__)
+    target = schema.token_schema(info, emage.__version__)
     with manifest.new_folder(image_shards.shard_folder(Path(folder), number)) as temporary:
         table = pa.table([columns[name] for name in target.names], schema=target)
         pq.write_table(table, temporary / tokenize_shards.TOKENS, compression="zstd")

@@ -75,5 +75,5 @@ def write_table(folder: Path, bench: Bench) -> Path:
         "tokens": pa.FixedSizeListArray.from_arrays(flat, info.num_tokens),
     }
     folder.mkdir()
-    pq.write_table(pa.table(columns, schema=schema.token_table(info, "benchmark")), folder / "00000.parquet")
+    pq.write_table(pa.table(columns, schema=schema.token_schema(info, "benchmark")), folder / "00000.parquet")
     return folder

@@ -16,5 +16,5 @@ def write_token_file(
     """Write a file of a token table; values that a row does not have are the same for all rows."""
     file.parent.mkdir(exist_ok=True)
     common = {"dataset": "web", "key": "0", "url": "", "tokens": [0, 0], "width": 64, "height": 48, "sha256": ""}
-    table = pa.Table.from_pylist([{**common, **row} for row in rows], schema.token_table(info, "1.2"))
+    table = pa.Table.from_pylist([{**common, **row} for row in rows], schema.token_schema(info, "1.2"))
     pq.write_table(table, file, row_group_size=row_group_size)

@@ -15,10 +15,10 @@ from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
 # A shard of URLs: one row per URL, as the download reads it.
-URL = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
+URL_SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
 
 # A downloaded shard: one row per image, as the tokenizing stage reads it.
-IMAGE = pa.schema(
+IMAGE_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # unique within an ingest: the number of the shard and the index of the row in it
         ("dataset", pa.string()),
@@ -28,6 +28,17 @@ IMAGE = pa.schema(
         ("width", pa.int32()),  # as downloaded, before resizing
         ("height", pa.int32()),
         ("sha256", pa.string()),  # of the downloaded bytes
+    ]
+)
+
+# The dropped rows of a shard: those whose download failed, or that the tokenizing stage dropped.
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("dataset", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("cause", pa.string()),  # the drop reason
     ]
 )
 
@@ -53,7 +64,7 @@ class TokenizerInfo:
         return self.grid[0] * self.grid[1]
 
 
-def token_table(info: TokenizerInfo, version: str) -> pa.Schema:
+def token_schema(info: TokenizerInfo, version: str) -> pa.Schema:
     """Return the schema of a token table: plain Arrow types, with the tokenizer's identity as schema metadata."""
     return pa.schema(
         [
@@ -71,7 +82,7 @@ def token_table(info: TokenizerInfo, version: str) -> pa.Schema:
     )
 
 
-def tokenizer_of(schema: pa.Schema) -> TokenizerInfo:
+def read_tokenizer_info(schema: pa.Schema) -> TokenizerInfo:
     """Return the tokenizer in the metadata of a token table's schema. Raises ValueError if there is none."""
     text = (schema.metadata or {}).get(b"emage.tokenizer")
     if text is None:
@@ -100,8 +111,8 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
     files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
     if not files:
         raise InputError(f"{redact(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
-    with _reading(files[0]):
-        return files, tokenizer_of(pq.read_schema(files[0], filesystem=filesystem))
+    with _explain_read_errors(files[0]):
+        return files, read_tokenizer_info(pq.read_schema(files[0], filesystem=filesystem))
 
 
 def fingerprint(path: str) -> str:
@@ -120,13 +131,13 @@ def fingerprint(path: str) -> str:
 
 def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) -> pq.FileMetaData:
     """Return the parquet metadata of a file. Raises InputError if it does not belong to the token table of `info`."""
-    with _reading(file):
+    with _explain_read_errors(file):
         metadata = pq.read_metadata(file, filesystem=filesystem)
         columns = metadata.schema.to_arrow_schema()
-        other = tokenizer_of(columns)
+        other = read_tokenizer_info(columns)
     if other != info:
         raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table per folder")
-    expected = token_table(info, "")
+    expected = token_schema(info, "")
     for name in ("uid", "caption", "tokens"):
         if name not in columns.names or columns.field(name).type != expected.field(name).type:
             raise InputError(f"{file}: no column {name} of {expected.field(name).type}; pipelines/ingest.py writes it")
@@ -134,7 +145,7 @@ def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInf
 
 
 @contextmanager
-def _reading(file: str) -> Iterator[None]:
+def _explain_read_errors(file: str) -> Iterator[None]:
     """Turn what is raised about an unreadable file into an InputError that names the file."""
     try:
         yield

@@ -31,7 +31,7 @@ class TokenFile(NamedTuple):
 
 
 @contextmanager
-def reading(file: str) -> Iterator[None]:
+def explain_read_errors(file: str) -> Iterator[None]:
     """Turn what pyarrow raises about a damaged file into an InputError that names the file."""
     try:
         yield
@@ -45,15 +45,15 @@ def read_footer(file: str, info: schema.TokenizerInfo) -> TokenFile:
     Raises:
         InputError: The file is damaged, has other columns, or its tokens are not of the tokenizer `info`.
     """
-    with reading(file):
+    with explain_read_errors(file):
         metadata = pq.read_metadata(file)
         columns = metadata.schema.to_arrow_schema()
     try:
-        if (other := schema.tokenizer_of(columns)) != info:
+        if (other := schema.read_tokenizer_info(columns)) != info:
             raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table per folder")
     except ValueError as error:
         raise InputError(f"{file}: not of a token table ({error}); pipelines/ingest.py writes one") from None
-    if not columns.equals(schema.token_table(info, "")):  # without their metadata
+    if not columns.equals(schema.token_schema(info, "")):  # without their metadata
         raise InputError(f"{file}: not the columns of a token table (it has: {', '.join(columns.names)})")
     group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return TokenFile(file, Path(file).stat().st_size, group_rows)
@@ -74,7 +74,7 @@ def sample_rows(
     groups = [(file.path, i) for file in files for i in range(len(file.group_rows))]
     for index in rng.permutation(len(groups)):
         name, i = groups[index]
-        with reading(name), pq.ParquetFile(name) as file:
+        with explain_read_errors(name), pq.ParquetFile(name) as file:
             table = file.read_row_group(i, columns=COLUMNS)
         most = min(num_rows, max_per_group or num_rows)
         if len(table) > most:

@@ -86,7 +86,10 @@ def _count_datasets(files: Iterable[TokenFile], rows: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
     with tqdm(total=rows, desc="data sets", unit=" rows", **PROGRESS_BAR) as bar:
         for file in files:
-            with token_samples.reading(file.path), pq.ParquetFile(file.path, read_dictionary=["dataset"]) as table:
+            with (
+                token_samples.explain_read_errors(file.path),
+                pq.ParquetFile(file.path, read_dictionary=["dataset"]) as table,
+            ):
                 for batch in table.iter_batches(columns=["dataset"]):
                     for count in batch["dataset"].value_counts().to_pylist():
                         counts[count["values"]] += count["counts"]

@@ -79,7 +79,7 @@ def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: Tokenizer
         "height": [shapes.IMAGE_SIZE] * n,
         "sha256": [""] * n,
     }
-    return pa.table(columns, schema=schema.token_table(tokenizer, __version__))
+    return pa.table(columns, schema=schema.token_schema(tokenizer, __version__))
 
 
 def write_reference(path: Path, scenes: Sequence[shapes.Scene], seed: int) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from emage.config import nearest
-from emage.tokenizers import download, published_formats
-from emage.tokenizers import weight_files as files
+from emage.tokenizers import download, published_formats, weight_files
 from emage.tokenizers.dvae import DVAEConfig
 from emage.tokenizers.vqgan import VQGANConfig
 from emage.tokenizers.weight_files import Config, Tokenizer, load_file, save
@@ -42,7 +41,7 @@ class Published:
             raise ValueError(f"{path} is a folder: pass the file in it that holds {name} (.ckpt, .zip or .safetensors)")
         elif Path(path).suffix != ".safetensors":
             path = download.convert(path)
-        return files.build(name, self.config, published_formats.read(path), device)
+        return weight_files.build(name, self.config, published_formats.read(path), device)
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
     """
     if weights is not None and not Path(weights).exists():
         raise ValueError(f"{weights} does not exist")
-    if weights is not None and Path(weights).suffix == ".safetensors" and (described := files.describe(weights)):
+    if weights is not None and Path(weights).suffix == ".safetensors" and (described := weight_files.describe(weights)):
         if described[0] != name:
             raise ValueError(f"{weights} holds {described[0]!r}, not {name!r}")
         return load_file(weights, device)

@@ -20,8 +20,11 @@ Tokenizer = VQGAN | DVAE
 Config = VQGANConfig | DVAEConfig
 
 METADATA_KEY = "emage"  # one key only: safetensors writes several in random order, and equal weights must hash equal
-# What a file calls its architecture -> its settings and its network. A new architecture is one line here.
-KINDS: dict[str, tuple[type[Config], type[Tokenizer]]] = {"vqgan": (VQGANConfig, VQGAN), "dvae": (DVAEConfig, DVAE)}
+# Name of an architecture in files -> the classes of its config and its network. A new architecture is one line here.
+ARCHITECTURES: dict[str, tuple[type[Config], type[Tokenizer]]] = {
+    "vqgan": (VQGANConfig, VQGAN),
+    "dvae": (DVAEConfig, DVAE),
+}
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
@@ -99,11 +102,12 @@ def describe(path: str | Path) -> tuple[str, Config] | None:
     if text is None:
         return None
     described = _json(text)
-    kind = next((kind for kind in KINDS if isinstance(described, dict) and kind in described), None)
+    kind = next((kind for kind in ARCHITECTURES if isinstance(described, dict) and kind in described), None)
     if kind is None or not isinstance(described.get("name"), str):
-        raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(KINDS)})")
+        raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(ARCHITECTURES)})")
     try:
-        return described["name"], from_yaml(KINDS[kind][0], json.dumps(described[kind]))  # which checks names and types
+        config = from_yaml(ARCHITECTURES[kind][0], json.dumps(described[kind]))  # which checks names and types
+        return described["name"], config
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"{path} holds a tokenizer that this version of emage cannot build: {error}") from error
 
@@ -115,20 +119,20 @@ def _json(text: str) -> Any:
         return None
 
 
-def network(config: Config, name: str) -> Tokenizer:
+def build_network(config: Config, name: str) -> Tokenizer:
     """Return the network of a config, with random weights."""
-    return KINDS[_kind(config)][1](config, name)  # type: ignore[arg-type]
+    return ARCHITECTURES[_kind(config)][1](config, name)  # type: ignore[arg-type]
 
 
 def _kind(config: Config) -> str:
-    return next(kind for kind, (settings, _) in KINDS.items() if isinstance(config, settings))
+    return next(kind for kind, (settings, _) in ARCHITECTURES.items() if isinstance(config, settings))
 
 
 def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | torch.device = "cpu") -> Tokenizer:
     """A tokenizer in eval mode, in float32, without gradients."""
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
-            tokenizer = network(config, name)
+            tokenizer = build_network(config, name)
         tokenizer.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has
         raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error

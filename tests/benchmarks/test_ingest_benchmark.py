@@ -35,7 +35,7 @@ def test_shards_are_those_of_the_download(benchmark, tmp_path):
     files = [file for number in range(3) for file in image_shards.image_files(tmp_path, number)]
     tables = [pq.read_table(file) for file in files]
     assert [len(table) for table in tables] == [3, 3, 1]
-    assert all(table.schema.equals(schema.IMAGE) for table in tables)
+    assert all(table.schema.equals(schema.IMAGE_SCHEMA) for table in tables)
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert [jpegs.index(image) for image in images] == [0, 1, 2, 3, 4, 0, 1]
     assert decode_image.decode_pixels(images[0]).shape == (32, 32, 3)

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from emage.data.schema import TokenizerInfo
-from emage.data.schema import token_table as schema
+from emage.data.schema import TokenizerInfo, token_schema
 from emage.data.token_table import NUM_READERS, RETRY_PAUSES_S, RowGroup, TokenTable
 from emage.utils.errors import InputError
 
@@ -30,7 +29,7 @@ def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10,
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(uid, n).astype(np.uint16)), n)
     numbers = {"uid": uid, "width": [1] * rows, "height": [1] * rows, "tokens": tokens}
     texts = dict.fromkeys(("dataset", "key", "url", "sha256"), [""] * rows)
-    table = pa.table({**numbers, **texts, "caption": [f"image {i}" for i in uid]}, schema=schema(info, "test"))
+    table = pa.table({**numbers, **texts, "caption": [f"image {i}" for i in uid]}, schema=token_schema(info, "test"))
     folder.mkdir(exist_ok=True)
     for i, start in enumerate(range(0, rows, per_file)):
         pq.write_table(table.slice(start, per_file), folder / f"{i:05d}.parquet", row_group_size=per_group)

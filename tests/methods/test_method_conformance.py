@@ -195,7 +195,7 @@ def test_guidance_works_and_changes_the_tokens(name: str):
 def test_a_checkpoint_generates_streams_and_inpaints(name: str, tmp_path):
     torch.manual_seed(0)
     sizes = VQGANConfig(V, 4, 4, 8, (1, 2), 1, 4, 8, (4,))
-    tokenizer = weight_files.build("tiny", sizes, weight_files.network(sizes, "tiny").state_dict())
+    tokenizer = weight_files.build("tiny", sizes, weight_files.build_network(sizes, "tiny").state_dict())
     config = CheckpointConfig(name, V, (4, 4), replace(TINY), STEPS)  # type: ignore[arg-type]
     Emage(network(name), tokenizer, config).save_pretrained(tmp_path / "model")
     saved, _ = checkpoint.check(tmp_path / "model")

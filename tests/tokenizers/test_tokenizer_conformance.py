@@ -17,7 +17,7 @@ def tokenizer(request) -> Tokenizer:
     if not isinstance(entry, Published):
         return tokenizers.load(request.param)
     torch.manual_seed(0)
-    network = weight_files.network(entry.config, request.param)
+    network = weight_files.build_network(entry.config, request.param)
     return weight_files.build(request.param, entry.config, network.state_dict())
 
 

@@ -64,7 +64,7 @@ def _suffix(path: str) -> str:
 
 
 @contextmanager
-def reading(config: SourceConfig, file: str) -> Iterator[None]:
+def explain_read_errors(config: SourceConfig, file: str) -> Iterator[None]:
     """Turn what pyarrow raises about a file into an InputError that names the file."""
     try:
         yield

@@ -77,7 +77,7 @@ def split(config: SourceConfig) -> list[TablePart]:
             continue
         groups: list[int] = []
         rows = 0
-        with table_files.reading(config, file):
+        with table_files.explain_read_errors(config, file):
             metadata = pq.read_metadata(file, filesystem=filesystem)
         for group in range(metadata.num_row_groups):
             groups, rows = [*groups, group], rows + metadata.row_group(group).num_rows
@@ -109,7 +109,7 @@ def read(
         filesystem, files = storage.find(config.table)[0], [part.file]
     columns = list(dict.fromkeys((config.url, *config.caption, *_metadata_columns(config))))
     for file in files:
-        with table_files.reading(config, file):
+        with table_files.explain_read_errors(config, file):
             groups = part and part.row_groups
             for batch in table_formats.read_file(config, filesystem, file, columns, groups, bad):
                 if len(batch):
@@ -146,7 +146,7 @@ def count_rows(config: SourceConfig) -> int:
     filesystem, files = table_files.find_files(config)
     total = 0
     for file in files:
-        with table_files.reading(config, file):
+        with table_files.explain_read_errors(config, file):
             total += table_formats.count_rows(config, filesystem, file)
     return total
 

@@ -66,18 +66,18 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
         **{kind: dict(counts.most_common()) for kind, counts in dropped.items()},
         "same_content": done.get("shuffle", {}).get("same_content"),
         "won_back": done.get("download", {}).get("won_back"),
-        "datasets": _funnel(done),
+        "datasets": _count_by_dataset(done),
     }
 
 
-def _funnel(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _count_by_dataset(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Return, for each data set, its rows that came in, were selected, arrived and were written, as far as known."""
-    funnel = {name: dict(counts) for name, counts in done["select"]["datasets"].items()}
+    by_dataset = {name: dict(counts) for name, counts in done["select"]["datasets"].items()}
     for stage, outcome in (("download", "arrived"), ("shuffle", "written")):
         if stage in done:
-            for name in funnel:
-                funnel[name][outcome] = done[stage]["datasets"].get(name, 0)
-    return funnel
+            for name in by_dataset:
+                by_dataset[name][outcome] = done[stage]["datasets"].get(name, 0)
+    return by_dataset
 
 
 def read_report(output: Path) -> dict[str, Any] | None:
@@ -97,16 +97,18 @@ def write_report(tracked: tracking.TrackedRun, report: dict[str, Any], output: P
     lines = summary.list_outcomes(report)
     columns = [list(column) for column in zip(*lines, strict=True)]
     tracked.table("reconciliation.json", dict(zip(("outcome", "cause", "rows"), columns, strict=True)))
-    tracked.metrics({_metric(f"{outcome}/{reason}" if reason else outcome): rows for outcome, reason, rows in lines})
+    tracked.metrics(
+        {_metric_name(f"{outcome}/{reason}" if reason else outcome): rows for outcome, reason, rows in lines}
+    )
     tracked.metrics({outcome: sum(report[outcome].values()) for outcome in DROPS})
     tracked.metrics({"rows_in": report["rows_in"], **{f"seconds/{k}": s for k, s in report["seconds"].items()}})
-    for name, funnel in report["datasets"].items():
-        tracked.metrics({_metric(f"dataset/{name}/{step}"): rows for step, rows in funnel.items()})
+    for name, counts in report["datasets"].items():
+        tracked.metrics({_metric_name(f"dataset/{name}/{step}"): rows for step, rows in counts.items()})
     for name in (REPORT, MARKDOWN):
         tracked.file(output / name)
 
 
-def _metric(name: str) -> str:
+def _metric_name(name: str) -> str:
     """Return the name in characters that MLflow accepts: a condition such as similarity>=0.3 has others."""
     return re.sub(r"[^\w./ :-]", "_", name)
 

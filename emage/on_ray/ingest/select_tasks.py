@@ -19,7 +19,7 @@ from emage.utils import manifest
 
 TABLE_ORDER = pa.field("place", pa.int64())  # a row's position in the tables: part << PART_SHIFT | row
 PART_SHIFT = 40
-RUN_SCHEMA = pa.schema([*schema.URL, TABLE_ORDER])
+RUN_SCHEMA = pa.schema([*schema.URL_SCHEMA, TABLE_ORDER])
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class SelectPlan:
         return max(1, -(-self.num_rows // self.shard_rows))
 
     @property
-    def urls(self) -> Path:
+    def urls_folder(self) -> Path:
         return Path(self.folder) / "urls"
 
     @property
-    def runs(self) -> list[Path]:
-        return [self.run(part, run) for part, count in enumerate(self.num_runs) for run in range(count)]
+    def run_paths(self) -> list[Path]:
+        return [self.run_path(part, run) for part, count in enumerate(self.num_runs) for run in range(count)]
 
-    def run(self, part: int, number: int) -> Path:
+    def run_path(self, part: int, number: int) -> Path:
         return Path(self.folder) / f"part-{part:05d}-run-{number:05d}"
 
-    def counts(self, part: int) -> Path:
+    def counts_path(self, part: int) -> Path:
         return Path(self.folder) / f"part-{part:05d}.json"
 
-    def shards(self, first: int) -> Path:
+    def counts_of_shards_path(self, first: int) -> Path:
         return Path(self.folder) / f"shards-{first:05d}.json"
 
 
@@ -62,7 +62,7 @@ def read_part(
     plan: SelectPlan, number: int, table: SourceConfig, part: url_table.TablePart, blocked: url_filter.BlockLists
 ) -> dict[str, Any]:
     """Write the sorted runs of one part. Returns the counters of its rows."""
-    if known := manifest.read_json(plan.counts(number)):
+    if known := manifest.read_json(plan.counts_path(number)):
         return known
     filtered = Counter[str]()
     counts = {"part": number, "dataset": table.dataset, "rows": 0, "kept": 0, "runs": 0}
@@ -72,19 +72,19 @@ def read_part(
     for batch in url_table.read(table, part, bad):
         kept = _filter(table, blocked, batch, filtered)
         positions = pa.array(np.flatnonzero(kept) + (counts["rows"] + (number << PART_SHIFT)))
-        pairs = batch.select(schema.URL.names[:2]).filter(pa.array(kept))
+        pairs = batch.select(schema.URL_SCHEMA.names[:2]).filter(pa.array(kept))
         names = pa.array([table.dataset] * len(pairs), pa.string())
         waiting.append(pa.table([*pairs.columns, names, positions], schema=RUN_SCHEMA))
         hashes.append(_hash_pairs(pairs))
         counts["rows"] += len(batch)
         counts["kept"] += len(pairs)
         if sum(map(len, waiting)) >= plan.run_rows:
-            counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, hashes)
+            counts["runs"] += _write_run(plan.run_path(number, counts["runs"]), waiting, hashes)
     if waiting:
-        counts["runs"] += _write_run(plan.run(number, counts["runs"]), waiting, hashes)
+        counts["runs"] += _write_run(plan.run_path(number, counts["runs"]), waiting, hashes)
     counts["rows"] += bad.total()
     counts["filtered"] = dict(filtered + bad)
-    manifest.write_json(plan.counts(number), counts)
+    manifest.write_json(plan.counts_path(number), counts)
     return counts
 
 
@@ -125,23 +125,23 @@ def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) ->
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def write_shards(plan: SelectPlan, first: int, count: int) -> list[dict[str, Any]]:
     """Write the shards `first` to `first` + `count` - 1, or to the last one. Returns the counters of each."""
-    if known := manifest.read_json(plan.shards(first)):
+    if known := manifest.read_json(plan.counts_of_shards_path(first)):
         return known
     last = min(first + count, plan.num_shards)
-    rows, hashes = sorted_runs.read_ranges(plan.runs, first, last, plan.num_shards, TABLE_ORDER.name)
+    rows, hashes = sorted_runs.read_ranges(plan.run_paths, first, last, plan.num_shards, TABLE_ORDER.name)
     bounds = sorted_runs.range_bounds(plan.num_shards)[first:last]
     edges = [*np.searchsorted(hashes, bounds).tolist(), len(rows)]
     is_first = first_of_equal(rows, hashes)
     written = [_write_shard(plan, first + n, rows, is_first, edges[n], edges[n + 1]) for n in range(last - first)]
-    manifest.write_json(plan.shards(first), written)
+    manifest.write_json(plan.counts_of_shards_path(first), written)
     return written
 
 
 def _write_shard(
     plan: SelectPlan, number: int, rows: pa.Table, is_first: np.ndarray, low: int, high: int
 ) -> dict[str, Any]:
-    kept = rows.slice(low, high - low).filter(pa.array(is_first[low:high])).select(schema.URL.names)
-    path = plan.urls / f"{number:05d}.parquet"
+    kept = rows.slice(low, high - low).filter(pa.array(is_first[low:high])).select(schema.URL_SCHEMA.names)
+    path = plan.urls_folder / f"{number:05d}.parquet"
     with manifest.new_file(path) as temporary:
         pq.write_table(kept, temporary, compression="zstd")
     return {
@@ -159,7 +159,7 @@ def first_of_equal(rows: pa.Table, hashes: np.ndarray) -> np.ndarray:
     same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     if len(same):
         for group in _consecutive(same):
-            pairs = rows.select(schema.URL.names[:2]).slice(group[0] - 1, len(group) + 1).to_pylist()
+            pairs = rows.select(schema.URL_SCHEMA.names[:2]).slice(group[0] - 1, len(group) + 1).to_pylist()
             seen: set[tuple[str, str]] = set()
             for index, pair in enumerate(pairs, group[0] - 1):
                 is_first[index] = (pair["url"], pair["caption"]) not in seen

@@ -10,7 +10,7 @@ So no list of all rows is ever needed; a shard is a random sample of all tables,
 representative and no host gets all requests at once; and the same tables give the same shards on any number of
 machines. The stage needs neither the network nor images. The tasks are in select_tasks.py.
 
-    output/urls/NNNNN.parquet      schema.URL
+    output/urls/NNNNN.parquet      schema.URL_SCHEMA
     output/urls/_manifest.json
 """
 
@@ -64,17 +64,17 @@ def run(
     described = describe(tables, config)
     key = manifest.fingerprint([described, list(map(asdict, tables)), shard_rows])[:16]
     plan = SelectPlan(str(work / key), shard_rows, RUN_ROWS)
-    plan.urls.mkdir(parents=True, exist_ok=True)
+    plan.urls_folder.mkdir(parents=True, exist_ok=True)
     parts = _read_tables(plan, tables, blocked, folder.parent)
     plan = replace(plan, num_rows=sum(part["kept"] for part in parts), num_runs=tuple(part["runs"] for part in parts))
     if not plan.num_rows:
         raise InputError(f"no row is left to download: all {sum(part['rows'] for part in parts)} were filtered")
     values = _sum_up(parts, _write_all_shards(plan, folder.parent)) | {"source": described}
-    manifest.remove_leftovers(plan.urls)
-    manifest.write_json(plan.urls / MANIFEST, values)
+    manifest.remove_leftovers(plan.urls_folder)
+    manifest.write_json(plan.urls_folder / MANIFEST, values)
     if folder.exists():  # made from tables that have changed
         shutil.rmtree(folder)
-    os.replace(plan.urls, folder)
+    os.replace(plan.urls_folder, folder)
     shutil.rmtree(work)
     return values
 

@@ -56,21 +56,21 @@ class ShufflePlan:
         return self.num_files * RANGES_PER_FILE
 
     @property
-    def table(self) -> Path:
+    def table_folder(self) -> Path:
         return Path(self.folder) / "table"
 
     @property
-    def dropped(self) -> Path:
+    def same_images_path(self) -> Path:
         return Path(self.folder) / "same.npy"  # uids, sorted
 
-    def run(self, number: int) -> Path:
+    def run_path(self, number: int) -> Path:
         return Path(self.folder) / f"run-{number:05d}"
 
-    def digests(self, number: int) -> Path:
+    def digests_path(self, number: int) -> Path:
         return Path(self.folder) / f"sha256-{number:05d}"
 
-    def file(self, number: int) -> Path:
-        return self.table / f"{number:05d}-of-{self.num_files:05d}.parquet"
+    def file_path(self, number: int) -> Path:
+        return self.table_folder / f"{number:05d}-of-{self.num_files:05d}.parquet"
 
 
 def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     before = manifest.read_json(tokenized / manifest.NAME)
     info = schema.TokenizerInfo(**{**before["tokenizer"], "grid": tuple(before["tokenizer"]["grid"])})
     inputs = list(_group_shards(tokenized, before["shards"]))
-    plan = ShufflePlan(config, info, str(work / made_from(before)[:16]), before["written"], len(inputs))
-    plan.table.mkdir(parents=True, exist_ok=True)
+    plan = ShufflePlan(config, info, str(work / input_fingerprint(before)[:16]), before["written"], len(inputs))
+    plan.table_folder.mkdir(parents=True, exist_ok=True)
     same = _find_same_images(plan, inputs)
     if config.drop_same_content:
         plan = replace(plan, num_rows=plan.num_rows - same)
@@ -109,19 +109,19 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
         "filtered": {"same_content": same} if config.drop_same_content and same else {},
         "datasets": _sum_datasets(files),
         "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
-        "input": made_from(before),
+        "input": input_fingerprint(before),
         "tokenizer": before["tokenizer"],
     }
-    manifest.remove_leftovers(plan.table)
-    manifest.write_json(plan.table / MANIFEST, values)
+    manifest.remove_leftovers(plan.table_folder)
+    manifest.write_json(plan.table_folder / MANIFEST, values)
     if folder.exists():  # made from other tokenized shards
         shutil.rmtree(folder)
-    os.replace(plan.table, folder)
+    os.replace(plan.table_folder, folder)
     shutil.rmtree(work)
     return values
 
 
-def made_from(tokenized: dict[str, Any]) -> str:
+def input_fingerprint(tokenized: dict[str, Any]) -> str:
     """Return a digest of all tokenized shards, from their stage's manifest."""
     return manifest.fingerprint([tokenized[name] for name in ("input", "settings", "written")])
 
@@ -159,8 +159,8 @@ def _group_shards(tokenized: Path, count: int) -> Iterator[list[str]]:
 
 
 def _find_same_images(plan: ShufflePlan, inputs: list[list[str]]) -> int:
-    """Write the uids of the rows whose image is that of an earlier row to `plan.dropped`. Returns their number."""
-    if not plan.dropped.exists():
+    """Write `plan.same_images_path`: the uids of rows with the image of an earlier row. Return their number."""
+    if not plan.same_images_path.exists():
         num_ranges = max(1, -(-plan.num_rows // COMPARED_ROWS))
         with tasks.progress_bar("shuffle: compare", 2 * plan.num_rows, "rows") as bar:
             for rows in _run_all(lambda n: _write_digests.remote(plan, n, inputs[n]), range(plan.num_runs)):
@@ -169,15 +169,15 @@ def _find_same_images(plan: ShufflePlan, inputs: list[list[str]]) -> int:
             for rows, uids in _run_all(lambda n: _find_same_in_range.remote(plan, n, num_ranges), range(num_ranges)):
                 found.append(uids)
                 bar.update(rows)
-        with manifest.new_file(plan.dropped) as temporary, open(temporary, "wb") as file:
+        with manifest.new_file(plan.same_images_path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.sort(np.concatenate(found)))
-    return len(np.load(plan.dropped, mmap_mode="r"))
+    return len(np.load(plan.same_images_path, mmap_mode="r"))
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
     """Write a sorted run of (uid, second 8 bytes of sha256), in the order of the first 8 bytes. Returns its rows."""
-    path = plan.digests(number)
+    path = plan.digests_path(number)
     if not sorted_runs.exists(path):
         rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
         digests = np.frombuffer(bytes.fromhex("".join(rows["sha256"].to_pylist())), ">u8").reshape(len(rows), 4)
@@ -189,7 +189,7 @@ def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _find_same_in_range(plan: ShufflePlan, number: int, num_ranges: int) -> tuple[int, np.ndarray]:
     """Return the number of rows of a range, and the uids of those that are not the first with their image."""
-    paths = [plan.digests(n) for n in range(plan.num_runs)]
+    paths = [plan.digests_path(n) for n in range(plan.num_runs)]
     table, first = sorted_runs.read_ranges(paths, number, number + 1, num_ranges, "uid")
     uid, rest = table["uid"].to_numpy(), table["rest"].to_numpy()
     order = np.lexsort((uid, rest, first))
@@ -203,10 +203,10 @@ def _find_same_in_range(plan: ShufflePlan, number: int, num_ranges: int) -> tupl
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
     """Write a run of step 2. Returns (num_ranges + 1,): the number of its rows before each range."""
-    path = plan.run(number)
+    path = plan.run_path(number)
     if not sorted_runs.exists(path):
         table = pa.concat_tables([pq.read_table(file) for file in files])
-        same = np.load(plan.dropped, mmap_mode="r")
+        same = np.load(plan.same_images_path, mmap_mode="r")
         if plan.config.drop_same_content and len(same):
             table = table.filter(pa.array(~url_filter.is_in(same, table["uid"].to_numpy())))
         sorted_runs.write(path, table, sorted_runs.mix(table["uid"].to_numpy(), plan.config.seed), "uid")
@@ -216,15 +216,15 @@ def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_file(plan: ShufflePlan, number: int, starts: np.ndarray) -> dict[str, Any]:
     """Write a file of step 3. `starts` (num_ranges + 1,): the number of the table's rows before each range."""
-    path = plan.file(number)
+    path = plan.file_path(number)
     first, last = (plan.num_rows * n // plan.num_files for n in (number, number + 1))
     if not path.exists():
         low = min(int(np.searchsorted(starts, first, side="right")), plan.num_ranges) - 1  # an empty table has all 0
         high = max(low + 1, int(np.searchsorted(starts, last, side="left")))
-        paths = [plan.run(n) for n in range(plan.num_runs)]
+        paths = [plan.run_path(n) for n in range(plan.num_runs)]
         table, _ = sorted_runs.read_ranges(paths, low, high, plan.num_ranges, "uid")
         table = table.slice(first - int(starts[low]), last - first)
-        table = table.cast(schema.token_table(plan.tokenizer, __version__))
+        table = table.cast(schema.token_schema(plan.tokenizer, __version__))
         with manifest.new_file(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
     names = pq.read_table(path, columns=["dataset"])["dataset"].value_counts().to_pylist()

@@ -24,7 +24,7 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 STAGES = ("select", "download", "tokenize", "shuffle")
-WORK = {"select": "select", "shuffle": "shuffle"}  # stage -> folder that it needs until it ends
+WORK_FOLDERS = {"select": "select", "shuffle": "shuffle"}  # stage -> folder that it needs until it ends
 
 
 def list_requested(stage: str) -> tuple[str, ...]:
@@ -50,7 +50,8 @@ def read_finished(output: Path, rounds: int) -> dict[str, dict[str, Any]]:
     if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < rounds:
         found["download"] = image_shards.finished(shards, rounds)
         found["tokenize"] = tokenize_shards.finished(shards, tokenized)
-        if found["tokenize"] and found["shuffle"] and found["shuffle"]["input"] != shuffle.made_from(found["tokenize"]):
+        tokenized_now, table = found["tokenize"], found["shuffle"]
+        if tokenized_now and table and table["input"] != shuffle.input_fingerprint(tokenized_now):
             found["shuffle"] = None
     return dict(takewhile(lambda stage: stage[1], found.items()))
 
@@ -59,7 +60,7 @@ def _is_one_chain(found: dict[str, Any]) -> bool:
     """Return True if each stage was made from what the one before it has now."""
     return (
         found["tokenize"]["input"] == found["download"]["content"]
-        and shuffle.made_from(found["tokenize"]) == found["shuffle"]["input"]
+        and shuffle.input_fingerprint(found["tokenize"]) == found["shuffle"]["input"]
     )
 
 
@@ -83,7 +84,7 @@ def run_stage(
     urls, shards, tokenized = (output / name for name in ("urls", "shards", "tokenized"))
     if stage == "select":
         assert block_lists is not None
-        work, shard_rows = output / WORK[stage], config.download.shard_rows
+        work, shard_rows = output / WORK_FOLDERS[stage], config.download.shard_rows
         select_urls.run(tables, config.select, shard_rows, work=work, folder=urls, blocked=block_lists)
     elif stage == "download":
         assert block_lists is not None
@@ -93,11 +94,11 @@ def run_stage(
         image_size = config.download.image_size
         tokenize_shards.run(config.tokenize, tokenizer, image_size=image_size, shards=shards, folder=tokenized)
     else:
-        shuffle.run(config.shuffle, tokenized=tokenized, work=output / WORK[stage], folder=output / "tokens")
+        shuffle.run(config.shuffle, tokenized=tokenized, work=output / WORK_FOLDERS[stage], folder=output / "tokens")
 
 
 def remove_work(stages: Collection[str], output: Path) -> None:
     """Delete the work folders of stages that are not run: a kill at the very end of a stage may have left them."""
-    for stage, folder in WORK.items():
+    for stage, folder in WORK_FOLDERS.items():
         if stage not in stages:
             shutil.rmtree(output / folder, ignore_errors=True)

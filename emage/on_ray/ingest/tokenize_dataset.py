@@ -39,10 +39,11 @@ _log = logging.getLogger(__name__)
 class TokenizedShard:
     """The batches of one shard that have arrived so far."""
 
-    batches: dict[int, tuple[pa.Table, np.ndarray]] = field(default_factory=dict)  # METADATA's rows, tokens (b, n)
+    # By the number of the batch: a table of METADATA_SCHEMA, and the tokens (b, n).
+    batches: dict[int, tuple[pa.Table, np.ndarray]] = field(default_factory=dict)
     num_batches: int = UNKNOWN_COUNT
     counts: dict[str, Any] = field(default_factory=dict)
-    rejected: pa.Table | None = None  # REJECTED_SCHEMA
+    rejected: pa.Table | None = None  # schema.DROPPED_SCHEMA
     num_rows: int = 0  # so far
 
     def add(self, row: dict[str, Any]) -> int:

@@ -1,6 +1,6 @@
 """The tokenizing stage: image shards -> tokenized shards. tokenize_dataset.py makes the tokens, this file writes them.
 
-A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_table), `rejected.parquet` (every row
+A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_schema), `rejected.parquet` (every row
 that a caption rule or the decoder dropped, with its drop reason) and `manifest.json`.
 """
 
@@ -22,7 +22,7 @@ from emage.on_ray import tasks
 from emage.on_ray.ingest import tokenize_dataset
 from emage.on_ray.ingest.download import image_shards
 from emage.on_ray.ingest.tokenize_dataset import TokenizedShard
-from emage.on_ray.ingest.tokenize_workers import METADATA
+from emage.on_ray.ingest.tokenize_workers import METADATA_SCHEMA
 from emage.utils import manifest
 from emage.utils.errors import InputError
 from emage.version import __version__
@@ -147,11 +147,11 @@ def _add(totals: dict[str, Any], shard: dict[str, Any]) -> None:
 def _token_table(info: schema.TokenizerInfo, shard: TokenizedShard) -> pa.Table:
     """Return a shard's rows in plain Arrow columns, whatever Ray converted them to on the way."""
     batches = [shard.batches[index] for index in range(shard.num_batches)]
-    target = schema.token_table(info, __version__)
-    metadata = pa.concat_tables([METADATA.empty_table(), *(metadata for metadata, _ in batches)])
+    target = schema.token_schema(info, __version__)
+    metadata = pa.concat_tables([METADATA_SCHEMA.empty_table(), *(metadata for metadata, _ in batches)])
     tokens = np.concatenate([np.empty((0, info.num_tokens), np.uint16), *(tokens for _, tokens in batches)])
     assert tokens.max(initial=0) < info.vocab_size
-    columns: dict[str, Any] = {name: metadata[name] for name in METADATA.names}
+    columns: dict[str, Any] = {name: metadata[name] for name in METADATA_SCHEMA.names}
     columns["tokens"] = pa.FixedSizeListArray.from_arrays(pa.array(tokens.reshape(-1)), info.num_tokens)
     names = zip(metadata["dataset"].to_pylist(), metadata["key"].to_pylist(), strict=True)
     columns["uid"] = pa.array([uid(dataset, key) for dataset, key in names], pa.int64())

@@ -27,10 +27,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the tasks that decode do
 
 UNKNOWN_COUNT = -1  # num_batches of every row except a shard's last one
 
-# A row of the data set: one batch of one shard. `metadata` is an Arrow stream of METADATA's rows; `data` is raw bytes,
-# uint8 pixels (b, size, size, 3) before the encoder and uint16 tokens (b, n) after it. A shard's last row has no data:
-# it has the shard's counts, and REJECTED_SCHEMA's rows as `metadata`.
-BATCH = pa.schema(
+# A row of the data set: one batch of one shard. `metadata` is an Arrow stream of a table of METADATA_SCHEMA; `data` is
+# raw bytes, uint8 pixels (b, size, size, 3) before the encoder and uint16 tokens (b, n) after it. A shard's last row is
+# no batch: it has the shard's counts, the dropped rows (schema.DROPPED_SCHEMA) as `metadata`, and no data.
+BATCH_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),
         ("batch", pa.int64()),
@@ -40,12 +40,11 @@ BATCH = pa.schema(
         ("data", pa.binary()),
     ]
 )
-METADATA = pa.schema([item for item in schema.IMAGE if item.name != "image"])
-REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
+METADATA_SCHEMA = pa.schema([item for item in schema.IMAGE_SCHEMA if item.name != "image"])
 
 
 class Reader:
-    """Turns numbers of image shards into rows of BATCH, with decoded pixels. Stateless: it runs in Ray tasks."""
+    """Turns numbers of image shards into rows of BATCH_SCHEMA, with decoded pixels. Stateless: it runs in Ray tasks."""
 
     def __init__(self, shards: Path, config: TokenizeConfig, image_size: int):
         self.shards, self.config, self.image_size = shards, config, image_size
@@ -75,7 +74,7 @@ class Reader:
             yield _make_batch(number, index, waiting)
             index += 1
         last = {"shard": number, "batch": index, "num_batches": index, "counts": json.dumps(counts), "data": b""}
-        yield pa.Table.from_pylist([{**last, "metadata": _to_stream(dropped, REJECTED_SCHEMA)}], BATCH)
+        yield pa.Table.from_pylist([{**last, "metadata": _to_stream(dropped, schema.DROPPED_SCHEMA)}], BATCH_SCHEMA)
 
     def _decode_or_drop(self, image: dict[str, Any]) -> np.ndarray | tuple[str, str]:
         """Return an image's pixels, or why it is dropped: ("rejected", rule) or ("failed", drop reason).
@@ -107,10 +106,10 @@ def _make_batch(number: int, index: int, rows: list[tuple[dict[str, Any], np.nda
         "batch": index,
         "num_batches": UNKNOWN_COUNT,
         "counts": None,
-        "metadata": _to_stream([metadata for metadata, _ in rows], METADATA),
+        "metadata": _to_stream([metadata for metadata, _ in rows], METADATA_SCHEMA),
         "data": np.stack([pixels for _, pixels in rows]).tobytes(),
     }
-    return pa.Table.from_pylist([row], BATCH)
+    return pa.Table.from_pylist([row], BATCH_SCHEMA)
 
 
 def _to_stream(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
@@ -121,7 +120,7 @@ def _to_stream(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
 
 
 class Encoder:
-    """Replaces the pixels of BATCH's rows by tokens. Holds a tokenizer on its device: it runs in Ray actors."""
+    """Replaces the pixels of BATCH_SCHEMA's rows by tokens. Holds a tokenizer on its device: it runs in Ray actors."""
 
     def __init__(self, config: TokenizeConfig, image_size: int, threads: int):
         """Load the tokenizer.

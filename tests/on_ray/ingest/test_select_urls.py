@@ -61,7 +61,7 @@ def select(tables: list[SourceConfig], folder: Path, rows: int = 100, **lists: A
     assert values == select_urls.finished(folder / "urls")
     files = [pq.read_table(folder / "urls" / shard["name"]) for shard in values["shards"]]
     assert [len(file) for file in files] == [shard["rows"] for shard in values["shards"]]
-    assert all(file.schema.equals(schema.URL) for file in files)
+    assert all(file.schema.equals(schema.URL_SCHEMA) for file in files)
     return values, [row for file in files for row in file.to_pylist()]
 
 

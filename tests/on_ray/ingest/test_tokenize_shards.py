@@ -67,7 +67,8 @@ def write_shards(folder: Path, count: int = SHARDS) -> list[dict[str, Any]]:
     for number in range(count):
         shard = folder / f"{number:05d}"
         shard.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.IMAGE), shard / "p")
+        table = pa.Table.from_pylist(rows[number * ROWS : (number + 1) * ROWS], schema.IMAGE_SCHEMA)
+        pq.write_table(table, shard / "p")
         outputs = {"p": manifest.sha256(shard / "p")}
         values = {"rows": ROWS, "written": ROWS, "failed": {}, "pictures": ["p"], "outputs": outputs}
         manifest.write_json(shard / manifest.NAME, values)

@@ -1,4 +1,4 @@
-"""Cleaning of captions: alt-text from the web -> plain text. `normalise` is what the rules and the training see."""
+"""Cleaning of captions: alt-text from the web -> plain text. Rules and training see the result of `normalise`."""
 
 import html
 import re
@@ -20,10 +20,10 @@ INLINE = frozenset(INLINE_TAGS.split())
 MOJIBAKE = re.compile(r"[^\x00-\x7f]{2}|[ÂÃâ]\s")  # two such characters or more; the second may be a space
 QUOTE = re.compile("[‘’‚‛′´]")  # NFKC would turn the last one into a space and a combining accent
 DOUBLE_QUOTE = re.compile("[“”„‟″]")
-INVISIBLE = re.compile("[™℠®\ufffd\u200b-\u200f\ufeff\u00ad]")  # NFKC makes "FlexTM"; undecodable; zero width
+INVISIBLE = re.compile("[™℠®\ufffd\u200b-\u200f\ufeff\u00ad]")  # NFKC turns ™ into TM; the others are not readable
 CONTROL = re.compile(r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # UTF-8 cannot encode a lone surrogate
 
-# What software writes in front of an alt-text: Shopify on product pages, Google on its page of results.
+# Text that software writes in front of an alt-text: Shopify on product pages, Google on its page of results.
 PREFIX = re.compile(r"\A(Load image into Gallery viewer, |(Google )?Image Result for )", re.IGNORECASE)
 
 MAX_CHARACTERS = 4_000  # read per caption: NFKC takes quadratic time, and html.unescape raises on 4,300 digits
@@ -51,7 +51,7 @@ def normalise(text: str) -> str:
 
 def clean_once(text: str) -> str:
     """Return the text after one round of cleaning."""
-    if text.startswith('"') and text.endswith('"') and '""' in text:  # a CSV field never unquoted: "a 6"" plate"
+    if text.startswith('"') and text.endswith('"') and '""' in text:  # a CSV field, still quoted: "a 6"" plate"
         text = text[1:-1].replace('""', '"')
     if "&" in text:
         text = html.unescape(text)

@@ -45,7 +45,7 @@ from emage.data.ingest.captions.caption_words import (
 
 @lru_cache(maxsize=1)  # three rules need the words of the same caption
 def words(text: str) -> frozenset[str]:
-    """Return the different words of a caption, in small letters."""
+    """Return the different words of a caption, in lower case."""
     return frozenset(text.lower().split())
 
 
@@ -55,12 +55,12 @@ def empty(text: str) -> bool:
 
 
 def too_short(text: str) -> bool:
-    """One or two characters name nothing ("ox" is the price); LAION-400M asks for five, but "cat" is a caption."""
+    """One or two characters, which rarely name anything ("ox" is lost); LAION-400M requires five, but "cat" is kept."""
     return 0 < len(text) < 3
 
 
 def too_long(text: str) -> bool:
-    """Over 1,000 characters it is a page's text or a keyword dump, and CLIP reads only the first 77 tokens."""
+    """Over 1,000 characters: a page's text or a list of keywords; CLIP reads only the first 77 tokens."""
     return len(text) > 1000
 
 
@@ -92,7 +92,7 @@ def markup(text: str) -> bool:
 
 
 def boilerplate(text: str) -> bool:
-    """What a page tells its visitor (click to enlarge, image may contain); Conceptual Captions drops these as well."""
+    """Text of the page's software (click to enlarge, image may contain); Conceptual Captions drops it as well."""
     return not BOILERPLATE_WORDS.isdisjoint(words(text)) and BOILERPLATE.search(text) is not None
 
 
@@ -117,11 +117,11 @@ def repeated_words(text: str) -> bool:
         return False
     if 2 * repeats > num_words or (2 * repeats == num_words and num_words > 5):
         return True
-    return 4 * (repeats + 1) >= num_words and 4 * most_frequent(text) >= max(num_words, 16)
+    return 4 * (repeats + 1) >= num_words and 4 * count_most_frequent(text) >= max(num_words, 16)
 
 
-def most_frequent(text: str) -> int:
-    """Return how often the most frequent word of four letters or more occurs."""
+def count_most_frequent(text: str) -> int:
+    """Return how often the most frequent word of at least four letters occurs."""
     return max(Counter(word for word in text.lower().split() if len(word) > 3).values(), default=0)
 
 
@@ -170,7 +170,7 @@ def product_code(text: str) -> bool:
 
 
 def hash_code(text: str) -> bool:
-    """Hexadecimal numbers, one of 8 digits or two of 5 ("fa589 a2efe"): machine-made shops that attract searches."""
+    """Hexadecimal numbers, one of 8 digits or two of 5 ("fa589 a2efe"): generated shop pages that attract searches."""
     if text.encode().translate(HEX_SHAPE).find(b"a0") < 0:  # a letter, then a digit: most captions have none
         return False
     numbers = HEX.findall(text)
@@ -220,7 +220,7 @@ RULES_VERSION = "bab6e35199fc63598c0bde4310bfe7b8b024b0f867f44e5ef03dd99c91381cf
 
 
 def drop_reason(text: object) -> str | None:
-    """Return why a caption is not worth training on.
+    """Return the drop reason of a caption that is not worth training on.
 
     Args:
         text: The caption as it came; it is normalised here. Train on `normalise(text)`, which is what the rules see.

@@ -25,7 +25,7 @@ CAMERA = re.compile(
     r"[\s\d_.:()-]*(at )?\d[\s\d_.:()-]*([ap]m)?[\s\d()]*(\.\w{3,4})?",
     re.I,
 )
-COPY_NUMBER = re.compile(r" ?\(\d+\)(?=$|\.\w{3,4}$)")  # what a file system adds to a second file of the same name
+COPY_NUMBER = re.compile(r" ?\(\d+\)(?=$|\.\w{3,4}$)")  # file systems add it to a second file of the same name
 MARKUP = re.compile(
     r"<[a-z/!][^<>]*=|</?[a-z]\w*>?$|(style|class|href|src|target|width|align)=[\"'{]|\{\{|\}\}|\$\{"
     r"|\[/?(url|img|caption|b|i)\b|function ?\(\w*\) ?\{",
@@ -66,7 +66,7 @@ HASHTAG = re.compile(r"#\w*[^\W\d_]")
 
 # Words by which a language is recognised: function words, and the commonest words of pages of photographs and of
 # shops. ENGLISH words outweigh the others. FOREIGN words are not English words, names or abbreviations. FOREIGN_SMALL
-# words are FOREIGN only without a capital (with one: MIT, Lake Como, Uma Thurman). WEAK words also occur in English
+# words are FOREIGN only in lower case (capitalised: MIT, Lake Como, Uma Thurman). WEAK words also occur in English
 # captions, as names of people, of colours and of goods.
 ENGLISH = frozenset(
     """the of and on at with for from by are were to it its this that his her their our your you we my as be have has

@@ -35,7 +35,7 @@ class ShardJob:
 
     number: int
     rows: int
-    urls: str  # the parquet file (schema.URL)
+    urls: str  # the parquet file (schema.URL_SCHEMA)
     input: str  # the file's sha256
     folder: str  # of the image shard
     key_digits: int  # of a row's index in its shard
@@ -77,7 +77,7 @@ def _first_round(job: ShardJob, blocked: np.ndarray | None) -> tuple[int, int]:
     with manifest.new_folder(job.folder, replace=False) as folder:
         try:
             least = job.config.min_success_rate
-            outcome = img2dataset_fetch.fetch_rows(job.number, _read_rows(job), folder, job.config, blocked, least)
+            counts = img2dataset_fetch.fetch_rows(job.number, _read_rows(job), folder, job.config, blocked, least)
         except InputError as error:
             raise InputError(f"shard {job.number}: {error}") from None
         values = {
@@ -85,10 +85,10 @@ def _first_round(job: ShardJob, blocked: np.ndarray | None) -> tuple[int, int]:
             "input": job.input,
             "settings": _settings(job.config),
             "rows": job.rows,
-            "written": outcome.datasets.total(),
+            "written": counts.datasets.total(),
             "won_back": 0,
-            "failed": dict(sorted(outcome.failed.items())),
-            "datasets": dict(sorted(outcome.datasets.items())),
+            "failed": dict(sorted(counts.failed.items())),
+            "datasets": dict(sorted(counts.datasets.items())),
             "passes": 1,
             "pictures": [IMAGES],
             "failures": FAILED,
@@ -109,10 +109,10 @@ def _retry_round(
     with TemporaryDirectory(prefix=f".{shard.name}.", dir=shard.parent) as temporary:
         folder = Path(temporary)
         rows = failed.filter(pa.array(is_temporary)).drop_columns(["cause"])
-        outcome = img2dataset_fetch.fetch_rows(job.number, rows, folder, job.config, blocked, min_success_rate=0.0)
+        counts = img2dataset_fetch.fetch_rows(job.number, rows, folder, job.config, blocked, min_success_rate=0.0)
         failed = pa.concat_tables([failed.filter(pa.array(~is_temporary)), pq.read_table(folder / FAILED)])
         pq.write_table(failed.sort_by("key"), folder / FAILED)
-        recovered = outcome.datasets.total()
+        recovered = counts.datasets.total()
         digests = {name: manifest.sha256(folder / name) for name in (FAILED, *([IMAGES] if recovered else []))}
         new_names = {name: _name_of_round(name, round_number, digest) for name, digest in digests.items()}
         for name, new_name in new_names.items():
@@ -124,7 +124,7 @@ def _retry_round(
         "written": before["written"] + recovered,
         "won_back": before["won_back"] + recovered,
         "failed": dict(sorted(Counter(failed["cause"].to_pylist()).items())),
-        "datasets": dict(sorted((Counter(before["datasets"]) + outcome.datasets).items())),
+        "datasets": dict(sorted((Counter(before["datasets"]) + counts.datasets).items())),
         "passes": round_number,
         "pictures": [*before["pictures"], *added],
         "failures": new_names[FAILED],
@@ -132,7 +132,7 @@ def _retry_round(
     }
     manifest.write_json(shard / manifest.NAME, values)
     _remove_unlisted(shard)
-    return recovered + outcome.failed.total(), recovered
+    return recovered + counts.failed.total(), recovered
 
 
 def _name_of_round(name: str, round_number: int, digest: str) -> str:
@@ -154,6 +154,6 @@ def _read_rows(job: ShardJob) -> pa.Table:
         raise InputError(
             f"{job.urls} is not the file that {URLS_MANIFEST} next to it lists; delete that folder and select again"
         )
-    rows = pq.read_table(job.urls, schema=schema.URL)
+    rows = pq.read_table(job.urls, schema=schema.URL_SCHEMA)
     keys = [f"{job.number:0{SHARD_DIGITS}d}{index:0{job.key_digits}d}" for index in range(len(rows))]
     return rows.append_column("key", pa.array(keys, pa.string()))

@@ -1,7 +1,7 @@
 """Image shards: the folders `shards/NNNNN` that the download writes and the tokenizing stage reads.
 
-    pictures.parquet, pictures-N-DIGEST.parquet    the images (schema.IMAGE) of round 1, and those that round N added
-    failed.parquet or failed-N-DIGEST.parquet      every other row, with its drop reason (FAILED_SCHEMA)
+    pictures.parquet, pictures-N-DIGEST.parquet    the images of round 1, and those of round N (schema.IMAGE_SCHEMA)
+    failed.parquet or failed-N-DIGEST.parquet      every other row, with its drop reason (schema.DROPPED_SCHEMA)
     manifest.json                                  written last: only the files that it lists count
 
 The folders of tokenized shards, `tokenized/NNNNN`, have the same names, and a manifest as well.
@@ -11,13 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from emage.utils import manifest
 
 SHARD_DIGITS = 5
 IMAGES, FAILED = "pictures.parquet", "failed.parquet"
-FAILED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "dataset", "url", "caption", "cause")])
 
 
 def finished(folder: Path, rounds: int = 1) -> dict[str, Any] | None:
@@ -45,7 +42,7 @@ def read_manifest(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def image_files(folder: Path, number: int) -> list[Path]:
-    """Return the parquet files (schema.IMAGE) of an image shard, of all rounds in order."""
+    """Return the parquet files (schema.IMAGE_SCHEMA) of an image shard, of all rounds in order."""
     return [shard_folder(folder, number) / name for name in _existing(folder, number)["pictures"]]
 
 

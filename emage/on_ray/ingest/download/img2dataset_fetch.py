@@ -27,19 +27,19 @@ import pyarrow.parquet as pq
 from emage.config import DownloadConfig
 from emage.data import schema
 from emage.data.ingest import decode_image, fetch
-from emage.on_ray.ingest.download.image_shards import FAILED, FAILED_SCHEMA, IMAGES, SHARD_DIGITS
+from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.on_ray.ingest.download.success_rate import SuccessRate
 from emage.utils.errors import InputError
 from emage.version import __version__
 
 OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}  # of the X-Robots-Tag header
 ROW_GROUP_ROWS = 1_000
-KEY = "row_key"  # the name of a row's key inside img2dataset, which makes keys of its own
+ROW_KEY = "row_key"  # the name of a row's key inside img2dataset, which makes keys of its own
 WINDOW_ROWS = 1_000  # over which the success rate is measured
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FetchCounts:
     """The counts of some rows that were downloaded."""
 
     failed: Counter[str]  # rows by drop reason
@@ -53,12 +53,12 @@ def fetch_rows(
     config: DownloadConfig,
     blocked: np.ndarray | None,
     min_success_rate: float,
-) -> Outcome:
+) -> FetchCounts:
     """Download rows, and write IMAGES, FAILED and img2dataset's own `NNNNN_stats.json` into a folder.
 
     Args:
         number: Of the shard.
-        rows: With the columns of FAILED_SCHEMA except `cause`.
+        rows: With the columns of schema.DROPPED_SCHEMA except `cause`.
         folder: Where the files are written.
         config: The settings.
         blocked: (n,) uint64, sorted: see `is_blocked`.
@@ -68,7 +68,7 @@ def fetch_rows(
         InputError: As soon as fewer images arrive.
     """
     downloader = _import_downloader()
-    rows = rows.rename_columns({"key": KEY})
+    rows = rows.rename_columns({"key": ROW_KEY})
     rows_file = folder / "rows.arrow"  # the Downloader deletes it
     with pa.OSFile(str(rows_file), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
         file.write_table(rows)
@@ -95,7 +95,7 @@ def fetch_rows(
         disallowed_header_directives=OPT_OUT,
     ).download_shard((number, str(rows_file)))
     files.check(len(rows))
-    return Outcome(files.failed, files.datasets)
+    return FetchCounts(files.failed, files.datasets)
 
 
 def _import_downloader() -> Any:
@@ -191,7 +191,7 @@ class _SampleWriter:
             self.stop.set()
             return
         reason = row["error_message"]
-        self.rows.append({**row, "key": row[KEY], "cause": reason, "start": start, "size": len(jpeg or b"")})
+        self.rows.append({**row, "key": row[ROW_KEY], "cause": reason, "start": start, "size": len(jpeg or b"")})
         if reason is None:
             self.datasets[row["dataset"]] += 1
         else:
@@ -219,12 +219,12 @@ class _SampleWriter:
     def _write_files(self) -> None:
         self.rows.sort(key=lambda row: row["key"])
         arrived = [row for row in self.rows if row["cause"] is None]
-        with pq.ParquetWriter(self.folder / IMAGES, schema.IMAGE, compression="none") as file:
+        with pq.ParquetWriter(self.folder / IMAGES, schema.IMAGE_SCHEMA, compression="none") as file:
             for start in range(0, len(arrived), ROW_GROUP_ROWS):
                 group = [self._image(row) for row in arrived[start : start + ROW_GROUP_ROWS]]
-                file.write_table(pa.Table.from_pylist(group, schema.IMAGE))
+                file.write_table(pa.Table.from_pylist(group, schema.IMAGE_SCHEMA))
         failed = [row for row in self.rows if row["cause"] is not None]
-        pq.write_table(pa.Table.from_pylist(failed, FAILED_SCHEMA), self.folder / FAILED)
+        pq.write_table(pa.Table.from_pylist(failed, schema.DROPPED_SCHEMA), self.folder / FAILED)
 
     def _image(self, row: dict[str, Any]) -> dict[str, Any]:
         self.spool.seek(row["start"])

@@ -53,7 +53,7 @@ def write_urls(folder: Path, *shards: list[str | None]) -> Path:
     for number, urls in enumerate(shards):
         columns = [urls, [f"image {url}" for url in urls], [("even", "odd")[i % 2] for i in range(len(urls))]]
         name = f"{number:05d}.parquet"
-        pq.write_table(pa.table(columns, schema=schema.URL), folder / name)
+        pq.write_table(pa.table(columns, schema=schema.URL_SCHEMA), folder / name)
         listed.append({"name": name, "rows": len(urls), "sha256": manifest.sha256(folder / name)})
     manifest.write_json(folder / download_shard.URLS_MANIFEST, {"shards": listed, "rows": sum(map(len, shards))})
     return folder

@@ -10,7 +10,8 @@ from PIL import Image
 from web import encode
 
 from emage.config import DownloadConfig
-from emage.on_ray.ingest.download import image_shards, img2dataset_fetch
+from emage.data import schema
+from emage.on_ray.ingest.download import img2dataset_fetch
 from emage.utils.errors import InputError
 
 CONFIG = DownloadConfig(
@@ -54,4 +55,4 @@ def test_the_rate_is_that_of_the_last_rows(site, tmp_path, monkeypatch):
 
 
 def _rows_schema() -> pa.Schema:
-    return pa.schema([item for item in image_shards.FAILED_SCHEMA if item.name != "cause"])
+    return pa.schema([item for item in schema.DROPPED_SCHEMA if item.name != "cause"])
