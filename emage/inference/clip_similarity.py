@@ -1,4 +1,4 @@
-"""CLIP similarity of images and captions, by any model that open_clip knows; for ranking and for the CLIP score.
+"""CLIP similarity of images and captions, by any model of open_clip; for ranking and for the CLIP score.
 
 Letters: B pairs of an image and its caption.
 """
@@ -25,7 +25,11 @@ from emage.utils.errors import InputError
 
 
 class Clip:
-    """A CLIP model. `metadata`: model, weights (a tag or a file's name), weights_sha256 (of the tensors)."""
+    """A CLIP model.
+
+    Attributes:
+        metadata: `model`, `weights` (a tag or a file's name) and `weights_sha256` (of the tensors).
+    """
 
     def __init__(self, weights: str | None, model: str, device: str, setting: str):
         """Load a CLIP model.
@@ -67,8 +71,8 @@ class Clip:
 
 def _published(model: str, weights: str | None, setting: str) -> tuple[str | None, dict[str, Any]]:
     """Return the tag that `weights` names, None for a file; and open_clip's settings of it, or of the default tag."""
-    if not model.endswith(".json") and model not in (known := open_clip.list_models()):
-        raise InputError(f"unknown CLIP model {model!r}{nearest(model, known)} (open_clip's names, or a config .json)")
+    if not model.endswith(".json") and model not in (models := open_clip.list_models()):
+        raise InputError(f"unknown CLIP model {model!r}{nearest(model, models)} (open_clip's names, or a config .json)")
     tags = open_clip.list_pretrained_tags_by_model(model)
     default = "openai" if "openai" in tags else next(iter(tags), "")
     wanted = weights or default
@@ -88,7 +92,7 @@ def _published(model: str, weights: str | None, setting: str) -> tuple[str | Non
 def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any, Any, Any]:
     """Return the network with random weights, its image transform and its tokenizer."""
     try:
-        with _quiet(), _known(model) as name:
+        with _quiet(), _open_clip_name(model) as name:
             network, _, transform = open_clip.create_model_and_transforms(
                 name,
                 pretrained=None,
@@ -121,7 +125,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _known(model: str) -> Iterator[str]:
+def _open_clip_name(model: str) -> Iterator[str]:
     """Yield a name for open_clip; a .json, complete or only its "model_cfg", becomes a folder that open_clip reads."""
     if not model.endswith(".json"):
         yield model
@@ -141,6 +145,6 @@ def _fill(network: Any, state: dict[str, Tensor], path: str, model: str) -> None
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
-        raise InputError(f"{path} is no {model}: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"{path} does not fit {model}: {' '.join(str(error).split())[:300]}") from None
     if missing:
-        raise InputError(f"{path} is no {model}: it has no {missing[0]}")
+        raise InputError(f"{path} does not fit {model}: it has no {missing[0]}")

@@ -1,11 +1,11 @@
-"""CUDA graphs: what a generator launches on a GPU between two yields is captured once and replayed without Python.
+"""CUDA graphs: the kernels that a generator launches between two yields are captured once and replayed without Python.
 
 1. The first time that work of a key is requested it runs eagerly.
 2. The second time it is captured, one graph per yield, and replayed from then on.
 
-Such work has fixed shapes, reads only its inputs and what it keeps itself, and never waits for the device. It runs
-eagerly, with the same result, on a CPU, while other work of the same pool is running, and if memory does not suffice
-for a capture.
+Such work has fixed shapes, reads only its inputs and its own tensors, and never waits for the device. It runs eagerly,
+with the same result, on a CPU, while other work of the same pool is running, and if memory does not suffice for a
+capture.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Decoding step by decoding step: a batch of images while it is generated.
+"""A batch of images after each of its decoding steps: GenerationStep, and the generator that yields them.
 
 Letters: B images, N image tokens.
 """
@@ -97,7 +97,7 @@ def generation_steps(
 
 
 def _start_tokens(runner: ModelRunner, batch: int, inpainting_inputs: Sequence[InpaintingInput | None]) -> Tensor:
-    """Return the tokens (B,N) before the first step: MASK, except where an image to be inpainted is kept."""
+    """Return the tokens (B,N) before the first step: MASK, except for the tokens that inpainting keeps."""
     rows, columns = runner.config.grid
     y = torch.full((batch, rows * columns), MASK, device=runner.device)
     encoded: dict[int, Tensor] = {}  # an image is encoded once for all of its candidates

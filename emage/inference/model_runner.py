@@ -1,7 +1,7 @@
 """The network and the tokenizer on a device: in which precision, compiled or not, with CUDA graphs or not.
 
-The runner encodes text, runs the method's decoding steps and decodes tokens to images. It does not see seeds being
-chosen, candidates or ranking: emage/inference/pipeline.py does that.
+The runner encodes text, runs the method's decoding steps and decodes tokens to images. Seeds, candidates and ranking
+are chosen in emage/inference/pipeline.py.
 
 Letters: B images, N image tokens, H W image in pixels.
 """
@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ class ModelRunner:
     """A network and its tokenizer on a device.
 
     Attributes:
-        use_cuda_graphs: Whether a GPU's work is captured when it comes for the second time (inference/cuda_graphs.py).
-            Graphs read the weights at their present addresses: set it to False before modules are exchanged.
+        use_cuda_graphs: Capture a GPU's work the second time that it is run (inference/cuda_graphs.py). Graphs read
+            the weights at their present addresses: set it to False before you replace modules.
     """
 
     def __init__(self, network: Network, tokenizer: Tokenizer, config: CheckpointConfig, dtype: Dtype):
@@ -70,6 +71,19 @@ class ModelRunner:
         """Compute in this runner's precision, and compiled after `compile()`."""
         with device_support.arithmetic(self._dtype, self.device), compiled(self._compiled):
             yield
+
+    def num_truncated(self, prompts: Sequence[str]) -> int:
+        """Return how many prompts are longer than the text encoder reads."""
+        return int(self.network.text.tokenize(prompts)[1].sum())
+
+    def warn_of_truncated(self, prompts: Sequence[str]) -> None:
+        """Warn of prompts that are longer than the text encoder reads. The warning names the caller's caller."""
+        if count := self.num_truncated(prompts):
+            warnings.warn(
+                f"{count} of {len(prompts)} prompts {'is' if count == 1 else 'are'} longer than the text encoder's "
+                f"{self.network.text.length} positions; the rest was not read",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Context:
@@ -129,7 +143,7 @@ class ModelRunner:
             yield (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1), num_wrong
 
         # On a CPU one at a time: a batched convolution rounds differently, and an image must not depend on the rest of
-        # its batch. On a GPU it does already, by the last bits of the network's products.
+        # its batch. On a GPU it depends on it anyway, by rounding in the network's matrix products.
         batch_size = 1 if self.device.type == "cpu" else DECODE_BATCH
         outputs = [next(self._run(("images", len(part)), work, [part])) for part in y.split(batch_size)]
         images = torch.cat([image for image, _ in outputs]).cpu().numpy()
@@ -140,7 +154,7 @@ class ModelRunner:
     def _run(
         self, key: tuple, work: Work, inputs: Sequence[Tensor], num_yields: int = 1, same_every_step: bool = False
     ) -> Iterator[Any]:
-        """Yield what `work` yields, run in this runner's context, through a CUDA graph where one can be used."""
+        """Yield what `work` yields, run in this runner's context, through a CUDA graph if one can be used."""
         if self.use_cuda_graphs:
             outputs = self.graphs.run(key, work, inputs, num_yields, same_every_step)
         else:

@@ -1,6 +1,5 @@
-"""Prompt in, image out: the pipeline `Emage`. It handles captions and images; masks and tokens are emage/methods'."""
+"""The pipeline `Emage`: text to image. It handles prompts and images; masking and tokens are in emage/methods."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Never, Unpack, cast
 
@@ -115,9 +114,15 @@ class Emage(PretrainedMixin):
         batch_size: int = 16,
         **sampling: Unpack[SamplingArguments],
     ) -> list[list[tuple[Image.Image, float]]]:
-        """Generate all candidates of each prompt, as (image, score) in the order of their seeds.
+        """Generate all candidates of each prompt. The arguments are those of `generate`.
 
-        The arguments are those of `generate`. All scores are 0 with rank=none, or if there is one candidate.
+        Examples:
+            >>> [pairs] = pipe.candidates("a red circle", candidates=4, seed=7)
+            >>> image, score = max(pairs, key=lambda pair: pair[1])
+
+        Returns:
+            For each prompt its pairs (image, score), in the order of the candidates; a higher score is better. All
+            scores are 0 with rank=none, or if there is one candidate.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_arguments(EvaluateConfig, candidates=candidates, batch_size=batch_size, rank=rank)
@@ -126,7 +131,7 @@ class Emage(PretrainedMixin):
             rank = "none"  # there is nothing to choose from
         if rank == "clip" and ranker is None:
             ranker = ranking.ClipRanker(device=str(self.device))
-        self._warn_of_truncated(prompts)
+        self.runner.warn_of_truncated(prompts)
         inputs = [
             (prompt, candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
         ]
@@ -179,7 +184,7 @@ class Emage(PretrainedMixin):
             InputError: As for `generate`, before the first image.
         """
         settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
-        self._warn_of_truncated([prompt])
+        self.runner.warn_of_truncated([prompt])
         return (after.images()[0] for after in self.generation_steps([prompt], seeds, settings))
 
     def inpaint(
@@ -230,7 +235,7 @@ class Emage(PretrainedMixin):
         """
         settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
         given = self.prepare_inpainting(image, mask)
-        self._warn_of_truncated([prompt])
+        self.runner.warn_of_truncated([prompt])
         *_, last = self.generation_steps([prompt], seeds, settings, [given])
         return last.images()[0]
 
@@ -247,7 +252,7 @@ class Emage(PretrainedMixin):
     ) -> Iterator[GenerationStep]:
         """Generate a batch of images and yield it after every decoding step.
 
-        `generate`, `stream`, `inpaint` and the HTTP endpoint are made of this.
+        `generate`, `stream`, `inpaint` and the HTTP endpoint use this.
 
         Args:
             prompts: One per image.
@@ -258,17 +263,17 @@ class Emage(PretrainedMixin):
         return generation_step.generation_steps(self.runner, prompts, seeds, settings, inpainting_inputs)
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
-        """Return what `generation_steps` needs to regenerate `image` where `mask` is white. As for `inpaint`."""
+        """Return the input of `generation_steps` that regenerates `image` where `mask` is white. As for `inpaint`."""
         return inpainting.prepare_inpainting(image, mask, self.grid, self.tokenizer.stride)
 
     def num_truncated(self, prompts: Sequence[str]) -> int:
         """Return how many prompts are longer than the text encoder reads."""
-        return int(self.network.text.tokenize(prompts)[1].sum())
+        return self.runner.num_truncated(prompts)
 
     def compile(self) -> "Emage":
         """Compile network and image decoder with torch.compile, at the first images or `warm_up`; return the pipeline.
 
-        Images stay the same but for rounding. Needs a C++ compiler on a CPU (else InputError) and Triton on a GPU.
+        Images stay the same but for rounding. Needs a C++ compiler (else InputError), and on a GPU Triton as well.
         """
         self.runner.compile()
         return self
@@ -276,21 +281,15 @@ class Emage(PretrainedMixin):
     def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Unpack[SamplingArguments]) -> None:
         """Generate images and drop them, so that later ones do not wait for compilation and CUDA-graph capture.
 
-        Both are done for each of `batch_sizes`, with the sampling settings given (as for `generate`).
+        Args:
+            batch_sizes: The numbers of images per batch to prepare for; both are done again for each.
+            **sampling: The sampling settings to prepare for, as for `generate`.
         """
         settings = self.settings(**sampling)
         for size in batch_sizes:
             for _ in range(2 if self.device.type == "cuda" else 1):  # graphs are captured the second time
                 *_, last = self.generation_steps([f"warm-up {i}" for i in range(size)], range(size), settings)
                 last.images()
-
-    def _warn_of_truncated(self, prompts: Sequence[str]) -> None:
-        if count := self.num_truncated(prompts):
-            warnings.warn(
-                f"{count} of {len(prompts)} prompts {'is' if count == 1 else 'are'} longer than the text encoder's "
-                f"{self.network.text.length} positions; the rest was not read",
-                stacklevel=3,
-            )
 
     # Old names, for one release.
     facts = renamed_attribute("facts", "metadata")

@@ -83,6 +83,9 @@ class PretrainedMixin:
         Paths of this machine in config and metadata are shortened to file names. The card's license is
         `metadata["license"]`, or apache-2.0.
 
+        Examples:
+            >>> pipe.save_pretrained("my_model", prompts=["a red circle"], dtype="float16")
+
         Args:
             path: The folder. A checkpoint that exists there is replaced.
             prompts: Prompts of the sample images. None: those of the loaded checkpoint, at first those of its
@@ -113,6 +116,9 @@ class PretrainedMixin:
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub, in one commit.
 
+        Examples:
+            >>> pipe.push_to_hub("user/my_model", private=True)
+
         Args:
             repo_id: "user/name". The repository is created if it does not exist.
             private: Whether a new repository is private. None: the account's default.
@@ -136,7 +142,7 @@ class PretrainedMixin:
 
     @property
     def device(self) -> torch.device:
-        """The device of the network's weights."""
+        """Device of the network's weights."""
         return self.network.decoder.head.weight.device
 
     @property

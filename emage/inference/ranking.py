@@ -19,24 +19,32 @@ from emage.utils.errors import InputError
 
 @torch.no_grad()
 def likelihood(network: Network, method: str, y: Tensor, context: Context, rng: ImageRng, num_masks: int = 4) -> Tensor:
-    """Return the model's mean log-probability per token of images `y` (B,N): (B,) nats, higher is better.
+    """Return the model's mean log-probability per token of each image, (B,) nats; higher is better.
 
-    It is estimated with `num_masks` random masks per image, sampled as in iterative1's training; for the autoregressive
-    and the fully non-autoregressive model it is exact.
+    It is estimated with random masks, sampled as in training of iterative1; exact for autoregressive and fully_nar.
+
+    Args:
+        network: The network.
+        method: The name of its method.
+        y: Tokens (B,N) of the images.
+        context: Their captions as the network reads them, from `encode_text`.
+        rng: One generator per image.
+        num_masks: Random masks per image.
     """
     module = iterative1 if METHODS[method].PARTIAL_CONTEXT else METHODS[method]
     scores = torch.zeros(len(y), device=y.device)
     for _ in range(num_masks):
-        terms = module.loss(network.decoder, y, context, ObjectiveConfig(), rng)
-        log_p = log_p_of(terms.logits.float().log_softmax(-1), y)
-        scores += (log_p * terms.masked).sum(1) / terms.masked.sum(1)
+        loss = module.loss(network.decoder, y, context, ObjectiveConfig(), rng)
+        log_p = log_p_of(loss.logits.float().log_softmax(-1), y)
+        scores += (log_p * loss.masked).sum(1) / loss.masked.sum(1)
     return scores / num_masks
 
 
 class ClipRanker:
     """Ranks images by their CLIP similarity to captions (paper, Sec. 4: the best of 16 candidates).
 
-    `metadata`: as of emage.inference.clip_similarity.Clip.
+    Attributes:
+        metadata: The names of model and weights, and the weights' sha256 (as of clip_similarity.Clip).
     """
 
     def __init__(self, weights: str | None = None, model: str = "ViT-L-14-quickgelu", device: str = "cpu"):

@@ -87,8 +87,8 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
         if manifest.sha256(folder / name) != digest:
-            what = "not the one this model was trained with" if name == TOKENIZER else f"not what {manifest.NAME} says"
-            raise damaged(folder, f"{name} is {what}")
+            expected = "this model was trained with" if name == TOKENIZER else f"that {manifest.NAME} lists"
+            raise damaged(folder, f"{name} is not the one {expected}")
     try:
         return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
     except MISFITS as error:
@@ -120,7 +120,7 @@ def _reject_rounded(network: Network) -> None:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Return the manifest, which must list all files of a model: others would be read unchecked."""
+    """Return the manifest. It must list all files of a model, or they would be read without a check."""
     try:
         record = manifest.read_json(folder / manifest.NAME)
     except (OSError, ValueError):
@@ -133,7 +133,7 @@ def _record(folder: Path) -> dict[str, Any]:
             raise damaged(folder, f"{manifest.NAME} does not list {name} under files")
     tokenizer = record.get("tokenizer")
     if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
-        raise damaged(folder, f"{manifest.NAME} does not say which tokenizer it was trained with")
+        raise damaged(folder, f"{manifest.NAME} does not name the tokenizer it was trained with")
     return record
 
 
@@ -147,7 +147,7 @@ def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.devic
         raise damaged(
             folder,
             f"its tokenizer is {tokenizer.name} ({tokenizer.sha256[:12]}), but "
-            f"{manifest.NAME} says {recorded['name']} ({recorded['sha256'][:12]})",
+            f"{manifest.NAME} names {recorded['name']} ({recorded['sha256'][:12]})",
         )
     return tokenizer
 

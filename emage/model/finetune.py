@@ -1,4 +1,4 @@
-"""Fine-tuning: training that starts from a checkpoint's weights; which settings must be equal, which may differ."""
+"""Fine-tuning: the weights of a checkpoint as the start of a training, and which settings must be those of it."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -21,10 +21,18 @@ TEXT_POSITIONS = "text.tower.positional_embedding"  # CLIP's, one row per positi
 def start_from(
     network: Network, path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
 ) -> dict[str, Any]:
-    """Load a checkpoint's weights into a network that was built from `config`; return the checkpoint's manifest.
+    """Load a checkpoint's weights into a network; return the checkpoint's manifest.
 
-    `starting_point` lists the settings that must be equal, and the errors. The text encoder's weights are included;
-    published ones need not be loaded first.
+    The text encoder's weights are included: published ones need not be loaded first.
+
+    Args:
+        network: Built from `config`.
+        path_or_hub_id: As for `starting_point`, which also lists the settings that must be equal.
+        config: Of the training.
+        tokenizer: The one that made the tokens of the training data.
+
+    Raises:
+        InputError: As `starting_point` does, and if the file's tensors are not those of the network.
     """
     folder, record = starting_point(path_or_hub_id, config, tokenizer)
     try:
@@ -40,13 +48,18 @@ def start_from(
 def starting_point(
     path_or_hub_id: str | Path, config: CheckpointConfig, tokenizer: TokenizerInfo
 ) -> tuple[Path, dict[str, Any]]:
-    """Return the folder (downloaded if it is a hub id) and manifest of a checkpoint that `config` can start from.
+    """Return the folder and the manifest of a checkpoint that a training can start from.
 
-    `tokenizer` made the tokens of the training data. It and the model's settings must be the checkpoint's, except:
+    The tokenizer and the model's settings must be the checkpoint's, except:
     - method: every method but the autoregressive one (causal attention) can start from every other;
     - text_length: may be smaller, the encoder's first positions are kept; further ones were never trained;
     - text_frozen: decides what is trained from now on;
     - text_weights: not used, the text encoder's weights are the checkpoint's.
+
+    Args:
+        path_or_hub_id: A checkpoint folder, the name of a shipped model, or a hub id, which is downloaded once.
+        config: Of the training.
+        tokenizer: The one that made the tokens of the training data.
 
     Raises:
         InputError: For the first setting that differs, and as `checkpoint.check` and `hub.find` do.
@@ -64,8 +77,8 @@ def _differences(
     """Yield each difference that prevents `config` from starting with the weights of `saved`, and what to do."""
     if METHODS[saved.method].CAUSAL != METHODS[config.method].CAUSAL:
         yield (
-            f"method={saved.method} in the checkpoint and {config.method} here: an autoregressive network looks back "
-            f"only, the others all around; set method={saved.method} or start from another checkpoint"
+            f"method={saved.method} in the checkpoint and {config.method} here: an autoregressive network attends "
+            f"to earlier positions only, the others to all; set method={saved.method} or start from another checkpoint"
         )
     if (recorded["name"], recorded["sha256"]) != (tokenizer.name, tokenizer.sha256):
         yield (

@@ -61,8 +61,8 @@ def download(
         raise InputError(f"{repo_id} is neither a checkpoint folder nor a hub id (user/name); shipped: {shipped}")
     client: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     client |= {"library_name": "emage", "library_version": __version__}
-    with _one_line(f"{repo_id} is no folder here, and on the hub: ", revision):
-        # The manifest goes first: what is no Emage model is not fetched to find that out, and the other files come
+    with _one_line(f"{repo_id} is not a folder here, and on the hub: ", revision):
+        # The manifest is first: another kind of model is not downloaded to find that out, and the other files come
         # from the commit that the manifest belongs to. (snapshot_download would take a folder with the manifest alone
         # for the whole model while the hub cannot list its files.)
         folder = Path(hf_hub_download(repo_id, FILES[0], revision=revision, **client)).parent
@@ -126,15 +126,15 @@ def _reason(error: BaseException, revision: str | None) -> str:
         case errors.RevisionNotFoundError():
             return f"it has no revision {revision!r}"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
-            return "it is not whole in this machine's cache, and fetching it is switched off"
+            return "this machine's cache does not have all of its files, and downloading is switched off"
         case errors.EntryNotFoundError():
-            return f"it is no Emage model (one has {', '.join(FILES)})"
+            return f"it is not an Emage model (one has {', '.join(FILES)})"
         case errors.HfHubHTTPError():
             return _status(error.response.status_code, error.server_message)
         case errors.HFValidationError():
-            return "no hub id (user/name)"
+            return "not a hub id (user/name)"
         case errors.HTTPError():
-            return f"out of reach ({type(error).__name__}: {_flat(str(error))})"
+            return f"unreachable ({type(error).__name__}: {_flat(str(error))})"
     return f"{type(error).__name__}: {_flat(str(error))}"
 
 

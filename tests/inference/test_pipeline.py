@@ -264,7 +264,7 @@ def test_another_tokenizer_is_refused_even_where_the_file_list_fits(name, change
     tokenizers.save(tokenizer, swapped / "tokenizer.safetensors")
     accept_tokenizer(swapped)
     with pytest.raises(
-        InputError, match=rf"its tokenizer is {name} \(\w{{12}}\), but manifest\.json says vqgan-demo-f8-512"
+        InputError, match=rf"its tokenizer is {name} \(\w{{12}}\), but manifest\.json names vqgan-demo-f8-512"
     ):
         checkpoint.load(swapped)
 

@@ -74,7 +74,7 @@ def test_a_manifest_that_lists_nothing(files, folder: Path):
 @pytest.mark.parametrize("tokenizer", [None, {}, "demo", {"name": "demo"}, {"name": "demo", "sha256": 3}])
 def test_a_manifest_without_a_tokenizer(tokenizer, folder: Path):
     rewrite(folder, lambda record: record.update(tokenizer=tokenizer))
-    assert refused(folder) == "manifest.json does not say which tokenizer it was trained with"
+    assert refused(folder) == "manifest.json does not name the tokenizer it was trained with"
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", "no json"])
@@ -214,7 +214,7 @@ def test_fewer_text_positions_are_the_first_ones(folder: Path, made_by: Tokenize
     network, whole = checkpoint.build(config), checkpoint.load(folder)[0]
     finetune.start_from(network, folder, config, made_by)
     ids = torch.arange(24)[None]
-    # CLIP's text tower looks back only: what it says of the first positions does not depend on the others.
+    # CLIP's text tower is causal: its states of the first positions do not depend on the others.
     torch.testing.assert_close(network.text(ids[:, :16]), whole.text(ids)[:, :16])
     assert network.text.tokenize(["a red square"])[0].shape == (1, 16)
 
@@ -250,8 +250,8 @@ def test_berts_words_come_along(tmp_path: Path, made_by: TokenizerInfo):
         ),
         (
             {"method": "autoregressive"},
-            "method=iterative3 in the checkpoint and autoregressive here: an autoregressive network looks back only, "
-            "the others all around; set method=iterative3 or start from another checkpoint",
+            "method=iterative3 in the checkpoint and autoregressive here: an autoregressive network attends to "
+            "earlier positions only, the others to all; set method=iterative3 or start from another checkpoint",
         ),
         ({"vocab_size": 1024}, "512 codes in the checkpoint and 1024 here: ingest with its tokenizer"),
         (
@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_is_not_started_from(folder: Path, made_by: Tokeniz
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match=r"model\.safetensors is not what manifest\.json says"):
+    with pytest.raises(InputError, match=r"model\.safetensors is not the one that manifest\.json lists"):
         finetune.start_from(checkpoint.build(settings()), folder, settings(), made_by)
 
 

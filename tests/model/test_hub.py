@@ -62,7 +62,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 def test_a_pushed_model_comes_back_and_draws_the_same(pipe, hub, capfd, monkeypatch):
-    monkeypatch.setenv("TQDM_POSITION", "-1")  # progress bars although this is no terminal
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # progress bars although this is not a terminal
     url = pipe.push_to_hub(REPO)
     assert url == f"{hub.url}/{REPO}/commit/{hub.oid(REPO, 'main')}"
     assert set(hub.repos[REPO]["main"]) == NEEDED | {"README.md"}
@@ -107,7 +107,9 @@ def test_a_private_model_needs_the_token(pipe, hub, monkeypatch):
 
 
 def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path, monkeypatch):
-    with pytest.raises(InputError, match="it is not whole in this machine's cache, and fetching it is switched off"):
+    with pytest.raises(
+        InputError, match="this machine's cache does not have all of its files, and downloading is switched off"
+    ):
         emage.Emage.from_pretrained(REPO, local_files_only=True)
     emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
@@ -115,14 +117,16 @@ def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path
     for settings in ({}, {"local_files_only": True}):
         again = emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine", **settings)
         assert np.array_equal(pixels(again), pixels(pipe))
-    with pytest.raises(InputError, match=r"out of reach \(ConnectError: ") as error:
+    with pytest.raises(InputError, match=r"unreachable \(ConnectError: ") as error:
         emage.Emage.from_pretrained(REPO)
     one_line(error)
 
 
 def test_a_switched_off_network_is_named_as_such(pushed, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name does
-    with pytest.raises(InputError, match="it is not whole in this machine's cache, and fetching it is switched off"):
+    with pytest.raises(
+        InputError, match="this machine's cache does not have all of its files, and downloading is switched off"
+    ):
         emage.Emage.from_pretrained(REPO)
     assert not pushed.requests
 
@@ -131,7 +135,7 @@ def test_half_a_download_is_not_taken_for_a_model(pushed, tmp_path: Path):
     emage.Emage.from_pretrained(REPO, device="cpu")
     (left,) = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/model.safetensors")
     left.unlink()
-    with pytest.raises(InputError, match="not whole in this machine's cache"):
+    with pytest.raises(InputError, match="this machine's cache does not have all of its files"):
         emage.Emage.from_pretrained(REPO, local_files_only=True)
 
 
@@ -149,7 +153,7 @@ def test_another_tokenizer_on_the_hub_is_refused(pushed):
 
 def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
     hub.commit("me/gpt", "main", {"config.json": b"{}", "model.safetensors": b"x" * 1000})
-    with pytest.raises(InputError, match=r"me/gpt .* it is no Emage model \(one has manifest.json, ") as error:
+    with pytest.raises(InputError, match=r"me/gpt .* it is not an Emage model \(one has manifest.json, ") as error:
         emage.Emage.from_pretrained("me/gpt")
     one_line(error)
     assert not [path for _, path in hub.requests if path.endswith(".safetensors")]
@@ -158,7 +162,7 @@ def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
 @pytest.mark.parametrize(
     ("repo", "settings", "failures", "message"),
     [
-        ("me/nothing", {}, {}, "me/nothing is no folder here, and on the hub: no such model, or it is private"),
+        ("me/nothing", {}, {}, "me/nothing is not a folder here, and on the hub: no such model, or it is private"),
         (REPO, {"revision": "v9"}, {}, "it has no revision 'v9'"),
         (REPO, {}, {("HEAD", "/me"): Answer(401)}, "your login is missing or not valid"),
         (REPO, {}, {("HEAD", "/me"): Answer(403, "GatedRepo")}, "its owner grants access one by one"),
@@ -166,7 +170,7 @@ def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
         (REPO, {}, {("GET", "/model.safetensors"): Answer(503)}, "the hub answered 503; try again later"),
         (REPO, {}, {("GET", "/model.safetensors"): Answer(418, "", "tea\nonly")}, r"answered 418 \(tea only\)$"),
         (REPO, {"token": True}, {}, "hf auth login"),
-        ("me/a b", {}, {}, "no hub id"),
+        ("me/a b", {}, {}, "not a hub id"),
         ("runs/train/model", {}, {}, "neither a checkpoint folder nor a hub id"),
     ],
 )

@@ -147,8 +147,8 @@ def test_the_error_for_a_tag_that_cannot_be_fetched_names_its_url(published):
         ("nowhere.pt", "ViT-B-32", r"no CLIP weights .*pass the file \(rank_weights=FILE\)"),
         (None, "tiny", r"tiny.json has no published weights: pass rank_weights=FILE"),
         ("mine", "other.json", r"open_clip cannot build this model"),
-        ("mine", "wrong.json", r"mine.safetensors is no wrong.json: .*size mismatch"),
-        ("mine", "deep.json", r"mine.safetensors is no deep.json: it has no transformer.resblocks.2"),
+        ("mine", "wrong.json", r"mine.safetensors does not fit wrong.json: .*size mismatch"),
+        ("mine", "deep.json", r"mine.safetensors does not fit deep.json: it has no transformer.resblocks.2"),
     ],
 )
 def test_what_does_not_fit_is_one_line(weights, model, message, tiny):
