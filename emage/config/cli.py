@@ -57,7 +57,7 @@ def parse(
         ```
     """
     if asked := [i for i, word in enumerate(argv) if word in ("-h", "--help")]:
-        topic = argv[asked[0] + 1 : asked[0] + 2]
+        topic = [word.partition("=")[0] for word in argv[asked[0] + 1 : asked[0] + 2] if word not in presets(program)]
         print(explain(program, topic[0]) if topic else usage(program, command, words or {}))
         sys.exit(0)
     values = list(argv)

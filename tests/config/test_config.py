@@ -110,6 +110,21 @@ def test_help_names_every_preset_and_key(capsys: pytest.CaptureFixture[str]):
         assert word in text
 
 
+@pytest.mark.parametrize(
+    ("argv", "start"),
+    [
+        (["--help", "optim.lr"], "optim.lr\n"),
+        (["tiny", "--help", "optim.lr=5", "init=a"], "optim.lr\n"),
+        (["--help", "tiny", "optim.lr=5"], "Token table -> checkpoint"),
+        (["tiny", "optim.lr=5", "-h"], "Token table -> checkpoint"),
+    ],
+)
+def test_help_within_a_command_line(argv: list[str], start: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse(TrainConfig, argv)
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith(start)
+
+
 def test_yaml_round_trip():
     config = parse(TrainConfig, ["demo", *NEEDED])
     assert from_yaml(TrainConfig, to_yaml(config)) == config
