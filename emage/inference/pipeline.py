@@ -297,3 +297,4 @@ class Emage(PretrainedMixin):
     passes = renamed_attribute("passes", "generation_steps")
     canvas = renamed_attribute("canvas", "prepare_inpainting")
     num_cut = renamed_attribute("num_cut", "num_truncated")
+    pictures = renamed_attribute("pictures", "runner.decode_images")

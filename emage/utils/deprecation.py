@@ -1,6 +1,7 @@
 """Old names of attributes, kept for one release with a DeprecationWarning."""
 
 import warnings
+from operator import attrgetter
 from typing import Any
 
 
@@ -9,7 +10,7 @@ def renamed_attribute(old: str, new: str) -> Any:
 
     Args:
         old: The old name. The property must be assigned to it in the class: `old = renamed_attribute("old", "new")`.
-        new: The name of an attribute, property or method of the same class.
+        new: The name of an attribute, property or method of the same class, or with a dot of one of its attributes.
     """
 
     def warn() -> None:
@@ -17,10 +18,10 @@ def renamed_attribute(old: str, new: str) -> Any:
 
     def read(self: Any) -> Any:
         warn()
-        return getattr(self, new)
+        return attrgetter(new)(self)
 
     def write(self: Any, value: Any) -> None:
         warn()
         setattr(self, new, value)
 
-    return property(read, write, doc=f"Deprecated: now `{new}`.")
+    return property(read, None if "." in new else write, doc=f"Deprecated: now `{new}`.")

@@ -32,6 +32,8 @@ def test_old_names_work_for_one_release(pipe):
         assert step.known() == [1.0]
     with pytest.warns(DeprecationWarning, match=r"\.facts is now \.metadata"):
         assert pipe.facts is pipe.metadata
+    with pytest.warns(DeprecationWarning, match=r"\.pictures is now \.runner\.decode_images"):
+        assert len(pipe.pictures(step.tokens.guess)) == 1
     with pytest.warns(DeprecationWarning, match=r"\.drawing is now \.runner"):
         runner = pipe.drawing
     with pytest.warns(DeprecationWarning, match=r"\.records is now \.use_cuda_graphs"):
