@@ -28,6 +28,7 @@ class Context(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
+        """Return all keys and values as one flat list, of which `from_tensors` makes the context again."""
         return [tensor for pair in self.keys_values for tensor in pair]
 
     @classmethod
@@ -72,7 +73,7 @@ class KVCache:
         self._seen = self._positions <= self._position
 
     @property
-    def slots(self) -> list[LayerCache]:
+    def layers(self) -> list[LayerCache]:
         """Return every layer's cache."""
         return [LayerCache(*pair, self._position, self._seen) for pair in zip(self._keys, self._values, strict=True)]
 
@@ -89,16 +90,16 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, slot: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B,H,N,K)
-        if slot is None:
+        if cache is None:
             return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
         assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
-        slot.put(k, v)
+        cache.put(k, v)
         # For a single query plain products are faster: the fused kernels loop over the positions.
-        scores = (q / math.sqrt(q.shape[3])) @ slot.keys.transpose(2, 3)  # (B,H,1,N)
-        p = scores.float().masked_fill(~slot.seen, -torch.inf).softmax(-1).to(v.dtype)
-        return self.proj(_join(p @ slot.values))
+        scores = (q / math.sqrt(q.shape[3])) @ cache.keys.transpose(2, 3)  # (B,H,1,N)
+        p = scores.float().masked_fill(~cache.seen, -torch.inf).softmax(-1).to(v.dtype)
+        return self.proj(_join(p @ cache.values))
 
 
 class CrossAttention(nn.Module):
@@ -146,8 +147,8 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.mlp = MLP(config.width, config.mlp_ratio, config.mlp)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], slot: LayerCache | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), slot)
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], cache: LayerCache | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), cache)
         x = x + self.cross(self.norm2(x), keys_values)
         return x + self.mlp(self.norm3(x))
 
@@ -185,8 +186,8 @@ class Transformer(nn.Module):
 
     def forward(self, y: Tensor, context: Context, cache: KVCache | None = None) -> Tensor:
         """Return the logits (B,N,V) of tokens (B,N) int64, MASK where masked. With a cache: of one token, N = 1."""
-        slots = cache.slots if cache else None
-        states = self._states(y, context.keys_values, slots)
+        layers = cache.layers if cache else None
+        states = self._states(y, context.keys_values, layers)
         if cache:
             cache.advance()
         return self.head(states)
@@ -198,17 +199,17 @@ class Transformer(nn.Module):
 
     @compilable
     def _states(
-        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], slots: Sequence[LayerCache] | None = None
+        self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], layers: Sequence[LayerCache] | None = None
     ) -> Tensor:
         """Return the states (B,N,D) before the head."""
         y = torch.where(y == MASK, self.vocab_size, y)
         vectors = self.positions()
-        x = self.tokens(y) + (vectors.index_select(0, slots[0].position) if slots else vectors[: y.shape[1]])
+        x = self.tokens(y) + (vectors.index_select(0, layers[0].position) if layers else vectors[: y.shape[1]])
         for i, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, keys_values[i], use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, keys_values[i], slots[i] if slots else None)
+                x = block(x, keys_values[i], layers[i] if layers else None)
         return self.norm(x)
 
     def new_cache(self, batch: int, n: int) -> KVCache:
@@ -228,7 +229,7 @@ class Positions(nn.Module):
             self.rows = nn.Parameter(torch.empty(grid[0], 1, width))
             self.columns = nn.Parameter(torch.empty(1, grid[1], width))
         else:
-            self.places = nn.Parameter(torch.empty(grid[0] * grid[1], width))
+            self.places = nn.Parameter(torch.empty(grid[0] * grid[1], width))  # the name is a key of checkpoints
 
     def forward(self) -> Tensor:
         return (self.rows + self.columns).flatten(0, 1) if self.axial else self.places  # (N,D)

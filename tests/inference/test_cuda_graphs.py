@@ -22,7 +22,7 @@ PROMPTS = ["a red circle", "a blue square", "a green cross"]
 
 
 def doubled(inputs: Tensors) -> Iterator[Tensors]:
-    """Keeps what it made from one yield to the next, as a method does."""
+    """Keep a tensor from one yield to the next, as a method does."""
     x = inputs[0]
     for _ in range(3):
         x = 2 * x

@@ -1,4 +1,4 @@
-"""A batch of images while it is generated, and the old names of its methods."""
+"""GenerationStep: a batch of images after a decoding step, and the old names of its methods."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def pipe(tiny_model: Path) -> "emage.Emage":
     return emage.Emage.from_pretrained(str(tiny_model), device="cpu")
 
 
-def test_steps_are_counted_and_unmask_what_the_schedule_says(pipe):
+def test_steps_are_counted_and_follow_the_schedule(pipe):
     settings = pipe.settings(steps=4)
     steps = list(pipe.generation_steps(["a cat", "a dog"], [1, 2], settings))
     assert [(step.step, step.num_steps) for step in steps] == [(t, 4) for t in (1, 2, 3, 4)]

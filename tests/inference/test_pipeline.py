@@ -38,7 +38,7 @@ def test_images_have_the_models_size(pipe):
     assert [image.size for image in images] == [(64, 64)] * 4 and images[0].mode == "RGB"
 
 
-def test_prompts_that_are_cut_are_told_once_a_call(pipe):
+def test_truncated_prompts_give_one_warning_per_call(pipe):
     calls = (
         ("2 of 5 prompts are", lambda: pipe.generate([*PROMPTS, PROMPTS[3]], steps=1, batch_size=1, candidates=2)),
         ("1 of 1 prompts is", lambda: list(pipe.stream(PROMPTS[3], steps=2))),
@@ -51,14 +51,14 @@ def test_prompts_that_are_cut_are_told_once_a_call(pipe):
         assert line == f"{start} longer than the text encoder's 24 positions; the rest was not read"
 
 
-def test_prompts_that_fit_are_told_nothing(pipe):
+def test_prompts_that_fit_give_no_warning(pipe):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe.generate(PROMPTS[:3], steps=1, guidance=2.0)
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "halton"])
-def test_same_prompt_seed_and_settings_same_pixels_in_any_company(pipe, order: str):
+def test_same_prompt_seed_and_settings_give_the_same_pixels_in_any_batch(pipe, order: str):
     among = pipe.generate(PROMPTS * 2, seed=[7, 1, 2, 3, 4, 5, 6, 7], order=order)
     for i, seed in ((0, 7), (2, 2), (7, 7)):
         assert same(pipe.generate((PROMPTS * 2)[i], seed=seed, order=order)[0], among[i])
@@ -75,7 +75,7 @@ def test_the_first_candidate_is_the_single_image_and_the_best_is_returned(pipe):
     assert same(pipe.generate(PROMPTS[0], seed=7, candidates=4)[0], best)
 
 
-def test_the_text_is_read_once_for_all_candidates_of_a_batch(pipe):
+def test_the_text_is_encoded_once_for_all_candidates_of_a_batch(pipe):
     read: list[int] = []
     hook = pipe.network.text.tower.register_forward_hook(lambda _, inputs, __: read.append(len(inputs[0])))
     pipe.candidates(["a red circle", "a blue square"], candidates=4, batch_size=8)
@@ -88,7 +88,7 @@ def test_the_stream_ends_in_the_image(pipe):
     assert len(frames) == 5 and same(frames[-1], pipe.generate(PROMPTS[0], seed=7, steps=5)[0])
 
 
-def test_inpainting_leaves_the_rest_as_its_tokens_draw_it(pipe, monkeypatch):
+def test_inpainting_leaves_the_rest_as_its_tokens_decode(pipe, monkeypatch):
     image = Image.effect_noise((100, 80), 90).convert("RGB")  # its middle 80 x 80 are brought to 64 x 64
     mask = Image.new("L", (100, 80))
     mask.paste(255, (0, 0, 35, 80))  # 25 of those 80: the two leftmost columns of cells and half of the third
@@ -154,12 +154,12 @@ def test_guidance_is_u_plus_s_times_c_minus_u(schedule: str, scales: list[float]
         ({"rank": "clp"}, "rank=clp: must be one of none, likelihood, clip"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(pipe, settings: dict, message: str):
+def test_settings_that_make_no_sense_are_rejected(pipe, settings: dict, message: str):
     with pytest.raises(InputError, match=message.replace("?", r"\?").replace("..", r"\.\.")):
         pipe.generate("a cat", **settings)
 
 
-def test_a_stream_refuses_before_its_first_image(pipe):
+def test_a_stream_rejects_settings_before_its_first_image(pipe):
     with pytest.raises(InputError, match="unknown sampling setting"):
         pipe.stream("a cat", stepz=3)
 
@@ -190,7 +190,7 @@ def test_half_precision_stays_near_float32(tiny_model: Path, pipe, dtype: str, b
     assert 0 < (exact - near).abs().max() < bound
 
 
-def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
+def test_save_and_load_generate_the_same(pipe, tmp_path: Path):
     pipe.save_pretrained(tmp_path / "copy")
     again = emage.Emage.from_pretrained(str(tmp_path / "copy"), device="cpu")
     assert same(again.generate("a cat", seed=3)[0], pipe.generate("a cat", seed=3)[0])
@@ -200,7 +200,7 @@ def test_save_and_load_draw_the_same(pipe, tmp_path: Path):
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("method", ["iterative1", "autoregressive"])
-def test_compiled_it_draws_the_same_images_but_for_rounding(pipe, method: str):
+def test_compiled_it_generates_the_same_images_but_for_rounding(pipe, method: str):
     config = replace(pipe.config, method=method)
     causal = method == "autoregressive"
     network = pipe.network if not causal else checkpoint.build(config)
@@ -209,7 +209,7 @@ def test_compiled_it_draws_the_same_images_but_for_rounding(pipe, method: str):
     assert np.mean([np.asarray(a) != np.asarray(b) for a, b in zip(plain, fused, strict=True)]) < 0.1
 
 
-def test_a_cpu_says_what_it_cannot_do(tiny_model: Path, monkeypatch):
+def test_tf32_is_rejected_on_a_cpu_and_slow_bfloat16_gives_a_warning(tiny_model: Path, monkeypatch):
     with pytest.raises(InputError, match="dtype=tf32: a CPU has no TF32; use dtype=float32"):
         emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="tf32")
     monkeypatch.setattr(device_support, "has_bfloat16_units", lambda: False)
@@ -217,14 +217,14 @@ def test_a_cpu_says_what_it_cannot_do(tiny_model: Path, monkeypatch):
         emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="bfloat16")
 
 
-def test_bfloat16_draws_and_keeps_the_tokenizer_in_float32(tiny_model: Path):
+def test_bfloat16_generates_and_keeps_the_tokenizer_in_float32(tiny_model: Path):
     half = emage.Emage.from_pretrained(str(tiny_model), device="cpu", dtype="bfloat16")
     assert half.network.decoder.head.weight.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in half.tokenizer.parameters())
     assert half.generate("a cat")[0].size == (64, 64)
 
 
-def test_what_is_no_checkpoint_is_refused(tiny_model: Path, tmp_path: Path):
+def test_a_folder_that_is_not_a_checkpoint_is_rejected(tiny_model: Path, tmp_path: Path):
     with pytest.raises(InputError, match="neither a checkpoint folder nor a hub id"):
         emage.Emage.from_pretrained(str(tmp_path / "nothing" / "here"))
     with pytest.raises(InputError, match="is not a checkpoint folder"):
@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint_is_refused(tiny_model: Path, tmp_path: Path):
         checkpoint.load(broken)
 
 
-def test_another_tokenizer_is_refused(tiny_model: Path, tmp_path: Path):
+def test_another_tokenizer_is_rejected(tiny_model: Path, tmp_path: Path):
     swapped = shutil.copytree(tiny_model, tmp_path / "swapped")
     record = json.loads((swapped / "manifest.json").read_text())
     record["files"]["tokenizer.safetensors"] = "0" * 64
@@ -249,14 +249,14 @@ def test_another_tokenizer_is_refused(tiny_model: Path, tmp_path: Path):
 
 
 def accept_tokenizer(folder: Path) -> None:
-    """Makes the `files` entry fit whatever tokenizer lies there."""
+    """Update the `files` entry to the present tokenizer file."""
     record = json.loads((folder / "manifest.json").read_text())
     record["files"]["tokenizer.safetensors"] = manifest.sha256(folder / "tokenizer.safetensors")
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(("name", "change"), [("vqgan-demo-f8-512", 1e-3), ("another", 0.0)])
-def test_another_tokenizer_is_refused_even_where_the_file_list_fits(name, change, tiny_model: Path, tmp_path: Path):
+def test_another_tokenizer_is_rejected_even_if_the_file_list_fits(name, change, tiny_model: Path, tmp_path: Path):
     swapped = shutil.copytree(tiny_model, tmp_path / "swapped")
     tokenizer = tokenizers.load("vqgan-demo-f8-512")
     tokenizer.name = name
@@ -269,7 +269,7 @@ def test_another_tokenizer_is_refused_even_where_the_file_list_fits(name, change
         checkpoint.load(swapped)
 
 
-def test_the_same_tokenizer_written_anew_is_accepted_and_one_without_a_name_is_not(tiny_model: Path, tmp_path: Path):
+def test_the_same_tokenizer_saved_again_is_accepted_and_one_without_a_name_is_not(tiny_model: Path, tmp_path: Path):
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     tokenizers.save(tokenizers.load("vqgan-demo-f8-512"), copy / "tokenizer.safetensors")
     accept_tokenizer(copy)
@@ -280,6 +280,6 @@ def test_the_same_tokenizer_written_anew_is_accepted_and_one_without_a_name_is_n
         checkpoint.load(copy)
 
 
-def test_ranking_by_clip_without_weights_says_what_is_missing(tmp_path: Path):
+def test_ranking_by_clip_without_weights_reports_what_is_missing(tmp_path: Path):
     with pytest.raises(InputError, match="rank=likelihood"):
         ranking.ClipRanker(weights=str(tmp_path / "none.pt"))

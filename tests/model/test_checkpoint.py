@@ -1,4 +1,4 @@
-"""Checkpoint folders: what contradicts itself or does not fit is one line, and no traceback; what fits is loaded."""
+"""Checkpoint folders: damaged ones and ones that do not fit give a one-line error, the others are loaded."""
 
 import json
 import shutil
@@ -37,12 +37,12 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Makes the manifest's sha256 fit whatever lies there."""
+    """Update the sha256 sums in the manifest to the present files."""
     rewrite(folder, lambda record: record.update(files={name: manifest.sha256(folder / name) for name in NAMES}))
 
 
-def refused(folder: Path) -> str:
-    """What `load` says, which must be one line that begins with the folder and says what to do."""
+def load_error(folder: Path) -> str:
+    """Return the error of `load`: one line that begins with the folder and ends with what to do."""
     with pytest.raises(InputError) as error:
         checkpoint.load(folder)
     start, line, end = f"{folder} is a damaged checkpoint: ", str(error.value), ": copy the whole folder again"
@@ -60,7 +60,7 @@ def test_a_whole_folder_loads(folder: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_manifest_must_list_every_file(name: str, folder: Path):
     rewrite(folder, lambda record: record["files"].pop(name))
-    assert refused(folder) == f"manifest.json does not list {name} under files"
+    assert load_error(folder) == f"manifest.json does not list {name} under files"
     with pytest.raises(InputError, match=f"does not list {name}"):
         checkpoint.check(folder)
 
@@ -68,13 +68,13 @@ def test_the_manifest_must_list_every_file(name: str, folder: Path):
 @pytest.mark.parametrize("files", [{}, [], None, "model.safetensors"])
 def test_a_manifest_that_lists_nothing(files, folder: Path):
     rewrite(folder, lambda record: record.update(files=files))
-    assert refused(folder) == "manifest.json does not list config.yaml under files"
+    assert load_error(folder) == "manifest.json does not list config.yaml under files"
 
 
 @pytest.mark.parametrize("tokenizer", [None, {}, "demo", {"name": "demo"}, {"name": "demo", "sha256": 3}])
 def test_a_manifest_without_a_tokenizer(tokenizer, folder: Path):
     rewrite(folder, lambda record: record.update(tokenizer=tokenizer))
-    assert refused(folder) == "manifest.json does not name the tokenizer it was trained with"
+    assert load_error(folder) == "manifest.json does not name the tokenizer it was trained with"
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", "no json"])
@@ -100,24 +100,24 @@ def test_a_config_of_another_network(old: str, new: str, message: str, folder: P
     assert text.count(old) == 1
     (folder / "config.yaml").write_text(text.replace(old, new))
     seal(folder)
-    assert refused(folder).startswith(message)
+    assert load_error(folder).startswith(message)
 
 
 @pytest.mark.parametrize("content", [b"[1]", b"3", b"a: [", b"\xff\xfe\xfd"])
-def test_a_config_that_is_none(content: bytes, folder: Path):
+def test_a_file_that_is_not_a_config(content: bytes, folder: Path):
     (folder / "config.yaml").write_bytes(content)
     seal(folder)
-    assert refused(folder).startswith("config.yaml is ")
+    assert load_error(folder).startswith("config.yaml is ")
 
 
-def test_a_model_that_is_no_safetensors(folder: Path):
+def test_a_model_that_is_not_safetensors(folder: Path):
     (folder / "model.safetensors").write_bytes(b"hello")
     seal(folder)
-    assert refused(folder).startswith("model.safetensors is not of the network in config.yaml: ")
+    assert load_error(folder).startswith("model.safetensors is not of the network in config.yaml: ")
 
 
 def describe_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Changes what the tokenizer's file says of itself."""
+    """Change the description inside the tokenizer's file."""
     file = folder / "tokenizer.safetensors"
     with safe_open(file, framework="pt") as opened:
         described = json.loads(opened.metadata()["emage"])
@@ -140,7 +140,7 @@ def describe_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) ->
 )
 def test_a_tokenizer_of_a_later_version(change: Callable, message: str, folder: Path):
     describe_tokenizer(folder, change)
-    assert message in refused(folder)
+    assert message in load_error(folder)
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ DEMO = "vqgan-demo-f8-512"
 
 
 def settings(method: str = "iterative3", vocab_size: int = 512, grid=(8, 8), **model: Any) -> CheckpointConfig:
-    """Those of `tiny_model`, with some replaced."""
+    """Return the settings of `tiny_model`, with some replaced."""
     known = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "text_length": 24}
     return CheckpointConfig(method, vocab_size, grid, ModelConfig(**known | model))  # type: ignore[arg-type]
 
@@ -219,7 +219,7 @@ def test_fewer_text_positions_are_the_first_ones(folder: Path, made_by: Tokenize
     assert network.text.tokenize(["a red square"])[0].shape == (1, 16)
 
 
-def test_berts_words_come_along(tmp_path: Path, made_by: TokenizerInfo):
+def test_berts_vocabulary_is_loaded_too(tmp_path: Path, made_by: TokenizerInfo):
     config = settings(text="bert_tiny")
     network = checkpoint.build(config)
     network.text._use([*network.text._words[:-1], "square"])
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_network(other: dict, message: str, folder: Path
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_an_autoregressive_network_goes_on_as_one(tmp_path: Path, made_by: TokenizerInfo):
+def test_an_autoregressive_network_starts_from_an_autoregressive_one(tmp_path: Path, made_by: TokenizerInfo):
     config = settings("autoregressive")
     network, fresh = checkpoint.build(config), checkpoint.build(config)
     checkpoint.save(tmp_path / "model", network, tokenizers.load(DEMO), config, {"step": 0})
@@ -287,7 +287,7 @@ def test_tokens_of_another_tokenizer(folder: Path, made_by: TokenizerInfo):
     line = str(error.value)
     start = f"init={folder}: tokenizer {DEMO} ({made_by.sha256[:12]}) in the checkpoint and {DEMO} (555555555555) made"
     assert line.startswith(start) and "\n" not in line
-    # What the line says to do makes a table that fits.
+    # The command in the error makes a table that fits.
     name, weights = (word.partition("=")[2] for word in line.split()[-2:])
     assert checkpoint.describe(tokenizers.load(name, weights=weights)).sha256 == made_by.sha256
 

@@ -25,11 +25,11 @@ from emage.utils.errors import InputError
         ("sm_120", (12, 0), True),
     ],
 )
-def test_which_code_runs_where(arch: str, capability: tuple[int, int], runs: bool):
+def test_which_code_runs_on_which_gpu(arch: str, capability: tuple[int, int], runs: bool):
     assert _runs_on(arch, *capability) is runs
 
 
-def test_a_gpu_that_is_not_there_is_said():
+def test_a_missing_gpu_is_reported():
     check_device("cpu")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
@@ -59,7 +59,7 @@ def test_a_cpu_has_no_tf32():
         check_precision("tf32", "cpu")
 
 
-def test_a_precision_is_what_products_are_computed_in():
+def test_a_precision_is_that_of_matrix_products():
     before = torch.get_float32_matmul_precision()
     a = torch.ones(2, 2, requires_grad=True)
     try:

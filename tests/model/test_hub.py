@@ -23,7 +23,7 @@ NOBODY = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[local_hub.LocalHub]:
-    """A local hub that the client takes for the real one, a login there, and an empty cache."""
+    """A local hub that the client uses instead of the real one, with a login, and an empty cache."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits longer and longer between its tries
     with local_hub.serving() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -44,7 +44,7 @@ def pipe(tiny_model: Path) -> emage.Emage:
 
 @pytest.fixture
 def pushed(hub: local_hub.LocalHub, tiny_model: Path) -> local_hub.LocalHub:
-    """The hub with the tiny model on it, put there without a client."""
+    """The hub with the tiny model on it, uploaded without a client."""
     hub.commit(REPO, "main", {file.name: file.read_bytes() for file in tiny_model.iterdir()})
     return hub
 
@@ -61,7 +61,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 # --- There and back ---------------------------------------------------------------------------------------------------
 
 
-def test_a_pushed_model_comes_back_and_draws_the_same(pipe, hub, capfd, monkeypatch):
+def test_a_pushed_model_is_downloaded_and_generates_the_same(pipe, hub, capfd, monkeypatch):
     monkeypatch.setenv("TQDM_POSITION", "-1")  # progress bars although this is not a terminal
     url = pipe.push_to_hub(REPO)
     assert url == f"{hub.url}/{REPO}/commit/{hub.oid(REPO, 'main')}"
@@ -106,7 +106,7 @@ def test_a_private_model_needs_the_token(pipe, hub, monkeypatch):
     assert emage.Emage.from_pretrained(REPO, device="cpu", token=local_hub.TOKEN).config == pipe.config
 
 
-def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path, monkeypatch):
+def test_a_downloaded_model_loads_without_a_network(pipe, pushed, tmp_path: Path, monkeypatch):
     with pytest.raises(
         InputError, match="this machine's cache does not have all of its files, and downloading is switched off"
     ):
@@ -122,7 +122,7 @@ def test_a_fetched_model_is_there_without_a_network(pipe, pushed, tmp_path: Path
     one_line(error)
 
 
-def test_a_switched_off_network_is_named_as_such(pushed, monkeypatch):
+def test_offline_mode_is_reported(pushed, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name does
     with pytest.raises(
         InputError, match="this machine's cache does not have all of its files, and downloading is switched off"
@@ -131,7 +131,7 @@ def test_a_switched_off_network_is_named_as_such(pushed, monkeypatch):
     assert not pushed.requests
 
 
-def test_half_a_download_is_not_taken_for_a_model(pushed, tmp_path: Path):
+def test_an_incomplete_download_is_not_loaded(pushed, tmp_path: Path):
     emage.Emage.from_pretrained(REPO, device="cpu")
     (left,) = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/model.safetensors")
     left.unlink()
@@ -142,7 +142,7 @@ def test_half_a_download_is_not_taken_for_a_model(pushed, tmp_path: Path):
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_another_tokenizer_on_the_hub_is_refused(pushed):
+def test_another_tokenizer_on_the_hub_is_rejected(pushed):
     files = pushed.repos[REPO]["main"]
     other = files["tokenizer.safetensors"][:-1] + bytes([files["tokenizer.safetensors"][-1] ^ 1])
     pushed.commit(REPO, "main", files | {"tokenizer.safetensors": other})
@@ -151,7 +151,7 @@ def test_another_tokenizer_on_the_hub_is_refused(pushed):
     one_line(error)
 
 
-def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
+def test_another_projects_model_is_not_downloaded(hub):
     hub.commit("me/gpt", "main", {"config.json": b"{}", "model.safetensors": b"x" * 1000})
     with pytest.raises(InputError, match=r"me/gpt .* it is not an Emage model \(one has manifest.json, ") as error:
         emage.Emage.from_pretrained("me/gpt")
@@ -174,7 +174,7 @@ def test_another_projects_model_is_not_fetched_to_find_that_out(hub):
         ("runs/train/model", {}, {}, "neither a checkpoint folder nor a hub id"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line(pushed, monkeypatch, repo, settings, failures, message):
+def test_errors_of_the_hub_are_one_line(pushed, monkeypatch, repo, settings, failures, message):
     if settings.get("token"):
         monkeypatch.delenv("HF_TOKEN")
     pushed.failures = failures
@@ -214,6 +214,6 @@ def test_a_push_without_a_login_stops_before_anything_is_written(pipe, hub, monk
 
 
 @pytest.mark.parametrize("dtype", ["float23", torch.int64, None])
-def test_a_dtype_that_does_not_exist_is_refused(tiny_model: Path, dtype):
+def test_a_dtype_that_does_not_exist_is_rejected(tiny_model: Path, dtype):
     with pytest.raises(InputError, match="must be one of float32, tf32, bfloat16, float16"):
         emage.Emage.from_pretrained(tiny_model, device="cpu", dtype=dtype)

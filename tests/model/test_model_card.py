@@ -1,4 +1,4 @@
-"""The card says what the manifest and the model say, in a form that a hub reads."""
+"""The model card agrees with the manifest and the model, in a form that a hub reads."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def card(folder: Path) -> ModelCard:
     return ModelCard.load(folder / "README.md")
 
 
-def test_the_card_tells_what_was_trained_on_what(pipe, tmp_path: Path):
+def test_the_card_states_what_was_trained_on_what(pipe, tmp_path: Path):
     pipe.metadata |= {
         "step": 3500,
         "data": {"path": "/home/alice/secret/tokens", "rows": 6000, "fingerprint": "f1" * 32},
@@ -108,14 +108,14 @@ def test_scores_add_up_and_the_checkpoint_stays_the_same(pipe, tmp_path: Path):
     assert [row in text for row in ("0.9300 |", "| fid | 12.5000 |", "0.2500 |", "0.5000 |")] == [True] * 3 + [False]
 
 
-def test_scores_travel_with_the_model(pipe, tmp_path: Path):
+def test_scores_are_saved_with_the_model(pipe, tmp_path: Path):
     pipe.save_pretrained(tmp_path / "model")
     model_card.add_scores(tmp_path / "model", pipe, RECORD)
     emage.Emage.from_pretrained(tmp_path / "model", device="cpu").save_pretrained(tmp_path / "copy")
     assert "| objects_right | 0.9300 |" in card(tmp_path / "copy").text
 
 
-def test_prompts_are_drawn_for_the_card_and_remembered(pipe, tmp_path: Path):
+def test_images_of_the_prompts_are_on_the_card_and_the_prompts_are_recorded(pipe, tmp_path: Path):
     pipe.save_pretrained(tmp_path / "plain")
     assert not (tmp_path / "plain" / "samples.png").exists() and "samples.png" not in card(tmp_path / "plain").text
     pipe.save_pretrained(tmp_path / "model", prompts=["a dog", "a cat"])

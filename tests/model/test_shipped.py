@@ -20,14 +20,14 @@ def pipe() -> emage.Emage:
     return emage.Emage.from_pretrained("demo", device="cpu")
 
 
-def test_it_draws_what_held_out_captions_say(pipe: emage.Emage):
-    """93.2 % of 1,000 when it was shipped: 40 captions leave room for chance."""
+def test_it_generates_what_held_out_captions_describe(pipe: emage.Emage):
+    """It was correct for 93.2 % of 1,000 captions when it was shipped; the bound allows for chance in 40 captions."""
     captions = [scene.caption for scene in shapes.sample_held_out_scenes(40, seed=77)]
     figures = dict(measure(pipe.generate(captions, batch_size=40), captions))
     assert figures["objects_right"] >= 0.8
 
 
-def test_its_card_says_how_good_it_is_and_how_it_came_about(pipe: emage.Emage):
+def test_its_card_states_its_scores_and_its_training(pipe: emage.Emage):
     (record,) = pipe.metadata["scores"].values()
     assert record["captions"] == 1_000 and record["figures"]["objects_right"] >= 0.9
     assert pipe.metadata["step"] == 12_000 and len(pipe.metadata["git"]) == 40

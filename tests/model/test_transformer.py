@@ -42,7 +42,7 @@ def test_mask_is_an_input_only_row():
         net(torch.full((2, 16), 12), context)
 
 
-def test_bidirectional_sees_the_whole_image_and_causal_looks_back_only():
+def test_bidirectional_attends_to_the_whole_image_and_causal_to_earlier_positions():
     for causal in (False, True):
         torch.manual_seed(0)
         net = Transformer(SMALL, vocab_size=11, grid=(4, 4), text_width=8, causal=causal)

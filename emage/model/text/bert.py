@@ -1,8 +1,10 @@
-"""BERT base, uncased: last hidden state (Sec. 4.5: the alternative to CLIP).
+"""BERT base, uncased, as the text encoder: its last hidden states (Sec. 4.5: the alternative to CLIP).
 
-It reads in both directions, over the caption's own words alone: padding is masked inside. Its states are read by the
-decoder at all positions, padding as well, as CLIP's are. It has no dropout here, as nothing in the network has: a step
-depends on its seeds alone. Letters: B captions, S positions, D width.
+It attends in both directions, over the caption's own tokens alone: padding is masked inside. The decoder attends to its
+states at all positions, those of padding too, as it does with CLIP. It has no dropout here, like the rest of the
+network: a training step depends on its seeds alone.
+
+Letters: B captions, S positions, D width.
 """
 
 import json
@@ -26,13 +28,13 @@ PUBLISHED = "google-bert/bert-base-uncased"
 FILES = ("config.json", "vocab.txt", "model.safetensors")
 PAD, SPECIAL = 0, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# The words of an encoder without published ones: letters, digits and signs, one a token.
+# The vocabulary of an encoder without a published one: letters, digits and punctuation, one token each.
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 LETTERS = (*SPECIAL, *_CHARACTERS, *("##" + character for character in _CHARACTERS))
 
-# (width, heads, layers, words); the tiny one has BERT's architecture, and no published weights.
+# (width, heads, layers, size of the vocabulary); the tiny one has BERT's architecture, and no published weights.
 SIZES = {"bert_base": (768, 12, 12, 30_522), "bert_tiny": (64, 4, 4, len(LETTERS))}
-# What must be equal in a published config.json for its weights to mean the same here.
+# Keys of a published config.json that must have our values, or its weights would give another network.
 ARCHITECTURE = (
     *("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "intermediate_size", "hidden_act"),
     *("max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
@@ -40,7 +42,7 @@ ARCHITECTURE = (
 
 
 class BertText(nn.Module):
-    """BERT without its pooler, 108.9M parameters at the base size, and its words: a state dict holds both."""
+    """BERT without its pooler, 108.9M parameters at the base size, and its vocabulary: a state dict holds both."""
 
     def __init__(self, config: ModelConfig):
         from transformers import BertConfig, BertModel  # takes a second, which CLIP does not need
@@ -69,30 +71,36 @@ class BertText(nn.Module):
             self.requires_grad_(False)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(B,S) int64 ids, padded with 0 after [SEP]; (B,) bool, which captions were cut to fit."""
+        """Return ids (B,S) int64, padded with 0 after [SEP], and (B,) bool: the captions that were truncated."""
         pieces = self._tokenizer.encode_batch(list(captions))
         ids = torch.tensor([piece.ids for piece in pieces])
         return ids, torch.tensor([bool(piece.overflowing) for piece in pieces])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B,S) ids -> (B,S,D) states of the last layer."""
+        """Return the states (B,S,D) of the last layer for ids (B,S)."""
         if not self.frozen:
             return self._read(ids)
         with torch.no_grad():
             return self._cache(ids, self.tower, self._read)
 
     def load_published(self, folder: str | None) -> None:
-        """Weights and words as published: a local folder, or bert-base-uncased by name.
+        """Load published weights and vocabulary.
 
-        Raises InputError where they cannot be had or do not fit.
+        Args:
+            folder: A local folder with FILES; None: bert-base-uncased, downloaded once.
+
+        Raises:
+            InputError: They are not available or do not fit.
         """
         folder, config, words, weights = published(folder)
-        unlike = [key for key in ARCHITECTURE if config[key] != getattr(self.tower.config, key)]
-        if unlike:
-            theirs, mine = config[unlike[0]], getattr(self.tower.config, unlike[0])
-            raise InputError(f"{folder} is not {self.name}: its config.json has {unlike[0]} {theirs!r}, not {mine!r}")
+        different = [key for key in ARCHITECTURE if config[key] != getattr(self.tower.config, key)]
+        if different:
+            theirs, ours = config[different[0]], getattr(self.tower.config, different[0])
+            raise InputError(
+                f"{folder} is not {self.name}: its config.json has {different[0]} {theirs!r}, not {ours!r}"
+            )
         if not _complete(words, config["vocab_size"]):
-            raise InputError(f"{folder} does not hold the words of {self.name}: {len(words)} in its vocabulary")
+            raise InputError(f"{folder} does not hold the vocabulary of {self.name}: it has {len(words)} words")
         wanted = self.tower.state_dict()
         for key, value in wanted.items():
             if key not in weights or weights[key].shape != value.shape:
@@ -100,10 +108,11 @@ class BertText(nn.Module):
         self.load_state_dict({**{f"tower.{key}": weights[key] for key in wanted}, "_extra_state": _to_bytes(words)})
 
     def get_extra_state(self) -> Tensor:
-        """The words as UTF-8, one a line: without them a checkpoint could not be used."""
+        """Return the vocabulary as UTF-8, one word per line: a checkpoint is not usable without it."""
         return _to_bytes(self._words)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Use the vocabulary that `get_extra_state` returned."""
         # A checkpoint for use holds all numbers as float32; a byte is exact in every float.
         self._use(state.to("cpu", torch.uint8).numpy().tobytes().decode().split("\n"))
 
@@ -111,18 +120,19 @@ class BertText(nn.Module):
         return self.tower(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
 
     def _use(self, words: Sequence[str]) -> None:
+        """Tokenize with these words, in the order of their ids."""
         self._words = tuple(words)
         self._tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
-        # Captions come from the web: one that says "[SEP]" has those five characters, and does not end there.
+        # Captions come from the web: "[SEP]" in one is read as these five characters, and does not end it.
         self._tokenizer._tokenizer.encode_special_tokens = True
         self._tokenizer.enable_truncation(self.length)
         self._tokenizer.enable_padding(pad_id=PAD, length=self.length)
 
 
 def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[str, Tensor]]:
-    """Folder, config, words and weights of a published BERT; without a folder bert-base-uncased's, by name, once.
+    """Return folder, config, vocabulary and weights of a published BERT; None: bert-base-uncased, downloaded once.
 
-    transformers' `from_pretrained` would do, but prints a table of what it leaves out, on every worker.
+    transformers' `from_pretrained` would print a table of the weights that it leaves out, on every worker.
     """
     from huggingface_hub import snapshot_download
     from transformers import BertConfig
@@ -134,13 +144,13 @@ def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[
     except (OSError, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
             f"no BERT weights in {folder or PUBLISHED} ({reason(error)}): fetch {', '.join(FILES)} of "
-            f"https://huggingface.co/{PUBLISHED} where there is a network, put them in a folder and pass it "
+            f"https://huggingface.co/{PUBLISHED} on a machine with a network, put them in a folder and pass it "
             "(model.text_weights=FOLDER)"
         ) from None
 
 
 def _words(folder: Path) -> list[str]:
-    """The vocabulary in the order of its ids: vocab.txt, or tokenizer.json's."""
+    """Return the vocabulary in the order of its ids, from vocab.txt or tokenizer.json."""
     if (folder / "vocab.txt").exists() or not (folder / "tokenizer.json").exists():
         return (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     ids = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
@@ -151,12 +161,12 @@ def _words(folder: Path) -> list[str]:
 
 
 def _complete(words: list[str], rows: int) -> bool:
-    """All special words, padding first, none twice, and no more than the embedding has rows."""
+    """Return True if padding comes first, no special word is missing, none is twice, and all have an embedding row."""
     return words[:1] == ["[PAD]"] and {*SPECIAL} <= {*words} and len({*words}) == len(words) <= rows
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """The encoder's tensors by today's names: the old file is of a whole BERT, and has LayerNorms of gamma and beta."""
+    """Return the encoder's tensors by today's names: the old file has a whole BERT, with LayerNorm's gamma and beta."""
     if (folder / "pytorch_model.bin").exists() and not (folder / "model.safetensors").exists():
         tensors = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     else:

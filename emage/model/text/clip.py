@@ -1,4 +1,4 @@
-"""CLIP's text tower: last hidden state, after the last norm.
+"""CLIP's text tower as the text encoder: its last hidden states, after the last norm.
 
 Letters: B captions, S positions, D width.
 """
@@ -51,27 +51,31 @@ class ClipText(nn.Module):
             self.requires_grad_(False)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(B,S) int64 ids, padded with 0 after the end-of-text token; (B,) bool, which captions were cut to fit."""
+        """Return ids (B,S) int64, padded with 0 after the end token, and (B,) bool: captions that were truncated."""
         start, end = vocabulary().sot_token_id, vocabulary().eot_token_id
-        numbers = [[start, *encode(caption), end] for caption in captions]
-        cut = np.array([len(row) > self.length for row in numbers], dtype=bool)
-        ids = np.zeros((len(numbers), self.length), dtype=np.int64)
-        for padded, row in zip(ids, numbers, strict=True):
+        rows = [[start, *encode(caption), end] for caption in captions]
+        truncated = np.array([len(row) > self.length for row in rows], dtype=bool)
+        ids = np.zeros((len(rows), self.length), dtype=np.int64)
+        for padded, row in zip(ids, rows, strict=True):
             padded[: len(row)] = row[: self.length]
-        ids[cut, -1] = end
-        return torch.from_numpy(ids), torch.from_numpy(cut)
+        ids[truncated, -1] = end
+        return torch.from_numpy(ids), torch.from_numpy(truncated)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B,S) ids -> (B,S,D) states after the last norm."""
+        """Return the states (B,S,D) after the last norm for ids (B,S)."""
         if not self.frozen:
             return self._read(ids)
         with torch.no_grad():
             return self._cache(ids, self.tower, self._read)
 
     def load_published(self, path: str | None) -> None:
-        """The text tower of a whole CLIP model: a local file, or OpenAI's ViT-L/14 by name.
+        """Load the text tower of a published CLIP model.
 
-        Raises InputError where the weights cannot be had or do not fit.
+        Args:
+            path: A local file with the weights of a whole CLIP model; None: OpenAI's ViT-L/14, downloaded once.
+
+        Raises:
+            InputError: The weights are not available or do not fit.
         """
         weights, path = clip_weights(path)
         wanted = self.tower.state_dict()
@@ -89,11 +93,16 @@ class ClipText(nn.Module):
 def clip_weights(
     path: str | None, published: dict[str, Any] | None = None, setting: str = "model.text_weights"
 ) -> tuple[dict[str, Tensor], str]:
-    """The float32 state dict of a whole CLIP model, and the file it came from. Nothing here runs code from a file.
+    """Return the float32 state dict of a whole CLIP model, and the file it was read from. No code in a file is run.
 
-    Takes OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`. Without a path what
-    open_clip publishes as `published` (none: PUBLISHED) is downloaded by name, once. `setting` is where the user names
-    a file.
+    Args:
+        path: OpenAI's own `.pt` (a TorchScript archive), or open_clip's `.safetensors` or `.bin`; None: download the
+            weights once.
+        published: What to download: settings of open_clip (`get_pretrained_cfg`). None: those of PUBLISHED.
+        setting: The user's setting that names the file, for messages.
+
+    Raises:
+        InputError: The weights are not available, or are a TorchScript archive that is not OpenAI's own.
     """
     import open_clip
 
@@ -115,12 +124,12 @@ def clip_weights(
 def _how_to_get(published: dict[str, Any]) -> str:
     if not published:
         return ""
-    where = published.get("url") or f"{published['hf_hub']} of the Hugging Face hub"
-    return f"fetch {where} where there is a network and "
+    source = published.get("url") or f"{published['hf_hub']} of the Hugging Face hub"
+    return f"fetch {source} on a machine with a network and "
 
 
 def _is_torchscript(path: str) -> bool:
-    """As torch tells these archives from the others that it writes."""
+    """Return True for a TorchScript archive, by the file inside that PyTorch itself looks for."""
     if not is_zipfile(path):
         return False
     with ZipFile(path) as archive:
@@ -128,17 +137,17 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _torchscript(path: str) -> dict[str, Tensor]:
-    """The state dict of OpenAI's own files, and of no other: to load such an archive is to run the code inside it."""
+    """Return the state dict of one of OpenAI's own files. Raise InputError for others: loading runs the code inside."""
     if manifest.sha256(path) not in {SHA256, *_openai_digests()}:
         raise InputError(
-            f"{path} is a TorchScript archive, whose code would run, and none of OpenAI's own (its ViT-L/14 has the "
+            f"{path} is a TorchScript archive, whose code would run, and not one of OpenAI's own (its ViT-L/14 has the "
             f"sha256 {SHA256}): export its state dict to a .safetensors file and pass that"
         )
     return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def _openai_digests() -> set[str]:
-    """Of the files that OpenAI published, one a model: their URLs name them in full."""
+    """Return the sha256 of each file that OpenAI published, one per model: their URLs contain it."""
     import open_clip
 
     models = open_clip.list_pretrained_models_by_tag("openai")

@@ -1,4 +1,4 @@
-"""BERT: its words, its padding, its published forms, and that a state dict holds all of it."""
+"""BERT: its vocabulary, padding and published formats; a state dict holds weights and vocabulary."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def test_the_base_size_is_bert_base():
     assert (base.width, base.length, base.tower.config.num_hidden_layers) == (768, 77, 12)
 
 
-def test_without_published_words_a_token_is_a_letter():
+def test_without_a_published_vocabulary_a_token_is_a_character():
     ids, _ = bert().tokenize(["AB c!"])
     words = bert()._words
     assert [words[i] for i in ids[0]] == ["[CLS]", "a", "##b", "c", "!", "[SEP]", "[PAD]", "[PAD]"]
@@ -81,7 +81,7 @@ def test_words_of_tokenizer_json(tmp_path: Path):
     assert loaded(tmp_path / "bert").tokenize([CAPTION])[0].tolist() == [IDS]
 
 
-def test_padding_changes_no_word(tmp_path: Path):
+def test_padding_changes_no_state(tmp_path: Path):
     write_bert(tmp_path / "bert", "bin")
     short, long = loaded(tmp_path / "bert", 8), loaded(tmp_path / "bert", 16)
     assert torch.allclose(
@@ -96,7 +96,7 @@ def test_it_reads_in_both_directions():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_state_dict_holds_the_words(dtype: torch.dtype, tmp_path: Path):
+def test_a_state_dict_holds_the_vocabulary(dtype: torch.dtype, tmp_path: Path):
     write_bert(tmp_path / "bert", "safetensors")
     fresh = bert()
     state = loaded(tmp_path / "bert").state_dict()
@@ -106,7 +106,7 @@ def test_a_state_dict_holds_the_words(dtype: torch.dtype, tmp_path: Path):
     assert copy.deepcopy(fresh).tokenize([CAPTION])[0].tolist() == [IDS]
 
 
-def test_a_checkpoint_needs_nothing_beside_it(tmp_path: Path):
+def test_a_checkpoint_needs_no_other_file(tmp_path: Path):
     write_bert(tmp_path / "bert", "bin")
     model = ModelConfig(width=32, depth=1, num_heads=2, text="bert_tiny", text_length=8, text_weights="gone")
     config = CheckpointConfig("iterative1", 512, (8, 8), model, SamplingConfig(steps=2))
@@ -129,7 +129,7 @@ class Hostile:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path):
+def test_a_pickle_that_runs_code_is_rejected_and_not_run(tmp_path: Path):
     write_bert(tmp_path / "bert", "bin")
     torch.save({"bert.embeddings": Hostile(tmp_path / "touched")}, tmp_path / "bert" / "pytorch_model.bin")
     with pytest.raises(InputError, match="no BERT weights") as error:
@@ -154,7 +154,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("what", list(DAMAGES))
-def test_damaged_folders_are_one_line_that_says_where_to_get_them(what: str, tmp_path: Path):
+def test_damaged_folders_are_one_line_with_the_source_of_the_files(what: str, tmp_path: Path):
     write_bert(tmp_path / "bert", "bin")
     DAMAGES[what](tmp_path / "bert")
     with pytest.raises(InputError) as error:
@@ -170,10 +170,10 @@ def test_damaged_folders_are_one_line_that_says_where_to_get_them(what: str, tmp
     [
         ({"num_hidden_layers": 3}, WORDS, "its config.json has num_hidden_layers 3, not 4"),
         ({"hidden_act": "relu"}, WORDS, "its config.json has hidden_act 'relu', not 'gelu'"),
-        ({}, WORDS[1:], "does not hold the words of bert_tiny"),
-        ({}, ["[PAD]", "a"], "does not hold the words of bert_tiny"),
-        ({}, [*WORDS, "a"], "does not hold the words of bert_tiny"),
-        ({}, WORDS + [str(i) for i in range(200)], "does not hold the words of bert_tiny"),
+        ({}, WORDS[1:], "does not hold the vocabulary of bert_tiny"),
+        ({}, ["[PAD]", "a"], "does not hold the vocabulary of bert_tiny"),
+        ({}, [*WORDS, "a"], "does not hold the vocabulary of bert_tiny"),
+        ({}, WORDS + [str(i) for i in range(200)], "does not hold the vocabulary of bert_tiny"),
     ],
 )
 def test_other_models_are_one_line(config: dict, words: list[str], message: str, tmp_path: Path):
@@ -194,7 +194,7 @@ def test_weights_that_lack_one_are_one_line(tmp_path: Path):
         loaded(tmp_path / "bert")
 
 
-def test_without_network_and_folder_it_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_network_and_folder_the_error_lists_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with torch.device("meta"):
@@ -205,6 +205,6 @@ def test_without_network_and_folder_it_says_what_to_fetch(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("length", [1, 513])
-def test_positions_that_bert_has_not(length: int):
+def test_positions_that_bert_does_not_have(length: int):
     with pytest.raises(ValueError, match=f"model.text_length={length}"):
         bert(length)

@@ -1,4 +1,4 @@
-"""CLIP's ids: those of open_clip's own tokenizer, on hand-made and on real captions."""
+"""CLIP's ids are those of open_clip's own tokenizer, on hand-made and on real captions."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 from emage.config import ModelConfig
 from emage.model.text.clip import ClipText
-from emage.model.text.clip_tokenizer import WORDS, encode, vocabulary, word_ids
+from emage.model.text.clip_tokenizer import MAX_CACHED_WORDS, encode, vocabulary, word_ids
 
 ODD = [
     *["", " ", "\t two\n lines\r\n\x0b", "a\x1b[31mred\x1b[0m\x07 thing\x00", "\x7f", "x" * 500],
@@ -30,12 +30,12 @@ ODD = [
 
 
 def assert_same(captions: Sequence[str]) -> None:
-    """Against a tokenizer of its own for one position more: a caption that reaches it is one that was cut."""
+    """Compare with open_clip's tokenizer at one more position: captions that reach it were truncated."""
     encoder, theirs = ClipText(ModelConfig(text="clip_tiny")), open_clip.SimpleTokenizer()
-    ids, cut = encoder.tokenize(captions)
+    ids, truncated = encoder.tokenize(captions)
     assert ids.dtype == torch.int64 and ids.shape == (len(captions), 77)
     assert torch.equal(ids, theirs(list(captions), context_length=77))
-    assert torch.equal(cut, theirs(list(captions), context_length=78)[:, -1] == theirs.eot_token_id)
+    assert torch.equal(truncated, theirs(list(captions), context_length=78)[:, -1] == theirs.eot_token_id)
 
 
 def test_odd_captions():
@@ -43,9 +43,9 @@ def test_odd_captions():
     assert_same(ODD[::-1])  # nothing is remembered wrongly
 
 
-def test_no_caption_at_all():
-    ids, cut = ClipText(ModelConfig(text="clip_tiny")).tokenize([])
-    assert ids.shape == (0, 77) and cut.shape == (0,) and cut.dtype == torch.bool
+def test_an_empty_list_of_captions():
+    ids, truncated = ClipText(ModelConfig(text="clip_tiny")).tokenize([])
+    assert ids.shape == (0, 77) and truncated.shape == (0,) and truncated.dtype == torch.bool
 
 
 @pytest.mark.parametrize("source", ["laion_urls_10k.parquet", "coco_captions_val2017.json"])
@@ -58,11 +58,11 @@ def test_real_captions(real_data: Path, source: str):
     assert_same(captions)
 
 
-def test_what_is_remembered_has_an_end():
-    """open_clip remembers every word that it ever split."""
+def test_the_cache_of_words_is_limited():
+    """open_clip's own cache keeps every word that it ever split."""
     encode("before")
     known = len(vocabulary().cache)
     for i in range(2_000):
         encode("zq" + "".join(chr(ord("a") + int(digit)) for digit in str(i)))
     assert len(vocabulary().cache) == known == 2  # start and end of text
-    assert word_ids.cache_info().maxsize == WORDS
+    assert word_ids.cache_info().maxsize == MAX_CACHED_WORDS

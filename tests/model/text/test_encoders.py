@@ -1,4 +1,4 @@
-"""What both encoders promise, and CLIP's published forms."""
+"""The contract of both text encoders, and CLIP's published formats."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_ids_and_states_have_the_agreed_shapes(text: str):
 
 
 @pytest.mark.parametrize("text", TINY)
-def test_a_caption_is_cut_where_it_is_longer_than_the_positions_and_still_ends(text: str):
+def test_a_caption_longer_than_the_positions_is_truncated_and_still_ends(text: str):
     both = encoder(text)
     ids, cut = both.tokenize(["! " * n for n in (13, 14, 15, 40)])  # 16 positions: begin, 14 signs, end
     end = ids[0, 14]
@@ -71,7 +71,7 @@ def test_every_weight_is_trained_with_the_rest(text: str):
 
 
 @pytest.mark.parametrize("text", TINY)
-def test_training_mode_draws_nothing(text: str):
+def test_training_mode_samples_nothing(text: str):
     both = encoder(text).train()
     ids, _ = both.tokenize(["a red circle"])
     assert torch.equal(both(ids), both(ids))
@@ -95,7 +95,7 @@ def test_tiny_ones_start_from_random_weights(text: str):
 # --- CLIP -------------------------------------------------------------------------------------------------------------
 
 
-def test_clip_looks_back_only():
+def test_clip_is_causal():
     encoder = tower(0)
     ids, _ = encoder.tokenize(["a small red circle", "a small red square"])
     states = encoder(ids)
@@ -121,42 +121,42 @@ def test_published_forms_load(form: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class Hostile(torch.nn.Module):
-    """Saves a tensor to `place` when its archive is loaded."""
+    """Saves a tensor to `path` when its archive is loaded."""
 
-    def __init__(self, place: Path):
+    def __init__(self, path: Path):
         super().__init__()
-        self.place, self.weight = str(place), torch.nn.Parameter(torch.zeros(1))
+        self.path, self.weight = str(path), torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         return x
 
     @torch.jit.export
     def __getstate__(self):
-        return self.weight, self.place, self.training
+        return self.weight, self.path, self.training
 
     @torch.jit.export
     def __setstate__(self, state: tuple[torch.Tensor, str, bool]):
-        self.weight, self.place, self.training = state
-        torch.save(self.weight, self.place)
+        self.weight, self.path, self.training = state
+        torch.save(self.weight, self.path)
 
 
 @pytest.mark.parametrize("name", ["clip.pt", "clip.bin"])
-def test_torchscript_that_is_not_openais_is_refused_and_not_run(name: str, tmp_path: Path):
-    file, place = tmp_path / name, tmp_path / "written"
-    torch.jit.script(Hostile(place)).save(str(file))
+def test_torchscript_that_is_not_openais_is_rejected_and_not_run(name: str, tmp_path: Path):
+    file, path = tmp_path / name, tmp_path / "written"
+    torch.jit.script(Hostile(path)).save(str(file))
     torch.jit.load(str(file))
-    assert place.exists()  # so it does run where it is loaded
-    place.unlink()
+    assert path.exists()  # so it does run where it is loaded
+    path.unlink()
     for read in (
         lambda: load_published(tower(0), ModelConfig(text="clip_tiny", text_length=16, text_weights=str(file))),
         lambda: ranking.ClipRanker(weights=str(file)),
     ):
         with pytest.raises(InputError, match=r"is a TorchScript archive.*export its state dict to a \.saf") as error:
             read()
-        assert "\n" not in str(error.value) and not place.exists()
+        assert "\n" not in str(error.value) and not path.exists()
 
 
-def test_openais_file_is_known_by_its_whole_digest():
+def test_openais_file_is_recognized_by_its_whole_digest():
     assert open_clip.get_pretrained_cfg(*clip.PUBLISHED)["url"].split("/")[-2] == clip.SHA256
 
 

@@ -1,4 +1,4 @@
-"""A frozen encoder reads a caption once; what it keeps is never older than its weights."""
+"""A frozen encoder encodes a caption once; cached states are never older than its weights."""
 
 import copy
 import pickle
@@ -13,13 +13,13 @@ from torch import nn
 
 from emage.config import ModelConfig
 from emage.model.text import ENCODERS, TextEncoder, load_published
-from emage.model.text.state_cache import READ_AT_ONCE, StateCache
+from emage.model.text.state_cache import TRAINING_BATCH, StateCache
 
 TINY = pytest.mark.parametrize("text", ["clip_tiny", "bert_tiny"])
 
 
 class Counted(nn.Module):
-    """A network around an encoder, as training has it, that counts the rows its tower reads."""
+    """A network around an encoder, as in training; `rows` counts the captions that its tower has encoded."""
 
     def __init__(self, text: str, frozen: bool = True, seed: int = 0):
         super().__init__()
@@ -36,7 +36,7 @@ class Counted(nn.Module):
 
 
 @TINY
-def test_a_caption_is_read_once(text: str):
+def test_a_caption_is_encoded_once(text: str):
     frozen, trained = Counted(text), Counted(text, frozen=False)
     first = frozen.read("a red circle", "a blue square")
     assert frozen.rows == 2
@@ -48,7 +48,7 @@ def test_a_caption_is_read_once(text: str):
 
 
 @TINY
-def test_an_encoder_in_training_keeps_nothing(text: str):
+def test_a_trained_encoder_caches_nothing(text: str):
     trained = Counted(text, frozen=False)
     trained.read("a cat")
     trained.read("a cat")
@@ -109,7 +109,7 @@ def test_copies_state_dicts_and_pickles_hold_none_of_it(text: str):
     assert frozen.text._cache._rows.currsize == 16 * 64 * 4  # a caption's states, float32
 
 
-def test_in_training_rows_are_read_in_one_shape():
+def test_in_training_rows_are_encoded_in_one_shape():
     """The bits of a row must not depend on how many others were missing."""
     cache, shapes = StateCache(), []
 
@@ -117,9 +117,9 @@ def test_in_training_rows_are_read_in_one_shape():
         shapes.append(tuple(ids.shape))
         return 10.0 * ids[:, :, None]
 
-    for wanted in ([1, 2, 3], [3, 4], list(range(5, 5 + READ_AT_ONCE + 1)), [1, 4]):
+    for wanted in ([1, 2, 3], [3, 4], list(range(5, 5 + TRAINING_BATCH + 1)), [1, 4]):
         assert cache(torch.tensor(wanted)[:, None], nn.Identity(), read)[:, 0, 0].tolist() == [10 * i for i in wanted]
-    assert shapes == [(READ_AT_ONCE, 1)] * 4  # 3 rows, 1 row, 9 rows in two, none
+    assert shapes == [(TRAINING_BATCH, 1)] * 4  # 3 rows, 1 row, 9 rows in two, none
 
 
 def test_the_least_recently_used_rows_go_first():
@@ -134,7 +134,7 @@ def test_the_least_recently_used_rows_go_first():
     assert asked == [1, 2, 3, 2]
 
 
-def test_a_batch_larger_than_the_cache_comes_out_whole():
+def test_a_batch_larger_than_the_cache_is_encoded_whole():
     cache = StateCache(max_bytes=2 * 4)
     ids = torch.arange(5)[:, None]
     assert cache(ids, nn.Identity(), lambda rows: 10.0 * rows[:, :, None])[:, 0, 0].tolist() == [0, 10, 20, 30, 40]
