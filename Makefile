@@ -55,12 +55,12 @@ serve: $(READY) ## serve the shipped model, or CHECKPOINT=folder, on 127.0.0.1:8
 ui: $(READY) ## open the MLflow pages on 127.0.0.1:5000
 	.venv/bin/mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db
 
-bench: $(PEERS) ## measure generation compared with other models, precisions, training (10 minutes on two cores)
+bench: $(PEERS) ## measure generation next to other models, precisions, training (10 minutes on two cores)
 	$(RUN) benchmarks/generate.py
 	$(RUN) benchmarks/precision.py
 	$(RUN) benchmarks/train.py
 
-bench-all: bench ## measure all that the documentation claims, except the paper's tables (hours)
+bench-all: bench ## measure every number of the documentation except the paper's tables (hours)
 	$(RUN) benchmarks/captions.py
 	$(RUN) benchmarks/context.py
 	$(RUN) benchmarks/ingest.py tokenize
@@ -69,7 +69,7 @@ bench-all: bench ## measure all that the documentation claims, except the paper'
 	$(RUN) benchmarks/serve.py
 	$(RUN) benchmarks/nodes.py
 
-doctor: $(READY) ## check this machine, its cluster and its services (STORAGE=folder)
+doctor: $(READY) ## check this machine, its cluster and its services (STORAGE=folder that all nodes share)
 	$(RUN) -m emage doctor storage=$(STORAGE)
 
 setup: $(READY) ## only set up .venv

@@ -1,9 +1,9 @@
-"""Serve a checkpoint over HTTP, in the shape of the OpenAI images API.
+"""Serve a checkpoint over HTTP, with the OpenAI images API.
 
     python pipelines/serve.py demo checkpoint=runs/demo/train/model               # this machine, CPU
     EMAGE_API_KEY=... python pipelines/serve.py checkpoint=FOLDER host=0.0.0.0 num_replicas=4    # a GPU each
     ray job submit --working-dir . -- python pipelines/serve.py checkpoint=/shared/model
-    serve run pipelines.serve:app checkpoint=FOLDER gpus_per_replica=0           # host and port are Serve's own here
+    serve run pipelines.serve:app checkpoint=FOLDER gpus_per_replica=0           # on Serve's own host and port
 
 checkpoint= may be a hub id as well. Cost: ready in about 20 s. Result: it prints its URL and a curl line to try, and
 serves until Ctrl-C or SIGTERM, which drains it and exits with 0. Other machines need an API key: EMAGE_API_KEY.

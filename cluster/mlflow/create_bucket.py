@@ -1,4 +1,4 @@
-"""Creates the bucket for MLflow's files, unless it exists, once the object store answers.
+"""Wait until the object store answers, then create the bucket for MLflow's files unless it exists.
 
     python cluster/mlflow/create_bucket.py
 
@@ -30,8 +30,8 @@ def main() -> None:
             return
         except (BotoCoreError, ClientError) as error:
             if not isinstance(error, (ConnectionError, HTTPClientError)) or time.monotonic() > deadline:
-                cause = " ".join(str(error).split())
-                sys.exit(f"error: {store.meta.endpoint_url}: {cause}: check the address, the keys and the bucket")
+                reason = " ".join(str(error).split())
+                sys.exit(f"error: {store.meta.endpoint_url}: {reason}: check the address, the keys and the bucket")
         time.sleep(2)
 
 

@@ -1,1 +1,1 @@
-"""The only place that knows Ray, DeepSpeed, img2dataset and MLflow: one module for each foreign system."""
+"""The stages on a Ray cluster: the only folder that imports Ray, DeepSpeed, img2dataset and MLflow."""

@@ -1,6 +1,6 @@
-"""What the drivers of ingest, training, evaluation and serving share: the order in which a run opens what it needs.
+"""The start of every driver (ingest, training, evaluation, serving): claim the output, lock it, start Ray, open MLflow.
 
-Each driver is one function of its settings, and every one has this shape:
+Each driver is one function of its settings and has this shape:
 
     validate(config)                              checks the settings alone; reads no file
     inputs = resolve(config)                      makes paths absolute, reads and loads each input once; writes nothing
@@ -8,7 +8,7 @@ Each driver is one function of its settings, and every one has this shape:
         report = run(inputs, tracked)             works
     print_report(report)                          and returns it: a dict of JSON values
 
-What is wrong with the settings, the inputs, the machine or the output is an InputError before Ray starts, and leaves no
+A mistake in the settings, the inputs, the machine or the output raises InputError before Ray starts, and leaves no
 folder and no MLflow run. Serving writes no output: it opens `ray_run` in place of `output_run`.
 """
 
@@ -27,12 +27,12 @@ from emage.on_ray import tasks, tracking
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
-# What Ray Serve puts around its HTTP proxy, by an environment variable of the nodes: (variable, module:function).
+# Environment variable of the nodes that gives Ray Serve's HTTP proxy middlewares, and its value (module:function).
 PROXY_HOOK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.serving.http_proxy:middlewares")
 
 
 class OutputInputs(Protocol):
-    """What `output_run` reads of a driver's inputs; each driver's own `Inputs` holds more."""
+    """The part of a driver's `Inputs` that `output_run` reads; each driver's own class holds more."""
 
     @property
     def config(self) -> Any:
@@ -46,7 +46,7 @@ class OutputInputs(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All settings that the result depends on: a folder made with others is refused."""
+        """All settings that the result depends on: a folder made with others is rejected."""
         ...
 
 
@@ -54,11 +54,11 @@ class OutputInputs(Protocol):
 def output_run(
     inputs: OutputInputs, stage: str, *, run_file: Path | None = None, parent: str | None = None
 ) -> Iterator[tracking.TrackedRun]:
-    """Claim the output, lock it, start Ray and open the MLflow run: in this order; yield the MLflow run.
+    """Claim the output, lock it, start Ray and open the MLflow run, in this order; yield the MLflow run.
 
     Args:
         inputs: The driver's resolved inputs.
-        stage: "ingest", "train" or "evaluate": whose output the folder is, and the name of the MLflow run.
+        stage: "ingest", "train" or "evaluate": the stage that writes the folder, also the name of the MLflow run.
         run_file: File that names the MLflow run to continue (emage.on_ray.tracking).
         parent: Id of the MLflow run below which the new one is shown.
 
@@ -77,10 +77,10 @@ def output_run(
 
 @contextmanager
 def ray_run(
-    config: Any, stage: str, *, least_cpus: float = 0, run_file: Path | None = None, parent: str | None = None
+    config: Any, stage: str, *, min_cpus: float = 0, run_file: Path | None = None, parent: str | None = None
 ) -> Iterator[tracking.TrackedRun]:
-    """Start Ray, then open the MLflow run; yield it. `least_cpus` is that of `start_ray`, the rest of `output_run`."""
-    start_ray(least_cpus)
+    """Start Ray, then open the MLflow run; yield it. For `min_cpus` see `start_ray`, for the rest `output_run`."""
+    start_ray(min_cpus)
     with tracking.start(config.mlflow, stage=stage, settings=config, run_file=run_file, parent=parent) as tracked:
         yield tracked
 
@@ -96,7 +96,10 @@ def check_output(output: Path, stage: str, identity: dict[str, Any]) -> None:
 
 @contextmanager
 def output_lock(output: Path) -> Iterator[None]:
-    """Raise InputError if another program writes into the same output. The lock ends with its process."""
+    """Lock the output while the block runs. Raise InputError if another program writes there.
+
+    The lock ends with its process.
+    """
     lock = FileLock(output / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -111,7 +114,7 @@ def output_lock(output: Path) -> Iterator[None]:
 def check_gpus(wanted: float, settings: str) -> None:
     """Raise InputError if a job on this machine alone asks for more GPUs than it has: Ray would wait forever.
 
-    A cluster (RAY_ADDRESS is set) may grow: nothing is refused there.
+    A cluster (RAY_ADDRESS is set) may grow: nothing is rejected there.
 
     Args:
         wanted: Number of GPUs.
@@ -128,30 +131,30 @@ def check_gpus(wanted: float, settings: str) -> None:
         )
 
 
-def start_ray(least_cpus: float = 0) -> None:
+def start_ray(min_cpus: float = 0) -> None:
     """Join the cluster of RAY_ADDRESS (set in a Ray job), or start one on this machine for this process.
 
     Does nothing if this process has joined one.
 
     Args:
-        least_cpus: Logical CPUs that a started cluster has at least: a task that asks for more would wait forever.
+        min_cpus: Logical CPUs that a cluster started here has at least: a task that asks for more waits forever.
     """
     if ray.is_initialized():
         return
-    # Workers inherit it: img2dataset's albumentations would ask the internet for its newest version.
+    # Workers inherit it: albumentations (of img2dataset) would otherwise look up its newest version on the internet.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
         return
     # Four logical CPUs at least: a data pipeline holds several small tasks at once, even on two cores.
-    num_cpus = max(4, os.cpu_count() or 1, math.ceil(least_cpus))
+    num_cpus = max(4, os.cpu_count() or 1, math.ceil(min_cpus))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is never preempted
-    # Ray Serve replaces a proxy that is not ready in time, and on a busy machine none ever would be.
+    # Ray Serve replaces a proxy that is not ready in time; on a busy machine none would be ready within its default.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     os.environ.setdefault(*PROXY_HOOK)
     # Serve gives user code and its router an event loop each, in threads of their own. The endpoint's code never blocks
     # one, and every change of thread costs a request milliseconds (benchmarks/serve.py).
     for loop in ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"):
         os.environ.setdefault(loop, "0")
-    # With the dashboard, Ray Train can ask how its controller is; without it, it complains every second.
+    # Without the dashboard Ray Train cannot query its controller's state, and warns every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""The background thread that writes one run to MLflow: its queue, retries, and how a run is opened again.
+"""The background thread that writes one run to MLflow: its queue, its retries, and the reopening of a run.
 
 No call waits for the tracking server and none raises because of it. While the server is unreachable, records wait in
 a queue and one warning is printed; they are written when it answers again, or are lost at the end of the stage.
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_S = 30.0  # between two attempts while the server is unreachable
-MAX_ATTEMPTS = 1000  # per record, over eight hours: one that the server chokes on must not block the rest for ever
+MAX_ATTEMPTS = 1000  # per record, over eight hours: one that makes the server fail must not block the rest forever
 MAX_QUEUED_RECORDS = 10_000  # while the server is unreachable; later ones are dropped
 CLOSE_TIMEOUT_S = 60.0  # the longest that the end of a stage waits for a slow server
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # used without a server: the client chooses the artifact folder
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the queue is the retry
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the queue retries
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # bounds what an unreachable server costs at the start and the end of a stage
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -46,22 +46,22 @@ class MlflowWriter:
     Attributes:
         run_id: None if tracking is off, or until the server has been reached.
         is_new: False if the run existed before this process opened it.
-        last_step: the last step that the run has a loss of from before; -1 for a new run.
+        last_step: the last step whose loss was recorded before this process opened the run; -1 for a new run.
     """
 
     def __init__(self, config: MLflowConfig, *, stage: str | None, run_file: Path | None, parent: str | None):
         """Start the thread, unless tracking is off.
 
         Args:
-            config: with an absolute URI.
-            stage: name of a run that is started here; None if it belongs to another process, which also ends it.
+            config: The `mlflow` settings, with an absolute URI.
+            stage: Name of a run that is started here; None if it belongs to another process, which also ends it.
             run_file: JSON file with the id of the run.
-            parent: id of the run that MLflow shows this one below.
+            parent: Id of the parent run, below which MLflow's pages show this one.
         """
         self.run_id: str | None = None
         self.is_new, self.last_step = True, -1
         self._config, self._stage, self._run_file, self._parent = config, stage, run_file, parent
-        self._created: str | None = None
+        self._created: str | None = None  # id of a run that was created and may not be in the run file yet
         self._started_ms = now_ms()
         self._client: MlflowClient | None = None
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ class MlflowWriter:
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True) if config.enabled else None
         if self._thread is not None:
-            _import()  # here, not in the thread: two threads that import at once can see half a module
+            _import()  # not in the thread: two threads that import at once can see a module that is half imported
             self._thread.start()
 
     def put(self, record: Record) -> None:
@@ -123,9 +123,9 @@ class MlflowWriter:
 
     def _open(self, client: "MlflowClient") -> str:
         """Return the id of the run in the run file or, in the process that starts the stage, of a new run."""
-        known = manifest.read_json(self._run_file) if self._run_file else None
-        if known and known["uri"] == self._config.uri:
-            return self._reopen(client, known["run"])
+        saved = manifest.read_json(self._run_file) if self._run_file else None
+        if saved and saved["uri"] == self._config.uri:
+            return self._reopen(client, saved["run"])
         if self._stage is None:
             raise ConnectionError("the driver has not reached it yet")
         self._created = self._created or self._create(client)  # once, even if a full disk rejects the run file
@@ -195,7 +195,8 @@ def _connect(config: MLflowConfig) -> "MlflowClient":
 def _new_experiment(client: "MlflowClient", config: MLflowConfig) -> str:
     """Create the experiment.
 
-    A server chooses the artifact folder itself. A bare database would take one relative to the first client's folder.
+    A server chooses the artifact folder itself. With a database alone, MLflow's default is relative to the working
+    folder of the first client.
     """
     is_database = config.uri.startswith(_DATABASES)
     artifacts = config.artifacts if "://" in config.artifacts else Path(config.artifacts).as_uri()

@@ -1,6 +1,6 @@
 """Run many Ray tasks, a few at a time; turn errors that a user can fix into one line; show progress.
 
-A task is a remote function of `ray.remote`; what its functions return and raise comes from `run`.
+The caller passes functions that each start one task; `run` yields the tasks' results and raises their errors.
 """
 
 import errno
@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from emage.utils.errors import InputError
 
-MARKER_AMOUNT = 0.001  # of a custom resource that a task takes: the resource marks nodes, it does not count tasks
+MARKER_AMOUNT = (
+    0.001  # of a node's custom resource, per task: so little that the resource does not limit the number of tasks
+)
 BUILT_IN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")  # every node has them
-CANCEL_TIMEOUT_S = 30.0  # for the workers of cancelled tasks to die; more only if their node was lost
+CANCEL_TIMEOUT_S = 30.0  # for the workers of cancelled tasks to die; they take longer only if their node is lost
 
 # Errors that a user can fix, by number. Everything else is a bug and keeps its stack trace.
 FIXABLE_ERRORS = {
@@ -41,18 +43,20 @@ def list_nodes(node_resource: str = "") -> list[dict[str, float]]:
 def resources_of_nodes(node_resource: str) -> dict[str, float]:
     """Return the `resources` option of a task or actor that runs only on nodes with this custom resource.
 
-    Prints a line if there is no such node yet.
+    Prints a line if no such node is alive yet.
 
     Args:
         node_resource: Name of the resource; "": any node.
 
     Raises:
-        InputError: It is a resource that every node has; or this machine, which is no cluster, lacks it.
+        InputError: It is a resource that every node has; or RAY_ADDRESS is not set and this machine lacks it.
     """
     if not node_resource:
         return {}
     if node_resource in BUILT_IN_RESOURCES:
-        raise InputError(f"node_resource={node_resource}: not one of Ray's own; give nodes one (ray start --resources)")
+        raise InputError(
+            f"node_resource={node_resource}: every node has this; name a custom one (ray start --resources)"
+        )
     if not list_nodes(node_resource):
         if not os.environ.get("RAY_ADDRESS"):
             raise InputError(f"node_resource={node_resource}: this machine has no such resource; leave it out here")
@@ -61,7 +65,7 @@ def resources_of_nodes(node_resource: str) -> dict[str, float]:
 
 
 def default_concurrency(node_resource: str = "") -> int:
-    """Return how many tasks run at once by default: one for two CPUs of the nodes that are alive now."""
+    """Return the default number of tasks at once: one per two CPUs of the nodes that are alive now."""
     return max(1, int(sum(node.get("CPU", 0) for node in list_nodes(node_resource))) // 2)
 
 
@@ -72,10 +76,11 @@ def run(
 ) -> Generator[Any, None, None]:
     """Start each call's task and yield the results as they arrive.
 
-    The first error stops everything: when it is raised, or this generator is closed, no task writes any more.
+    The first error ends all tasks. After it is raised, or this generator is closed, no task writes any more.
 
     Args:
-        calls: Each starts one task. They are read only as fast as tasks end, so there may be any number.
+        calls: Each starts one task and returns its ObjectRef. A call is made only when a task may run, so there may be
+            any number.
         folder: The path for an error's message, if the error names none.
         max_running: Returns how many tasks may run at once. It is called before each start, so that nodes which join
             later get work too.
@@ -101,23 +106,23 @@ def _next_result(running: list[ray.ObjectRef], folder: Path | None) -> Any:
     try:
         return ray.get(ready)
     except RayTaskError as error:
-        message = error.cause if isinstance(error.cause, InputError) else _fixable(error.cause, folder)
-        if message is None:
+        input_error = error.cause if isinstance(error.cause, InputError) else _to_input_error(error.cause, folder)
+        if input_error is None:
             raise
-        raise message from None  # without a stack trace
+        raise input_error from None  # without a stack trace
     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, OutOfDiskError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"a worker died once more than Ray tries again ({type(error).__name__}: {reason}); look at the memory and "
-            "the disk of its node, run fewer tasks at once, and run the same command again"
+            f"a worker died in every attempt ({type(error).__name__}: {reason}); look at the memory and the disk of "
+            "its node, run fewer tasks at once, and run the same command again"
         ) from None
 
 
 def _kill(refs: list[ray.ObjectRef]) -> None:
-    """End tasks with their worker processes and wait until Ray has cancelled them. A process may last a moment longer.
+    """Kill tasks with their worker processes and wait until Ray has cancelled them. A process may end a moment later.
 
-    A gentle cancel would hang: it makes the worker leave img2dataset's loop, whose thread pool then waits forever.
-    A task leaves the same behind as a killed worker, and that is deleted in the same way.
+    Without `force` the cancel would hang: it makes the worker leave img2dataset's loop, whose thread pool then waits
+    forever. A killed task leaves the same files as a lost worker; the next attempt deletes them.
     """
     for ref in refs:
         ray.cancel(ref, force=True)
@@ -135,13 +140,13 @@ def explain_disk_errors(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if (message := _fixable(error, folder)) is None:
+        if (input_error := _to_input_error(error, folder)) is None:
             raise
-        raise message from None
+        raise input_error from None
 
 
-def _fixable(error: Exception, folder: Path | None) -> InputError | None:
-    """Return the message for a disk error that a user can fix; None for any other error."""
+def _to_input_error(error: Exception, folder: Path | None) -> InputError | None:
+    """Return an InputError for a disk error that a user can fix; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in FIXABLE_ERRORS:
         return None
     path = error.filename or folder or "the output"
@@ -152,10 +157,10 @@ def progress_bar(stage: str, total: int, unit: str, done: int = 0) -> tqdm:
     """Return a bar with count, rate and time left; in a log, where every refresh is a new line, every ten seconds.
 
     Args:
-        stage: Its label.
+        stage: Label of the bar.
         total: Count at the end.
-        unit: Of the count, plural.
-        done: Of the total, how many an earlier run did: they count, but not in the rate.
+        unit: Unit of the count, plural.
+        done: Part of the total that an earlier run has done. It is in the count, not in the rate.
     """
     seconds = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(

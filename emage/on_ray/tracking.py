@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def resolve_uri(config: MLflowConfig) -> str:
-    """Return the tracking URI in force.
+    """Return the tracking URI that is used.
 
     MLFLOW_TRACKING_URI overrides the config; the path of an SQLite file is made absolute.
     """
@@ -50,11 +50,11 @@ def start(
     Waits for the server's first answer, or a timeout of a few seconds.
 
     Args:
-        config: relative paths are made absolute.
-        stage: name of the run: "ingest", "train", "evaluate", "serve".
-        settings: config dataclass, recorded as parameters and as config.yaml.
-        run_file: JSON file that holds the id of the run, written here if it does not exist.
-        parent: id of the run that MLflow's pages show this one below.
+        config: The `mlflow` settings; relative paths are made absolute.
+        stage: Name of the run: "ingest", "train", "evaluate", "serve".
+        settings: Config dataclass, recorded as parameters and as config.yaml.
+        run_file: JSON file with the id of the run, written here if it does not exist.
+        parent: Id of the parent run, below which MLflow's pages show this one.
 
     Returns:
         The run. As a context manager it ends as FINISHED, or as FAILED or KILLED if the block raises.
@@ -72,11 +72,11 @@ def attach(config: MLflowConfig, run_file: Path) -> "TrackedRun":
     """Open the run that a driver started, in another process.
 
     `close` (or the end of a `with` block) writes the queued records and leaves the run open for its driver. Metrics of
-    steps that the run has from before are not written again.
+    steps that were recorded before are not written again.
 
     Args:
-        config: the driver's `run.config`, whose paths are absolute.
-        run_file: the driver's.
+        config: `run.config` of the driver, whose paths are absolute.
+        run_file: The file that the driver passed to `start`.
     """
     config = dataclasses.replace(config, uri=resolve_uri(config))
     database = sqlite_file(config)
@@ -114,7 +114,7 @@ class TrackedRun:
         return self._writer.run_id
 
     def params(self, settings: dict[str, Any]) -> None:
-        """Record a (nested) dict of settings under dotted names. A run keeps the settings that it began with."""
+        """Record a (nested) dict of settings under dotted names. A run that is continued keeps its first settings."""
         flat = _flatten(settings)
 
         def write(client: Any, run_id: str, names: list[str]) -> None:
@@ -173,7 +173,7 @@ def _metrics(values: dict[str, float], when: int, step: int) -> list[Any]:
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": [1]}} -> {"a.b": "[1]"}, values truncated to what MLflow takes."""
+    """Return dotted names and texts: {"a": {"b": [1]}} -> {"a.b": "[1]"}. Texts are truncated to what MLflow takes."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict) and value:

@@ -1,1 +1,1 @@
-"""A model behind a queue: requests in, images out. Knows neither Ray nor, outside http/, HTTP."""
+"""A model behind a queue: requests in, images out. It does not depend on Ray, and on HTTP only in http/."""

@@ -1,4 +1,4 @@
-"""The types of the queue: what it needs of a model, what waits in it, what comes out of it, and its errors."""
+"""The types of the queue (batcher.py): the model that it needs, its entries, its results and its errors."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from emage.config import SamplingConfig
 
 
 class GenerationStep(Protocol):
-    """The part of GenerationStep (emage.inference) that the queue needs: a batch after a decoding step."""
+    """A batch after a decoding step: the part of emage.inference's GenerationStep that the queue needs."""
 
     @property
     def step(self) -> int: ...
@@ -59,7 +59,7 @@ class QueuedImage:
     prompt: str
     seed: int
     settings: SamplingConfig
-    inpainting_input: Any = None  # an edit: the input of the inpainting (Emage.prepare_inpainting)
+    inpainting_input: Any = None  # of an edit: what Emage.prepare_inpainting returned; None: a whole image is generated
     scored: bool = False  # the model computes the likelihood of the finished image
     num_previews: int = 0  # spread evenly over the decoding steps before the last
     on_preview: Callable[[IntermediateImage], None] | None = None  # called in the batcher's thread; must not raise
@@ -102,7 +102,7 @@ class BrokenModelError(GenerationError):
     """The model will never generate again: the process that holds it must be replaced.
 
     Args:
-        during: Whether it broke while it generated this very image, which may therefore be the cause.
+        during: True if it broke while it generated this very image, which may therefore be the cause.
     """
 
     def __init__(self, during: bool):

@@ -5,10 +5,9 @@
 
 1. An image joins the queue.
 2. When the model is free, the oldest image and the next ones of the same model and settings become a batch, up to
-   `max_batch_size`. A batch is formed no earlier, since images that arrive while another one runs would otherwise wait
-   in half-empty batches.
+   `max_batch_size`. It is not formed earlier, so that images which arrive while another batch runs can still join it.
 3. The batch runs in a thread. Each image has its own seed, so its pixels do not depend on the rest of the batch.
-   Between two decoding steps the thread checks whether any client still waits, and hands out the previews that are due.
+   Between two decoding steps the thread checks whether any client still waits, and sends the previews that are due.
 4. A batch that does not fit into memory is split into halves. After any other failure the model must generate a small
    image: if that fails too (a CUDA error leaves the process unusable), the model is broken for good.
 
@@ -122,6 +121,7 @@ class Batcher:
         return batch
 
     async def _run(self, batch: list[QueueEntry]) -> None:
+        """Generate a batch and give its images, or the error, to the clients that wait."""
         started = self._last_progress = time.monotonic()
         running, finished = _RunningBatch(batch, self._note_progress), list[FinishedImage]()
         try:
@@ -147,10 +147,11 @@ class Batcher:
             _log.exception("the metrics of a batch could not be recorded")
 
     def _note_progress(self) -> None:
-        """Called in the batcher's thread after every decoding step."""
+        """Note that a decoding step has ended, in the batcher's thread."""
         self._last_progress = time.monotonic()
 
     def _split(self, batch: list[QueueEntry]) -> None:
+        """Return a batch that ran out of memory to the queue, and limit the model's batches to half its size."""
         half = (len(batch) + 1) // 2
         _log.warning("%d images do not fit into memory; batches have at most %d from now on", len(batch), half)
         self._oom_limit = (batch[0].image.pipe, half)
@@ -184,6 +185,7 @@ class _RunningBatch:
         self._results = [entry.result for entry in batch]
 
     def run(self) -> list[FinishedImage]:
+        """Return the batch's images. Raises AllCancelled if no client waits for any of them any more."""
         images, last = self._images, None
         steps = images[0].pipe.generation_steps(
             [image.prompt for image in images],
@@ -206,20 +208,20 @@ class _RunningBatch:
         self._on_progress()  # the likelihood takes several forward passes, and the images are still to be decoded
         return [FinishedImage(image, score, last.num_steps) for image, score in zip(last.images(), scores, strict=True)]
 
-    def _send_previews(self, after: GenerationStep) -> None:
+    def _send_previews(self, generated: GenerationStep) -> None:
         """Hand a preview to every image for which one is due and a client waits."""
-        step, steps = after.step, after.num_steps
+        step, steps = generated.step, generated.num_steps
         rows = [i for i, image in enumerate(self._images) if image.is_preview_due(step, steps)]
         rows = [i for i in rows if not self._results[i].done()]
         if not rows:
             return
-        unmasked = after.fraction_unmasked()
-        for i, image in zip(rows, after.images(rows), strict=True):
+        unmasked = generated.fraction_unmasked()
+        for i, image in zip(rows, generated.images(rows), strict=True):
             on_preview: Any = self._images[i].on_preview
             on_preview(IntermediateImage(step, steps, unmasked[i], image))
 
 
 def warm_up(pipe: BatchPipeline) -> None:
     """Run two decoding steps and discard the images: the first image of a model takes longest."""
-    for after in itertools.islice(pipe.generation_steps(["a warm-up"], [0], pipe.settings(), [None]), 2):
-        after.images()
+    for step in itertools.islice(pipe.generation_steps(["a warm-up"], [0], pipe.settings(), [None]), 2):
+        step.images()

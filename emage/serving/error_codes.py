@@ -5,13 +5,13 @@ The answers, the OpenAPI description and docs/http_api.md all take them from her
 
 from dataclasses import dataclass
 
-MODEL_BROKE = "model_broke"  # while it generated this request, which may be the cause
-MODEL_BROKEN = "model_broken"  # before this request reached it
+BROKE_DURING_REQUEST = "model_broke"  # the model broke while it generated this request, which may be the cause
+BROKEN_BEFORE_REQUEST = "model_broken"  # the model had broken before this request reached it
 
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """What an error code means."""
+    """The status and the explanation of an error code."""
 
     status: int
     meaning: str
@@ -28,7 +28,11 @@ ERROR_CODES = {
     "invalid_form": ErrorCode(400, "The body of an edit is not a form.", "Send `multipart/form-data`."),
     "invalid_image": ErrorCode(400, "An uploaded image cannot be decoded or is too large.", _FIX),
     "content_policy_violation": ErrorCode(400, "The safety hook rejected the prompt or image.", "Change the prompt."),
-    "invalid_request": ErrorCode(400, "The HTTP request itself is malformed.", "Correct the headers or the body."),
+    "invalid_request": ErrorCode(
+        400,
+        "The HTTP request itself is malformed, or not one that this API answers.",
+        "Correct the headers or the body.",
+    ),
     "invalid_api_key": ErrorCode(
         401,
         "The API key is missing or wrong; or the endpoint has no key and the client is on another machine.",
@@ -66,12 +70,12 @@ ERROR_CODES = {
         "The endpoint is starting or stopping, or its first model is being loaded.",
         "Try again after `Retry-After` seconds.",
     ),
-    MODEL_BROKE: ErrorCode(
+    BROKE_DURING_REQUEST: ErrorCode(
         503,
         "The model failed for good during this request; its replica is being replaced.",
         "Try again after `Retry-After` seconds; report a request that repeats it.",
     ),
-    MODEL_BROKEN: ErrorCode(
+    BROKEN_BEFORE_REQUEST: ErrorCode(
         503,
         "The model had failed for good before this request; its replica is being replaced.",
         "Try again after `Retry-After` seconds.",

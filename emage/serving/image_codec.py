@@ -1,4 +1,4 @@
-"""Image files: the uploads of an edit decoded, generated images encoded."""
+"""Image files: decodes the uploads of an edit, encodes generated images."""
 
 import io
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from emage.serving.limits import MAX_UPLOAD_PIXELS
 from emage.serving.request import Format, GenerationRequest, RequestError
 from emage.utils.errors import InputError
 
-DECODE_ERRORS = {
+DECODE_ERROR_TEXTS = {
     "not_an_image": "it is not an image (PNG, JPEG, WebP, GIF, BMP or TIFF)",
     "too_many_pixels": f"it has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels",
     "too_small": "it has no pixels",
@@ -53,7 +53,7 @@ def _decode(name: str, data: bytes) -> Image.Image:
     try:
         return decode_image.open_upload(data, max_pixels=MAX_UPLOAD_PIXELS)
     except decode_image.ImageError as error:
-        reason = DECODE_ERRORS.get(error.reason, "it cannot be decoded")
+        reason = DECODE_ERROR_TEXTS.get(error.reason, "it cannot be decoded")
         raise RequestError("invalid_image", f"{name}: {reason}", name) from None
 
 

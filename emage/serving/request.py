@@ -21,7 +21,7 @@ class RequestError(Exception):
         code: A key of `ERROR_CODES`, which gives the HTTP status.
         message: One line for the client: what is wrong and what to do.
         param: The request's field that is at fault.
-        retry_s: Seconds until the client may try again (Retry-After); 0: none.
+        retry_s: Seconds until the client may try again, sent as Retry-After; 0: no such header.
     """
 
     def __init__(self, code: str, message: str, param: str | None = None, retry_s: int = 0):
@@ -40,7 +40,7 @@ class GenerationRequest:
     candidates: int = 1  # generated per image; the best by `rank` is returned
     rank: Rank = "likelihood"
     sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig that replace the model's own
-    size: str | None = None  # WIDTHxHEIGHT, or auto
+    size: str | None = None  # WIDTHxHEIGHT of the model's images, its only size; None or auto mean the same
     image: bytes | None = None  # an edit: the image file of which the part that `mask` marks is regenerated
     mask: bytes | None = None
     format: Format = "png"
@@ -53,9 +53,9 @@ class PreviewImage:
 
     index: int
     seed: int
-    number: int  # of this image's previews, from 0
-    step: int
-    steps: int
+    preview_index: int  # among the previews of this image, from 0
+    step: int  # decoding steps done
+    steps: int  # decoding steps in all
     unmasked: float  # fraction of the tokens
     size: str  # WIDTHxHEIGHT
     file: bytes

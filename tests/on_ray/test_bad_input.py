@@ -55,7 +55,7 @@ import pytest
             "seed=-1: must be a whole number from 0 to 2^63 - 1",
         ),
         ("serve", "tiny checkpoint=taken", "is not a checkpoint folder"),
-        ("serve", "tiny checkpoint=nothing", "there is no such folder"),
+        ("serve", "tiny checkpoint=nothing", "checkpoint=nothing: no such folder"),
     ],
 )
 def test_one_line_exit_2_nothing_written(

@@ -1,4 +1,4 @@
-"""The one shape of the four drivers: what a run opens and in which order, and that a refused one opens nothing."""
+"""The one shape of the four drivers: what a run opens and in which order, and that a rejected one opens nothing."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -131,7 +131,7 @@ def test_every_driver_has_the_same_steps_and_returns_a_dict(name: str, run):
         ("serve", "access.api_key_file=absent", "access.api_key_file=absent"),
     ],
 )
-def test_a_refused_input_starts_nothing(name: str, words: str, message: str, run, events: list[str], tmp_path: Path):
+def test_a_rejected_input_starts_nothing(name: str, words: str, message: str, run, events: list[str], tmp_path: Path):
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=message):
         run(name, *words.split(), "mlflow.uri=sqlite:///mlflow.db")
@@ -170,7 +170,7 @@ def test_ray_does_not_start_while_another_program_writes(name: str, run, events:
 @pytest.mark.parametrize(
     ("name", "words"), [("ingest", "shuffle.seed=9"), ("train", "run.seed=9"), ("evaluate", "seed=9")]
 )
-def test_other_settings_on_the_same_output_are_refused_before_ray(name: str, words: str, run, events: list[str]):
+def test_other_settings_on_the_same_output_are_rejected_before_ray(name: str, words: str, run, events: list[str]):
     run(name)
     events.clear()
     with pytest.raises(InputError, match=r"already holds a run with .*seed=0 \(now 9\)"):

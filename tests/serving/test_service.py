@@ -58,7 +58,7 @@ def test_a_stream_has_previews_before_each_image() -> None:
     events = asyncio.run(scene())
     for index in range(2):
         *previews, last = [event for event in events if event.index == index]
-        assert [(p.number, p.step, p.steps, p.unmasked) for p in previews if isinstance(p, PreviewImage)] == [
+        assert [(p.preview_index, p.step, p.steps, p.unmasked) for p in previews if isinstance(p, PreviewImage)] == [
             (0, 1, 4, 0.25),
             (1, 2, 4, 0.5),
             (2, 3, 4, 0.75),

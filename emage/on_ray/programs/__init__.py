@@ -1,1 +1,1 @@
-"""Programs that start or check several stages: the demo, the paper's tables, the doctor."""
+"""Programs that run several stages (demo, reproduce) or check a machine and its cluster (doctor)."""

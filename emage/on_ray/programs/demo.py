@@ -1,7 +1,7 @@
 """The whole job on one machine: ingest images over HTTP, train, evaluate, serve; with the `demo` preset.
 
-Images and captions come from the toy world of emage.data.shapes, and a web server in this process offers them by URL.
-Everything else is what a cluster runs: the same drivers, in this order, on a Ray cluster of this machine.
+Images and captions come from the toy world of emage.data.shapes, and a web server in this process serves them by URL.
+The stages are those of a cluster: the same drivers, on a Ray cluster that is started on this machine.
 """
 
 import functools
@@ -42,7 +42,7 @@ REPORT = "demo_report.json"
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
-    """Run every stage and print what each did and took. A stage that an earlier attempt finished is not run again.
+    """Run every stage and print its result and its seconds. A stage that an earlier attempt finished is not run again.
 
     Returns:
         The report, also in demo_report.json: the reports of ingest and evaluation, and the seconds of each stage.
@@ -120,9 +120,9 @@ def _render(config: DemoConfig, output: Path) -> int:
 
 
 def _write_broken_files(www: Path) -> list[str]:
-    """Write what the web is full of: text with an image's name, half a JPEG, an image too small; return their names.
+    """Write files that an ingest must reject; return their names, and names of files that do not exist.
 
-    With them names of files that do not exist.
+    They are text with an image's name, half a JPEG, and an image that is too small.
     """
     whole = www / "whole.jpg"
     Image.effect_noise((256, 256), 50).save(whole)
@@ -135,8 +135,8 @@ def _write_broken_files(www: Path) -> list[str]:
     return [kind.format(i) for kind in kinds for i in range(BROKEN_ROWS)]
 
 
-def _held_out(output: Path) -> list[str]:
-    """Return the captions of the evaluation; no training image has them."""
+def _read_held_out(output: Path) -> list[str]:
+    """Return the captions of the evaluation, which no training image has."""
     return (output / "captions.txt").read_text().splitlines()
 
 
@@ -152,7 +152,7 @@ def _train_config(config: DemoConfig, output: Path) -> TrainConfig:
         method=config.method,
         data={"path": str(output / "ingest" / "tokens")},
         optim={} if config.steps is None else {"steps": config.steps},
-        run={"output": str(output / "train"), "seed": config.seed, "prompts": _held_out(output)[:12]},
+        run={"output": str(output / "train"), "seed": config.seed, "prompts": _read_held_out(output)[:12]},
     )
 
 
@@ -169,7 +169,7 @@ def _evaluate_config(config: DemoConfig, output: Path, model: Path) -> EvaluateC
 
 def _write_filmstrip(model: Path, output: Path) -> None:
     pipe = Emage.from_pretrained(str(model), device="cpu")
-    image_grid.make_filmstrip(list(pipe.stream(_held_out(output)[0]))).save(output / "strip.png")
+    image_grid.make_filmstrip(list(pipe.stream(_read_held_out(output)[0]))).save(output / "strip.png")
 
 
 def _send_request(config: DemoConfig, output: Path, model: Path) -> float:
@@ -178,12 +178,12 @@ def _send_request(config: DemoConfig, output: Path, model: Path) -> float:
     serve.validate(settings)
     url = serve.start(serve.resolve(settings))
     try:
-        body = json.dumps({"prompt": _held_out(output)[0], "seed": config.seed}).encode()
+        body = json.dumps({"prompt": _read_held_out(output)[0], "seed": config.seed}).encode()
         request = urllib.request.Request(
             f"{url}/v1/images/generations", data=body, headers={"Content-Type": "application/json"}
         )
         started = time.monotonic()
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through the environment's proxy
         with direct.open(request, timeout=60) as answer:
             png = b64decode(json.load(answer)["data"][0]["b64_json"])
         took = time.monotonic() - started
@@ -198,7 +198,7 @@ def _send_request(config: DemoConfig, output: Path, model: Path) -> float:
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Print no line per request: there are six thousand."""
+        """Print nothing: there are six thousand requests."""
 
 
 @contextmanager

@@ -56,7 +56,7 @@ NCCL_CHECK = "emage.on_ray.programs.nccl_check"
 class Check(NamedTuple):
     """One row of the table."""
 
-    what: str  # is checked
+    what: str  # name of the check
     result: Literal["ok", "warning", "failed", "skipped"]
     found: str
     advice: str = ""  # what to do
@@ -89,6 +89,7 @@ def run(config: DoctorConfig) -> None:
 
 
 def check_machine(config: DoctorConfig) -> Iterator[Check]:
+    """Yield the rows of this machine: Python, compiler, memory, disk, GPUs."""
     python = platform.python_version()
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
     yield make_check("Python", good, python, "install Python 3.11, 3.12 or 3.13")
@@ -110,7 +111,7 @@ def check_machine(config: DoctorConfig) -> Iterator[Check]:
 
 
 def check_gpus() -> Iterator[Check]:
-    """Check that PyTorch has kernels for each GPU, and that NCCL sums over two of them."""
+    """Yield a row per GPU that states whether PyTorch has kernels for it, and one for a sum over two GPUs by NCCL."""
     count = torch.cuda.device_count()
     if not count:
         yield Check("GPUs here", "skipped", f"none that PyTorch {torch.__version__} sees")
@@ -148,6 +149,7 @@ def succeeds(command: list[str], seconds: float) -> bool:
 
 
 def check_cluster(config: DoctorConfig) -> Iterator[Check]:
+    """Start or join Ray; yield the rows of its nodes, their object stores and the shared storage."""
     launch.start_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     available = ray.cluster_resources().get("GPU", 0)
@@ -168,7 +170,7 @@ def check_cluster(config: DoctorConfig) -> Iterator[Check]:
 
 
 def check_shared_storage(folder: str, nodes: list[dict[str, Any]]) -> Iterator[Check]:
-    """Let every node write a file, then every node read those of all."""
+    """Let every node write a file, then let every node read all of them; yield a row per node and direction."""
     token = uuid.uuid4().hex
     paths = {node["NodeID"]: f"{folder}/.doctor-{token}-{node['NodeID'][:12]}" for node in nodes}
     advice = "mount the same storage, writable, on every node (or give object storage by its URI)"
@@ -185,7 +187,7 @@ def check_shared_storage(folder: str, nodes: list[dict[str, Any]]) -> Iterator[C
 
 
 def run_on_node(node: dict[str, Any], work: Any, *arguments: Any) -> str:
-    """Run the remote function on this node; return what it finds wrong, or why it could not run there."""
+    """Run the remote function on this node; return the problem that it reports or that kept it from running, or ""."""
     pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     try:
         wrong: Any = ray.get(
@@ -198,7 +200,7 @@ def run_on_node(node: dict[str, Any], work: Any, *arguments: Any) -> str:
 
 @ray.remote
 def _write(path: str, token: str) -> str:
-    """Write the token; return what is wrong, "" if nothing."""
+    """Write the token into a file; return the problem, or ""."""
     try:
         system, path = storage.find(path)
         system.create_dir(os.path.dirname(path), recursive=True)
@@ -211,7 +213,7 @@ def _write(path: str, token: str) -> str:
 
 @ray.remote
 def _read(paths: list[str], token: str) -> str:
-    """Read every file; return what is wrong, "" if nothing."""
+    """Read every file and compare it with the token; return the problem, or ""."""
     for path in paths:
         try:
             system, path = storage.find(path)
@@ -227,6 +229,7 @@ def _read(paths: list[str], token: str) -> str:
 
 
 def check_services(config: DoctorConfig) -> Iterator[Check]:
+    """Yield the rows of the tracking server and of published weights."""
     yield check_tracking_server(tracking.resolve_uri(config.mlflow))
     if config.tokenizer in tokenizers.TOKENIZERS:
         yield check_weights(f"tokenizer {config.tokenizer}", download.cached(config.tokenizer), "tokenize.weights=FILE")
@@ -256,7 +259,7 @@ def check_tracking_server(uri: str) -> Check:
 
 
 def check_weights(what: str, path: Path, setting: str) -> Check:
-    """Look for published weights in the cache. `setting` names the file instead."""
+    """Return the row of published weights in the cache. `setting` is the setting that passes them as a file."""
     if path.exists():
         return Check(what, "ok", str(path))
     return Check(what, "warning", "not here", f"it is fetched by name at first use; without a network: {setting}")

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: runs the experiments that are not finished, on Ray, and writes the reports.
+"""The paper's tables and figures: run the experiments that are not finished, on Ray, and write the reports.
 
 output/models, evaluations, latency, ...   one folder per experiment (emage.reproduce.experiments)
 output/table3.md, .json, .png              one of each per study; findings.md of `all`
@@ -24,6 +24,7 @@ from emage.reproduce.shapes_dataset import SmallWorld
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
+# Type of an experiment's settings -> the program that runs it and returns its result.
 PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
     SmallWorld: shapes_dataset.make,
     TrainConfig: lambda config: {"model": Path(train(config)["model"]).name},
@@ -65,7 +66,7 @@ def reproduce(config: ReproduceConfig) -> None:
 
 
 def _run_experiment(settings: Any, on_gpu: bool) -> dict[str, Any]:
-    """Run an experiment's program: here if it uses Ray itself or no network, otherwise on a GPU of the cluster."""
+    """Run an experiment's program: in this process if it starts Ray itself or needs no GPU, else on a GPU node."""
     program = PROGRAMS[type(settings)]
     if not on_gpu or isinstance(settings, TrainConfig | EvaluateConfig | SmallWorld):
         return program(settings)
@@ -74,7 +75,7 @@ def _run_experiment(settings: Any, on_gpu: bool) -> dict[str, Any]:
 
 
 def validate(config: ReproduceConfig) -> None:
-    """Raise InputError for settings that make no sense."""
+    """Raise InputError for settings that are not allowed, or a device that is not available."""
     check(config)
     if config.device != "auto":
         check_device(config.device)

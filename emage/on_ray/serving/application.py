@@ -1,9 +1,9 @@
-"""The Serve application: how the two deployments are sized, limited and connected.
+"""The Serve application: it connects the two deployments and sets their size and limits.
 
     client ── proxy ── Frontend (HTTP, no model) ── Model (a queue and a model, on a GPU)
 
 Two deployments, so that the page, the errors and the health check answer while a model is loaded or lost, and the
-requests of a lost model go to another replica. This file never sees a token.
+requests of a lost model go to another replica.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ from emage.serving.http.app import Options
 from emage.serving.http.auth import AccessOptions
 from emage.serving.limits import MAX_OPEN_REQUESTS
 
-QUIET = {"log_level": "WARNING"}  # on the terminal that started it; INFO is one line per request
-SPARE_REQUESTS = 64  # at a replica, beyond its queue: it rejects in the API's form what Serve would reject in its own
+QUIET_LOGGING = {"log_level": "WARNING"}  # of Serve on the terminal: INFO would be one line per request
+SPARE_REQUESTS = (
+    64  # at a replica, beyond its queue: the replica rejects them in the API's form, Serve would in its own
+)
 FRONTEND_CPUS = 0.5
-HEALTH_PERIOD_S = 2.0  # a replica that is found unhealthy three times is replaced
+HEALTH_PERIOD_S = 2.0  # between health checks; a replica that fails three of them is replaced
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a server has found out before the endpoint starts."""
+    """The checked inputs of an endpoint."""
 
     config: ServeConfig  # with the absolute path of a checkpoint folder
     key_sha256: str | None  # of the API key; None: clients need none
@@ -36,8 +38,8 @@ class Inputs:
 def read_inputs(config: ServeConfig) -> Inputs:
     """Read the API key, import the safety hook and check the checkpoint. Raises InputError."""
     key = checks.key_sha256(config)
-    checks.load_safety(config.access.safety)  # here, to refuse it now; each replica imports its own
-    return Inputs(checks.find_checkpoint(config), key)
+    checks.load_safety(config.access.safety)  # to reject a wrong name now; each replica imports it again
+    return Inputs(checks.resolve_checkpoint(config), key)
 
 
 def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve.Application:
@@ -51,14 +53,14 @@ def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve
     config = inputs.config
     access = AccessOptions(inputs.key_sha256, tuple(config.access.origins), int(config.access.max_upload_mb * 1e6))
     model = Model.options(  # type: ignore[attr-defined]
-        **_scale(config),
+        **_replica_options(config),
         ray_actor_options={"num_gpus": config.gpus_per_replica},
         user_config={"checkpoint": config.checkpoint},
         max_ongoing_requests=config.max_batch_size + config.max_queued + SPARE_REQUESTS,
         max_queued_requests=MAX_OPEN_REQUESTS,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=config.timeout_s,
-        logging_config=QUIET,
+        logging_config=QUIET_LOGGING,
         **options,
     )
     frontend = Frontend.options(  # type: ignore[attr-defined]
@@ -66,17 +68,17 @@ def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve
         ray_actor_options={"num_cpus": FRONTEND_CPUS},
         max_ongoing_requests=MAX_OPEN_REQUESTS,
         graceful_shutdown_timeout_s=config.timeout_s,
-        logging_config=QUIET,
+        logging_config=QUIET_LOGGING,
     )
     return frontend.bind(model.bind(config, load), Options(config.timeout_s, access))
 
 
-def least_cpus(config: ServeConfig) -> float:
-    """Return the logical CPUs that all replicas and frontends need at once."""
+def count_cpus(config: ServeConfig) -> float:
+    """Return the number of logical CPUs that all replicas and frontends need together."""
     return max(config.num_replicas, config.autoscaling.max_replicas) + FRONTEND_CPUS * config.num_frontends
 
 
-def _scale(config: ServeConfig) -> dict[str, Any]:
+def _replica_options(config: ServeConfig) -> dict[str, Any]:
     """Return options for a fixed number of replicas, or for one that follows the load."""
     scale = config.autoscaling
     if not scale.max_replicas:

@@ -16,9 +16,9 @@ from emage.on_ray.serving.metrics import ModelMetrics
 from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.serving.service import QueueLimits, Service, ServicePipeline
 
-STUCK_S = 60.0  # a decoding step that takes longer, and longer than a whole request may, will not end
+STUCK_S = 60.0  # a decoding step that takes longer than this, and longer than `timeout_s`, is considered stuck
 
-Load = Callable[[ServeConfig], ServicePipeline]
+Load = Callable[[ServeConfig], ServicePipeline]  # loads the model of `config.checkpoint`
 
 _log = logging.getLogger(__name__)
 
@@ -40,28 +40,28 @@ class Model:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the checkpoint of `user_config`: called by Serve before the first request and after each change.
 
-        The first model is waited for. A later one is loaded in the background while the previous one keeps generating:
-        Serve would send no request here until this returned.
+        This call waits for the first model. A later one is loaded in the background while the previous one generates,
+        because Serve sends no request here until this call returns.
         """
         checkpoint = user_config["checkpoint"]
         if self._service is None:
-            self._service = await self._begin(checkpoint)
+            self._service = await self._start_service(checkpoint)
         elif checkpoint != self._requested:
             if self._reload:
                 self._reload.cancel()
             self._reload = asyncio.create_task(self._replace(self._service, checkpoint))
         self._requested = checkpoint
 
-    async def _begin(self, checkpoint: str) -> Service:
-        """Return a service with the first model: that of `args` if the one deployed since then cannot be loaded."""
+    async def _start_service(self, checkpoint: str) -> Service:
+        """Return a service with the first model: if `checkpoint` cannot be loaded, that of the application's `args`."""
         config = self._config
         try:
-            pipe = await self._loaded(checkpoint)
+            pipe = await self._load_pipeline(checkpoint)
         except Exception as error:
             if checkpoint == config.checkpoint:
                 raise
-            self._keep_model(checkpoint, error)
-            pipe = await self._loaded(config.checkpoint)
+            self._note_failed_load(checkpoint, error)
+            pipe = await self._load_pipeline(config.checkpoint)
         limits = QueueLimits(config.max_batch_size, config.batch_wait_s, config.max_queued)
         service = Service(pipe, limits, checks.load_safety(config.access.safety), self._metrics.record_batch)
         await service.warm_up()
@@ -69,20 +69,21 @@ class Model:
         return service
 
     async def _replace(self, service: Service, checkpoint: str) -> None:
+        """Load another checkpoint and let the service use it; if that fails, the previous model stays."""
         self._reload_state = {"loading": checkpoint}
         try:
-            pipe = await self._loaded(checkpoint)
+            pipe = await self._load_pipeline(checkpoint)
             await service.replace(pipe)
-        except Exception as error:  # whatever is wrong with the new one, the old one still generates
-            self._keep_model(checkpoint, error)
+        except Exception as error:  # whatever is wrong with the new model, the previous one still generates
+            self._note_failed_load(checkpoint, error)
         else:
             self._metrics.record_model(pipe.metadata.get("step", 0))
             self._reload_state = {}
 
-    async def _loaded(self, checkpoint: str) -> ServicePipeline:
+    async def _load_pipeline(self, checkpoint: str) -> ServicePipeline:
         return await asyncio.to_thread(self._load, replace(self._config, checkpoint=checkpoint))
 
-    def _keep_model(self, checkpoint: str, error: Exception) -> None:
+    def _note_failed_load(self, checkpoint: str, error: Exception) -> None:
         _log.error("%s could not be loaded; the previous model stays", checkpoint, exc_info=error)
         self._reload_state = {"not_loaded": checkpoint, "reason": (str(error) or repr(error)).splitlines()[0][:300]}
 
@@ -107,7 +108,7 @@ class Model:
             return error
 
     def check_health(self) -> None:
-        """Raise if Serve must replace this replica."""
+        """Raise RuntimeError if Serve must replace this replica, which calls this method regularly."""
         if self._service is None:
             return
         if self._service.broken:
@@ -127,7 +128,7 @@ def load_checkpoint(config: ServeConfig) -> ServicePipeline:
 
     import emage
 
-    if config.gpus_per_replica == 0:  # Ray allows an actor of one CPU one thread
+    if config.gpus_per_replica == 0:  # for an actor of one CPU, Ray sets PyTorch to one thread
         torch.set_num_threads(cpu_threads(config))
     pipe = emage.Emage.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
     if config.compile:
@@ -140,6 +141,6 @@ def load_checkpoint(config: ServeConfig) -> ServicePipeline:
 def cpu_threads(config: ServeConfig) -> int:
     """Return the number of threads of each replica without a GPU: all cores but one, which is left for HTTP.
 
-    Another number may change pixels: sums are rounded in another order.
+    Another number of threads may change pixels, because sums are rounded in another order.
     """
     return max(1, ((os.cpu_count() or 1) - 1) // config.num_replicas)

@@ -1,4 +1,4 @@
-"""Checkpoint -> HTTP endpoint on Ray Serve: how it starts, prints its URL, waits for a signal, and drains."""
+"""Checkpoint -> HTTP endpoint on Ray Serve: the driver starts it, prints its URL, waits for a signal and drains it."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from emage.on_ray.serving.deployment import Load, load_checkpoint
 from emage.serving.request import MODEL_NAME
 from emage.utils.errors import InputError
 
-SPARE_S = 30.0  # Serve's own deadline is this much later than ours, which answers in the API's form
+PROXY_GRACE_S = 30.0  # between our timeout, answered in the API's form, and that of Serve's proxy
 
 
 def serve(config: ServeConfig) -> dict[str, Any]:
@@ -31,12 +31,12 @@ def serve(config: ServeConfig) -> dict[str, Any]:
     """
     validate(config)
     inputs = resolve(config)
-    with launch.ray_run(inputs.config, "serve", least_cpus=application.least_cpus(config)):
+    with launch.ray_run(inputs.config, "serve", min_cpus=application.count_cpus(config)):
         return run(inputs)
 
 
 def validate(config: ServeConfig) -> None:
-    """Raise InputError for settings that make no sense anywhere."""
+    """Raise InputError for settings that no machine could run."""
     check(config)
     if not config.gpus_per_replica and not config.device.startswith("cuda"):
         from emage.model import device_support  # loads PyTorch
@@ -62,12 +62,12 @@ def run(inputs: Inputs) -> dict[str, Any]:
         if os.environ.get("RAY_ADDRESS"):
             ray.serve.shutdown()
         else:
-            ray.shutdown()  # this process started it; and it prints less than ray.serve.shutdown
+            ray.shutdown()  # this process started Ray; ray.serve.shutdown would print more
     return report
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print the endpoint's address and a line to try it."""
+    """Print the endpoint's address and a command line to try it."""
     print(f"\nready: {report['url']} (Ctrl-C ends it)\n\n{curl(report['url'])}\n", flush=True)
 
 
@@ -77,14 +77,14 @@ def start(inputs: Inputs, load: Load = load_checkpoint) -> str:
     `load` loads the model in a replica. Raises InputError if that fails.
     """
     config = inputs.config
-    options = {"host": config.host, "port": config.port, "request_timeout_s": config.timeout_s + SPARE_S}
+    options = {"host": config.host, "port": config.port, "request_timeout_s": config.timeout_s + PROXY_GRACE_S}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.serve.start(http_options=options, logging_config=application.QUIET)
+    ray.serve.start(http_options=options, logging_config=application.QUIET_LOGGING)
     try:
         # One attempt: the user waits at the terminal for the error.
         ray.serve.run(application.build(inputs, load, max_constructor_retry_count=1), name=MODEL_NAME)
     except RuntimeError:
-        reason = _failure()
+        reason = _load_error_text()
         stop()
         raise InputError(f"{config.checkpoint} could not be served: {reason}") from None
     return f"http://{config.host}:{config.port}"
@@ -96,15 +96,15 @@ def stop() -> None:
 
 
 def curl(url: str) -> str:
-    """Return a line to paste into a terminal: one image into image.png."""
+    """Return a command line that requests one image and writes it to image.png."""
     body = '{"prompt": "a small red circle above a large blue square", "seed": 7}'
     request = f"curl -s {url}/v1/images/generations -H 'Content-Type: application/json' -d '{body}'"
     decode = "import base64, json, sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)"
     return f"""{request} | python3 -c '{decode}["data"][0]["b64_json"]))' > image.png"""
 
 
-def _failure() -> str:
-    """Return what the replica's `__init__` raised: the last line of the stack trace in the deployment's status."""
+def _load_error_text() -> str:
+    """Return the error that the replica's start raised: the last line of the stack trace in the deployment's status."""
     trace = ray.serve.status().applications[MODEL_NAME].deployments["Model"].message
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     return lines[-1].removeprefix("emage.utils.errors.InputError: ") if lines else "see Ray's log"

@@ -1,7 +1,7 @@
 """Ray Serve's own answers in the API's form: a middleware in the process of Serve's HTTP proxy.
 
-Serve has plain text, or nothing at all, for requests that no Frontend answered: the Frontend was lost meanwhile, the
-endpoint is being stopped, a queue is full. Serve finds `middlewares` by an environment variable of the proxy's process
+If no Frontend answers a request (it was lost meanwhile, the endpoint is being stopped, a queue is full), Serve answers
+with plain text or not at all. Serve finds `middlewares` by an environment variable of the proxy's process
 (`launch.PROXY_HOOK`): on one machine `launch.start_ray` sets it, on a cluster it must be set when Ray is started on a
 node.
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from emage.serving.http.error_handlers import error_answer
 
 REMOVED_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-NO_ANSWER = 0  # in the place of a status: Serve ended the request without an answer
+NO_ANSWER = 0  # instead of a status: Serve ended the request without an answer
 # Serve's status -> error code and message. Every path is the endpoint's, so Serve's 404 means that no endpoint runs.
 PROXY_ERRORS = {
     NO_ANSWER: ("replica_lost", "the process that handled this request was lost; try again"),
@@ -27,7 +27,7 @@ PROXY_ERRORS = {
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve puts around its proxy."""
+    """Return the middlewares for Serve's proxy."""
     return [Middleware(ApiErrorMiddleware)]
 
 
@@ -44,7 +44,7 @@ class ApiErrorMiddleware:
         serve_status: int | None = NO_ANSWER  # the status of an answer of Serve's own; None: a Frontend answers
         serve_text = b""
 
-        async def hold_back_serves_own(message: Message) -> None:
+        async def send_unless_serves_own(message: Message) -> None:
             nonlocal serve_status, serve_text
             if message["type"] == "http.response.start":
                 kind = dict(message.get("headers", [])).get(b"content-type", b"")
@@ -55,7 +55,7 @@ class ApiErrorMiddleware:
             else:
                 serve_text += message.get("body", b"")
 
-        await self.app(scope, receive, hold_back_serves_own)
+        await self.app(scope, receive, send_unless_serves_own)
         if serve_status is not None:
             is_queue_full = serve_status == 503 and b"backpressure" in serve_text  # Serve's BackPressureError
             code, message = PROXY_ERRORS[429 if is_queue_full else serve_status]

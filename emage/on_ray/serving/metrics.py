@@ -1,7 +1,7 @@
-"""The endpoint's metrics, as Ray's metrics: Prometheus finds them at every node's exporter, with the prefix `ray_`.
+"""The endpoint's metrics, exported by Ray: Prometheus reads them at every node, with the prefix `ray_`.
 
-`RequestMetrics.text` collects the metrics of the exporters of all nodes, so that one address shows all replicas. The
-exporters are about ten seconds behind their processes.
+`RequestMetrics.text` collects the metrics of all nodes' exporters, so that one address shows all replicas. An exporter
+is about ten seconds behind its processes.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ async def _exporter_text(session: aiohttp.ClientSession, node: dict) -> str:
 
 
 def _merged_lines(texts: list[str]) -> Iterator[str]:
-    """Yield our lines of several exporters, grouped by metric below one HELP and one TYPE line."""
+    """Yield the lines of our metrics from several exporters, grouped by metric below one HELP and one TYPE line."""
     heads: dict[str, list[str]] = {}
     lines: dict[str, list[str]] = {}
     for text in texts:

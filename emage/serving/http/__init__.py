@@ -1,1 +1,1 @@
-"""The HTTP endpoint: what goes over the wire, who may ask how much, the routes, the playground page. Knows no Ray."""
+"""The HTTP API: schemas, access rules, routes, OpenAPI description and playground page. It does not depend on Ray."""

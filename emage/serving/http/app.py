@@ -1,4 +1,4 @@
-"""The endpoint as an ASGI application: routes, error handlers, access rules and metrics put together."""
+"""The endpoint as an ASGI application: it connects routes, error handlers, access rules and metrics."""
 
 import time
 from dataclasses import dataclass, field
@@ -28,19 +28,19 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
     """Make the endpoint.
 
     Args:
-        backend: What generates the images.
+        backend: Generates the images.
         options: Timeout and access rules.
-        metrics: What records the requests; None: the endpoint has no /metrics.
+        metrics: Records the requests; None: the endpoint has no /metrics.
     """
     app = FastAPIOffline(title="Emage", version=__version__, redoc_url=None)
-    app.openapi = lambda: openapi.schema(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.state.backend, app.state.options, app.state.metrics = backend, options, metrics
     app.state.created = int(time.time())
     _add_routes(app, with_metrics=metrics is not None)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(AuthMiddleware, options=options.access)
-    if origins := options.access.origins:  # outside the access rules, so that those sites' pages can read a rejection
+    if origins := options.access.origins:  # it wraps the access rules, so that those sites' pages can read a rejection
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     if metrics:
         app.add_middleware(MetricsMiddleware, metrics=metrics)
@@ -70,13 +70,15 @@ class MetricsMiddleware:
             return await self.app(scope, receive, send)
         status, started = 499, time.monotonic()  # 499: the client disconnected before an answer began
 
-        async def send_and_note(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self.app(scope, receive, send_and_note)
+            await self.app(scope, receive, send_and_note_status)
         finally:
-            route = getattr(scope.get("route"), "path", "other")  # not the path: clients could invent millions
+            route = getattr(
+                scope.get("route"), "path", "other"
+            )  # the path itself would be a label with any number of values
             self.metrics.record_request(route, status, time.monotonic() - started)

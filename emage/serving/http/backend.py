@@ -1,4 +1,4 @@
-"""The interfaces behind the HTTP API: who generates the images, and who counts the requests."""
+"""The interfaces that the HTTP API needs: one generates the images, one records the requests."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImag
 
 
 class Backend(Protocol):
-    """Generates images: emage.serving.service.Service, or replicas of it. All methods may raise RequestError."""
+    """Generates images: emage.serving.service.Service, or replicas of it. Its methods may raise RequestError."""
 
     async def generate(self, request: GenerationRequest) -> list[GeneratedImage]: ...
     def stream(self, request: GenerationRequest) -> AsyncGenerator[PreviewImage | GeneratedImage, None]: ...
@@ -15,7 +15,7 @@ class Backend(Protocol):
 
 
 class MetricsSink(Protocol):
-    """Records the requests, and shows the metrics of the whole endpoint in Prometheus' text format."""
+    """Records the requests, and returns the metrics of the whole endpoint in Prometheus' text format."""
 
     def record_request(self, route: str, status: int, seconds: float) -> None: ...
     async def text(self) -> str: ...

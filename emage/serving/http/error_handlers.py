@@ -1,4 +1,4 @@
-"""Exceptions as answers: each becomes an error of the API, one line without a stack trace."""
+"""Exception handlers: each exception is answered with an error of the API, one line without a stack trace."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from emage.serving.http import schemas
 from emage.serving.request import RequestError
 
 INTERNAL_ERROR_TEXT = "something went wrong in the server; its log has the reason"
-# The codes of statuses that FastAPI, Starlette and the access rules raise by themselves.
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
+# Statuses that FastAPI, Starlette and the access rules raise by themselves. All others become invalid_request.
+CODES_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
 
 
 def error_answer(
@@ -60,7 +60,7 @@ async def on_invalid_body(_: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what FastAPI and Starlette reject by themselves, such as an unknown path."""
     assert isinstance(error, HTTPException)
-    code = HTTP_CODES.get(error.status_code, "invalid_request")
+    code = CODES_BY_STATUS.get(error.status_code, "invalid_request")
     return error_answer(code, f"{request.method} {request.url.path}: {error.detail}"[:500])
 
 

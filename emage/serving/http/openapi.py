@@ -1,4 +1,4 @@
-"""The endpoint's OpenAPI description: examples, answers, error codes, the form of an edit."""
+"""The endpoint's OpenAPI description: its examples, answers, error codes and the form of an edit."""
 
 from typing import Any
 
@@ -80,16 +80,16 @@ HEALTH: dict[str, Any] = {"tags": ["operation"], "responses": _errors()}
 METRICS: dict[str, Any] = {"tags": ["operation"], "response_class": PlainTextResponse}
 
 
-def schema(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI) -> dict[str, Any]:
     """Return the endpoint's OpenAPI description, without FastAPI's own 422, which is not an answer of this API."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        for methods in found["paths"].values():
+        description = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        for methods in description["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
-            found["components"]["schemas"].pop(name, None)
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{}, {"key": []}]  # {}: an endpoint without a key
-        app.openapi_schema = found
+            description["components"]["schemas"].pop(name, None)
+        description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        description["security"] = [{}, {"key": []}]  # {}: an endpoint without a key
+        app.openapi_schema = description
     return app.openapi_schema

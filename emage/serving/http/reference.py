@@ -1,4 +1,4 @@
-"""The page docs/http_api.md, made from the schemas, the error codes and the limits. A test compares it with them.
+"""docs/http_api.md, made from the schemas, the error codes and the limits. A test compares the page with them.
 
 python -m emage.serving.http.reference > docs/http_api.md
 """
@@ -58,7 +58,7 @@ _HEADERS = (
 
 
 def page() -> str:
-    """Return the page."""
+    """Return docs/http_api.md."""
     return "\n\n".join(text.strip() for text in _sections()) + "\n"
 
 
@@ -94,7 +94,7 @@ def _routes() -> Iterator[tuple[str, str, str]]:
 
 
 class _NoMetrics:
-    """Stands for an endpoint with metrics, so that /metrics is among the routes."""
+    """A placeholder for a MetricsSink, with which /metrics is among the routes."""
 
 
 def _parameters() -> Iterator[tuple[str, ...]]:
@@ -118,12 +118,13 @@ def _files() -> Iterator[tuple[str, ...]]:
 
 
 def _fields(model: type[BaseModel], without: type[BaseModel] | None = None) -> str:
+    """Return a table of the fields of `model`, except those of `without`."""
     schema = model.model_json_schema()
-    known = without.model_fields if without else {}
+    excluded = without.model_fields if without else {}
     rows = (
         (f"`{name}`", _type(field), field["description"])
         for name, field in schema["properties"].items()
-        if name not in known
+        if name not in excluded
     )
     return _table(("field", "type", "meaning"), rows)
 

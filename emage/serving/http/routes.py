@@ -1,4 +1,4 @@
-"""The routes: the OpenAI images API over any backend that generates, its streams, and the playground page."""
+"""The routes: the OpenAI images API over any backend that generates, with its streams; and the playground page."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 READY_TIMEOUT_S = 2.0  # how long /health and /v1/models wait for a model's description
-# The page loads its own files and nothing else; its images come as data.
+# The page loads its own files and nothing else; its images are data and blob URLs.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -54,18 +54,18 @@ async def edits(http: Request) -> Response:
 
 async def models(http: Request) -> dict[str, Any]:
     """List the one model: its method, training step, image size, and the sampling settings that are its defaults."""
-    return {"object": "list", "data": [await _model_card(http)]}
+    return {"object": "list", "data": [await _describe_with_id(http)]}
 
 
 async def model(http: Request, name: str) -> dict[str, Any]:
     """Describe the model of this name."""
     _check_model_name(name)
-    return await _model_card(http)
+    return await _describe_with_id(http)
 
 
 async def health(http: Request) -> dict[str, str]:
     """Answer 200 once a model has generated its first image, 503 while no model is ready."""
-    await _description(http)
+    await _describe(http)
     return {"status": "ok"}
 
 
@@ -93,7 +93,7 @@ async def _respond(
     try:
         images = await asyncio.wait_for(backend.generate(request), timeout_s)
     except TimeoutError:
-        raise _timed_out(timeout_s) from None
+        raise _timeout_error(timeout_s) from None
     return JSONResponse(schemas.image_response(images).model_dump())
 
 
@@ -124,11 +124,11 @@ async def _stream(
 
 
 async def _next_event(events: Any, deadline: float, timeout_s: float) -> PreviewImage | GeneratedImage | None:
-    """Return the next event, None after the last. Raises RequestError, also when the request's time is over."""
+    """Return the next event, None after the last. Raises RequestError, also if the request's time is over."""
     try:
         return await asyncio.wait_for(anext(events, None), max(0.0, deadline - time.monotonic()))
     except TimeoutError:
-        raise _timed_out(timeout_s) from None
+        raise _timeout_error(timeout_s) from None
 
 
 def _sse(name: str, data: dict[str, Any]) -> str:
@@ -136,7 +136,7 @@ def _sse(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _timed_out(timeout_s: float) -> RequestError:
+def _timeout_error(timeout_s: float) -> RequestError:
     return RequestError("timeout", f"no image within {timeout_s:g} s")
 
 
@@ -144,7 +144,7 @@ def _timed_out(timeout_s: float) -> RequestError:
 
 
 async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Return the fields and files of a form. `image[]` is read as `image`: clients that can send several call it so."""
+    """Return the fields and files of a form. `image[]`, OpenAI's name for several images, is read as `image`."""
     if not http.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError("invalid_form", "the body must be multipart/form-data")
     fields, files = {}, {}
@@ -163,12 +163,14 @@ async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
     return fields, files
 
 
-async def _model_card(http: Request) -> dict[str, Any]:
+async def _describe_with_id(http: Request) -> dict[str, Any]:
+    """Return the fields of schemas.ModelDescription."""
     fields = {"id": MODEL_NAME, "object": "model", "created": http.app.state.created, "owned_by": "emage"}
-    return fields | await _description(http)
+    return fields | await _describe(http)
 
 
-async def _description(http: Request) -> dict[str, Any]:
+async def _describe(http: Request) -> dict[str, Any]:
+    """Return the backend's description of its model. Raises RequestError if no model is ready."""
     try:
         return await asyncio.wait_for(http.app.state.backend.describe(), READY_TIMEOUT_S)
     except TimeoutError:

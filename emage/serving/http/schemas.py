@@ -1,6 +1,6 @@
-"""The schemas of the HTTP API: request, answer, stream events and errors, as OpenAI's images API has them and ours.
+"""The schemas of the HTTP API: request, answer, stream events and errors, with OpenAI's fields and our own.
 
-A field's type and range here are what is checked without the model; the sampling settings are checked by the model
+Types and ranges of the fields are checked here, without the model. The sampling settings are checked by the model
 (`check_sampling` in emage/methods/sampling.py), because the range of `steps` depends on it.
 """
 
@@ -215,7 +215,7 @@ def stream_event(prefix: EventPrefix, image: PreviewImage | GeneratedImage) -> d
     if isinstance(image, GeneratedImage):
         done = {"step": image.steps, "known": 1.0, "prompt_cut": image.prompt_truncated}
         return CompletedEvent(type=f"{prefix}.completed", **fields, **done).model_dump()
-    progress = {"step": image.step, "known": round(image.unmasked, 4), "partial_image_index": image.number}
+    progress = {"step": image.step, "known": round(image.unmasked, 4), "partial_image_index": image.preview_index}
     return PartialImageEvent(type=f"{prefix}.partial_image", **fields, **progress).model_dump()
 
 

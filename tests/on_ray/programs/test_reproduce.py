@@ -42,7 +42,7 @@ def test_figure_5_and_then_an_iteration_count(ray_cluster, tmp_path: Path, capsy
     assert "0 to run" in capsys.readouterr().out
 
 
-def test_bad_settings_are_refused_before_any_work(tmp_path: Path):
+def test_bad_settings_are_rejected_before_any_work(tmp_path: Path):
     for argument in ("seeds=0", "small.captions=0", "steps=0"):
         with pytest.raises(InputError, match=f"{argument}: must be a whole number of at least 1"):
             reproduce(parse(ReproduceConfig, ["table3", argument, f"output={tmp_path / 'out'}"]))

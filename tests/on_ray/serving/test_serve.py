@@ -155,7 +155,7 @@ def test_metrics_are_those_of_every_process(url: str) -> None:
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_or_damaged_checkpoint_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_checkpoint_is_rejected_before_anything_starts(tmp_path: Path) -> None:
     from emage.on_ray.serving.application import read_inputs
 
     with pytest.raises(InputError, match="no such folder"):
@@ -171,12 +171,12 @@ def test_a_missing_or_damaged_checkpoint_is_refused_before_anything_starts(tmp_p
         read_inputs(ServeConfig(checkpoint=str(tmp_path)))
 
 
-def test_an_open_endpoint_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_endpoint_without_a_key_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from emage.config import AccessConfig
     from emage.on_ray.serving import checks
     from emage.on_ray.serving.application import read_inputs
 
-    monkeypatch.delenv(checks.API_KEY, raising=False)
+    monkeypatch.delenv(checks.API_KEY_VARIABLE, raising=False)
     with pytest.raises(InputError, match=r"host=0\.0\.0\.0 is open to other machines: set EMAGE_API_KEY"):
         read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0"))
     key = tmp_path / "key"
@@ -191,18 +191,18 @@ def test_an_open_endpoint_without_a_key_is_refused(tmp_path: Path, monkeypatch: 
         read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access)).key_sha256
         == sha256(b"secret").hexdigest()
     )
-    with pytest.raises(InputError, match="is no module:function"):
+    with pytest.raises(InputError, match="is not a module:function"):
         read_inputs(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.serving.safety:nothing")))
 
 
-def test_a_precision_that_the_device_lacks_is_refused() -> None:
+def test_a_precision_that_the_device_lacks_is_rejected() -> None:
     from emage.on_ray.serving import driver as serve
 
     with pytest.raises(InputError, match="a CPU has no TF32"):
         serve.validate(ServeConfig(checkpoint="demo", gpus_per_replica=0, dtype="tf32"))
 
 
-def test_a_port_in_use_and_a_missing_gpu_are_refused() -> None:
+def test_a_port_in_use_and_a_missing_gpu_are_rejected() -> None:
     from emage.on_ray.serving import driver as serve
 
     with socket.socket() as taken:

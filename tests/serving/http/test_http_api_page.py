@@ -42,6 +42,6 @@ def test_examples_work(endpoint: str, language: str, example: str, tmp_path: Pat
 def test_every_error_code_is_used() -> None:
     files = [*(ROOT / "emage/serving").rglob("*.py"), *(ROOT / "emage/on_ray/serving").rglob("*.py")]
     source = "".join(path.read_text() for path in files if path.name != "error_codes.py")
-    constants = {"model_broke": "MODEL_BROKE,", "model_broken": "MODEL_BROKEN"}
+    constants = {"model_broke": "BROKE_DURING_REQUEST", "model_broken": "BROKEN_BEFORE_REQUEST"}
     for code in ERROR_CODES:
         assert f'"{code}"' in source or constants.get(code, code) in source, code

@@ -92,7 +92,7 @@ def test_one_of_several_is_picked(page: Page, server: Server) -> None:
     page.fill("#seed", "1")  # the images of 1 to 4 differ; those of some seeds are the same
     generate(page)
     expect_done(page)
-    tiles = page.locator("#candidates input")
+    tiles = page.locator("#thumbnails input")
     expect(tiles).to_have_count(4)
     expect(page.locator("#large")).to_be_hidden()
 

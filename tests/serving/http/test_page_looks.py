@@ -24,7 +24,7 @@ def test_a_narrow_window_does_not_scroll_sideways(page: Page, server: Server) ->
     generate(page)
     expect_done(page)
     expect_narrow()
-    page.locator("#candidates input").first.check()
+    page.locator("#thumbnails input").first.check()
     page.click("#command > summary")
     expect_narrow()
     page.click("#edit")

@@ -9,11 +9,11 @@ import { addEvent, beginRun, endRun, isComplete, isEmpty, releaseRun } from "./r
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const MAX_RUNS = 12; // that are kept; more would fill a phone's memory
+const MAX_RUNS = 12; // kept in memory; more would fill that of a phone
 
 let model = null;
 let running = null; // the AbortController of the run in progress
-let loadTimer; // asks again for a model that is not ready yet
+let loadTimer; // calls load again if no model is ready yet
 const runs = []; // newest first
 
 const announce = (text) => ($("live").textContent = text);
@@ -236,7 +236,7 @@ on("erase", "click", () => {
 on("all", "click", () => {
   Object.assign(view.run, { chosen: null, frame: null });
   view.show(view.run);
-  $("candidates").querySelector("input").focus();
+  $("thumbnails").querySelector("input").focus();
 });
 on("back", "click", () => {
   showRun(view.run.parent);

@@ -2,7 +2,7 @@
 
 import { hasKey } from "./api.js";
 
-/** Quotes text for a shell: within single quotes only their end has a meaning. */
+/** Quotes text for a shell: within single quotes only a single quote has a meaning. */
 export function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,4 +1,4 @@
-/** The form: its settings as a request's body, and from a model or an address. */
+/** The form: fills its settings from a model or an address, and returns them as a request's body. */
 
 const $ = (id) => document.getElementById(id);
 const ADVANCED = ["order", "schedule", "temperature", "guidance"];

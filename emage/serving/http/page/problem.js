@@ -36,7 +36,7 @@ export function hideProblem() {
   for (const name of FIELDS) $(name).ariaInvalid = null;
 }
 
-/** Enables the button after the seconds that the server asked to wait. */
+/** Enables the button after the seconds of the server's Retry-After. */
 function countDown(seconds) {
   $("retry").disabled = seconds > 0;
   $("retry").textContent = seconds > 0 ? `Try again in ${seconds} s` : "Try again";

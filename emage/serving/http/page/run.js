@@ -1,7 +1,6 @@
 /** A run: one request, with the images that arrive for it.
  *
- * Each of `images` has `frames`, one for each decoding step of which an image arrived, and at the end a `blob`, the
- * finished file. `chosen` is the index of the image that is shown large, null while none of several is picked; `frame`
+ * Each of `images` has `frames`, one per decoding step that was sent, and at the end a `blob`, the finished file. `chosen` is the index of the image that is shown large, null while none of several is picked; `frame`
  * the index of the frame that is shown, null for the newest. Times are milliseconds since the run began.
  */
 

@@ -21,19 +21,19 @@ export class View {
     $("board").classList.toggle("side-by-side", sideBySide);
     $("large").hidden = sideBySide;
     $("stage").className = run.state;
-    $("candidates").hidden = !several;
-    const candidate = (_, index) => tile("candidate", `Image ${index + 1}`, () => this.onPick(index));
-    fill($("candidates"), several ? run.images : [], candidate);
+    $("thumbnails").hidden = !several;
+    const thumbnail = (_, index) => tile("thumbnail", `Image ${index + 1}`, () => this.onPick(index));
+    fill($("thumbnails"), several ? run.images : [], thumbnail);
     $("filmstrip").replaceChildren();
     this.#update();
   }
 
-  /** Shows what has arrived for a run, if it is the one that is shown. */
+  /** Shows the newest images and timings of a run, if it is the one that is shown. */
   update(run) {
     if (run === this.run) this.#update();
   }
 
-  /** Shows the earlier runs, newest first; `enabled`: they can be picked. */
+  /** Shows the earlier runs, newest first. They can be picked if `enabled`. */
   showEarlier(runs, enabled) {
     $("earlier").hidden = runs.length < 2;
     $("runs").replaceChildren(...runs.map((run) => {
@@ -63,7 +63,7 @@ export class View {
 
   #images() {
     const { images, chosen, body } = this.run;
-    for (const [index, box] of [...$("candidates").children].entries()) {
+    for (const [index, box] of [...$("thumbnails").children].entries()) {
       image(box, images[index].frames.at(-1)?.url);
       box.querySelector("input").checked = index === chosen;
     }
@@ -79,7 +79,7 @@ export class View {
     const frames = chosen === null ? [] : images[chosen].frames;
     $("frames").hidden = !frames.length;
     $("replay").hidden = state === "generating" || frames.length < 2;
-    fill($("filmstrip"), frames, (it, index) => tile("frame", stepText(it), () => this.#pickFrame(index)));
+    fill($("filmstrip"), frames, (each, index) => tile("frame", stepText(each), () => this.#pickFrame(index)));
     for (const [index, box] of [...$("filmstrip").children].entries()) {
       image(box, frames[index].url);
       box.querySelector("input").checked = index === (frame ?? frames.length - 1);
@@ -160,7 +160,7 @@ function tile(group, name, onPick) {
   return box;
 }
 
-/** Gives an element one child per item. Existing children stay, and with them the keyboard's focus. */
+/** Gives an element one child per item. Existing children stay, so that one of them keeps the keyboard's focus. */
 function fill(element, items, make) {
   while (element.children.length > items.length) element.lastChild.remove();
   for (const [index, item] of items.entries()) if (!element.children[index]) element.append(make(item, index));
