@@ -1,1 +1,1 @@
-"""Data: the columns of every file, the ingest, the token table and how to inspect it, the toy world of shapes."""
+"""Data: the columns of every file, the rows of URL tables (ingest/), the token table, the toy world of shapes."""

@@ -1,4 +1,4 @@
-"""A contact sheet of a token table: random images, decoded from their tokens, with their captions."""
+"""The contact sheet of a token table: a grid of random images, decoded from their tokens, with their captions."""
 
 import math
 from typing import Any
@@ -15,8 +15,8 @@ from emage.utils.errors import InputError
 
 # torch takes seconds to import: it is imported where it is used.
 
-MAX_ROW_GROUPS = 8  # that the images come from
-COLUMNS = 8
+MAX_ROW_GROUPS = 8  # from which the images come
+COLUMNS = 8  # of the grid
 DECODE_BATCH = 4  # images decoded at once
 
 
@@ -25,8 +25,8 @@ def make_contact_sheet(path: str, *, num_images: int = 32, weights: str | None =
 
     Args:
         path: The table's folder.
-        num_images: On the sheet; fewer if the table has fewer rows.
-        weights: File of the tokenizer's weights; None: the published ones are fetched.
+        num_images: Number of images; fewer if the table has fewer rows.
+        weights: File of the tokenizer's weights; None: the shipped or published ones.
         seed: Decides which images.
 
     Raises:
@@ -57,10 +57,10 @@ def _load_tokenizer(info: schema.TokenizerInfo, weights: str | None) -> Any:
     try:
         tokenizer = tokenizers.load(info.name, weights)
     except (ValueError, OSError) as error:
-        raise InputError(f"no sheet without the weights of {info.name}: {error}; pass weights=FILE") from None
+        raise InputError(f"the contact sheet needs the weights of {info.name}: {error}; pass weights=FILE") from None
     if tokenizer.sha256 != info.sha256:
         raise InputError(
-            f"no sheet: the table was made by weights of sha256 {info.sha256}, these have {tokenizer.sha256}; "
+            f"no contact sheet: the table was made by weights of sha256 {info.sha256}, these have {tokenizer.sha256}; "
             "pass weights=FILE"
         )
     return tokenizer

@@ -1,9 +1,9 @@
-"""The command `emage inspect`: prints what a token table holds, and writes a contact sheet of its images.
+"""The command `emage inspect`: it prints statistics of a token table, and writes a contact sheet of its images.
 
     emage inspect PATH [sheet=FILE.png] [pictures=32] [sample=50000] [weights=FILE] [seed=0]
 
-token_statistics.py computes the numbers. Only `sheet` decodes images from their tokens, on the CPU, and needs the
-tokenizer's weights (contact_sheet.py).
+token_statistics.py computes the numbers. With `sheet`, contact_sheet.py decodes images from their tokens on the CPU;
+that alone needs the tokenizer's weights.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from emage.utils.errors import InputError, exit_on_bad_input
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command. Bad input exits with 2: if only the sheet fails, after everything else was printed."""
+    """Run the command. Bad input exits with code 2; if only the sheet fails, the statistics are printed first."""
     words = list(argv)
     if words and "=" not in words[0] and not words[0].startswith("-"):
         words[0] = f"path={words[0]}"
@@ -106,7 +106,7 @@ def _sample_lines(statistics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _sizes(values: dict[str, float]) -> str:
-    """Return the rows of files or row groups, which are meant to be equal except for the last and for one row."""
+    """Return the rows per file (or row group) as text: one number if all are equal, else the range and the median."""
     least, median, most = (int(values[name]) for name in ("min", "median", "max"))
     return f"{most:,}" if least == most else f"{least:,} to {most:,} (median {median:,})"
 

@@ -1,4 +1,4 @@
-"""The columns of the files that pass between stages, as pyarrow schemas, and the metadata of a token table."""
+"""The columns of the files that pass between stages, as pyarrow schemas; opening a token table's files."""
 
 import hashlib
 import json
@@ -48,9 +48,9 @@ class TokenizerInfo:
     """The identity of a tokenizer, stored with the token table that it made and with a checkpoint.
 
     Attributes:
-        name: As emage.tokenizers.load takes it.
-        sha256: Of its weights.
-        vocab_size: The number of codes.
+        name: The name by which emage.tokenizers.load loads it.
+        sha256: Fingerprint of its weights (emage.tokenizers.weight_files.fingerprint).
+        vocab_size: Number of codes.
         grid: Height and width of an image in tokens.
     """
 
@@ -61,11 +61,17 @@ class TokenizerInfo:
 
     @property
     def num_tokens(self) -> int:
+        """Return the number of tokens of an image."""
         return self.grid[0] * self.grid[1]
 
 
 def token_schema(info: TokenizerInfo, version: str) -> pa.Schema:
-    """Return the schema of a token table: plain Arrow types, with the tokenizer's identity as schema metadata."""
+    """Return the schema of a token table.
+
+    Args:
+        info: The tokenizer, stored as metadata of the schema.
+        version: The release of emage that writes the table, stored likewise.
+    """
     return pa.schema(
         [
             ("uid", pa.int64()),  # unique over all data sets
@@ -83,7 +89,7 @@ def token_schema(info: TokenizerInfo, version: str) -> pa.Schema:
 
 
 def read_tokenizer_info(schema: pa.Schema) -> TokenizerInfo:
-    """Return the tokenizer in the metadata of a token table's schema. Raises ValueError if there is none."""
+    """Return the tokenizer that the metadata of a token table's schema names. Raise ValueError if it names none."""
     text = (schema.metadata or {}).get(b"emage.tokenizer")
     if text is None:
         raise ValueError("no tokenizer in the schema metadata")
@@ -95,13 +101,13 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
     """Return a token table's parquet files, sorted, and its tokenizer.
 
     Args:
-        path: A folder, or the URI of one (s3://, gs://, hdfs://).
+        path: The table's folder, or its URI (s3://, gs://, hdfs://).
 
     Returns:
         The files as paths in the file system of `storage.find(path)`, and the tokenizer of the first file.
 
     Raises:
-        InputError: There is no token table, or it is unreachable.
+        InputError: The folder has no parquet file of a token table, or is unreachable.
     """
     filesystem, folder = storage.find(path)
     try:
@@ -116,9 +122,9 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
 
 
 def fingerprint(path: str) -> str:
-    """Return a digest that tells one token table from another.
+    """Return a digest that identifies a token table.
 
-    It is made of the ingest's manifest, or of the files' names and sizes if there is no manifest.
+    It is the sha256 of the ingest's manifest, or of the files' names and sizes if there is no manifest.
     """
     filesystem, folder = storage.find(path)
     manifest_path = f"{folder}/_manifest.json"
@@ -130,7 +136,16 @@ def fingerprint(path: str) -> str:
 
 
 def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInfo) -> pq.FileMetaData:
-    """Return the parquet metadata of a file. Raises InputError if it does not belong to the token table of `info`."""
+    """Return the parquet metadata of a file.
+
+    Args:
+        filesystem: Where the file is.
+        file: Its path there.
+        info: The tokenizer of the table's first file.
+
+    Raises:
+        InputError: The file is damaged, was made by another tokenizer, or lacks a column that training reads.
+    """
     with _explain_read_errors(file):
         metadata = pq.read_metadata(file, filesystem=filesystem)
         columns = metadata.schema.to_arrow_schema()
@@ -146,7 +161,7 @@ def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInf
 
 @contextmanager
 def _explain_read_errors(file: str) -> Iterator[None]:
-    """Turn what is raised about an unreadable file into an InputError that names the file."""
+    """Turn an error about an unreadable file into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The demo's toy world: captions of two shapes, and the images that show them. shapes_checker.py reads them back.
+"""The demo's toy world: captions of two shapes, and images that show them. shapes_checker.py checks an image.
 
 An image is 64x64 RGB, white, with two objects: "a small red circle above a large blue square".
     4 shapes x 6 colours x 2 sizes, 4 relations; the two objects differ in shape or colour.
@@ -9,7 +9,7 @@ ends, moved together by 0..jitter blocks, at least one block apart; across it ea
 0..jitter blocks. With the default jitter of 1 a caption has 2 x 2 x 2 = 8 images: 3 bits, which a small model learns in
 minutes.
 
-Some captions are held out of training, so that a score needs more than memory:
+Some captions are held out of training, so that a model cannot score by memorising:
     combinations   a tenth of all pairs of objects (red circle with blue square): training shows each of the two, never
                    both in one image;
     objects        two colours of the square, which training never shows: far harder. A square is made of plain patches
@@ -19,7 +19,7 @@ Some captions are held out of training, so that a score needs more than memory:
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -38,7 +38,7 @@ COLOURS = {
 }
 SIZES = {"small": 2, "large": 3}  # blocks
 RELATIONS = {"above": (0, 1), "below": (0, -1), "left of": (1, 0), "right of": (-1, 0)}  # (x, y) from first to second
-KINDS = tuple(itertools.product(SHAPES, COLOURS))  # 24 (shape, colour)
+KINDS = tuple(itertools.product(SHAPES, COLOURS))  # all 24 kinds of objects: (shape, colour)
 HELD_OUT_KINDS = (("square", "green"), ("square", "purple"))
 _COMBINATIONS = [frozenset(two) for two in itertools.combinations(KINDS, 2)]
 HELD_OUT_COMBINATIONS = frozenset(random.Random(0).sample(_COMBINATIONS, len(_COMBINATIONS) // 10))  # 27 of 276
@@ -49,7 +49,7 @@ HELD_OUT_COMBINATIONS = frozenset(random.Random(0).sample(_COMBINATIONS, len(_CO
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a scene, in words of the caption."""
+    """One object of a scene, in the caption's words."""
 
     size: str
     colour: str
@@ -66,7 +66,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Two objects and how they are placed. A scene is what a caption describes; it has several images."""
+    """Two objects and their relation. A caption describes one scene; a scene has several images."""
 
     first: SceneObject
     relation: str
@@ -99,7 +99,7 @@ def _parse_object(text: str) -> SceneObject:
 
 
 def sample_scenes(n: int, seed: int) -> list[Scene]:
-    """Return n random scenes of all kinds and combinations."""
+    """Return n random scenes of all kinds and combinations, held-out ones included."""
     return _sample(n, seed, lambda kinds: True)
 
 
@@ -116,21 +116,6 @@ def sample_held_out_scenes(n: int, seed: int) -> list[Scene]:
 def sample_unseen_kind_scenes(n: int, seed: int) -> list[Scene]:
     """Return n random scenes, each with an object whose shape and colour training never combines."""
     return _sample(n, seed, _has_unseen_kind)
-
-
-def change_one_attribute(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Return a scene whose caption is wrong for the scene's images: one word is replaced by another of its kind."""
-    field = ("first", "second", "relation")[rng.integers(3)]
-    if field == "relation":
-        return replace(scene, relation=_other(scene.relation, RELATIONS, rng))
-    item = getattr(scene, field)
-    part, names = (("size", SIZES), ("colour", COLOURS), ("shape", SHAPES))[rng.integers(3)]
-    return replace(scene, **{field: replace(item, **{part: _other(getattr(item, part), names, rng)})})
-
-
-def _other(name: str, names, rng: np.random.Generator) -> str:
-    others = [other for other in names if other != name]
-    return others[rng.integers(len(others))]
 
 
 def _has_unseen_kind(kinds: frozenset[tuple[str, str]]) -> bool:
@@ -190,8 +175,8 @@ def render_many(scenes: list[Scene], seed: int) -> np.ndarray:
 @lru_cache(maxsize=4096)
 def render_outline(shape: str, width: int, height: int) -> Image.Image:
     """Return the shape that fills a box of width x height px, as an antialiased mask (mode L, 255 inside)."""
-    fine = 8  # rendered so many times larger, then reduced
-    w, h = width * fine, height * fine
+    scale = 8  # the shape is rendered so many times larger, then reduced
+    w, h = width * scale, height * scale
     image = Image.new("L", (w, h), 0)
     pen = ImageDraw.Draw(image)
     right, bottom = w - 1, h - 1
@@ -202,9 +187,9 @@ def render_outline(shape: str, width: int, height: int) -> Image.Image:
     elif shape == "triangle":
         pen.polygon([(0, bottom), (right, bottom), (right / 2, 0)], fill=255)
     elif shape == "cross":
-        notch_x, notch_y = round(width / 3) * fine, round(height / 3) * fine  # whole px keep the arms sharp
+        notch_x, notch_y = round(width / 3) * scale, round(height / 3) * scale  # whole px keep the arms sharp
         pen.rectangle((notch_x, 0, right - notch_x, bottom), fill=255)
         pen.rectangle((0, notch_y, right, bottom - notch_y), fill=255)
     else:
-        raise ValueError(f"no shape {shape!r}")
-    return image.reduce(fine)
+        raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
+    return image.reduce(scale)

@@ -1,6 +1,6 @@
-"""A checker for images of the toy world of shapes.py: it finds the shapes in an image and compares them with a caption.
+"""The checker of the toy world (shapes.py): it finds the shapes in an image and compares them with a caption.
 
-It knows the palette and the four outlines, and nothing else of how the image was made.
+It uses the palette and the four outlines. It does not depend on how the image was made.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ MIN_CONTRAST = 65  # distance in RGB from the background
 MAX_COLOUR_DISTANCE = 80  # in RGB; the palette's closest two colours are 100 apart
 MIN_PURITY = 0.7  # fraction of the inside that is near the palette colour
 MIN_OVERLAP = 0.7  # intersection over union with the best outline
-MAX_ASPECT = 1.6
+MAX_ASPECT = 1.6  # longer side of a shape's bounding box, divided by the shorter one
 
 
 @dataclass(frozen=True)
 class DetectedShape:
-    """A spot in an image. A property that could not be read is None."""
+    """A connected region that differs from the background. A property that was not recognised is None."""
 
     shape: str | None
     colour: str | None
@@ -30,7 +30,7 @@ class DetectedShape:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The parts of a caption that an image shows."""
+    """The parts of a caption that an image shows correctly."""
 
     objects: bool  # exactly two objects, both of the captioned shape and colour
     relation: bool  # and they are placed as the caption states

@@ -1,6 +1,6 @@
-"""The files of a token table as `emage inspect` reads them: footers, and a random sample of row groups.
+"""Samples of a token table for `emage inspect`: the files' footers, and random rows.
 
-Unlike token_table.py, which reads the rows in training order, everything here is for looking at a table once.
+token_table.py reads all rows, in training order; this module reads a few rows once, from a folder of this machine.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 from emage.data import schema
 from emage.utils.errors import InputError
 
-COLUMNS = ["uid", "caption", "tokens", "width", "height"]  # that a sample has
+COLUMNS = ["uid", "caption", "tokens", "width", "height"]  # of a sample
 
 
 class TokenFile(NamedTuple):
-    """What the footer of a file states."""
+    """A file of a token table, as its footer describes it."""
 
     path: str
-    bytes: int
+    bytes: int  # size of the file
     group_rows: list[int]  # rows of each row group
 
     @property
@@ -32,7 +32,7 @@ class TokenFile(NamedTuple):
 
 @contextmanager
 def explain_read_errors(file: str) -> Iterator[None]:
-    """Turn what pyarrow raises about a damaged file into an InputError that names the file."""
+    """Turn an error of pyarrow about a damaged file into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
@@ -40,10 +40,14 @@ def explain_read_errors(file: str) -> Iterator[None]:
 
 
 def read_footer(file: str, info: schema.TokenizerInfo) -> TokenFile:
-    """Return a file's size and row groups.
+    """Return a file's size and row groups, after a check that it belongs to the table.
+
+    Args:
+        file: The path.
+        info: The tokenizer of the table's first file.
 
     Raises:
-        InputError: The file is damaged, has other columns, or its tokens are not of the tokenizer `info`.
+        InputError: The file is damaged, has other columns, or was made by another tokenizer.
     """
     with explain_read_errors(file):
         metadata = pq.read_metadata(file)
@@ -62,13 +66,13 @@ def read_footer(file: str, info: schema.TokenizerInfo) -> TokenFile:
 def sample_rows(
     files: Iterable[TokenFile], num_rows: int, seed: int, *, max_per_group: int | None = None
 ) -> Iterator[pa.Table]:
-    """Yield random rows (COLUMNS) of row groups in random order, `num_rows` rows in all.
+    """Yield tables (COLUMNS) of random rows from row groups in random order, `num_rows` rows in all.
 
     Args:
         files: The table's files.
-        num_rows: At most the table's rows.
+        num_rows: The number of rows, at most those of the table.
         seed: Decides which rows.
-        max_per_group: The most rows of one row group; None: groups are used up, which reads the least.
+        max_per_group: Maximum number of rows from one row group; None: whole groups, so that the fewest are read.
     """
     rng = np.random.default_rng(seed)
     groups = [(file.path, i) for file in files for i in range(len(file.group_rows))]

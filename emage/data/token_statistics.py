@@ -1,7 +1,7 @@
-"""Statistics of a token table: its layout, its data sets, and of a random sample the captions, the codes and the sizes.
+"""Statistics of a token table: layout and data sets of all rows; captions, codes and image sizes of a random sample.
 
-Memory stays constant for a table of any size: the layout is read from the files' footers, rows per data set from that
-one column, and everything else from a random sample of row groups.
+Memory stays constant for a table of any size: the layout is read from the files' footers, rows per data set from the
+column `dataset` alone, and everything else from a random sample of row groups (token_samples.py).
 """
 
 from collections import Counter
@@ -24,19 +24,25 @@ from emage.utils.errors import InputError
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
 CLIP_LENGTH = 77  # positions of CLIP's text encoder, including the start and the end token
 NUM_EXAMPLES = 5  # captions that are printed
-PROGRESS_BAR: dict[str, Any] = {"delay": 1, "leave": False, "disable": None}  # on a terminal, after a second
+# Options of tqdm: the bar appears after one second, and only on a terminal.
+PROGRESS_BAR: dict[str, Any] = {"delay": 1, "leave": False, "disable": None}
 
 
 def compute_statistics(path: str, *, sample: int = 50_000, seed: int = 0) -> dict[str, Any]:
     """Return the statistics of the token table at `path`.
 
     Args:
-        path: The folder.
-        sample: The most rows for the numbers under "sample".
+        path: The table's folder.
+        sample: Maximum number of rows for the numbers under "sample".
         seed: Decides which rows.
 
+    Returns:
+        "rows", "files", "bytes", "rows_per_file", "row_groups", "rows_per_row_group" (see `distribution`), "tokenizer",
+        "version", "datasets" (rows by data set) and "sample": captions, codes (see `code_statistics`), image sizes,
+        repeated uids and captions, and a few example captions.
+
     Raises:
-        InputError: The folder is not a token table, or one of its files is damaged or unlike the others.
+        InputError: The folder is not a token table, or one of its files is damaged or belongs to another table.
     """
     check_arguments(InspectionConfig, sample=sample, seed=seed)
     names, info = schema.open_token_table(path)
@@ -60,19 +66,20 @@ def compute_statistics(path: str, *, sample: int = 50_000, seed: int = 0) -> dic
 
 
 def distribution(values: Sequence[int] | np.ndarray) -> dict[str, float]:
-    """Return the minimum, the median, the 90th and 99th percentile and the maximum of numbers."""
+    """Return the minimum, the median, the 90th and 99th percentile and the maximum of some numbers, by name."""
     least, median, p90, p99, most = np.percentile(values, (0, 50, 90, 99, 100)).tolist()
     return {"min": least, "median": median, "p90": p90, "p99": p99, "max": most}
 
 
 def code_statistics(counts: np.ndarray) -> dict[str, float]:
-    """Return how many codes occur, their entropy in bits, and the fraction of the commonest code.
+    """Return how many codes occur ("live"), the entropy per token in bits, and the commonest code's fraction of tokens.
 
     Args:
-        counts: (V,) how often each of the V codes occurs.
+        counts: (V,), the number of occurrences of each of the V codes.
     """
     fractions = counts[counts > 0] / counts.sum()
     entropy = -(fractions * np.log2(fractions)).sum()
+    # abs: a single code gives -0.0
     return {"live": len(fractions), "entropy_bits": abs(float(entropy)), "commonest_fraction": float(fractions.max())}
 
 

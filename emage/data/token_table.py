@@ -1,7 +1,7 @@
 """The rows of a token table in training order: the rows of a step depend on (seed, step) alone.
 
-Epoch e visits the row groups in a random order that depends on (seed, e), and the rows of each group in one that
-depends on (seed, e, group). The ingest shuffled the whole table, so the rows of a group are unrelated already.
+Epoch e visits the row groups in a random order that depends on (seed, e), and the rows of each group in a random order
+that depends on (seed, e, group). The ingest shuffled the whole table, so the rows of a group are unrelated already.
 
 Training order is endless, epoch after epoch. A row's number in it is called its index, a row group's number in it a
 slot. While the rows of one slot are used, threads read and decode the row groups of the next slots.
@@ -28,16 +28,16 @@ from emage.utils.errors import InputError
 
 RETRY_PAUSES_S = (0.5, 2.0)  # before a row group that could not be read is tried again
 NUM_READERS = 2  # threads that decode row groups
-NUM_FOOTER_READERS = 16  # threads that read footers at the start: in object storage each footer is a wait of its own
+NUM_FOOTER_READERS = 16  # threads that read footers at the start: in object storage each footer is a request
 
 
 class Batch(NamedTuple):
     """The rows of one global step, or one rank's part of them."""
 
-    uid: list[int]
+    uid: list[int]  # the rows' ids
     captions: list[str]
-    y: Tensor  # (B,N) int64
-    seeds: list[int]  # of each row, from (seed, index): masks and sampled tokens depend on them
+    y: Tensor  # (B,N) int64, the image tokens
+    seeds: list[int]  # one per row, from (seed, index): masks and sampled tokens depend on them
 
 
 class RowGroup(NamedTuple):
@@ -57,11 +57,11 @@ class TokenTable:
 
         Args:
             path: The table's folder, or its URI.
-            seed: Of the training order, and of the rows' own seeds; 0 or more.
-            groups_in_memory: The most decoded row groups: the one in use and those that follow.
+            seed: Decides the training order and the rows' own seeds; 0 or more.
+            groups_in_memory: Maximum number of decoded row groups: the one in use and those read ahead.
 
         Raises:
-            InputError: The folder is not a token table, has no rows, or a file of it is damaged or of another table.
+            InputError: The folder has no rows or no token table, or a file is damaged or belongs to another table.
         """
         self.seed, self._groups_in_memory = seed, groups_in_memory
         self._filesystem, _ = storage.find(path)
@@ -78,7 +78,7 @@ class TokenTable:
         self._lock = Lock()
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return a rank's rows of a global step, and start reading those of the next step.
+        """Return a rank's rows of a global step, and start to read the rows of the next step.
 
         Args:
             step: The number of the step, from 0.
@@ -162,7 +162,7 @@ def _group_sizes(filesystem: pyarrow.fs.FileSystem, files: list[str], info: Toke
 
 
 def _decode(filesystem: pyarrow.fs.FileSystem, file: str, i: int, seeds: Sequence[int]) -> RowGroup:
-    """Return row group `i` of a file, its order depending on `seeds`. Raises InputError that names the file."""
+    """Return row group `i` of a file, in an order that depends on `seeds`. Raise an InputError that names the file."""
     for pause in (*RETRY_PAUSES_S, None):  # a short failure of storage must not stop a run
         try:
             table = _read(filesystem, file, i)

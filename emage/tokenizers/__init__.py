@@ -24,17 +24,18 @@ __all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", 
 
 @dataclass(frozen=True)
 class Published:
-    """A tokenizer whose weights were published: downloaded once, and converted to safetensors.
+    """A tokenizer whose weights were published. They are downloaded once and converted to safetensors.
 
     Attributes:
         config: Sizes of the network.
-        urls: File name -> address; emage/tokenizers/published_formats.py lists the formats.
+        urls: File name -> URL; emage/tokenizers/published_formats.py lists the formats.
     """
 
     config: Config
     urls: dict[str, str]
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
+        """Load the weights at `path`, or the published ones from the cache or the internet."""
         if path is None:
             path = download.fetch(name, self.urls)
         elif Path(path).is_dir() and isinstance(self.config, VQGANConfig):
@@ -51,14 +52,15 @@ class Shipped:
     file: Path
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
-        if path is not None:  # `load` has read a file that names this tokenizer before
+        """Load the shipped file. Raise ValueError if there is a `path`."""
+        if path is not None:  # a file that names this tokenizer was loaded by `load` itself
             raise ValueError(f"{path} does not hold {name}: pass a .safetensors file that tokenizers.save wrote of it")
         return load_file(self.file, device)
 
 
-DEMO = "vqgan-demo-f8-512"  # 64x64 shapes, see emage.data.shapes
+DEMO = "vqgan-demo-f8-512"  # the shipped one, for 64x64 images of shapes (emage.data.shapes)
 
-# Name -> an object with load(name, path, device). `path`: the user's file or folder, None: the cached or shipped one.
+# Name -> an object with load(name, path, device). `path`: the user's file or folder; None: published or shipped.
 TOKENIZERS = {
     DEMO: Shipped(Path(__file__).parents[1] / "model" / "pretrained" / "demo" / "tokenizer.safetensors"),
     "dvae": Published(
@@ -96,17 +98,17 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
 
     Args:
         name: A name in TOKENIZERS, or the one inside a file that `save` wrote.
-        weights: A .safetensors file, or what was published (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a
-            folder with encoder.pkl and decoder.pkl), which is converted once. None: the shipped weights, or published
-            ones, which are downloaded once into the cache.
-        device: Where the weights are.
+        weights: A .safetensors file, or a published file (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a folder
+            with encoder.pkl and decoder.pkl), which is converted once. None: the shipped weights, or published ones,
+            which are downloaded once into the cache.
+        device: The device to load the weights on.
 
     Returns:
         A module with `encode`, `decode`, `vocab_size`, `grid`, `name` and `sha256`.
 
     Raises:
         ValueError: An unknown name, or weights of another tokenizer.
-        ConnectionError: The download failed; the next call continues it.
+        ConnectionError: The download failed; the next call resumes it.
 
     Examples:
         ```python

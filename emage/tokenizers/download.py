@@ -1,6 +1,6 @@
-"""The cache of published weights: each file is downloaded once, checked at every use, and kept as safetensors.
+"""Download and cache of published weights: a file is downloaded once, converted to safetensors, checked at every use.
 
-    <cache>/tokenizers/NAME.safetensors           the weights; NAME is a sha256 for a file of the user
+    <cache>/tokenizers/NAME.safetensors           the weights; for a user's own file, NAME is its sha256
     <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that differs later is rejected
     <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted after conversion
     <cache>/tokenizers/NAME/FILE.part             an unfinished download; the next attempt resumes it
@@ -22,10 +22,11 @@ from emage.tokenizers.published_formats import read
 from emage.tokenizers.weight_files import write
 from emage.utils import manifest
 
-BLOCK = 1 << 20  # bytes
+BLOCK_BYTES = 1 << 20  # read at a time
 
 
 def cache_folder() -> Path:
+    """Return the folder of the tokenizers in the cache."""
     return Path(os.environ.get("EMAGE_CACHE") or Path.home() / ".cache" / "emage") / "tokenizers"
 
 
@@ -37,7 +38,13 @@ def cached(name: str) -> Path:
 def fetch(name: str, urls: dict[str, str]) -> Path:
     """Return the cached safetensors of a published tokenizer, downloaded and converted if it is not in the cache.
 
-    `urls`: file name -> address. Several files together are one tokenizer, read as a folder.
+    Args:
+        name: The tokenizer's name in TOKENIZERS.
+        urls: File name -> URL. Several files together are one tokenizer, read as a folder.
+
+    Raises:
+        ConnectionError: The download failed, or the server sent something else.
+        ValueError: A file in the cache has changed.
     """
     folder = cache_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,19 +66,20 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
 
 
 def read_download(name: str, folder: Path, files: list[Path]) -> dict[str, Tensor]:
-    """Return the tensors of downloaded files. Files that cannot be read (a log-in page, say) are deleted.
+    """Return the tensors of downloaded files. Delete files that cannot be read, such as a log-in page.
 
-    Raises ConnectionError, as `download` does: the server is at fault, not the user's file.
+    Raises:
+        ConnectionError: A file cannot be read. The server is at fault, not the user.
     """
     try:
         return read(folder if len(files) > 1 else files[0])
     except ValueError as error:
-        came = "; ".join(f"{file.name}: {file.stat().st_size} bytes, {_beginning(file)}" for file in files)
+        received = "; ".join(f"{file.name}: {file.stat().st_size} bytes, {_beginning(file)}" for file in files)
         for file in files:
             file.unlink()
         form = "FILE" if len(files) == 1 else "FOLDER"
         raise ConnectionError(
-            f"the server sent no checkpoint of {name} ({came}); try again later or fetch it by hand and pass "
+            f"the server sent no checkpoint of {name} ({received}); try again later or fetch it by hand and pass "
             f"weights={form}"
         ) from error
 
@@ -84,7 +92,7 @@ def _beginning(path: Path) -> str:
 def convert(path: str | Path) -> Path:
     """Return the cached safetensors made from a published file (or folder) of the user, converted if necessary.
 
-    The cache key is the file's content, so that a file that was changed in place is converted again.
+    The name in the cache depends on the file's content: a file that was changed in place is converted again.
     """
     path = Path(path)
     parts = sorted(path.glob("*.pkl")) if path.is_dir() else [path]
@@ -99,7 +107,7 @@ def convert(path: str | Path) -> Path:
 
 
 def pin(path: Path) -> str:
-    """Return the file's sha256, recorded next to it at first use and compared later. Raise ValueError if it differs."""
+    """Record a file's sha256 next to it at first use, compare it later; return it. Raise ValueError if it differs."""
     actual = manifest.sha256(path)
     sidecar = path.with_name(path.name + ".sha256")
     if not sidecar.exists():
@@ -115,7 +123,11 @@ def pin(path: Path) -> str:
 
 
 def download(url: str, path: Path) -> None:
-    """Download url to path under a temporary name, resuming an unfinished download."""
+    """Download a URL to a temporary name and rename it to `path`, resuming an unfinished download.
+
+    Raises:
+        ConnectionError: The download failed; the next call resumes it.
+    """
     part = path.with_name(path.name + ".part")
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
@@ -127,7 +139,7 @@ def download(url: str, path: Path) -> None:
             total = done + int(length) if length else None
             bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=path.stem)
             with bar, open(part, "ab" if done else "wb") as file:
-                while block := answer.read(BLOCK):
+                while block := answer.read(BLOCK_BYTES):
                     file.write(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
@@ -137,5 +149,5 @@ def download(url: str, path: Path) -> None:
     except OSError as error:
         raise ConnectionError(f"{url} failed ({error}); the part received is kept, call again to resume") from error
     if total is not None and part.stat().st_size != total:
-        raise ConnectionError(f"{url} broke off at {part.stat().st_size} of {total} bytes; call again to resume")
+        raise ConnectionError(f"{url} ended after {part.stat().st_size} of {total} bytes; call again to resume")
     part.replace(path)

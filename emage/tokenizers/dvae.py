@@ -21,19 +21,19 @@ from torch import Tensor, nn
 from emage.tokenizers.input_checks import check_pixels, to_grid
 from emage.utils.torch_compile import compilable
 
-STRIDE = 8  # px per token: three of the four groups change the size
-MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], where the logit of the published loss is moderate
+STRIDE = 8  # px per token: three of the four groups halve the sides
+MARGIN = 0.1  # pixels are mapped to [0.1, 0.9], where their logit, which the published loss uses, is moderate
 
 
 @dataclass(frozen=True)
 class DVAEConfig:
     """Sizes of a dVAE."""
 
-    vocab_size: int = 8192
+    vocab_size: int = 8192  # V
     n_hid: int = 256  # channels of the group nearest the image; the others have 2, 4 and 8 times as many
-    n_init: int = 128  # width of a code as the decoder gets it
+    n_init: int = 128  # E, the width of a code in the decoder
     num_blocks: int = 2  # per group
-    resolution: int = 256  # px; fixes `grid`, other sizes still work
+    resolution: int = 256  # px; determines `grid`. Images of other sizes work as well
 
 
 class DVAE(nn.Module):
@@ -64,12 +64,14 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def decode_grid(self, ids: Tensor) -> Tensor:
-        """Decode ids (B,h,w), not checked to be in the vocabulary, so that the host does not wait for a GPU."""
-        out = self.decoder(ids)[:, :3].float()  # (B, 3, H, W): locations; the scales are for the loss
+        """Decode ids (B,h,w) to pixels (B,3,H,W) in [0,1]. Ids are not checked: the host would wait for the GPU."""
+        out = self.decoder(ids)[:, :3].float()  # (B, 3, H, W): the locations; only the loss needs the scales
         return ((out.sigmoid() - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
 
 
 class Encoder(nn.Module):
+    """Pixels (B,3,H,W) in [0.1,0.9] -> scores of every code (B,V,h,w)."""
+
     def __init__(self, config: DVAEConfig):
         super().__init__()
         n = config.n_hid
@@ -86,6 +88,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Ids (B,h,w) -> locations and scales of a distribution of the pixels (B,6,H,W)."""
+
     def __init__(self, config: DVAEConfig):
         super().__init__()
         n = config.n_hid
@@ -111,7 +115,7 @@ class Decoder(nn.Module):
 
 def group(c_in: int, c_out: int, kernels: tuple[int, ...], num_blocks: int) -> nn.Sequential:
     widths = [c_in] + [c_out] * (num_blocks - 1)
-    gain = 1 / (4 * num_blocks) ** 2  # of all four groups' blocks
+    gain = 1 / (4 * num_blocks) ** 2  # from the number of blocks in all four groups
     return nn.Sequential(
         OrderedDict((f"block_{i}", Block(width, c_out, kernels, gain)) for i, width in enumerate(widths, start=1))
     )
@@ -122,7 +126,7 @@ def output(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Four convolutions, narrow inside, and a shortcut."""
+    """A residual block: four convolutions, the first three with a quarter of the channels, and a shortcut."""
 
     def __init__(self, c_in: int, c_out: int, kernels: tuple[int, ...], gain: float):
         super().__init__()
@@ -140,7 +144,7 @@ class Block(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """A convolution that keeps the size; its parameters are called w and b in the published files."""
+    """A convolution that keeps the size. Its parameters are named w and b, as in the published files."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int):
         super().__init__()

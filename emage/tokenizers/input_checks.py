@@ -1,4 +1,4 @@
-"""Checks of a tokenizer's input. They raise ValueError.
+"""Checks of a tokenizer's input: pixels and token ids.
 
 Letters: B images, N tokens, H W image in pixels, h w token grid.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def check_pixels(pixels: Tensor, stride: int, name: str) -> None:
-    """Check that pixels are (B,3,H,W) and that H and W are multiples of `stride`."""
+    """Raise ValueError unless pixels are (B,3,H,W) with H and W multiples of `stride`. `name`: of the tokenizer."""
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise ValueError(f"pixels must be (batch, 3, height, width), not {tuple(pixels.shape)}")
     if pixels.shape[2] % stride or pixels.shape[3] % stride or 0 in pixels.shape[2:]:
@@ -17,7 +17,7 @@ def check_pixels(pixels: Tensor, stride: int, name: str) -> None:
 
 
 def to_grid(ids: Tensor, vocab_size: int, grid: tuple[int, int] | None) -> Tensor:
-    """Return ids (B,N) as (B,h,w), checked to be in the vocabulary. `grid`: (h,w); None: a square."""
+    """Return ids (B,N) as (B,h,w). `grid`: (h,w); None: a square. Raise ValueError if ids are not in the vocabulary."""
     if ids.ndim != 2:
         raise ValueError(f"ids must be (batch, tokens), not {tuple(ids.shape)}")
     side = math.isqrt(ids.shape[1])

@@ -3,7 +3,7 @@
     a Lightning checkpoint (.ckpt)         taming: tensors under "state_dict", next to losses, optimizers, callbacks
     a zip with a model.ckpt inside         latent-diffusion
     a folder: encoder.pkl and decoder.pkl  OpenAI's dVAE: pickled modules of the package dall_e
-    a .safetensors                         any of these, converted
+    a .safetensors file                    any of these, converted
 
 Pickles are read by emage/utils/safe_pickle.py; the classes that they name are listed here.
 """
@@ -22,7 +22,7 @@ from emage.utils.safe_pickle import PlaceholderClass, unpickle, unpickle_legacy,
 
 DVAE_FILES = ("encoder", "decoder")  # one .pkl each
 
-# Lightning files hold the state of these callbacks under their classes, with or without Lightning installed.
+# Classes of callbacks whose state Lightning checkpoints contain. Lightning need not be installed.
 LIGHTNING_NAMES = [
     f"{package}.callbacks.{module}"
     for package in ("pytorch_lightning", "lightning.pytorch")
@@ -34,6 +34,7 @@ LIGHTNING_NAMES = [
     )
 ]
 
+# Classes that OpenAI's pickled modules name.
 DVAE_NAMES = [
     "dall_e.encoder.Encoder",
     "dall_e.encoder.EncoderBlock",
@@ -50,10 +51,10 @@ DVAE_NAMES = [
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """Return the model's tensors from a file or folder in one of the formats above, without the training losses'.
+    """Return the model's tensors from a file or folder in one of the formats above, without those of training losses.
 
     Raises:
-        ValueError: If the path is in none of the formats, damaged, or would run code.
+        ValueError: The file is in none of the formats, is damaged, or would run code.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,13 +80,18 @@ def open_checkpoint(path: Path) -> IO[bytes]:
                 for member in archive.namelist():
                     if PurePath(member).name == "model.ckpt":
                         return _unpacked(archive, member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it has a password
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:  # RuntimeError: it needs a password
         raise unsafe_file(path, error) from error
     return open(path, "rb")
 
 
 def _unpacked(archive: zipfile.ZipFile, member: str) -> IO[bytes]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it; the unpickler must seek
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it. A copy, because the unpickler must seek
     with archive.open(member) as source:
         shutil.copyfileobj(source, file)
     file.seek(0)
@@ -117,7 +123,10 @@ def read_openai(folder: Path) -> dict[str, Tensor]:
 
 
 def _parameters(root: Any, prefix: str, path: Path) -> dict[str, Tensor]:
-    """Return what state_dict() would, from the states of placeholders. A module may occur once: no endless loop."""
+    """Return what state_dict() would return, from the states of placeholders.
+
+    A module that occurs twice is an error: the file could otherwise cause an endless loop.
+    """
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     todo = [(prefix, root)]

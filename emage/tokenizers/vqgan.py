@@ -8,7 +8,7 @@ V codes, C channels.
 Module names follow the published files (`down.0.block.1.conv1`, `mid.attn_1`, ...), so that their weights load with
 strict=True once `loss.*` is dropped.
 
-Keep it in float32: in float16 the published weights give NaN.
+It runs in float32: in float16 the published weights give NaN.
 """
 
 from dataclasses import dataclass
@@ -26,29 +26,30 @@ from emage.utils.torch_compile import compilable
 class VQGANConfig:
     """Sizes of a VQGAN."""
 
-    vocab_size: int = 8192
-    code_dim: int = 256
-    z_channels: int = 256
-    channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 4)  # one level each; the image halves between levels
-    num_res_blocks: int = 2
+    vocab_size: int = 8192  # V
+    code_dim: int = 256  # E
+    z_channels: int = 256  # Z
+    channels: int = 128  # C of the first level
+    channel_mult: tuple[int, ...] = (1, 1, 2, 4)  # C / channels of each level; the image halves between levels
+    num_res_blocks: int = 2  # per level of the encoder; the decoder has one more
     num_groups: int = 32  # of every GroupNorm
-    resolution: int = 256  # px; fixes `grid` and which level has attention, other sizes still work
-    attention_resolutions: tuple[int, ...] = (32,)  # px
+    resolution: int = 256  # px; determines `grid` and the levels with attention. Images of other sizes work as well
+    attention_resolutions: tuple[int, ...] = (32,)  # px; the levels at which an image of `resolution` has this size
     quantizer: Literal["nearest", "gumbel"] = "nearest"
     patchwise: bool = False  # the encoder sees each stride x stride patch alone: equal patches get equal codes
 
     @property
     def stride(self) -> int:
-        """px per token."""
+        """Return the px per token, along each side."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def has_attention(self, level: int) -> bool:
+        """Return True if a level, numbered from the image's side, has attention."""
         return self.resolution >> level in self.attention_resolutions
 
 
 class VQGAN(nn.Module):
-    """The tokenizer: encoder, codes and decoder."""
+    """The tokenizer: encoder, quantizer with the codes, and decoder."""
 
     def __init__(self, config: VQGANConfig, name: str = "vqgan"):
         super().__init__()
@@ -77,12 +78,12 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def decode_grid(self, ids: Tensor) -> Tensor:
-        """Decode ids (B,h,w), not checked to be in the vocabulary, so that the host does not wait for a GPU."""
+        """Decode ids (B,h,w) to pixels (B,3,H,W) in [0,1]. Ids are not checked: the host would wait for the GPU."""
         codes = self.quantize.codes[ids].permute(0, 3, 1, 2)  # (B, E, h, w)
         return self.pixels(codes).float().clamp(0, 1)
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Return the latents (B,E,h,w) before quantizing of pixels (B,3,H,W) in [0,1]."""
+        """Return the latents (B,E,h,w), not quantized, of pixels (B,3,H,W) in [0,1]."""
         check_pixels(pixels, self.stride, self.name)
         stride = self.stride
         x = 2 * pixels - 1
@@ -96,15 +97,16 @@ class VQGAN(nn.Module):
         return z.view(-1, h, w, z.shape[1]).permute(0, 3, 1, 2)  #                               (B, E, h, w)
 
     def pixels(self, codes: Tensor) -> Tensor:
-        """Return pixels (B,3,H,W), about in [0,1] and not clamped, of codes (B,E,h,w)."""
+        """Return the pixels (B,3,H,W) of codes (B,E,h,w): approximately in [0,1], not clamped."""
         return (self.decoder(self.post_quant_conv(codes)) + 1) / 2
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Quantizers: latents (B, E, h, w) -> ids (B, h, w); `codes` is the table (V, E)
 
 
 class NearestQuantizer(nn.Module):
+    """Takes the code nearest to the latent."""
+
     def __init__(self, config: VQGANConfig):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.code_dim)
@@ -121,7 +123,7 @@ class NearestQuantizer(nn.Module):
 
 
 class GumbelQuantizer(nn.Module):
-    """Scores every code by a 1x1 convolution. The published module samples even in eval; we need the argmax."""
+    """Scores every code by a 1x1 convolution and takes the best. The published module samples, even in eval mode."""
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
@@ -136,11 +138,12 @@ class GumbelQuantizer(nn.Module):
         return self.proj(z).argmax(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Encoder and decoder
 
 
 class Encoder(nn.Module):
+    """Pixels (B,3,H,W) in [-1,1] -> latents (B,Z,h,w)."""
+
     def __init__(self, config: VQGANConfig):
         super().__init__()
         groups = config.num_groups
@@ -161,12 +164,14 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W)
         x = self.conv_in(x)  #                  (B, C, H, W)
         for stage in self.down:
-            x = stage(x)  #                     halves the sides, but for the last
+            x = stage(x)  #                     each stage but the last halves the sides
         x = self.mid(x)  #                      (B, C, h, w)
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, Z, h, w)
 
 
 class Decoder(nn.Module):
+    """Latents (B,Z,h,w) -> pixels (B,3,H,W), about in [-1,1]."""
+
     def __init__(self, config: VQGANConfig):
         super().__init__()
         groups = config.num_groups
@@ -188,12 +193,12 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:  # (B, Z, h, w)
         x = self.mid(self.conv_in(z))  #        (B, C, h, w)
         for stage in reversed(self.up):
-            x = stage(x)  #                     doubles the sides, but for the last
+            x = stage(x)  #                     each stage but the last doubles the sides
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
 class Stage(nn.Module):
-    """One level: residual blocks, each with attention behind it or not, then a change of size, if any."""
+    """One level: residual blocks, each followed by attention if the level has it, then a change of size if any."""
 
     def __init__(self, c_in: int, c_out: int, num_blocks: int, has_attention: bool, num_groups: int):
         super().__init__()
@@ -215,6 +220,8 @@ class Stage(nn.Module):
 
 
 class Middle(nn.Module):
+    """The layers at the smallest size: a residual block, attention, a residual block."""
+
     def __init__(self, width: int, num_groups: int):
         super().__init__()
         self.block_1 = ResBlock(width, width, num_groups)
@@ -226,6 +233,8 @@ class Middle(nn.Module):
 
 
 class ResBlock(nn.Module):
+    """Two 3x3 convolutions with normalisation, and a shortcut."""
+
     def __init__(self, c_in: int, c_out: int, num_groups: int):
         super().__init__()
         self.norm1 = norm(c_in, num_groups)
@@ -242,7 +251,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all positions of the grid."""
+    """Self-attention with one head over all positions."""
 
     def __init__(self, width: int, num_groups: int):
         super().__init__()

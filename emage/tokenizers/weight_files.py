@@ -1,4 +1,4 @@
-"""Tokenizer weight files: safetensors with the tokenizer's name and config; and the fingerprint of weights."""
+"""Weight files of tokenizers: safetensors with the tokenizer's name and config; the fingerprint of weights."""
 
 import hashlib
 import json
@@ -28,7 +28,10 @@ ARCHITECTURES: dict[str, tuple[type[Config], type[Tokenizer]]] = {
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 of every tensor's key, dtype, shape and bytes, in the keys' order, not of the file."""
+    """Return one sha256 of all tensors: of their keys, dtypes, shapes and bytes, in the order of the keys.
+
+    It identifies the weights whatever file they are in.
+    """
     digest = hashlib.sha256()
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
@@ -45,7 +48,7 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
         path: The .safetensors file to write.
 
     Returns:
-        The fingerprint of the weights, the `sha256` of a tokenizer loaded from the file.
+        The fingerprint of the weights: the `sha256` of a tokenizer that is loaded from the file.
 
     Examples:
         ```python
@@ -61,7 +64,7 @@ def save(tokenizer: Tokenizer, path: str | Path) -> str:
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, completely or not at all."""
     content = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, metadata)
-    # safetensors' own save_file makes files that only their owner can read
+    # Not safetensors' save_file: only their owner can read its files.
     with manifest.new_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
@@ -73,7 +76,7 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
 
     Args:
         path: The .safetensors file.
-        device: Where the weights are.
+        device: The device to load the weights on.
 
     Raises:
         ValueError: The file is damaged, or `save` did not write it.
@@ -104,7 +107,7 @@ def describe(path: str | Path) -> tuple[str, Config] | None:
     described = _json(text)
     kind = next((kind for kind in ARCHITECTURES if isinstance(described, dict) and kind in described), None)
     if kind is None or not isinstance(described.get("name"), str):
-        raise ValueError(f"{path} holds no tokenizer of a kind that this version knows ({', '.join(ARCHITECTURES)})")
+        raise ValueError(f"{path} holds no tokenizer of an architecture of this version ({', '.join(ARCHITECTURES)})")
     try:
         config = from_yaml(ARCHITECTURES[kind][0], json.dumps(described[kind]))  # which checks names and types
         return described["name"], config
@@ -129,9 +132,20 @@ def _kind(config: Config) -> str:
 
 
 def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | torch.device = "cpu") -> Tokenizer:
-    """A tokenizer in eval mode, in float32, without gradients."""
+    """Return a tokenizer with these weights, in eval mode, in float32, without gradients.
+
+    Args:
+        name: The tokenizer's name.
+        config: Sizes of the network.
+        tensors: The weights, by the network's keys.
+        device: The device to move it to.
+
+    Raises:
+        ValueError: The weights do not fit the config.
+    """
     try:
-        with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten here cost no seed
+        # The network starts with random weights: the caller's random state must not change.
+        with torch.random.fork_rng(devices=[]):
             tokenizer = build_network(config, name)
         tokenizer.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has

@@ -33,6 +33,9 @@ def test_a_sheet_needs_the_weights_that_made_the_table(token_table: Path, tmp_pa
     done = run_command("inspect", str(tmp_path), f"sheet={tmp_path / 'sheet.png'}")
     assert done.returncode == 2
     assert "a dog" in done.stdout and "hand-made" in done.stdout  # everything but the sheet
-    assert done.stderr.startswith("error: no sheet without the weights of hand-made") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: the contact sheet needs the weights of hand-made")
+        and done.stderr.count("\n") == 1
+    )
     assert "pass weights=FILE" in done.stderr
     assert not (tmp_path / "sheet.png").exists()

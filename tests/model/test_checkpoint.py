@@ -133,9 +133,9 @@ def describe_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) ->
         (lambda it: {**it, "vqgan": [1]}, "cannot build: "),
         (lambda it: {**it, "vqgan": {**it["vqgan"], "channels": 10}}, "the weights do not fit vqgan-demo-f8-512: "),
         (lambda it: {**it, "vqgan": {**it["vqgan"], "num_groups": 0}}, "the weights do not fit vqgan-demo-f8-512: "),
-        (lambda it: {"vqgan": it["vqgan"]}, "holds no tokenizer of a kind that this version knows (vqgan, dvae)"),
-        (lambda it: {"name": "a", "later": {}}, "holds no tokenizer of a kind that this version knows (vqgan, dvae)"),
-        (lambda it: 3, "holds no tokenizer of a kind that this version knows (vqgan, dvae)"),
+        (lambda it: {"vqgan": it["vqgan"]}, "holds no tokenizer of an architecture of this version (vqgan, dvae)"),
+        (lambda it: {"name": "a", "later": {}}, "holds no tokenizer of an architecture of this version (vqgan, dvae)"),
+        (lambda it: 3, "holds no tokenizer of an architecture of this version (vqgan, dvae)"),
     ],
 )
 def test_a_tokenizer_of_a_later_version(change: Callable, message: str, folder: Path):

@@ -1,1 +1,1 @@
-"""One row of a URL table -> an image and a caption, or the reason why not. No cluster here."""
+"""A row of a URL table -> an image and a caption, or a drop reason. Nothing here needs a cluster."""

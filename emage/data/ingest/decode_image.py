@@ -1,7 +1,7 @@
-"""Decoding of bytes from the web into images: square RGB ones for the tokenizer, whole ones for uploads.
+"""Decoding of bytes from the web into images: square RGB for training and metrics, in their own size for uploads.
 
 A file is never trusted: only formats that Pillow decodes itself are accepted, the number of pixels is checked before
-any of them is decoded, and whatever a hostile file makes a decoder raise becomes an ImageError with a drop reason.
+any of them is decoded, and every error that a hostile file causes in a decoder becomes an ImageError.
 """
 
 import io
@@ -17,7 +17,7 @@ JPEG_QUALITY = 95  # of the JPEGs that are written, without chroma subsampling, 
 
 
 class ImageError(ValueError):
-    """Bytes that give no usable image.
+    """Bytes that do not contain a usable image.
 
     Attributes:
         reason: The drop reason: not_an_image, too_small, too_many_pixels, too_many_scans, truncated or decode_error.
@@ -46,13 +46,13 @@ def make_square_jpeg(data: bytes, size: int, *, min_size: int, max_pixels: int) 
     Args:
         data: The file's bytes.
         size: Width and height of the result, px.
-        min_size: The least shorter side, px.
-        max_pixels: The most pixels, checked before decoding.
+        min_size: Minimum length of the shorter side, px.
+        max_pixels: Maximum number of pixels, checked before decoding.
 
     Raises:
         ImageError: With the drop reason.
     """
-    image = _admit(data, min_size, max_pixels)
+    image = _open_within_limits(data, min_size, max_pixels)
     width, height = image.size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size in less time; twice `size` is left for the antialiasing.
     image.draft(None, (2 * size, 2 * size))
@@ -70,12 +70,12 @@ def decode_square(data: bytes, size: int, *, min_size: int, max_pixels: int) -> 
 
     The image is decoded in its full size and not compressed again: both would change a metric's value.
     """
-    return np.asarray(_rgb(_upright(_load(_admit(data, min_size, max_pixels))), size))
+    return np.asarray(_rgb(_upright(_load(_open_within_limits(data, min_size, max_pixels))), size))
 
 
 def open_upload(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Return an uploaded image, upright, in its own size: RGBA if it has transparency, else RGB. Raises ImageError."""
-    image = _eight_bit(_upright(_load(_admit(data, 1, max_pixels))))
+    """Return an uploaded image, upright, in its own size: RGBA if it has transparency, else RGB. Raise ImageError."""
+    image = _eight_bit(_upright(_load(_open_within_limits(data, 1, max_pixels))))
     try:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except Exception:  # a colour space that Pillow cannot convert, a broken palette
@@ -83,12 +83,12 @@ def open_upload(data: bytes, *, max_pixels: int) -> Image.Image:
 
 
 def decode_pixels(data: bytes) -> np.ndarray:
-    """Return an encoded image as (H, W, 3) uint8. Raises ImageError if it cannot be decoded."""
+    """Return an encoded image as (H, W, 3) uint8, without limits. Raise ImageError if it cannot be decoded."""
     return np.asarray(_rgb(_load(_open(data))))
 
 
-def _admit(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
-    """Open an image and reject it if it is too small, or too much to decode."""
+def _open_within_limits(data: bytes, min_size: int, max_pixels: int) -> Image.Image:
+    """Open an image. Raise ImageError if it is too small, or too expensive to decode."""
     image = _open(data)
     if min(image.size) < min_size:
         raise ImageError("too_small")
@@ -141,7 +141,7 @@ def _rgb(image: Image.Image, size: int | None = None) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey scaled down to 8 bits; Pillow alone would clip it."""
+    """Return the image, 16-bit grey scaled down to 8 bits: Pillow alone would clip it."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Drop reasons: the short names under which dropped rows of an ingest are counted. What each means, and what to do.
+"""Drop reasons, the short names under which dropped rows of an ingest are counted: their meaning, and advice.
 
 Reasons of the table, the download and the image are explained in EXPLANATIONS; a caption rule by its own docstring.
 """
@@ -11,10 +11,10 @@ from emage.data.ingest.captions.caption_rules import RULES
 
 
 class Explanation(NamedTuple):
-    """What a drop reason means, for users."""
+    """The meaning of a drop reason, for users."""
 
-    description: str  # what happened
-    advice: str = ""  # what to do if it happens often; empty: nothing is wrong on this side
+    description: str  # a sentence
+    advice: str = ""  # against many such rows; empty: nothing is wrong on this side
 
 
 EXPLANATIONS = {
@@ -41,7 +41,7 @@ EXPLANATIONS = {
         "the resolver may be down or overloaded; run one on every node, or lower download.threads, and try again",
     ),
     "connection_error": Explanation(
-        "The server refused the connection or broke it off.",
+        "The server refused the connection or closed it early.",
         "the network may be down or saturated; lower download.threads and try again",
     ),
     "tls_error": Explanation(
@@ -66,7 +66,7 @@ EXPLANATIONS = {
     "decode_error": Explanation("The image's file is damaged."),
     "wrong_size": Explanation("The stored image is not of download.image_size.", "these shards come from elsewhere"),
 }
-_HTTP = {  # what the common statuses mean here; the others are explained by their official name
+_HTTP_STATUSES = {  # the common ones, as they are met here; the others are explained by their official name
     404: Explanation("Link rot: the page does not exist any more."),
     410: Explanation("Link rot: the page was removed for good."),
     401: Explanation("The server requires a password."),
@@ -76,10 +76,10 @@ _HTTP = {  # what the common statuses mean here; the others are explained by the
 
 
 def explain(outcome: str, reason: str) -> Explanation:
-    """Return what a drop reason means.
+    """Return the explanation of a drop reason.
 
     Args:
-        outcome: "filtered", "failed" or "rejected": "empty" is a reason of the last two.
+        outcome: "filtered", "failed" or "rejected", since "empty" is a drop reason of the last two.
         reason: The short name under which the rows are counted.
 
     Returns:
@@ -95,7 +95,7 @@ def explain(outcome: str, reason: str) -> Explanation:
 
 
 def _explain_status(code: int) -> Explanation:
-    if code in _HTTP:
-        return _HTTP[code]
+    if code in _HTTP_STATUSES:
+        return _HTTP_STATUSES[code]
     name = HTTPStatus(code).phrase if code in set(HTTPStatus) else "a status that HTTP does not define"
     return Explanation(f"The server failed: {name}." if 500 <= code < 600 else f"The server answered: {name}.")

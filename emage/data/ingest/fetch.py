@@ -1,13 +1,13 @@
-"""The download of one URL: its bytes, from servers that may be slow or hostile. Standard library only; no images here.
+"""The download of one URL: its bytes, from servers that may be slow or hostile. Only the standard library is used.
 
     1. The scheme must be http or https.
     2. Only public addresses are connected to (safe_connection.py).
     3. One deadline covers everything: resolving, connecting, TLS, headers, body, redirects.
     4. At most `max_bytes` are read, and decompression ends at `max_bytes` as well.
-    5. A redirect starts again at 1. It takes no cookies and no passwords along.
+    5. A redirect starts again at 1. No cookies or passwords are sent.
 
 Proxies named in the environment are not used: they would connect to addresses that were not checked here.
-Every failure has a short name, `FetchError.reason`, the drop reason under which the row is counted.
+Every failure is a FetchError; its `reason` is the drop reason under which the row is counted.
 """
 
 import http.client
@@ -29,7 +29,7 @@ BLOCK_BYTES = 1 << 16  # read at a time
 UNQUOTED = "/%:=&?~#+!$,;'@()*[]"  # stays as it is in a path; the rest is percent-encoded, as browsers do
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]+")  # a name, or an IPv6 address without a zone
 RETRIED_AT_ONCE = ("timeout", "connection_error", "dns_error")
-# Worth another attempt hours later: those, and the statuses of servers that are busy for now.
+# Tried again in a retry round, hours later: those, and the statuses of servers that are busy for now.
 RETRIED_LATER = (*RETRIED_AT_ONCE, *(f"http_{status}" for status in (408, 425, 429, 500, 502, 503, 504)))
 
 IsOptedOut = Callable[[Message], bool]  # of the response's headers
@@ -51,9 +51,9 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """How long and how much to read, and from which hosts."""
+    """The limits of a download: its time, its bytes and its hosts."""
 
-    timeout_s: float = 10.0  # for the whole download
+    timeout_s: float = 10.0  # for the whole download, redirects included
     max_bytes: int = 50_000_000
     allow_private_hosts: bool = False
     user_agent: str = "emage"
@@ -87,7 +87,7 @@ def fetch(url: str | None, limits: FetchLimits, is_opted_out: IsOptedOut) -> byt
 
 
 def _reason(error: Exception) -> str:
-    """Return the drop reason of what the standard library raised. The order matters: most are kinds of OSError."""
+    """Return the drop reason of an error of the standard library. The order matters: most are subclasses of OSError."""
     if isinstance(error, safe_connection.PrivateAddressError):
         return "private_address"
     if isinstance(error, TimeoutError):
@@ -104,7 +104,7 @@ def _reason(error: Exception) -> str:
 
 
 def fetch_with_retries(url: str | None, limits: FetchLimits, is_opted_out: IsOptedOut, retries: int) -> bytes:
-    """Call `fetch`, and up to `retries` times again if the failure may be temporary."""
+    """Call `fetch`, and up to `retries` times again if the failure is in RETRIED_AT_ONCE."""
     for retries_left in range(retries, -1, -1):
         try:
             return fetch(url, limits, is_opted_out)
@@ -194,12 +194,12 @@ def _redirect_target(response: http.client.HTTPResponse) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host that `fetch` would connect to, in ASCII. Raises ValueError or FetchError if there is none."""
+    """Return the host that `fetch` would connect to, in ASCII. Raise ValueError or FetchError if the URL has none."""
     return _split(url)[1]
 
 
 def _split(url: str) -> tuple[SplitResult, str, int]:
-    """Return a URL's parts, its host in ASCII, its port. Raises ValueError or FetchError."""
+    """Return a URL's parts, its host in ASCII and its port. Raise ValueError or FetchError if one is not valid."""
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https"):
         raise FetchError("bad_scheme")

@@ -1,10 +1,10 @@
-"""Sockets to public addresses alone, which keep one deadline however slowly names, TLS or data come.
+"""Sockets that connect to public addresses only and respect one deadline, however slow the resolver or server is.
 
 1. A host is resolved once. Every address that it has must be public (this prevents server-side request forgery),
    and the connection goes to an address that was checked: a name that resolves differently the second time (DNS
    rebinding) is not resolved a second time.
-2. A deadline is a time of time.monotonic(). Resolving, connecting, the TLS handshake and every read wait until it
-   is over, and no longer.
+2. A deadline is a time of time.monotonic(). Resolving, connecting, the TLS handshake and every read wait until the
+   deadline and no longer.
 """
 
 import functools
@@ -27,7 +27,7 @@ class PrivateAddressError(Exception):
 
 
 def connect(host: str, port: int, deadline: float, *, is_tls: bool, allow_private_hosts: bool) -> socket.socket:
-    """Return a connected socket, behind a TLS handshake if `is_tls`. Its reads keep the deadline as well.
+    """Return a connected socket, after a TLS handshake if `is_tls`. Its reads respect the deadline as well.
 
     Raises:
         PrivateAddressError: One of the host's addresses is not public, and `allow_private_hosts` is False.
@@ -61,14 +61,14 @@ def seconds_left(deadline: float) -> float:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Return the system's trusted certificates, with sockets that keep a deadline."""
+    """Return a context with the system's trusted certificates, whose sockets respect a deadline."""
     context = ssl.create_default_context()
     context.sslsocket_class = _TlsSocket
     return context
 
 
 def is_public(address: str) -> bool:
-    """Return True if an IP address belongs to the open internet. Of an IPv4 address inside IPv6, the former decides."""
+    """Return True if an IP address is public. If an IPv6 address contains an IPv4 address, that one decides."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -87,7 +87,7 @@ def is_public(address: str) -> bool:
 def _resolve(host: str, port: int, deadline: float) -> list[Address]:
     """Return every address of a host, in the resolver's order.
 
-    The system's resolver accepts no deadline, so the lookup runs in a thread that is given up when the time is over.
+    The system's resolver accepts no deadline, so the lookup runs in a thread: it is abandoned after the deadline.
     """
     look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     if _is_address(host):
@@ -115,7 +115,7 @@ def _resolver() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=MAX_LOOKUPS, thread_name_prefix="resolve")
 
 
-# Sockets that keep a deadline
+# Sockets that respect a deadline
 
 
 class _Socket(socket.socket):
@@ -129,7 +129,7 @@ class _Socket(socket.socket):
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """The same for a socket behind TLS."""
+    """A TLS socket whose reads wait until the deadline and no longer, however slowly the data come."""
 
     deadline = math.inf
 

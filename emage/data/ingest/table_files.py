@@ -12,7 +12,8 @@ from emage.utils import storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # by suffix
+# Suffix -> format.
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COMPRESSED = (".gz", ".bz2", ".zst")  # suffixes of text tables that are decompressed while they are read
 
 
@@ -49,7 +50,7 @@ def find_files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
 
 
 def format_of(config: SourceConfig, path: str) -> str:
-    """Return parquet, csv, tsv or jsonl: source.format, or by the file's suffix. Raises InputError if it is unknown."""
+    """Return parquet, csv, tsv or jsonl: source.format, or by the file's suffix. Raise InputError if it is unknown."""
     if config.format != "auto":
         return config.format
     if _suffix(path) not in FORMATS:
@@ -65,7 +66,7 @@ def _suffix(path: str) -> str:
 
 @contextmanager
 def explain_read_errors(config: SourceConfig, file: str) -> Iterator[None]:
-    """Turn what pyarrow raises about a file into an InputError that names the file."""
+    """Turn an error of pyarrow about a file into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Reading one file of a URL table: parquet, csv, tsv or jsonl -> record batches of the wanted columns.
+"""Reading of one file of a URL table: parquet, csv, tsv or jsonl -> record batches of the wanted columns.
 
-A row of text that cannot be read is skipped and counted as "bad_row". Bytes of text come as they are in the file
-(csv, tsv: binary columns); url_table.py converts them.
+A row of a text file (csv, tsv, jsonl) that cannot be read is skipped and counted as "bad_row". Columns of csv and tsv
+are returned as bytes; url_table.py decodes them.
 """
 
 import io
@@ -21,7 +21,7 @@ from emage.data.ingest import table_files
 from emage.utils.errors import InputError
 
 BATCH_ROWS = 16_384
-BLOCK_BYTES = 8 << 20  # of a text table, read at a time; no row of csv or tsv may be longer
+BLOCK_BYTES = 8 << 20  # of a text file, read at a time; no row of csv or tsv may be longer
 
 
 def read_file(
@@ -39,8 +39,8 @@ def read_file(
         filesystem: Where the file is.
         file: Its path there.
         columns: The columns to read.
-        row_groups: Of a parquet file, the row groups to read; None: all of them.
-        bad: Counts the rows that cannot be read, as "bad_row".
+        row_groups: The row groups to read of a parquet file; None: all of them.
+        bad: The counter of the rows that cannot be read; they are added to it as "bad_row".
 
     Raises:
         InputError: The file does not have one of the columns.
@@ -55,7 +55,7 @@ def read_file(
 
 
 def count_rows(config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str) -> int:
-    """Return a file's rows: exact for parquet; of text the lines, a few too many if captions hold line breaks."""
+    """Return the number of rows: exact for parquet; for text the lines, too many if captions have line breaks."""
     format = table_files.format_of(config, file)
     if format == "parquet":
         return pq.read_metadata(file, filesystem=filesystem).num_rows
@@ -87,14 +87,14 @@ def _read_parquet(
 def _read_csv(
     config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str], bad: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Read csv with quotes and line breaks inside them; tsv as the public tables are written, without any quoting."""
+    """Read csv, in which quoted values may have line breaks; or tsv as the public tables have it, without quoting."""
     if filesystem.get_file_info(file).size == 0:
         return
     options = _csv_options(config, file, Counter())
     with filesystem.open_input_stream(file) as stream, pa_csv.open_csv(stream, **options) as table:
         _check_columns(config, file, table.schema.names, columns)
-    # Opened again for these columns alone, as bytes: a guessed type can turn out to be wrong a million rows later, and
-    # pyarrow's strings do not accept bytes that are not UTF-8.
+    # Opened again to read these columns alone, as bytes: a guessed type can turn out to be wrong a million rows later,
+    # and pyarrow's strings do not accept bytes that are not UTF-8.
     as_bytes = pa_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.binary()))
     options = _csv_options(config, file, bad)
     with (
@@ -125,7 +125,7 @@ def _csv_options(config: SourceConfig, file: str, bad: Counter[str]) -> dict[str
 def _read_jsonl(
     config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str], bad: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Read with Python's JSON parser: as fast as pyarrow's here, which fails if a column has texts and numbers."""
+    """Read jsonl with Python's JSON parser: pyarrow's is no faster, and fails if a column has texts and numbers."""
     with filesystem.open_input_stream(file) as stream:
         first = stream.read(BLOCK_BYTES).lstrip().partition(b"\n")[0]
     if not first:

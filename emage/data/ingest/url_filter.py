@@ -1,7 +1,7 @@
 """The filters of URL tables: conditions on a row's metadata, and block lists of URLs, hosts and md5 sums.
 
     where=["similarity>=0.3", "NSFW==UNLIKELY"]     a row is kept if every condition holds; a missing value fails
-    block_urls, block_hosts, block_md5              lists of what must not be downloaded, one entry per line
+    block_urls, block_hosts, block_md5              lists of images that must not be downloaded, one entry per line
 
 A list of URLs or of md5 sums is stored as sorted 64-bit hashes, 8 bytes per entry: with ten million entries, one row in
 2 * 10^12 is blocked by mistake. A URL's host is parsed as fetch.py parses it, so no spelling of it evades a list.
@@ -47,7 +47,9 @@ class Condition:
     """A condition on one column.
 
     Attributes:
-        text: As it was written: also the drop reason of the rows that fail it.
+        text: As it was written; also the drop reason of the rows that fail it.
+        column: The name of the column.
+        operation: A key of OPERATIONS.
         value: A number, or a text for == and !=.
     """
 
@@ -63,7 +65,7 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """Return the condition of a text such as "similarity>=0.3". Raises InputError if it is not a condition."""
+    """Parse a condition such as "similarity>=0.3". Raise InputError if the text is not a condition."""
     parts = CONDITION.fullmatch(text)
     if parts is None:
         raise InputError(f"source.where: {text!r} is not a condition; write it like similarity>=0.3 or NSFW==UNLIKELY")
@@ -77,7 +79,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def lacks_numbers(values: pa.Array) -> bool:
-    """Return True if there are values and none is a number. An empty text, as csv has it, is a missing value."""
+    """Return True if a column has values and none is a number. An empty text, as in csv, is a missing value."""
     is_value = pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), "")
     return bool(pc.any(is_value).as_py()) and to_numbers(values).null_count == len(values)
 
@@ -96,11 +98,11 @@ def to_numbers(values: pa.Array) -> pa.Array:
 
 @dataclass(frozen=True)
 class BlockLists:
-    """The entries of all lists.
+    """The entries of all block lists, for fast look-up.
 
     Attributes:
         urls: (n,) uint64, sorted: see `hash_texts`.
-        hosts: Host names; each stands for its subdomains as well.
+        hosts: Host names; each blocks its subdomains as well.
         md5: (n,) uint64, sorted: see `md5_keys`.
     """
 
@@ -109,7 +111,7 @@ class BlockLists:
     md5: np.ndarray
 
     def match(self, urls: pa.Array, md5: pa.Array | None) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (drop reason, booleans over the rows) for each list that is not empty."""
+        """Yield (drop reason, one boolean per row: True if it is blocked) for each list that is not empty."""
         if len(self.urls):
             yield "blocked_url", is_in(self.urls, hash_texts(pc.utf8_trim_whitespace(urls)))
         if self.hosts:
@@ -143,7 +145,7 @@ def read_block_lists(urls: Sequence[str], hosts: Sequence[str], md5: Sequence[st
     return BlockLists(
         np.sort(hash_texts(pa.array(_entries(urls, "select.block_urls"), pa.string()))),
         frozenset(_listed_host(entry) for entry in _entries(hosts, "select.block_hosts")),
-        np.sort(md5_keys(sums)),  # no key is 0, which stands for a missing sum
+        np.sort(md5_keys(sums)),  # no key is 0, which marks a missing sum
     )
 
 
@@ -159,7 +161,7 @@ def _entries(files: Sequence[str], key: str) -> Iterator[str]:
 
 
 def _listed_host(entry: str) -> str:
-    """Return wild.net for "*.wild.net", ".wild.net" and "wild.net.". Raises InputError if the entry is not a host."""
+    """Return wild.net for "*.wild.net", ".wild.net" and "wild.net.". Raise InputError if the entry is not a host."""
     name = entry.removeprefix("*.").strip(".")
     try:
         if ":" in name:  # only an IPv6 address has colons, with brackets or without
@@ -174,7 +176,7 @@ def _listed_host(entry: str) -> str:
 
 
 def _host(url: str) -> str:
-    """Return the host that the fetch connects to, in one spelling. Raises ValueError or FetchError if there is none."""
+    """Return the host that `fetch` connects to, in one spelling. Raise ValueError or FetchError if the URL has none."""
     host = fetch.host_of(url)
     return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
 
@@ -186,11 +188,11 @@ def hash_texts(texts: pa.Array) -> np.ndarray:
 
 
 def md5_keys(sums: Sequence[str | None]) -> np.ndarray:
-    """Return (n,) uint64: the first 8 bytes of each md5 sum (at least 1), 0 for what is not an md5 sum."""
+    """Return (n,) uint64: the first 8 bytes of each md5 sum (at least 1), or 0 for a text that is not an md5 sum."""
     return np.array([max(1, int(text[:16], 16)) if text and MD5.fullmatch(text) else 0 for text in sums], np.uint64)
 
 
 def is_in(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return booleans: which of `values` are in `known`, which is sorted."""
+    """Return one boolean per value: True if it is in `known`, which is sorted."""
     positions = np.searchsorted(known, values)
     return known[np.minimum(positions, len(known) - 1)] == values

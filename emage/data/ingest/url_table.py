@@ -1,8 +1,8 @@
 """Tables of image URLs and captions: parquet, csv, tsv or jsonl, one file or a folder, local or in object storage.
 
-Whatever a table looks like, `read` yields record batches with two string columns, url and caption, and the metadata
-columns that its conditions need, in the table's own order and with one batch in memory at a time. An error in a table
-is an InputError that names the file or the column; an unreadable row of text is counted and skipped.
+For every format `read` yields record batches with two string columns, url and caption, and the metadata columns that
+the conditions need, in the table's own order and with one batch in memory at a time. An error in a table is an
+InputError that names the file or the column; an unreadable row of a text file (csv, tsv, jsonl) is counted and skipped.
 
 table_files.py finds the files, table_formats.py reads them.
 """
@@ -27,8 +27,8 @@ from emage.utils import storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
-METADATA_PREFIX = "meta."  # of the names of the columns next to url and caption
-PART_ROWS = 1_000_000
+METADATA_PREFIX = "meta."  # of column names, so that a metadata column may be called url or caption as well
+PART_ROWS = 1_000_000  # of a parquet file, read by one task
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class TablePart:
 def list_tables(config: IngestConfig) -> list[SourceConfig]:
     """Return the tables of an ingest: `source`, then those of `more`.
 
-    A table of `more` has the columns of the preset that it is named after. The paths are absolute, because the workers
-    of a cluster have another working folder.
+    A table of `more` has the column names of the preset that it is named after, if there is one. The paths are
+    absolute, because the workers of a cluster have another working folder.
 
     Raises:
-        InputError: A table of `more` has no path or an unknown key, or two tables have one name.
+        InputError: A table of `more` has no path or an unknown key, or two tables have the same name.
     """
     tables = [config.source]
     for name, values in config.more.items():
         if not isinstance(values, dict) or "table" not in values:
             raise InputError(f"more.{name}: set more.{name}.table=... (and the other keys of source that differ)")
-        known = name if "IngestConfig" in PRESETS.get(name, {}) else None
+        preset_name = name if "IngestConfig" in PRESETS.get(name, {}) else None
         try:
-            source = preset(IngestConfig, known, output="", source={"dataset": name, **values}).source
+            source = preset(IngestConfig, preset_name, output="", source={"dataset": name, **values}).source
         except OmegaConfBaseException as error:
             key = (getattr(error, "full_key", None) or "source").removeprefix("source.")
             message = override_error(SourceConfig, error, key, values.get(key))
@@ -68,7 +68,7 @@ def list_tables(config: IngestConfig) -> list[SourceConfig]:
 
 
 def split(config: SourceConfig) -> list[TablePart]:
-    """Return the table in parts of about PART_ROWS rows; a text file is one part, whatever its size."""
+    """Return the parts of a table, of about PART_ROWS rows each; a text file is one part, whatever its size."""
     filesystem, files = table_files.find_files(config)
     parts: list[TablePart] = []
     for file in files:
@@ -96,11 +96,11 @@ def read(
     Args:
         config: The table.
         part: One of `split`; None: the whole table.
-        bad: Counts the rows of text that cannot be read and are skipped, as "bad_row".
+        bad: The counter of the rows of text files that cannot be read; they are added to it as "bad_row".
 
     Yields:
-        The columns url (null if missing), caption ("" if missing) and, under METADATA_PREFIX + their names, the
-        columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD.
+        Batches with the columns url (null if missing), caption ("" if missing) and, named METADATA_PREFIX + name,
+        the columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD.
     """
     bad = Counter() if bad is None else bad
     if part is None:
@@ -142,7 +142,7 @@ def list_file_sizes(config: SourceConfig) -> list[list[Any]]:
 
 
 def count_rows(config: SourceConfig) -> int:
-    """Return the table's rows: exact for parquet; of text the lines, a few too many if captions hold line breaks."""
+    """Return the number of rows: exact for parquet; for text the lines, too many if captions have line breaks."""
     filesystem, files = table_files.find_files(config)
     total = 0
     for file in files:
@@ -152,7 +152,7 @@ def count_rows(config: SourceConfig) -> int:
 
 
 def parse_conditions(config: SourceConfig) -> list[url_filter.Condition]:
-    """Return the conditions of source.where. Raises InputError if one cannot be read."""
+    """Return the conditions of source.where. Raise InputError if one cannot be parsed."""
     return [url_filter.parse_condition(text) for text in config.where]
 
 
@@ -168,7 +168,7 @@ def _converted(config: SourceConfig, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _values(column: pa.Array) -> pa.Array:
-    """Return a category column as its values, bytes as text, the rest as it is."""
+    """Return a dictionary column as its values, bytes as text, any other column as it is."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return _text(column) if pa.types.is_binary(column.type) else column

@@ -21,7 +21,7 @@ from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_sh
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 
-# Settings that change how fast and how patiently an ingest runs, but not its result; by group.
+# Settings, by group, that decide how fast and with how many retries an ingest runs, but do not belong to its identity.
 NOT_IN_IDENTITY = {
     "download": (
         "threads",
@@ -38,7 +38,7 @@ NOT_IN_IDENTITY = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an ingest has found out before it writes anything."""
+    """Everything that an ingest has checked and loaded before it writes anything."""
 
     config: IngestConfig
     output: Path  # absolute
@@ -51,10 +51,10 @@ class Inputs:
 
 
 def ingest(config: IngestConfig) -> dict[str, Any]:
-    """Run the stages that `config.stage` asks for, as far as they are not finished.
+    """Run the stages that `config.stage` names, except those that are finished.
 
     Returns:
-        The report (`reconciliation.reconcile`, and the seconds of each stage), which is printed as well.
+        The report of `reconciliation.reconcile`, with the seconds of each stage. It is printed as well.
 
     Raises:
         InputError: Settings, tables, block lists, tokenizer or output are not usable.
@@ -76,7 +76,8 @@ def validate(config: IngestConfig) -> None:
 def resolve(config: IngestConfig) -> Inputs:
     """Read the tables' beginnings, the block lists and the tokenizer; find the stages that are to run.
 
-    Raises InputError if one of them is not usable, or if the first stage lacks the one before it.
+    Raises:
+        InputError: One of them is not usable, or the stage before the first one to run is not finished.
     """
     output, tables = Path(config.output).absolute(), url_table.list_tables(config)
     requested = stages.list_requested(config.stage)
@@ -124,7 +125,7 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> dict[str, Any]:
 def _identity(config: IngestConfig) -> dict[str, Any]:
     """Return the settings that the token table depends on."""
     settings = asdict(config)
-    settings["source"]["table"] = redact(settings["source"]["table"])  # another key opens the same table
+    settings["source"]["table"] = redact(settings["source"]["table"])  # without credentials, which may change
     settings["more"] = json.loads(redact(json.dumps(settings["more"])))
     identity: dict[str, Any] = {}
     for group in ("source", "more", "select", "download", "tokenize", "shuffle"):

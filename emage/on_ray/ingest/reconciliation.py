@@ -31,14 +31,14 @@ MAX_SHEET_IMAGES = 32  # on the contact sheet
 
 
 def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
-    """Return the report: how many rows came in, and the outcome of each.
+    """Return the report: the number of rows of the tables, and how many had which outcome.
 
     Args:
         done: Manifests of the finished stages, as `stages.read_finished` returns them.
         output: The ingest's folder.
 
     Raises:
-        RuntimeError: The numbers of two stages contradict each other.
+        RuntimeError: The numbers of a stage do not add up.
     """
     dropped = {kind: Counter[str]() for kind in DROPS}
     before = done["select"]["rows"]
@@ -81,12 +81,12 @@ def _count_by_dataset(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, in
 
 
 def read_report(output: Path) -> dict[str, Any] | None:
-    """Return the report that an earlier run of the same command wrote, None if there is none."""
+    """Return the report that an earlier run of the same command wrote, or None."""
     return manifest.read_json(output / REPORT)
 
 
 def write_report(tracked: tracking.TrackedRun, report: dict[str, Any], output: Path) -> None:
-    """Write the report with its images, its JSON last, and all of it into the MLflow run."""
+    """Write the report and its images, the JSON file last, and record all of it in the MLflow run."""
     rejected = rejected_captions.select_captions(output / "tokenized")
     (output / MARKDOWN).write_text(markdown.format_markdown(report, rejected))
     for name, image in ((markdown.CHART_FILE, chart.plot_chart(report)), ("pictures.png", _contact_sheet(output))):
@@ -129,7 +129,7 @@ def _contact_sheet(output: Path) -> Image.Image | None:
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:
-    """Print the rows by outcome and drop reason, what to do about them, and where the results are."""
+    """Print the rows by outcome and drop reason, advice, and the paths of the results."""
     table = Table(title=escape(f"ingest of {', '.join(report['datasets'])}"), title_justify="left")
     for name in ("", "drop reason"):
         table.add_column(name)

@@ -17,20 +17,20 @@ from emage.data.ingest import url_filter, url_table
 from emage.on_ray.ingest import sorted_runs
 from emage.utils import manifest
 
-TABLE_ORDER = pa.field("place", pa.int64())  # a row's position in the tables: part << PART_SHIFT | row
+TABLE_ORDER = pa.field("place", pa.int64())  # a row's position in all tables: part << PART_SHIFT | row
 PART_SHIFT = 40
 RUN_SCHEMA = pa.schema([*schema.URL_SCHEMA, TABLE_ORDER])
 
 
 @dataclass(frozen=True)
 class SelectPlan:
-    """The sizes of runs and shards, and the paths in the work folder."""
+    """The sizes of sorted runs and shards, and the paths in the work folder."""
 
-    folder: str  # of the runs, and of the shards until all are written
-    shard_rows: int
-    run_rows: int
-    num_rows: int = 0  # with duplicates
-    num_runs: tuple[int, ...] = ()  # of each part
+    folder: str  # of the sorted runs, and of the shards until all are written
+    shard_rows: int  # per shard, on average
+    run_rows: int  # per sorted run, at least
+    num_rows: int = 0  # after the filters, duplicates included; 0 until all parts are read
+    num_runs: tuple[int, ...] = ()  # sorted runs of each part
 
     @property
     def num_shards(self) -> int:
@@ -61,9 +61,9 @@ class SelectPlan:
 def read_part(
     plan: SelectPlan, number: int, table: SourceConfig, part: url_table.TablePart, blocked: url_filter.BlockLists
 ) -> dict[str, Any]:
-    """Write the sorted runs of one part. Returns the counters of its rows."""
-    if known := manifest.read_json(plan.counts_path(number)):
-        return known
+    """Write the sorted runs of one part. Return the counters of its rows."""
+    if written := manifest.read_json(plan.counts_path(number)):
+        return written
     filtered = Counter[str]()
     counts = {"part": number, "dataset": table.dataset, "rows": 0, "kept": 0, "runs": 0}
     waiting: list[pa.Table] = []
@@ -91,7 +91,7 @@ def read_part(
 def _filter(
     table: SourceConfig, blocked: url_filter.BlockLists, batch: pa.RecordBatch, filtered: Counter[str]
 ) -> np.ndarray:
-    """Return booleans: which rows are kept. A dropped row is counted in `filtered` under its first drop reason."""
+    """Return one boolean per row: True if it is kept. Count a dropped row in `filtered` under its first drop reason."""
     kept = np.ones(len(batch), bool)
     for condition in url_table.parse_conditions(table):
         fails = ~condition.holds(batch[url_table.METADATA_PREFIX + condition.column]).to_numpy(zero_copy_only=False)
@@ -111,7 +111,7 @@ def _hash_pairs(pairs: pa.RecordBatch) -> np.ndarray:
 
 
 def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) -> int:
-    """Write the waiting rows as one more run and empty both lists. Returns 1."""
+    """Write the waiting rows as one more sorted run and empty both lists. Return 1."""
     if not sorted_runs.exists(path):
         sorted_runs.write(path, pa.concat_tables(waiting), np.concatenate(hashes), TABLE_ORDER.name)
     waiting.clear()
@@ -124,9 +124,9 @@ def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) ->
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def write_shards(plan: SelectPlan, first: int, count: int) -> list[dict[str, Any]]:
-    """Write the shards `first` to `first` + `count` - 1, or to the last one. Returns the counters of each."""
-    if known := manifest.read_json(plan.counts_of_shards_path(first)):
-        return known
+    """Write the shards `first` to `first` + `count` - 1, or to the last one. Return the counters of each."""
+    if done := manifest.read_json(plan.counts_of_shards_path(first)):
+        return done
     last = min(first + count, plan.num_shards)
     rows, hashes = sorted_runs.read_ranges(plan.run_paths, first, last, plan.num_shards, TABLE_ORDER.name)
     bounds = sorted_runs.range_bounds(plan.num_shards)[first:last]
@@ -154,7 +154,10 @@ def _write_shard(
 
 
 def first_of_equal(rows: pa.Table, hashes: np.ndarray) -> np.ndarray:
-    """Return booleans, False if an earlier row has the same URL and caption. Equal rows are neighbours: see step 2."""
+    """Return one boolean per row: False if an earlier row has the same URL and caption.
+
+    Equal rows have equal hashes, so they are among neighbours (step 2).
+    """
     is_first = np.ones(len(rows), bool)
     same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     if len(same):

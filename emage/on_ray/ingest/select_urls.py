@@ -6,9 +6,9 @@
     3. Each shard is an equal range of hashes, read from all runs. Equal pairs meet there; the first one in the order
        of the tables is kept.
 
-So no list of all rows is ever needed; a shard is a random sample of all tables, so that its success rate is
-representative and no host gets all requests at once; and the same tables give the same shards on any number of
-machines. The stage needs neither the network nor images. The tasks are in select_tasks.py.
+Therefore no list of all rows is needed. A shard is a random sample of all tables, so that its success rate is
+representative and no host gets all requests at once. The same tables give the same shards on any number of machines.
+The stage needs neither the network nor images. The tasks are in select_tasks.py.
 
     output/urls/NNNNN.parquet      schema.URL_SCHEMA
     output/urls/_manifest.json
@@ -32,8 +32,8 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 MANIFEST = "_manifest.json"
-RUN_ROWS = 500_000  # of a sorted run: about 100 MB
-TASK_ROWS = 500_000  # of the shards that one task writes
+RUN_ROWS = 500_000  # per sorted run: about 100 MB
+TASK_ROWS = 500_000  # in the shards that one task writes
 
 
 def run(
@@ -49,10 +49,10 @@ def run(
 
     Args:
         tables: The URL tables, in order.
-        config: The names of the block lists, for the manifest.
+        config: The settings; the manifest records the block lists that they name.
         shard_rows: Rows per shard, on average.
         blocked: The block lists of `config`.
-        work: Folder for what a killed run resumes from; deleted at the end.
+        work: Folder for the intermediate files from which a killed ingest resumes; deleted at the end.
         folder: Where the shards are written.
 
     Returns:
@@ -104,7 +104,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def _read_tables(
     plan: SelectPlan, tables: list[SourceConfig], blocked: url_filter.BlockLists, output: Path
 ) -> list[dict[str, Any]]:
-    """Write the sorted runs of all tables. Returns the counters of each part."""
+    """Write the sorted runs of all tables. Return the counters of each part."""
     parts = [(table, part) for table in tables for part in url_table.split(table)]
     shared = ray.put(blocked)
     counters: dict[int, dict[str, Any]] = {}
@@ -119,7 +119,7 @@ def _read_tables(
 
 
 def _write_all_shards(plan: SelectPlan, output: Path) -> list[dict[str, Any]]:
-    """Write all shards. Returns the counters of each, in any order."""
+    """Write all shards. Return the counters of each, in any order."""
     shards: list[dict[str, Any]] = []
     step = max(1, TASK_ROWS // plan.shard_rows)
     with tasks.progress_bar("select: write", plan.num_rows, "rows") as bar:

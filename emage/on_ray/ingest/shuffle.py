@@ -1,11 +1,12 @@
 """The shuffle stage: tokenized shards -> the token table, all rows in one seeded random order, in files of equal size.
 
-    1. Equal images are found: (sha256, uid) of all rows, sorted by sha256 (sorted_runs.py). All but the first uid of
-       each image are counted and, with `drop_same_content`, dropped.
-    2. The rows are ordered by a hash of (seed, uid), so no list of all rows is ever needed. Each sorted run (some
-       shards, RUN_BYTES) is sorted by it, and its rows in each of `num_ranges` equal ranges of hashes are counted.
-    3. The sums of these counts over the runs tell which ranges hold the rows of a file. The task of a file reads those
-       ranges from every run, slices its rows and writes them.
+    1. Equal images are found by sorting (sha256, uid) of all rows by sha256 (sorted_runs.py). All rows of an image
+       except the one with the lowest uid are counted and, with `drop_same_content`, dropped.
+    2. The order of the table is that of a hash of (seed, uid), so no list of all rows is needed. Some shards at a time
+       (RUN_BYTES) are sorted by it into a sorted run, whose rows in each of `num_ranges` equal ranges of hashes are
+       counted.
+    3. The sums of these counts over the runs give the ranges that hold the rows of a file. The task of a file reads
+       these ranges from every run, slices its rows and writes them.
 
 The Ray tasks use pyarrow alone; each needs the memory of one run, or of a file and two ranges.
 """
@@ -31,20 +32,20 @@ from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
 from emage.version import __version__
 
-RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one run
-COMPARED_ROWS = 4_000_000  # whose sha256 one task compares
-RANGES_PER_FILE = 4  # more ranges: fewer rows are read twice, but in smaller pieces
+RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one sorted run
+COMPARED_ROWS = 4_000_000  # rows whose sha256 one task compares
+RANGES_PER_FILE = 4  # with more ranges fewer rows are read twice, but in smaller pieces
 MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with an underscore
 
 
 @dataclass(frozen=True)
 class ShufflePlan:
-    """The sizes of runs, ranges and files, and the paths in the work folder."""
+    """The sizes of sorted runs, ranges and files, and the paths in the work folder."""
 
     config: ShuffleConfig
     tokenizer: schema.TokenizerInfo
-    folder: str  # of the runs, and of the files until all are written
-    num_rows: int
+    folder: str  # of the sorted runs, and of the table's files until all are written
+    num_rows: int  # of the table
     num_runs: int
 
     @property
@@ -79,7 +80,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
     Args:
         config: The settings.
         tokenized: The tokenized shards.
-        work: Folder for what a killed run resumes from; deleted at the end.
+        work: Folder for the intermediate files from which a killed ingest resumes; deleted at the end.
         folder: Where the table is written.
 
     Returns:
@@ -122,7 +123,7 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
 
 
 def input_fingerprint(tokenized: dict[str, Any]) -> str:
-    """Return a digest of all tokenized shards, from their stage's manifest."""
+    """Return a digest of all tokenized shards, made from the manifest of their stage."""
     return manifest.fingerprint([tokenized[name] for name in ("input", "settings", "written")])
 
 
@@ -176,7 +177,7 @@ def _find_same_images(plan: ShufflePlan, inputs: list[list[str]]) -> int:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
-    """Write a sorted run of (uid, second 8 bytes of sha256), in the order of the first 8 bytes. Returns its rows."""
+    """Write a sorted run of (uid, second 8 bytes of sha256), in the order of the first 8 bytes. Return its rows."""
     path = plan.digests_path(number)
     if not sorted_runs.exists(path):
         rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
@@ -202,7 +203,7 @@ def _find_same_in_range(plan: ShufflePlan, number: int, num_ranges: int) -> tupl
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
-    """Write a run of step 2. Returns (num_ranges + 1,): the number of its rows before each range."""
+    """Write a sorted run of step 2. Return (num_ranges + 1,): the number of its rows before each range."""
     path = plan.run_path(number)
     if not sorted_runs.exists(path):
         table = pa.concat_tables([pq.read_table(file) for file in files])
@@ -215,7 +216,10 @@ def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def _write_file(plan: ShufflePlan, number: int, starts: np.ndarray) -> dict[str, Any]:
-    """Write a file of step 3. `starts` (num_ranges + 1,): the number of the table's rows before each range."""
+    """Write a file of step 3. Return its entry in the manifest.
+
+    `starts`, (num_ranges + 1,), is the number of the table's rows before each range.
+    """
     path = plan.file_path(number)
     first, last = (plan.num_rows * n // plan.num_files for n in (number, number + 1))
     if not path.exists():

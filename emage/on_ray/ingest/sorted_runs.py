@@ -1,7 +1,7 @@
 """External sorting: sorted runs of rows, each in the order of a 64-bit hash, from which any range of hashes is read.
 
 A sorted run is two files, `NAME.arrow` with the rows and `NAME.npy` with their hashes; the second is written last, so a
-run exists when it does. Only the range that is wanted is read. Rows of equal hash are in the order of a second column.
+run is complete if it exists. Only the requested range is read. Rows of equal hash are in the order of a second column.
 The rows may have any columns.
 """
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from emage.utils import manifest
 
-CHUNK_ROWS = 1_024  # of an Arrow record batch, the least that is read of a run
+CHUNK_ROWS = 1_024  # per Arrow record batch, the smallest piece that is read of a run
 
 
 def mix(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def mix(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         numbers: (n,) of 64 bits.
-        seed: Another seed gives another order.
+        seed: Another seed gives other hashes.
 
     Returns:
         (n,) uint64.
@@ -33,7 +33,7 @@ def mix(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def range_bounds(num_ranges: int) -> np.ndarray:
-    """Return (num_ranges,) uint64: the first hash of each of so many equal ranges."""
+    """Return (num_ranges,) uint64: the first hash of each of `num_ranges` equal ranges."""
     return np.array([(n << 64) // num_ranges for n in range(num_ranges)], np.uint64)
 
 
@@ -56,12 +56,12 @@ def exists(path: Path) -> bool:
 
 
 def num_rows(path: Path) -> int:
-    """Return the rows of a run."""
+    """Return the number of rows of a run."""
     return len(_hashes(path))
 
 
 def rows_before_ranges(path: Path, num_ranges: int) -> np.ndarray:
-    """Return (num_ranges + 1,): how many of the run's rows come before each of the equal ranges; the last is all."""
+    """Return (num_ranges + 1,): the number of the run's rows before each of the equal ranges; the last is all rows."""
     hashes = _hashes(path)
     return np.append(np.searchsorted(hashes, range_bounds(num_ranges)), len(hashes))
 

@@ -24,16 +24,16 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 STAGES = ("select", "download", "tokenize", "shuffle")
-WORK_FOLDERS = {"select": "select", "shuffle": "shuffle"}  # stage -> folder that it needs until it ends
+WORK_FOLDERS = {"select": "select", "shuffle": "shuffle"}  # stage -> its folder for intermediate files
 
 
 def list_requested(stage: str) -> tuple[str, ...]:
-    """Return the stages that the setting `stage` asks for, in order."""
+    """Return the stages that the setting `stage` names, in order."""
     return {"all": STAGES, "download": ("select", "download")}.get(stage, (stage,))
 
 
 def read_finished(output: Path, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return stage -> manifest of the finished stages: up to the first that is not made from the one before.
+    """Return stage -> manifest of the finished stages, up to the first that is missing or was made from other input.
 
     Args:
         output: The ingest's folder.
@@ -46,7 +46,7 @@ def read_finished(output: Path, rounds: int) -> dict[str, dict[str, Any]]:
         "tokenize": manifest.read_json(tokenized / manifest.NAME),
         "shuffle": shuffle.finished(tokens),
     }
-    # If the token table of it all exists, the single shards need not exist any more.
+    # If the token table was made from all of it, the single shards need not exist any more.
     if not all(found.values()) or not _is_one_chain(found) or found["download"]["passes"] < rounds:
         found["download"] = image_shards.finished(shards, rounds)
         found["tokenize"] = tokenize_shards.finished(shards, tokenized)

@@ -3,8 +3,8 @@
     shard numbers ─ Reader (tasks) ─ batches of pixels ─ Encoder (actors) ─ batches of tokens ─ whole shards
 
 One row of the data set is one batch of images (tokenize_workers.py). The last row of a shard carries its counts and the
-number of its batches, so that the driver knows when a shard is complete. Ray starts again what dies with a worker or
-an actor; if a lost node ends the whole data set, the shards that are not complete yet are started again here.
+number of its batches, so that the driver knows when a shard is complete. Ray restarts a task whose worker or actor
+dies; if a lost node ends the whole data set, `tokenize` starts the shards again that are not complete yet.
 """
 
 import json
@@ -27,7 +27,7 @@ from emage.on_ray import tasks
 from emage.on_ray.ingest.tokenize_workers import UNKNOWN_COUNT, Encoder, Reader
 from emage.utils.errors import InputError
 
-BLOCK_BYTES = 16 << 20  # between the stages: two batches of 32 images of 256x256
+BLOCK_BYTES = 16 << 20  # of Ray's blocks: two batches of 32 images of 256x256
 SHARDS_PER_DATASET = 2_048  # each costs the driver 1 ms and 4 kB before the first is read
 MAX_RESTARTS = 4  # of the data set, while no shard is completed in between
 LOST_ENCODERS = "the encoders died or were lost with their node"
@@ -47,7 +47,7 @@ class TokenizedShard:
     num_rows: int = 0  # so far
 
     def add(self, row: dict[str, Any]) -> int:
-        """Add a row of the data set. Returns the number of images that it accounts for."""
+        """Add a row of the data set. Return the number of images that it accounts for."""
         metadata = pa.ipc.open_stream(row["metadata"]).read_all()
         if row["num_batches"] == UNKNOWN_COUNT:
             self.batches[row["batch"]] = metadata, np.frombuffer(row["data"], np.uint16).reshape(len(metadata), -1)
@@ -72,10 +72,10 @@ def tokenize(
         numbers: Of the image shards to tokenize.
         image_size: Width and height of the images, px.
         shards: The folder of the image shards.
-        bar: Is moved by images.
+        bar: The progress bar; it counts images.
 
     Raises:
-        InputError: The tokenizer does not run, or its actors die again and again.
+        InputError: The tokenizer does not run, or its actors died more than MAX_RESTARTS times in a row.
     """
     _set_up_ray_data()
     for start in range(0, len(numbers), SHARDS_PER_DATASET):
@@ -94,16 +94,16 @@ def tokenize(
                 restarts += 1
                 if restarts > MAX_RESTARTS:
                     raise InputError(f"{LOST_ENCODERS} ({_first_line(error)}); check the memory of its nodes") from None
-                again = sum(shard.num_rows for shard in waiting.values())
-                bar.update(-again)
-                _log.warning("%s (%s); %d rows are tokenized again", LOST_ENCODERS, _first_line(error), again)
+                num_lost = sum(shard.num_rows for shard in waiting.values())
+                bar.update(-num_lost)
+                _log.warning("%s (%s); %d rows are tokenized again", LOST_ENCODERS, _first_line(error), num_lost)
             assert not left or restarts, f"shards {sorted(left)} are incomplete"
 
 
 def _assemble(
     dataset: ray.data.Dataset, waiting: dict[int, TokenizedShard], bar: tqdm
 ) -> Iterator[tuple[int, TokenizedShard]]:
-    """Yield the shards that are complete; the others are in `waiting`."""
+    """Yield each shard when it is complete; `waiting` has the others."""
     blocks: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     for row in (row for block in blocks for row in block.to_pylist()):
         shard = waiting.setdefault(row["shard"], TokenizedShard())
@@ -122,7 +122,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _make_dataset(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:
-    """Return the data set of this module's docstring. Nothing runs before it is iterated over."""
+    """Return the data set that this module's docstring describes. Nothing runs before it is iterated over."""
     weights = config.weights and os.path.abspath(config.weights)  # a worker may have another working folder
     config, threads = replace(config, weights=weights), encoder_threads(config)
     rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
@@ -156,18 +156,18 @@ def encoder_threads(config: TokenizeConfig) -> int:
     Raises:
         InputError: This machine has no CPU left for decoding, so that Ray would wait forever. A cluster may grow.
     """
-    cpus, holders = (
+    all_cpus, actor_cpus = (
         [int(node.get("CPU", 0)) for node in tasks.list_nodes(name)] for name in ("", config.node_resource)
     )
-    if config.num_actors >= sum(cpus) and not os.environ.get("RAY_ADDRESS"):
+    if config.num_actors >= sum(all_cpus) and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
-            f"tokenize.num_actors={config.num_actors} leaves none of {sum(cpus)} CPUs for decoding: lower it"
+            f"tokenize.num_actors={config.num_actors} leaves none of {sum(all_cpus)} CPUs for decoding: lower it"
         )
     if config.gpus_per_actor:
         return 0
     # An actor fits one node; and on one small machine Ray counts more CPUs than there are cores (launch.start_ray).
-    largest = min(cpus[0], os.cpu_count() or 1) if len(cpus) == 1 else max(holders, default=1)
-    return max(1, min(sum(holders) // config.num_actors, largest) // 2)
+    largest = min(all_cpus[0], os.cpu_count() or 1) if len(all_cpus) == 1 else max(actor_cpus, default=1)
+    return max(1, min(sum(actor_cpus) // config.num_actors, largest) // 2)
 
 
 def _set_up_ray_data() -> None:

@@ -1,4 +1,4 @@
-"""The tokenizing stage: image shards -> tokenized shards. tokenize_dataset.py makes the tokens, this file writes them.
+"""The tokenizing stage: image shards -> tokenized shards. tokenize_dataset.py computes tokens, this file writes them.
 
 A tokenized shard is a folder `tokenized/NNNNN`: `tokens.parquet` (schema.token_schema), `rejected.parquet` (every row
 that a caption rule or the decoder dropped, with its drop reason) and `manifest.json`.
@@ -28,12 +28,12 @@ from emage.utils.errors import InputError
 from emage.version import __version__
 
 TOKENS, REJECTED = "tokens.parquet", "rejected.parquet"
-KEY_BITS = 40  # of a uid, for the key's number; the bits above are the data set's hash
-SUMMED = ("rejected", "failed", "datasets")  # a manifest's counters by name, next to rows and written
+KEY_BITS = 40  # lower bits of a uid, the row's key as a number; the upper bits are a hash of the data set's name
+SUMMED = ("rejected", "failed", "datasets")  # the counters of a manifest with one number per drop reason or data set
 
 
 def describe(config: TokenizeConfig, image_size: int) -> schema.TokenizerInfo:
-    """Return the identity of the tokenizer of the settings.
+    """Load the tokenizer that the settings name, and return its identity.
 
     Raises:
         InputError: It cannot be loaded, or does not fit images of `image_size` px.
@@ -64,7 +64,7 @@ def run(
 
     Args:
         config: The settings.
-        info: The tokenizer, see `describe`.
+        info: The identity of the tokenizer, see `describe`.
         image_size: Width and height of the images, px.
         shards: The image shards.
         folder: The tokenized shards.
@@ -116,12 +116,12 @@ def finished(shards: Path, folder: Path) -> dict[str, Any] | None:
 
 
 def _fingerprints(shards: Path, count: int) -> list[str]:
-    """Return a digest of each image shard, to be compared with what a tokenized shard was made from."""
+    """Return a digest of each image shard; a tokenized shard has the one that it was made from as its `input`."""
     return [image_shards.fingerprint(shards, number) for number in range(count)]
 
 
 def _existing(folder: Path, inputs: list[str], settings: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield every shard's number and manifest, or None if the shard is missing or was made from other images."""
+    """Yield every shard's number and manifest; None: the shard is missing or was made from other images."""
     for number, content in enumerate(inputs):
         shard = image_shards.read_manifest(folder, number)
         if shard is not None and shard["input"] == content and shard["settings"] != settings:
@@ -145,7 +145,7 @@ def _add(totals: dict[str, Any], shard: dict[str, Any]) -> None:
 
 
 def _token_table(info: schema.TokenizerInfo, shard: TokenizedShard) -> pa.Table:
-    """Return a shard's rows in plain Arrow columns, whatever Ray converted them to on the way."""
+    """Return a shard's rows as a token table."""
     batches = [shard.batches[index] for index in range(shard.num_batches)]
     target = schema.token_schema(info, __version__)
     metadata = pa.concat_tables([METADATA_SCHEMA.empty_table(), *(metadata for metadata, _ in batches)])
@@ -168,7 +168,7 @@ def uid(dataset: str, key: str) -> int:
 def _write(
     folder: Path, shard: TokenizedShard, info: schema.TokenizerInfo, content: str, settings: str
 ) -> dict[str, Any]:
-    """Write a tokenized shard. Returns its manifest."""
+    """Write a tokenized shard. Return its manifest."""
     table = _token_table(info, shard)
     with manifest.new_folder(folder) as temporary:
         pq.write_table(table, temporary / TOKENS, compression="zstd")

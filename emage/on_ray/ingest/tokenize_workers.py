@@ -44,7 +44,7 @@ METADATA_SCHEMA = pa.schema([item for item in schema.IMAGE_SCHEMA if item.name !
 
 
 class Reader:
-    """Turns numbers of image shards into rows of BATCH_SCHEMA, with decoded pixels. Stateless: it runs in Ray tasks."""
+    """Reads image shards by number into rows of BATCH_SCHEMA, with decoded pixels. Stateless: it runs in Ray tasks."""
 
     def __init__(self, shards: Path, config: TokenizeConfig, image_size: int):
         self.shards, self.config, self.image_size = shards, config, image_size
@@ -77,7 +77,7 @@ class Reader:
         yield pa.Table.from_pylist([{**last, "metadata": _to_stream(dropped, schema.DROPPED_SCHEMA)}], BATCH_SCHEMA)
 
     def _decode_or_drop(self, image: dict[str, Any]) -> np.ndarray | tuple[str, str]:
-        """Return an image's pixels, or why it is dropped: ("rejected", rule) or ("failed", drop reason).
+        """Return an image's pixels or, if it is dropped, ("rejected", rule) or ("failed", drop reason).
 
         Removes the encoded image from the row, and cleans its caption.
         """
@@ -120,7 +120,7 @@ def _to_stream(rows: list[dict[str, Any]], columns: pa.Schema) -> bytes:
 
 
 class Encoder:
-    """Replaces the pixels of BATCH_SCHEMA's rows by tokens. Holds a tokenizer on its device: it runs in Ray actors."""
+    """Replaces the pixels in rows of BATCH_SCHEMA by tokens. Holds a tokenizer on its device: it runs in Ray actors."""
 
     def __init__(self, config: TokenizeConfig, image_size: int, threads: int):
         """Load the tokenizer.
@@ -128,7 +128,7 @@ class Encoder:
         Args:
             config: The settings.
             image_size: Width and height of the images, px.
-            threads: Of PyTorch; 0: its default.
+            threads: Number of threads of PyTorch; 0: its default.
         """
         import torch
 
@@ -157,5 +157,5 @@ class Encoder:
         return tokens.numpy().astype(np.uint16).tobytes()
 
     def _encode(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(b, H, W, 3) uint8 -> (b, n) int64, both on the CPU."""
+        """Return the tokens (b, n) int64 of pixels (b, H, W, 3) uint8, both on the CPU."""
         return self.tokenizer.encode(pixels.to(self.device).permute(0, 3, 1, 2) / 255).cpu()

@@ -1,7 +1,7 @@
-"""The download of one shard, as a Ray task. img2dataset_fetch.py defines what happens to a row.
+"""The download of one shard, as a Ray task. img2dataset_fetch.py downloads the rows.
 
 Round 1 writes the shard's folder under another name and renames it when it is complete. A retry round adds its images,
-writes a new file of failures and replaces the manifest last: until then, nothing of it counts.
+writes a new file of failures and replaces the manifest last: until then, readers ignore the new files.
 """
 
 import os
@@ -31,14 +31,14 @@ OUTPUT_SETTINGS = ("image_size", "min_image_size", "max_image_pixels", "max_byte
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to download, as a task receives it: without its rows."""
+    """A shard to download, as a task receives it. The task reads the rows."""
 
     number: int
-    rows: int
+    rows: int  # their number
     urls: str  # the parquet file (schema.URL_SCHEMA)
-    input: str  # the file's sha256
+    input: str  # the sha256 of that file
     folder: str  # of the image shard
-    key_digits: int  # of a row's index in its shard
+    key_digits: int  # digits of a row's index in the row's key
     config: DownloadConfig
 
 
@@ -62,7 +62,7 @@ def _settings(config: DownloadConfig) -> str:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def download_round(job: ShardJob, round_number: int, blocked: np.ndarray | None) -> tuple[int, int]:
-    """Run one round on one shard. Returns the rows that were downloaded, and how many of them are images now.
+    """Run one round on one shard. Return the number of rows that were tried, and of those that are images now.
 
     If a worker dies, Ray starts its task again, perhaps after its very last step: the sum of the results may then be
     higher than the number of rows.
@@ -102,7 +102,7 @@ def _first_round(job: ShardJob, blocked: np.ndarray | None) -> tuple[int, int]:
 def _retry_round(
     job: ShardJob, round_number: int, before: dict[str, Any], blocked: np.ndarray | None
 ) -> tuple[int, int]:
-    """Download again what failed for a reason that may be temporary. `before` is the shard's manifest."""
+    """Download the rows again that failed for a reason that may be temporary. `before` is the shard's manifest."""
     shard = Path(job.folder)
     failed = pq.read_table(shard / before["failures"])
     is_temporary = np.isin(failed["cause"].to_pylist(), fetch.RETRIED_LATER)
@@ -136,7 +136,7 @@ def _retry_round(
 
 
 def _name_of_round(name: str, round_number: int, digest: str) -> str:
-    """Return a file's name, by its content too: a task that was given up must not write into a file that counts."""
+    """Return a file's name in a retry round. It depends on the content: an abandoned task overwrites no file."""
     return name.replace(".", f"-{round_number}-{digest[:8]}.")
 
 

@@ -1,8 +1,8 @@
-"""The download stage: shards of URLs -> image shards, one Ray task per shard. download_shard.py is what a task does.
+"""The download stage: shards of URLs -> image shards, one Ray task per shard (download_shard.py).
 
 1. Round 1 downloads every shard.
-2. When it has ended for all shards, a retry round downloads again what failed for a reason that may be temporary.
-   Further retry rounds follow, up to `download.passes` rounds in all.
+2. After round 1 of all shards, a retry round repeats the downloads that failed for a reason that may be temporary.
+   Further retry rounds follow, up to `download.passes` rounds in all, the first included.
 3. The stage's own manifest sums up those of the shards.
 """
 
@@ -23,19 +23,19 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 SUMMED = ("rows", "written", "won_back")  # the counters of a shard's manifest
-SUMMED_BY_NAME = ("failed", "datasets")  # and those with one number per drop reason or data set
+SUMMED_BY_NAME = ("failed", "datasets")  # the counters with one number per drop reason or data set
 
 
 def run(
     config: DownloadConfig, urls: Path, folder: Path, blocked_md5: np.ndarray | ray.ObjectRef | None = None
 ) -> dict[str, Any]:
-    """Run the rounds that the shards in `folder` have not had yet.
+    """Run the rounds that the shards in `folder` have not had yet, and write the stage's manifest.
 
     Args:
         config: The settings.
         urls: The shards of URLs and their manifest.
         folder: The image shards.
-        blocked_md5: (n,) uint64, sorted: the first 8 bytes, big endian, of the md5 of images that are dropped.
+        blocked_md5: Images to drop: (n,) uint64, sorted, the first 8 bytes of their md5 sums, big endian.
 
     Returns:
         The stage's manifest.
@@ -63,7 +63,7 @@ def run(
 
 
 def _list_jobs(config: DownloadConfig, urls: Path, folder: Path) -> list[ShardJob]:
-    """Return a job for each shard of URLs. Raises InputError if the stage that writes them has not finished."""
+    """Return a job for each shard of URLs. Raise InputError if the select stage has not finished."""
     listed = manifest.read_json(urls / URLS_MANIFEST)
     if listed is None:
         raise InputError(f"{urls} holds no list of shards ({URLS_MANIFEST}); run stage=select (or stage=all) first")
@@ -85,7 +85,7 @@ def _list_jobs(config: DownloadConfig, urls: Path, folder: Path) -> list[ShardJo
 def _shards_to_download(jobs: list[ShardJob], round_number: int) -> list[tuple[ShardJob, int]]:
     """Return the shards that have work in a round, each with the number of rows to download.
 
-    Raises InputError if a shard was made from other rows or with other settings.
+    Raise InputError if a shard was made from other rows or with other settings.
     """
     todo = []
     for job in jobs:
@@ -107,7 +107,7 @@ def _run_round(
     folder: Path,
     blocked: ray.ObjectRef | None,
 ) -> None:
-    """Run one round over its shards, with a bar. Only running sums are kept: there may be 28,000 shards."""
+    """Run one round over its shards, with a progress bar. Only sums are kept in memory: there may be 28,000 shards."""
     config = jobs[0].config
     task = download_shard.download_round.options(resources=tasks.resources_of_nodes(config.node_resource))
     calls = (lambda job=job: task.remote(job, round_number, blocked) for job, _ in todo)

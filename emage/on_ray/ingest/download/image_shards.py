@@ -18,7 +18,7 @@ IMAGES, FAILED = "pictures.parquet", "failed.parquet"
 
 
 def finished(folder: Path, rounds: int = 1) -> dict[str, Any] | None:
-    """Return the stage's manifest if every shard of it exists and has had that many rounds, else None."""
+    """Return the download stage's manifest if every shard exists and has had that many rounds, else None."""
     values = manifest.read_json(folder / manifest.NAME)
     if values is None or values["passes"] < rounds:
         return None
@@ -26,7 +26,7 @@ def finished(folder: Path, rounds: int = 1) -> dict[str, Any] | None:
 
 
 def all_exist(folder: Path, num_shards: int) -> bool:
-    """Return True if `folder` has the folders of shards 0 to num_shards - 1: a complete shard has its name."""
+    """Return True if `folder` has the folders of shards 0 to num_shards - 1. Only a complete shard has this name."""
     names = set(os.listdir(folder))
     return all(shard_folder(folder, number).name in names for number in range(num_shards))
 
@@ -47,7 +47,7 @@ def image_files(folder: Path, number: int) -> list[Path]:
 
 
 def fingerprint(folder: Path, number: int) -> str:
-    """Return a digest of an image shard's images, by which a tokenized shard knows what it was made from."""
+    """Return a digest of an image shard's images; the tokenized shard that is made from it records the digest."""
     shard = _existing(folder, number)
     return manifest.fingerprint([shard["outputs"][name] for name in shard["pictures"]])
 

@@ -2,9 +2,8 @@
 
 img2dataset provides the loop over the rows with its threads and its limit on images in memory, the checksum of the
 bytes, and the parser of opt-out headers. This package replaces the rest, because the web is slow, hostile and full of
-dead links: how a URL is downloaded (emage.data.ingest.fetch), how bytes become an image
-(emage.data.ingest.decode_image), when so few images arrive that it is better to stop (success_rate.py), and the files,
-which are in the order of the rows whatever arrived first.
+dead links: the request (emage.data.ingest.fetch), the decoding (emage.data.ingest.decode_image), the decision to stop
+if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
 """
 
 import hashlib
@@ -40,7 +39,7 @@ WINDOW_ROWS = 1_000  # over which the success rate is measured
 
 @dataclass(frozen=True)
 class FetchCounts:
-    """The counts of some rows that were downloaded."""
+    """The numbers of rows that failed and of images that arrived."""
 
     failed: Counter[str]  # rows by drop reason
     datasets: Counter[str]  # images by data set
@@ -57,15 +56,15 @@ def fetch_rows(
     """Download rows, and write IMAGES, FAILED and img2dataset's own `NNNNN_stats.json` into a folder.
 
     Args:
-        number: Of the shard.
+        number: The shard's number.
         rows: With the columns of schema.DROPPED_SCHEMA except `cause`.
         folder: Where the files are written.
         config: The settings.
         blocked: (n,) uint64, sorted: see `is_blocked`.
-        min_success_rate: The least fraction of images among the last WINDOW_ROWS rows (or all, if they are fewer).
+        min_success_rate: Minimum fraction of images among the last WINDOW_ROWS rows (or all, if they are fewer).
 
     Raises:
-        InputError: As soon as fewer images arrive.
+        InputError: The fraction is lower; the other rows are not downloaded.
     """
     downloader = _import_downloader()
     rows = rows.rename_columns({"key": ROW_KEY})
@@ -121,7 +120,7 @@ def _make_fetcher(config: DownloadConfig, blocked: np.ndarray | None, is_disallo
     )
 
     def fetch_row(row, timeout, retries, user_agent_token, disallowed_header_directives):
-        """(index in the shard, URL) -> (index, bytes or None, drop reason or None), as img2dataset expects it."""
+        """Download one row, as img2dataset calls it: (index, URL) -> (index, bytes or None, drop reason or None)."""
         index, url = row
         if stop.is_set():
             return index, None, "stopped"
@@ -151,7 +150,10 @@ def is_blocked(data: bytes, blocked: np.ndarray) -> bool:
 
 def _make_resizer(config: DownloadConfig) -> Any:
     def resize(stream: io.BytesIO, _: None):
-        """Bytes -> (JPEG, width, height, width and height as downloaded, drop reason), as img2dataset expects it."""
+        """Decode and resize one image, as img2dataset calls it.
+
+        Returns (JPEG, width, height, width as downloaded, height as downloaded, drop reason); missing values are None.
+        """
         size = config.image_size
         try:
             image = decode_image.make_square_jpeg(
@@ -165,10 +167,10 @@ def _make_resizer(config: DownloadConfig) -> Any:
 
 
 class _SampleWriter:
-    """img2dataset's interface of that name: takes rows as they arrive, writes files in the order of the shard.
+    """img2dataset's interface SampleWriter: it takes rows as they arrive and writes them in the order of the shard.
 
-    JPEGs wait in a file, not in memory: 10,000 of them are 400 MB. An error sets `stop`, which ends the rows that are
-    not downloaded yet at once; img2dataset would print the error and continue.
+    JPEGs wait in a temporary file, not in memory: 10,000 of them are 400 MB. An error sets `stop`, so that the rest of
+    the rows is not downloaded; img2dataset would print the error and continue.
     """
 
     def __init__(self, folder: Path, rate: SuccessRate, stop: threading.Event):
@@ -201,20 +203,20 @@ class _SampleWriter:
             self.stop.set()
 
     def close(self) -> None:
-        """Write the files, unless an error has stopped the download."""
+        """Write the files, unless the download was stopped."""
         with self.spool:
             if not self.stop.is_set():
                 self._write_files()
         os.unlink(self.spool.name)
 
     def check(self, num_rows: int) -> None:
-        """Raise an error if a row is missing: InputError if the success rate was too low."""
+        """Raise an error if a row is missing: an InputError if the success rate was too low."""
         if self.error is not None:
             raise self.error
         if self.stop.is_set():
             raise InputError(self.rate.explain())
         if len(self.rows) != num_rows:
-            raise RuntimeError(f"{num_rows} rows went in, {len(self.rows)} came out; the worker's log has more")
+            raise RuntimeError(f"img2dataset returned {len(self.rows)} of {num_rows} rows; the worker's log has more")
 
     def _write_files(self) -> None:
         self.rows.sort(key=lambda row: row["key"])

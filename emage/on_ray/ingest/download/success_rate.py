@@ -1,21 +1,21 @@
-"""The success rate of a download over its last rows, by which a broken network stops the stage early."""
+"""The success rate of a download over its last rows: if it is too low, the stage stops early."""
 
 from collections import Counter, deque
 
 from emage.data.ingest.drop_reasons import explain
 
-MIN_DNS_FRACTION = 0.2  # of the failures: from here on DNS is named as the problem, even if others failed more often
+MIN_DNS_FRACTION = 0.2  # of the failures: then DNS is named as the problem, even if another reason is more frequent
 
 
 class SuccessRate:
-    """The drop reasons of the last rows, and how many of these rows became images."""
+    """The drop reasons of the last rows, and the number of images among these rows."""
 
     def __init__(self, size: int, least: float):
         """Start without rows.
 
         Args:
-            size: The rows that are looked at; before so many were added, the rate is never too low.
-            least: The least fraction of images among them.
+            size: The number of rows that count; the rate is never too low before as many were added.
+            least: Minimum fraction of images among them.
         """
         self.least = least
         self.last: deque[str | None] = deque(maxlen=size)
@@ -34,7 +34,7 @@ class SuccessRate:
         return len(self.last) == self.last.maxlen and self.reasons[None] < self.least * len(self.last)
 
     def explain(self) -> str:
-        """Return a sentence for the user, with the probable problem and what to do."""
+        """Return a sentence for the user, with the probable problem and advice."""
         reasons = +Counter({reason: count for reason, count in self.reasons.items() if reason is not None})
         reason, count = reasons.most_common(1)[0]
         if reasons["dns_error"] >= MIN_DNS_FRACTION * reasons.total():
