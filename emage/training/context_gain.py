@@ -1,8 +1,8 @@
-"""A probe of whether the network uses the image tokens that it is shown (ours).
+"""The context gain: how much the network's accuracy gains from the image tokens that it is shown (ours).
 
     context_gain = accuracy(masked half | other half shown) - accuracy(masked half | nothing shown)
 
-Near 0, the network answers from the caption alone. The loss does not show it: iterative3 can converge there.
+Near 0 the network predicts from the caption alone. The loss does not show it: iterative3 can converge there.
 """
 
 import torch
@@ -18,12 +18,12 @@ def context_gain(network: Network, batch: Batch, rows: int) -> Metrics:
     """Measure how much the visible half of true images raises the accuracy of the network.
 
     Args:
-        network: in any mode; its weights stay as they are.
-        batch: true images and their captions.
-        rows: how many of them to use, at most; as many as fit into a micro-batch.
+        network: In any mode; its weights stay as they are.
+        batch: True images and their captions.
+        rows: How many of them to use, at most; as many as fit into a micro-batch.
 
     Returns:
-        context_gain as above; visible_gain, the same for the half that is shown, which means something for iterative3
+        context_gain, as above; visible_gain, the same for the half that is shown, which is meaningful for iterative3
         only, since the other methods are not trained on visible positions; accuracy_blind, over all positions with
         nothing shown.
     """

@@ -24,11 +24,11 @@ class Objective(nn.Module):
     """Network and method as one module, whose forward pass is the method's loss.
 
     Args:
-        network: what is trained.
-        method: a name of METHODS.
-        objective: settings of the loss.
-        autocast: context of a forward pass, from `device_support.set_precision`; None: float32.
-        compile: run the decoder compiled (torch.compile).
+        network: The network to train.
+        method: A name in METHODS.
+        objective: Settings of the loss.
+        autocast: Context of a forward pass, from `device_support.set_precision`; None: float32.
+        compile: Run the decoder compiled (torch.compile).
     """
 
     def __init__(
@@ -44,7 +44,14 @@ class Objective(nn.Module):
         self.autocast, self.is_compiled = autocast or nullcontext(), compile
 
     def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, in_warm_start: bool) -> Loss:
-        """Return the loss of caption ids (B,S) and image tokens (B,N)."""
+        """Return the loss of a batch.
+
+        Args:
+            ids: Caption ids (B,S).
+            y: Image tokens (B,N).
+            rng: One generator per image.
+            in_warm_start: Train by iterative1.
+        """
         with self.autocast, compiled(self.is_compiled):
             return self.active_method(in_warm_start).loss(
                 self.network.decoder, y, self.network.encode_text(ids), self.objective, rng
@@ -57,7 +64,7 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together: its number, counted from 0, and how many there are."""
+    """The rank of this process, counted from 0, and the number of processes that train together."""
 
     rank: int = 0
     world_size: int = 1
@@ -77,7 +84,7 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss_part: Tensor) -> None:
-        """Add the gradient of one micro-batch's part of the loss. All parts of all ranks add up to the step's loss."""
+        """Accumulate the gradient of one micro-batch's part of the loss; all parts of all ranks sum to the loss."""
         ...
 
     def step(self, lr: float, apply_update: bool) -> float:
@@ -92,7 +99,7 @@ class Engine(Protocol):
 
 
 class BareEngine:
-    """Plain PyTorch in one process: the engine of tests and benchmarks, which DeepSpeed is compared with."""
+    """Plain PyTorch in one process, for tests and benchmarks: the reference for the DeepSpeed engine."""
 
     def __init__(self, objective: Objective, config: OptimConfig):
         self.objective, self._config = objective, config

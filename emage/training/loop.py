@@ -1,6 +1,6 @@
 """The training step and the loop around it, for any engine (engine.py).
 
-Ray, files and tracking are not known here: a callback gets each step's metrics.
+It does not depend on Ray, files or tracking: a callback gets each step's metrics.
 """
 
 import math
@@ -38,15 +38,15 @@ def fit(
     """Train from step `start` to `config.optim.steps`.
 
     Args:
-        engine: runs the network and updates it.
-        table: the rows, in training order.
-        config: of the run.
-        on_step: called after each step with the number of steps done, their metrics and this rank's rows; training ends
-            early if it returns True.
-        start: steps done before.
-        distributed: this process among the ranks.
+        engine: Runs the network and updates it.
+        table: The rows, in training order.
+        config: The run's settings.
+        on_step: Called after each step with the number of steps done, the step's metrics and this rank's rows; training
+            ends early if it returns True.
+        start: Steps done before.
+        distributed: This process among the ranks.
         ema: EMA weights to update after each applied step (optimizer.make_ema).
-        guard: decides which steps are skipped; a resumed run passes its own.
+        guard: Decides which steps are skipped; a resumed run passes its own.
     """
     guard = guard or SpikeGuard(config.optim.max_spike)
     warm_start = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
@@ -77,13 +77,13 @@ def train_step(
     first forward pass: no token weighs more because of the rank or the micro-batch that it is in.
 
     Args:
-        engine: runs the network and updates it.
-        batch: this rank's rows of the step.
-        config: of the run.
-        guard: decides from the loss whether the update is applied, and is told.
-        lr: learning rate of the step.
-        in_warm_start: train by iterative1.
-        distributed: this process among the ranks.
+        engine: Runs the network and updates it.
+        batch: This rank's rows of the step.
+        config: The run's settings.
+        guard: Decides from the loss whether the update is applied, and records the step.
+        lr: Learning rate of the step.
+        in_warm_start: Train by iterative1.
+        distributed: This process among the ranks.
 
     Returns:
         The step's metrics over all ranks, as step_metrics.METRICS describes them.

@@ -14,7 +14,7 @@ from emage.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups: matrices of linear layers decay; norms, biases, embeddings and positions don't."""
+    """Return two groups: matrices of linear layers have weight decay; norms, biases, embeddings and positions don't."""
     decay, no_decay = [], []
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
@@ -26,7 +26,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW that can skip a step: with `skip` set, weights and moments stay as they are."""
+    """PyTorch's AdamW that can skip an update: with `skip` set, `step` leaves weights and moments as they are."""
 
     skip = False
 
@@ -41,6 +41,7 @@ def adamw(model: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -48,12 +49,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of `model` whose weights are an exponential moving average of its weights (ours).
 
-    `update_parameters(model)` updates it. The first update copies the weights; then the decay grows to the full one,
-    (1 + n) / (10 + n) at update n, or the average would remember the first weights for long.
+    `update_parameters(model)` updates it. The first update copies the weights. After it the decay at update n is
+    (1 + n) / (10 + n), up to `decay`; otherwise the first weights would stay in the average for long.
 
     Args:
-        model: what is trained.
-        decay: of the average per step, in [0, 1) (`optim.ema`).
+        model: The model that is trained.
+        decay: Decay of the average per step, in [0, 1) (`optim.ema`).
     """
 
     def update(averages: PARAM_LIST, current: PARAM_LIST, num_updates: Tensor | int) -> None:
@@ -64,9 +65,10 @@ def make_ema(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up over `optim.warmup` of the steps, then a cosine to 0.
+    """Return the learning rate of a step, counted from 0.
 
-    The first step already has a rate above 0: at 0 it would change nothing.
+    Linear warm-up over the fraction `optim.warmup` of the steps, then a cosine to 0 (paper, Sec. 4). The first step
+    already has a rate above 0: at 0 it would change nothing.
     """
     warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:

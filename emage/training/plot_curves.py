@@ -1,9 +1,9 @@
-"""Plots the learning curves of one training run, or of several in one image (paper, Figure 3: the methods' losses).
+"""Learning curves: plots of one training run, or of several in one image (paper, Figure 3: the methods' losses).
 
     emage curves RUN [RUN ...] [output=curves.png] [title=TEXT]
 
-A RUN is the output folder of a training: its steps.jsonl has the numbers, its run.json the method. A curve is a moving
-mean; the pale line behind it has the steps themselves, or means over a few steps if there are more than MAX_POINTS.
+A RUN is the output folder of a training: its steps.jsonl has the values, its run.json the method. A curve is a moving
+mean; the pale line behind it shows single steps, or means over a few steps if there are more than MAX_POINTS.
 """
 
 import json
@@ -23,9 +23,9 @@ from emage.utils.image_grid import printable
 STEPS = "steps.jsonl"
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 MAX_POINTS = 2_000  # of a pale line: more than an image has columns of pixels
-_WINDOWS = 100  # the window of the moving mean is this part of the curve
+_WINDOWS = 100  # the window of the moving mean is the length of the curve divided by this
 
-# Key of steps.jsonl -> title. The first is the large panel; a panel without numbers is left out.
+# Key of steps.jsonl -> title. The first is the large panel; a panel without values is left out.
 PANELS = {
     "loss": "loss (nats per token)",
     "accuracy_masked": "token accuracy, masked positions",
@@ -61,12 +61,12 @@ def plot(runs: Sequence[str | Path], path: str | Path, title: str | None = None)
     """Plot the curves of training runs into one image.
 
     Args:
-        runs: output folders of trainings.
-        path: of the image; its ending is one of FORMATS.
-        title: of the image; None: the run's name and method, if there is one run.
+        runs: Output folders of trainings.
+        path: The image to write; its ending is one of FORMATS.
+        title: Title of the image; None: the run's name and method, if there is one run.
 
     Raises:
-        InputError: a folder has no step of a training, or the image cannot be written.
+        InputError: A folder has no step of a training, or the image cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -80,10 +80,14 @@ def plot(runs: Sequence[str | Path], path: str | Path, title: str | None = None)
 
 
 def load(folder: str | Path, name: str) -> RunCurves:
-    """Read the curves of the run in a folder.
+    """Read the curves of a training run.
+
+    Args:
+        folder: The output folder of the training.
+        name: Name of the run in the legend.
 
     Raises:
-        InputError: the folder has no step of a training.
+        InputError: The folder has no step of a training.
     """
     file = Path(folder) / STEPS
     if not file.is_file():
@@ -210,7 +214,7 @@ def _style(number: int) -> tuple[str, str]:
 
 
 def _short(step: float) -> str:
-    """500000 -> 500k."""
+    """Return a step for the axis: 500000 as 500k."""
     return f"{step / 1000:g}k" if step >= 10_000 and math.isclose(step % 100, 0) else f"{step:g}"
 
 
@@ -232,7 +236,7 @@ def _legend(figure: Any, runs: Sequence[RunCurves], title: str | None) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run `emage curves`. Bad input is one line and exit code 2."""
+    """Run `emage curves`. Bad input prints one line and exits with code 2."""
     runs = [word for word in argv if not word.startswith("-") and ("=" not in word or Path(word).is_dir())]
     with exit_on_bad_input():
         settings = config.parse(config.CurvesConfig, [_as_text(word) for word in argv if word not in runs])

@@ -1,12 +1,12 @@
-"""Checkpoints for resuming: all that a step depends on, as whole tensors, for any number of workers.
+"""Checkpoints for resuming: everything that the next step depends on, as whole tensors, for any number of workers.
 
 folder/step_00005000/
     weights.safetensors    parameters and buffers of the network
-    moments.safetensors    AdamW's, whole, under the parameters' names
+    moments.safetensors    AdamW's moments, under the parameters' names
     average.safetensors    EMA weights, with optim.ema
     manifest.json          steps, updates, state of the spike guard, sizes and sha256 of the files; written last
 
-A folder gets its name when it is complete. One that is damaged afterwards is skipped for the one before.
+A folder gets its name when it is complete. If it is damaged later, the checkpoint before it is used.
 """
 
 import logging
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 class ResumeState(NamedTuple):
-    """What a resumed training starts from.
+    """The state from which a training resumes.
 
     Attributes:
-        metadata: step: optimizer steps done; updates: those of them that were applied; guard: SpikeGuard.state();
-            world_size: workers that saved it.
-        weights: of the network, by name.
+        metadata: `step`: optimizer steps done; `updates`: those of them that were applied; `guard`: SpikeGuard.state();
+            `world_size`: number of workers of the run that saved it.
+        weights: Parameters and buffers of the network, by name.
         moments: AdamW's, "exp_avg.NAME" and "exp_avg_sq.NAME" of every trained parameter.
         ema: EMA weights, or None without optim.ema.
     """
@@ -47,7 +47,7 @@ def save(folder: Path, state: ResumeState) -> Path:
     """Write a checkpoint into `folder` and return its own folder.
 
     Raises:
-        OSError: the disk is full, for example. Earlier checkpoints stay as they are.
+        OSError: The disk is full, for example. Earlier checkpoints stay as they are.
     """
     target = folder / f"step_{state.metadata['step']:08d}"
     with manifest.new_folder(target) as fresh:
@@ -66,12 +66,12 @@ def newest(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint, or None if there is no checkpoint. Delete damaged ones after it.
 
     Raises:
-        InputError: all are damaged. The user decides whether to start again from step 0.
+        InputError: All are damaged. The user decides whether to start again from step 0.
     """
     damaged = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         if (damage := _damage(path)) is None:
-            for other in damaged:  # prune would count them among the newest
+            for other in damaged:  # or `prune` would count them among the newest
                 shutil.rmtree(other, ignore_errors=True)
             return path
         _log.warning("%s is skipped for the checkpoint before it: %s", path, damage)
@@ -89,7 +89,7 @@ def load(path: Path) -> ResumeState:
 
 
 def prune(folder: Path, keep: int, keep_every: int) -> None:
-    """Delete all checkpoints but the newest `keep` and those whose step is a multiple of `keep_every` (0: none)."""
+    """Delete all checkpoints except the newest `keep` and those at multiples of `keep_every` steps (0: none)."""
     for path in sorted(folder.glob("step_*"))[:-keep]:
         step = int(path.name.removeprefix("step_"))
         if not keep_every or step % keep_every:
@@ -111,13 +111,13 @@ def _difference_from_manifest(path: Path) -> str | None:
         record = None
     if not isinstance(record, dict) or "files" not in record:
         return f"{manifest.NAME} is missing or unreadable"
-    for name, known in record["files"].items():
+    for name, listed in record["files"].items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if (size := file.stat().st_size) != known["bytes"]:
-            return f"{name} has {size} bytes, not {known['bytes']}"
-        if manifest.sha256(file) != known["sha256"]:
+        if (size := file.stat().st_size) != listed["bytes"]:
+            return f"{name} has {size} bytes, not {listed['bytes']}"
+        if manifest.sha256(file) != listed["sha256"]:
             return f"the bytes of {name} have changed"
     return None
 

@@ -1,4 +1,7 @@
-"""Decides which training steps are skipped: one bad batch or one broken GPU must not ruin two weeks (ours)."""
+"""The spike guard: it skips training steps whose loss is not finite or rises suddenly (ours).
+
+One bad batch or one broken GPU would otherwise ruin a run of weeks.
+"""
 
 import math
 
@@ -11,10 +14,11 @@ class SpikeGuard:
     It depends on the losses alone, so that every rank and every resumed run decides the same.
 
     Args:
-        max_spike: nats above the running mean from which a step is rejected (`optim.max_spike`).
-        mean: running mean of the loss, in nats per token.
-        noted: steps in the mean, at most MEAN_STEPS. The name is a key of the checkpoint's manifest, as the next one.
-        skipped: steps skipped so far.
+        max_spike: Nats above the running mean from which a step is rejected (`optim.max_spike`).
+        mean: Running mean of the loss, in nats per token.
+        noted: Number of steps in the mean, at most MEAN_STEPS. `mean`, `noted` and `skipped` are keys of the
+            checkpoint's manifest.
+        skipped: Number of steps skipped so far.
     """
 
     def __init__(self, max_spike: float, mean: float = 0.0, noted: int = 0, skipped: int = 0):

@@ -33,8 +33,8 @@ class StepLog:
     A full disk does not stop training: there is one warning, and every later line is attempted again.
 
     Args:
-        path: of the file; it is created at the first line.
-        start: steps done. Lines after it, and an incomplete last line, are removed.
+        path: The file; it is created at the first line.
+        start: Steps done. Lines of later steps, and an incomplete last line, are removed.
     """
 
     def __init__(self, path: str | Path, start: int):
@@ -45,16 +45,22 @@ class StepLog:
         self._attempt(self._open)
 
     def append(self, step: int, values: dict[str, Any]) -> None:
-        """Write the line of a step: names to numbers, text or None. It is in the file when this returns."""
+        """Write the line of a step; the operating system has it when this returns.
+
+        Args:
+            step: Number of the step, counted from 1.
+            values: Name -> number, text, list or None.
+        """
         record = {"step": step} | {name: _plain(value) for name, value in values.items()}
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
         self._attempt(lambda: self._write(line))
 
     def sync(self) -> None:
-        """Flush the lines to the disk. Call it before a checkpoint is saved: the steps before it are not run again."""
+        """Flush the lines to the disk. Call it before saving a checkpoint, since steps before it are not run again."""
         self._attempt(lambda: os.fsync(self._open()))
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._attempt(self._file.close)
 
@@ -67,9 +73,7 @@ class StepLog:
         return self._file.fileno()
 
     def _write(self, line: bytes) -> None:
-        if (
-            os.fstat(self._open()).st_size > self._complete_bytes
-        ):  # an incomplete line, all that a full disk had room for
+        if os.fstat(self._open()).st_size > self._complete_bytes:  # an incomplete line, from when the disk was full
             self._file.truncate(self._complete_bytes)
         written = self._file.write(line)
         if written < len(line):
@@ -144,17 +148,17 @@ def follow(path: str | Path, stop: Event, every_s: float = 0.5) -> Iterator[dict
     it or became shorter, which means that the run was resumed. The file need not exist yet.
 
     Args:
-        path: of the log.
-        stop: ends the iteration.
-        every_s: seconds between two looks at the file.
+        path: The log.
+        stop: Ends the iteration.
+        every_s: Seconds between two reads of the file.
     """
     return _follow(path, stop, every_s, *_position(path))
 
 
 def _follow(path: str | Path, stop: Event, every_s: float, known: int | None, offset: int) -> Iterator[dict[str, Any]]:
-    """`known` is the inode of the file that was read up to `offset`; None if there was no file."""
+    """Yield the lines after `offset` of the file with inode `known`, which is None if there was no file."""
     while True:
-        stopping = stop.is_set()  # before the look: what was written before is seen
+        stopping = stop.is_set()  # before the read: lines that were written before it was set are read
         data = b""
         with suppress(FileNotFoundError), open(path, "rb") as file:
             status = os.fstat(file.fileno())

@@ -20,14 +20,14 @@ QUARTERS = ("25", "50", "75", "100")  # percent of an image's tokens that are ma
 
 
 class MetricInfo(NamedTuple):
-    """What is written under a name to steps.jsonl and MLflow."""
+    """A metric of steps.jsonl and MLflow: its name there, unit and meaning."""
 
     name: str
     unit: str
     meaning: str
 
 
-# Of every step: steps.jsonl.
+# Written at every step to steps.jsonl.
 STEP_METRICS = (
     MetricInfo("step", "steps", "optimizer steps done, this one included; skipped steps count"),
     MetricInfo("loss", "nats per token", "cross-entropy over the scored positions of the global batch"),
@@ -59,7 +59,7 @@ STEP_METRICS = (
     MetricInfo("time", "seconds since 1970", "clock of rank 0 at the start of the step"),
     MetricInfo("data_wait_s", "seconds", "time that rank 0 waited for the rows of the step"),
 )
-# Of every `run.log_every`-th step and the last, in addition: steps.jsonl. MLflow gets both groups at these steps.
+# Written at every `run.log_every`-th step and the last in addition, to steps.jsonl. MLflow gets both groups then.
 LOGGED_METRICS = (
     MetricInfo("samples_per_s", "images per second", "training rate over all workers since the last logged step"),
     MetricInfo("tokens_per_s", "tokens per second", "samples_per_s times the tokens of an image"),
@@ -81,18 +81,19 @@ LOGGED_METRICS = (
     MetricInfo(
         "visible_gain",
         "difference of accuracies",
-        "the same for the half that is shown; means something for iterative3 only",
+        "the same for the half that is shown; meaningful for iterative3 only",
     ),
     MetricInfo("accuracy_blind", "fraction", "accuracy over all positions with nothing shown"),
 )
-# MLflow alone, when it happens.
+# Written to MLflow alone, when the event happens.
 EVENT_METRICS = (MetricInfo("checkpoints_lost", "checkpoints", "checkpoints that could not be saved (disk full)"),)
 
+# The sums that every rank computes and all ranks add up: the metrics of a step are computed from them.
 SUMS = (
     *("loss", "count", "correct_masked", "masked", "correct_visible", "visible", "truncated", "not_truncated"),
     *(f"{what}_{quarter}" for what in ("loss", "count") for quarter in QUARTERS),
     "samples",  # batch_checksum
-    "time",  # rank 0's clock, so that all ranks decide alike what depends on the time
+    "time",  # rank 0's clock: all ranks must decide alike if a decision depends on the time
 )
 CHECKSUM_MODULUS = 1 << 40  # small enough that the sum over 8,192 ranks is exact in float64
 
@@ -102,7 +103,7 @@ def micro_batch_sums(loss: Loss, y: Tensor, truncated: Tensor) -> Tensor:
     """Return the sums of one micro-batch in the order of SUMS, float64. The last two belong to the step and are 0.
 
     Args:
-        loss: of the micro-batch.
+        loss: The method's loss of the micro-batch.
         y: (B,N) true tokens.
         truncated: (B,) bool, captions that did not fit.
     """
@@ -117,7 +118,7 @@ def micro_batch_sums(loss: Loss, y: Tensor, truncated: Tensor) -> Tensor:
 
 
 def metrics_from_sums(sums: dict[str, float], vocab_size: int) -> Metrics:
-    """Return the metrics of a step from its SUMS over all ranks. STEP_METRICS says what they mean."""
+    """Return the metrics of a step from its SUMS over all ranks. STEP_METRICS describes them."""
     loss = sums["loss"] / sums["count"]
     values = {
         "loss": loss,
@@ -151,7 +152,7 @@ def markdown() -> str:
     sections = {
         "Every step: `steps.jsonl`": STEP_METRICS,
         "Every `run.log_every` steps and the last, in addition: `steps.jsonl`": LOGGED_METRICS,
-        "When it happens: MLflow alone": EVENT_METRICS,
+        "At an event: MLflow alone": EVENT_METRICS,
     }
     lines = [
         "# Training metrics",

@@ -1,4 +1,4 @@
-"""Trains the demo's tokenizer, a VQGAN, on the images of the toy world (emage/data/shapes.py).
+"""Training of the demo's tokenizer, a VQGAN, on the images of the toy world (emage/data/shapes.py).
 
     python -m emage.training.train_vqgan --out vqgan-demo-f8-512.safetensors --grid reconstructions.png
 
@@ -61,12 +61,12 @@ def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, see
     """Train the tokenizer.
 
     Args:
-        steps: of the optimizer.
-        batch: B.
-        lr: peak learning rate.
-        freeze: fraction of the steps after which only the decoder is trained.
-        num_images: rendered scenes that the patches come from.
-        seed: of scenes, weights and batches.
+        steps: Optimizer steps.
+        batch: Images per batch, B.
+        lr: Peak learning rate.
+        freeze: Fraction of the steps after which only the decoder is trained.
+        num_images: Number of rendered scenes that the patches are from.
+        seed: Seed of scenes, weights and batches.
     """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
@@ -223,8 +223,8 @@ def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Ima
     tiles = np.stack([images, reconstruct(model, images)])
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
     rows = tiles.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
-    sheet = Image.fromarray(rows.transpose(1, 0, 3, 2, 4, 5).reshape(-1, 8 * 65, 3))
-    return sheet.resize((3 * sheet.width, 3 * sheet.height), Image.Resampling.NEAREST)
+    image_grid = Image.fromarray(rows.transpose(1, 0, 3, 2, 4, 5).reshape(-1, 8 * 65, 3))
+    return image_grid.resize((3 * image_grid.width, 3 * image_grid.height), Image.Resampling.NEAREST)
 
 
 def main() -> None:
@@ -251,8 +251,8 @@ def main() -> None:
         images = shapes.render_many(shapes.sample_scenes(4000, fresh), fresh)
         print(f"smallest margin of a code: {smallest_code_margin(model, images):.3f}")
         if args.grid:
-            half = shapes.sample_train_scenes(24, fresh) + shapes.sample_unseen_kind_scenes(16, fresh)
-            comparison(model, half, fresh).save(args.grid)
+            scenes = shapes.sample_train_scenes(24, fresh) + shapes.sample_unseen_kind_scenes(16, fresh)
+            comparison(model, scenes, fresh).save(args.grid)
 
 
 if __name__ == "__main__":

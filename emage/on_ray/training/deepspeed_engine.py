@@ -23,12 +23,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
 class DeepSpeedEngine:
-    """Trains with DeepSpeed. The weights are those of `objective` at this moment: load them before.
+    """Trains with DeepSpeed. Load the weights into `objective` before: ZeRO copies them.
 
     Args:
-        objective: network and loss.
-        config: of the run.
-        world_size: number of ranks.
+        objective: Network and loss.
+        config: The run's settings.
+        world_size: Number of ranks.
     """
 
     def __init__(self, objective: Objective, config: TrainConfig, world_size: int):
@@ -85,7 +85,7 @@ class DeepSpeedEngine:
         All ranks must call it together, since each holds a part.
 
         Args:
-            keep: False on ranks that do not need the result, which is twice the size of the weights: they get {}.
+            keep: False on ranks that do not need the result, which is twice the size of the weights; they get {}.
         """
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -117,7 +117,7 @@ class DeepSpeedEngine:
         return [(name, p) for name, p in self.objective.network.named_parameters() if p.requires_grad]
 
     def _allocate(self, updates: int) -> None:
-        """Allocate AdamW's state as zeros. At its first update it would be too late to load it or to skip a step."""
+        """Allocate AdamW's state as zeros. AdamW does it at its first update, too late to load it or to skip a step."""
         for group in self._optimizer.param_groups:
             for held in group["params"]:  # with ZeRO, this rank's part of all parameters, as one vector
                 steps = torch.tensor(float(updates), device=held.device)

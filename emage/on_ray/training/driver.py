@@ -1,12 +1,14 @@
-"""Token table -> checkpoint, on Ray Train: the driver. What its workers do is in worker.py.
+"""The training driver: from a token table to a checkpoint, on Ray Train. Its workers are in worker.py.
 
 output/model/        the checkpoint for use
-output/checkpoints/  those for resuming (emage.training.resume_state); the same command resumes from the last one
+output/checkpoints/  checkpoints for resuming (emage.training.resume_state); the same command resumes from the last one
 output/steps.jsonl   the metrics of every step (emage.training.step_log); `emage curves` plots them
 output/skipped.jsonl steps that were skipped, with the ids of their rows
-output/samples/      images generated from fixed prompts on the way
+output/samples/      images of fixed prompts, generated during training
+output/strips/       the same as filmstrips: one row per prompt, one image per decoding step
 output/curves.png    learning curves
-output/ray/          Ray Train's own notes
+output/run.json      the settings that the weights depend on
+output/ray/          Ray Train's own files
 """
 
 import os
@@ -43,7 +45,7 @@ CURVES = "curves.png"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training run has found out before it writes anything."""
+    """The checked inputs of a training run; nothing has been written yet."""
 
     config: TrainConfig  # with absolute paths: workers run in a folder of Ray's
     output: Path  # absolute
@@ -57,10 +59,13 @@ class Inputs:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train to the end; on finished output, do nothing. With `config.dry_run`, only print what a run would take.
+    """Train to the end; if the output is finished, do nothing. With `config.dry_run`, only print what a run would need.
+
+    Args:
+        config: The run's settings.
 
     Returns:
-        The report, which is printed as well: `model`, the checkpoint folder, and the `steps` it was trained for; of a
+        The report, which is printed as well: `model`, the checkpoint folder, and the `steps` it was trained for; for a
         dry run `plan`, a text.
 
     Raises:
@@ -81,14 +86,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def validate(config: TrainConfig) -> None:
-    """Raise InputError for settings that make no sense anywhere."""
+    """Raise InputError for settings that are not allowed on any machine."""
     check(config)
 
 
 def resolve(config: TrainConfig) -> Inputs:
     """Check the machine, the token table and the weights to start from; find out whether the run is finished.
 
-    Raises InputError for what is known to fail before workers start; they check their own machines again.
+    Raises:
+        InputError: Something would fail in the workers. They check their own machines again.
     """
     config = _with_absolute_paths(config)
     output = Path(config.run.output).absolute()
@@ -121,7 +127,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _plan(config: TrainConfig) -> str:
-    """Describe what a run would take: on any machine, without weights."""
+    """Return the text of a dry run. It needs neither weights nor GPUs."""
     config = _with_absolute_paths(config)
     tokenizer = _tokenizer_of_table(config)
     return estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows)
@@ -142,7 +148,7 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _tokenizer_of_table(config: TrainConfig) -> TokenizerInfo:
-    """Return the tokenizer that made the token table. Raise InputError if it is no table, or sampling does not fit."""
+    """Return the tokenizer of the token table. Raise InputError if it is not a table, or sampling does not fit."""
     _, tokenizer = schema.open_token_table(config.data.path)
     check_sampling(config.sampling, tokenizer.num_tokens)
     return tokenizer
@@ -161,7 +167,7 @@ def _check_machine(config: TrainConfig) -> None:
 def _check_weights(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> None:
     """Raise InputError if the settings' tokenizer did not make the table, or a new run cannot start from its weights.
 
-    Nothing is kept: the workers load what they need on their own machines.
+    Nothing that is loaded here is used later: the workers load it on their own machines.
     """
     settings = worker.checkpoint_config(config, made_by)
     try:
@@ -202,7 +208,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, output: Path) -> None:
-    """Train on Ray's workers. Raise InputError for what must be fixed before training can continue."""
+    """Train on Ray's workers. Raise InputError if something must be fixed before training can continue."""
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line of a worker twice
     trainer = TorchTrainer(
         train_job.work,
@@ -250,6 +256,7 @@ def _progress_bar(steps: Path, total: int) -> Iterator[None]:
 
 
 def _follow(steps: Path, stop: Event, bar: Any) -> None:
+    """Update the bar from the step log until `stop` is set."""
     for values in step_log.follow(steps, stop):
         shown = {"loss": values.get("loss"), "accuracy": values.get("accuracy_masked")}
         bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None}, refresh=False)

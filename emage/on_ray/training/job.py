@@ -1,6 +1,6 @@
-"""The function that Ray Train's controller hands to its workers.
+"""The function that Ray Train's controller passes to its workers.
 
-The controller imports this module too, and starts workers only afterwards: nothing here takes seconds to import.
+The controller imports this module too, before it starts the workers: the module must not import PyTorch at its top.
 """
 
 from typing import Any

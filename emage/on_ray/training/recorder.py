@@ -1,4 +1,4 @@
-"""Writes what a training run leaves, on rank 0: step log, MLflow metrics, sample images, the checkpoint for use."""
+"""The recorder of rank 0: it writes step log, MLflow metrics, sample images and the checkpoint for use."""
 
 import logging
 import time
@@ -35,13 +35,13 @@ class TrainingRecorder:
     """Callback of `loop.fit` on rank 0.
 
     Args:
-        config: of the run.
-        output: folder of the run.
-        engine: trains the network.
-        network_to_save: what sample images are generated with and what is saved at the end: the trained network, or
-            its EMA weights.
-        checkpoint_config: of the saved checkpoint.
-        start: steps done before.
+        config: The run's settings.
+        output: The run's folder.
+        engine: The engine that trains the network.
+        network_to_save: The network that generates sample images and is saved at the end: the trained one, or the one
+            with EMA weights.
+        checkpoint_config: The config of the saved checkpoint.
+        start: Steps done before.
     """
 
     def __init__(
@@ -72,7 +72,13 @@ class TrainingRecorder:
         self._resend_metrics()
 
     def __call__(self, step: int, metrics: Metrics, batch: Batch) -> None:
-        """Record a step. Every `run.log_every` steps measure more, every `run.sample_every` generate images."""
+        """Record a step. Every `run.log_every` steps measure speed and context gain, every `run.sample_every` generate.
+
+        Args:
+            step: Steps done, this one included.
+            metrics: Of the step.
+            batch: The rows of this rank.
+        """
         run, is_last = self.config.run, step == self.config.optim.steps
         self.waited_s += metrics["data_wait_s"]
         if step % run.log_every == 0 or is_last:
@@ -93,7 +99,7 @@ class TrainingRecorder:
         """Save the checkpoint for use.
 
         Raises:
-            OSError: the disk is full, for example.
+            OSError: The disk is full, for example.
         """
         config = self.config
         self.pipe.metadata = {
@@ -122,6 +128,7 @@ class TrainingRecorder:
         self.pipe.save_pretrained(self.output / "model", prompts=config.run.prompts)
 
     def close(self) -> None:
+        """Close the logs and the MLflow run."""
         self.log.close()
         self.skipped.close()
         self.run.close()
@@ -155,7 +162,7 @@ class TrainingRecorder:
         return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30}
 
     def _resend_metrics(self) -> None:
-        """Send the metrics that a killed run logged last, in case MLflow has not got them. None is recorded twice."""
+        """Send the last metrics of a killed run again, in case MLflow has not received them. It stores none twice."""
         for values in deque(
             filter(lambda values: "mfu" in values, step_log.read(self.output / "steps.jsonl")), MAX_RESENT_STEPS
         ):

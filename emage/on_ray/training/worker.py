@@ -1,7 +1,6 @@
 """One worker of a training run: builds the network, loads the last checkpoint, trains, saves.
 
-The step itself is in emage/training/loop.py; this module does not depend on what a token means. Rank 0 also writes the
-run's files, metrics and images (recorder.py).
+The step itself is in emage/training/loop.py. Rank 0 also writes the run's files, metrics and images (recorder.py).
 """
 
 import logging
@@ -38,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerState(NamedTuple):
-    """What a worker trains, and from which step."""
+    """The engine of a worker, and the state that training starts or resumes from."""
 
     engine: DeepSpeedEngine
     ema: AveragedModel | None  # on rank 0, with optim.ema
@@ -51,11 +50,12 @@ def work(config: TrainConfig, output: str) -> str | None:
     """Run one Ray Train worker from the last checkpoint to the end.
 
     Args:
-        config: of the run.
-        output: folder of the run, which all nodes share.
+        config: The run's settings.
+        output: The run's folder, which all nodes share.
 
     Returns:
-        None at the end; else what the user must fix before training can continue, the same on all ranks.
+        None at the end; otherwise the text of what the user must fix before training can continue, the same on all
+        ranks.
     """
     context = ray.train.get_context()
     distributed = DistributedContext(context.get_world_rank(), context.get_world_size())
@@ -79,7 +79,7 @@ def _device(config: TrainConfig) -> str:
 
 
 def _prepare(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Network] | None, str | None]:
-    """Return the table and a network with its first weights, or what is wrong on this rank's machine."""
+    """Return the table and a network with its initial weights, or the error on this rank's machine."""
     try:
         device_support.check_device(_device(config))
         device_support.check_precision(config.run.precision, _device(config))
@@ -100,7 +100,7 @@ def _prepare(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Networ
 
 
 def _last_checkpoint(output: str) -> tuple[str | None, str | None]:
-    """Return the checkpoint to resume from, or why none can be used."""
+    """Return (the checkpoint to resume from or None, None), or (None, the error)."""
     folder = Path(output) / "checkpoints"
     if folder.exists():
         manifest.remove_leftovers(folder)
@@ -112,8 +112,8 @@ def _last_checkpoint(output: str) -> tuple[str | None, str | None]:
 
 
 def _first_of_all_ranks(error: str | None) -> str | None:
-    """Return the error of the first rank that has one. All ranks get it, so that all end."""
-    group = dist.new_group(backend="gloo")  # on CPUs: a GPU without kernels is one of the errors
+    """Return the error of the first rank that has one, on all ranks, so that all end; None if there is none."""
+    group = dist.new_group(backend="gloo")  # on CPUs: a GPU that PyTorch has no code for may be the error
     errors: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error, group=group)
     return next(filter(None, errors), None)
@@ -184,7 +184,7 @@ class Worker:
         return self.error
 
     def after_step(self, step: int, metrics: Metrics, batch: Batch) -> bool:
-        """Record a step and save a checkpoint if one is due. Return True, on all ranks alike, if training ends here."""
+        """Record a step and save a checkpoint if one is due. Return True on all ranks if training must end here."""
         self.updates += not metrics["skipped"]
         if self.recorder:
             self.recorder(step, metrics, batch)
@@ -212,7 +212,7 @@ class Worker:
         return True
 
     def _is_newly_preempted(self, now: float) -> bool:
-        """Return True once per node that is about to be preempted. `now` is rank 0's clock, the same on all ranks."""
+        """Return True once per node that will be preempted soon. `now` is rank 0's clock, the same on all ranks."""
         if now - self.preemption_checked_at < PREEMPTION_CHECK_S:
             return False
         self.preemption_checked_at = now
@@ -222,7 +222,7 @@ class Worker:
         return is_new
 
     def _save(self, step: int) -> None:
-        """Save a checkpoint for resuming. If the disk is full, it is lost: training continues and saves the next."""
+        """Save a checkpoint for resuming. If the disk is full, record that and continue without it."""
         moments = self.engine.moments(keep=self.distributed.rank == 0)
         if self.distributed.rank:
             return

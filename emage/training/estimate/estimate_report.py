@@ -25,12 +25,12 @@ def describe(config: TrainConfig, tokens: TokenSpace, num_rows: int | None = Non
     """Return the plan of a run as text.
 
     Args:
-        config: of the run.
-        tokens: vocabulary and grid of the tokenizer.
-        num_rows: of the token table, if known.
+        config: The run's settings.
+        tokens: Vocabulary and grid of the tokenizer.
+        num_rows: Rows of the token table, if known.
 
     Raises:
-        ValueError: the settings describe no network.
+        ValueError: The settings do not describe a network.
     """
     network = build_network(config, tokens)
     lines = {
@@ -45,7 +45,7 @@ def describe(config: TrainConfig, tokens: TokenSpace, num_rows: int | None = Non
 
 
 def rows_per_rank(batch_size: int, ranks: int) -> list[int]:
-    """Return how many rows of a step each rank gets: rank r of W the positions from B r // W up to B (r + 1) // W."""
+    """Return how many rows of a step of B rows each rank r of W gets: those from B r // W up to B (r + 1) // W."""
     return [batch_size * (rank + 1) // ranks - batch_size * rank // ranks for rank in range(ranks)]
 
 

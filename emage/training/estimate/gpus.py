@@ -1,4 +1,4 @@
-"""The GPUs that a run is planned for: their data sheets, and which part of the peak training is assumed to reach.
+"""The GPUs that a run is planned for: their data sheets, and the rates that training is assumed to reach.
 
 MFU (model FLOP utilization) has one meaning everywhere: the FLOP/s of training divided by the FLOP/s that the device
 reaches in one large matrix product (`device_support.matmul_rate`). A run measures both and logs `mfu`. A plan has
@@ -16,12 +16,12 @@ ASSUMED_MFU = 0.5  # of the rate of that product, reached by training
 
 
 class Gpu(NamedTuple):
-    """A line of a data sheet.
+    """A GPU by its data sheet.
 
     Args:
         name: "V100".
         peak: FLOP/s of dense matrix products in the run's precision.
-        memories: the sizes it is sold with, in GiB.
+        memories: The memory sizes it is sold with, in GiB.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Gpu(NamedTuple):
 
     @property
     def assumed_flops_per_s(self) -> float:
-        """FLOP/s that training is assumed to reach on one of them: 40 % of the data sheet's peak."""
+        """FLOP/s that training is assumed to reach on one GPU: 40 % of the data sheet's peak."""
         return self.peak * ASSUMED_MATMUL_FRACTION * ASSUMED_MFU
 
 

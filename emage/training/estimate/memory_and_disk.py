@@ -14,7 +14,7 @@ from emage.training.estimate.gpus import GIB
 from emage.training.estimate.parameters_and_flops import TEXT_LAYERS, count_parameters
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
-# The CUDA context, workspaces of its libraries, gaps of the allocator: not counted below.
+# Assumed for the CUDA context, its libraries' workspaces and the allocator's gaps, which are not counted below.
 RESERVED_BYTES = 1.5 * GIB
 # Numbers in DeepSpeed's gradient buffer, which ZeRO 1 and 2 fill before they reduce it: a tenth of DeepSpeed's default,
 # which would take 2 GB.
@@ -22,7 +22,7 @@ REDUCE_BUCKET_SIZE = 50_000_000
 
 
 class GpuMemory(NamedTuple):
-    """Bytes on the GPU of rank 0, which has the most, at the peak of a step."""
+    """Bytes at the peak of a step on the GPU of rank 0, which needs the most."""
 
     weights: int
     gradients: int
@@ -39,7 +39,7 @@ class GpuMemory(NamedTuple):
 
 
 def gpu_memory(config: TrainConfig, network: Network, micro_batch: int) -> GpuMemory:
-    """Return what one GPU holds in a step, with `micro_batch` images per forward pass.
+    """Return the memory that a step takes on one GPU, with `micro_batch` images per forward pass.
 
     Weights and optimizer are float32 (paper, Sec. 4). ZeRO 1 divides AdamW's two moments among the GPUs, ZeRO 2 the
     gradients as well. With either, each GPU holds a float32 copy of its part of the weights in addition to the weights
@@ -67,7 +67,7 @@ def largest_micro_batch(config: TrainConfig, network: Network, memory_bytes: flo
 
 
 def activation_bytes(network: Network, precision: Precision, recompute: bool = False) -> int:
-    """Return the bytes that one image leaves behind for the backward pass, estimated from shapes.
+    """Return the bytes that are kept for the backward pass per image, estimated from shapes.
 
     Numbers per block: the inputs of three norms (3ND, float32 under autocast as well), their outputs (3ND), queries,
     keys, values and result of the self-attention (4ND; no N x N weights, which the fused kernel computes again),
@@ -76,10 +76,10 @@ def activation_bytes(network: Network, precision: Precision, recompute: bool = F
     trained text encoder leaves about 20SD per layer.
 
     Args:
-        network: may be on the meta device.
-        precision: of the run.
-        recompute: activation checkpointing (`run.recompute`): every block leaves its input and its text's keys and
-            values; one block at a time has all of the rest.
+        network: The network; it may be on the meta device.
+        precision: The run's precision.
+        recompute: Activation checkpointing (`run.recompute`): every block keeps its input and its text's keys and
+            values, and one block at a time all of the rest.
     """
     size = BFLOAT16_BYTES if precision == "bfloat16" else FLOAT32_BYTES
     decoder, text = network.decoder, network.text
@@ -116,12 +116,12 @@ def checkpoint_sizes(config: TrainConfig, network: Network) -> CheckpointSizes:
 
 
 def _logits_bytes(network: Network) -> int:
-    """Per image, NV float32 numbers each: the logits, their gradient and that of the log-probabilities."""
+    """Return the bytes per image of logits, their gradient and that of the log-probabilities, NV numbers each."""
     return 3 * _lengths(network)[0] * network.decoder.vocab_size * FLOAT32_BYTES
 
 
 def _lengths(network: Network) -> tuple[int, int]:
-    """N and S."""
+    """Return N and S."""
     return math.prod(network.decoder.grid), network.text.length
 
 

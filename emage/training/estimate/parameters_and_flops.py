@@ -1,4 +1,4 @@
-"""Parameters of a run's network and FLOP of its training, counted from the network itself, built without memory.
+"""Parameters of a run's network and FLOP of its training, counted from the network, built on the meta device.
 
 Letters: B images, N image tokens, S text positions, D width of the decoder.
 """
@@ -42,7 +42,7 @@ def build_network(config: TrainConfig, tokens: TokenSpace) -> Network:
     """Return the network of a run on the meta device: shapes without memory for weights.
 
     Raises:
-        ValueError: the settings describe no network.
+        ValueError: The settings do not describe a network.
     """
     with torch.device("meta"):
         return Network(config.model, tokens.vocab_size, tokens.grid, causal=METHODS[config.method].CAUSAL)
@@ -63,9 +63,9 @@ def flops_per_sample(network: Network, method: Method, *, in_warm_start: bool = 
     `run.recompute` computes a second time in the backward pass does not count.
 
     Args:
-        network: may be on the meta device.
-        method: of the training.
-        in_warm_start: count a step of the warm start, which has no first pass.
+        network: The network; it may be on the meta device.
+        method: The method of the training.
+        in_warm_start: Count a step of the warm start, which has no first pass.
     """
     text, keys_values, decoder = _text_flops(network), _keys_values_flops(network), decoder_flops(network)
     frozen = network.text.frozen
@@ -82,7 +82,7 @@ def run_flops(config: TrainConfig, network: Network) -> float:
 
 
 def decoder_flops(network: Network) -> int:
-    """Return the FLOP of one forward of the decoder on one image, given the text's keys and values."""
+    """Return the FLOP of one forward pass of the decoder on one image, given the text's keys and values."""
     decoder, s = network.decoder, network.text.length
     n, width = decoder.grid[0] * decoder.grid[1], decoder.config.width
     matrices = sum(p.numel() for p in _matrices(decoder)) - sum(kv.numel() for kv in _keys_values_matrices(network))
@@ -94,7 +94,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _text_flops(network: Network) -> int:
-    """Return the FLOP of one forward of the text encoder on one caption: its matrices at S positions, its attention."""
+    """Return the FLOP of one forward pass of the text encoder on one caption, in its matrices and its attention."""
     s, width = network.text.length, network.text.width
     matrices = sum(p.numel() for p in _matrices(network.text))
     return 2 * matrices * s + TEXT_LAYERS[network.text.name] * _attention_flops(s, s, width)
@@ -111,7 +111,7 @@ def _keys_values_matrices(network: Network) -> list[Tensor]:
 
 
 def _attention_flops(queries: int, keys: int, width: int) -> int:
-    """Queries times keys, and weights times values, over all heads."""
+    """Return the FLOP of queries times keys and of weights times values, over all heads."""
     return 2 * 2 * queries * keys * width
 
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from emage.config import ModelConfig, TrainConfig
 from emage.methods import METHODS
-from emage.model.text.state_cache import READ_AT_ONCE
+from emage.model.text.state_cache import TRAINING_BATCH
 from emage.training.estimate import parameters_and_flops
 from emage.training.estimate.parameters_and_flops import (
     build_network,
@@ -38,7 +38,7 @@ def test_flops_are_those_that_pytorch_counts(method: Any, model: str):
     network = build_network(config, tokens)
     flops = flops_per_sample(network, method) * B
     if network.text.frozen:  # it reads captions that it has not kept in rounds of so many
-        flops += parameters_and_flops._text_flops(network) * (READ_AT_ONCE - B)
+        flops += parameters_and_flops._text_flops(network) * (TRAINING_BATCH - B)
     assert flops == counted_flops(config, tokens, in_warm_start=False)
 
 
