@@ -99,7 +99,7 @@ class Service:
 
     @property
     def broken(self) -> bool:
-        """Whether the model will never generate again."""
+        """True if the model will never generate again."""
         return self._batcher.broken
 
     @property

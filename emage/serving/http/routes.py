@@ -179,4 +179,4 @@ async def _describe(http: Request) -> dict[str, Any]:
 
 def _check_model_name(name: str | None) -> None:
     if name not in (None, MODEL_NAME):
-        raise RequestError("model_not_found", f"there is no model {name!r}, only {MODEL_NAME!r}", "model")
+        raise RequestError("model_not_found", f"unknown model {name!r}: only {MODEL_NAME!r} is served", "model")

@@ -102,7 +102,7 @@ class ImageData(BaseModel):
     seed: int = Field(description="The seed that generates the same image again.")
 
 
-_TRUNCATED = "Whether the prompt was truncated: it is longer than the text encoder reads."
+_TRUNCATED = "True if the prompt was truncated: it is longer than the text encoder reads."
 
 
 class ImageResponse(BaseModel):
