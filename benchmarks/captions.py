@@ -1,9 +1,9 @@
-"""Captions per second on one core through the caption rules and their cleaning; the claim is 100,000.
+"""Captions per second of the caption rules and of caption cleaning, on one core; the goal of the rules is 100,000.
 
     python benchmarks/captions.py [URL_TABLE.parquet] [column=TEXT]
 
 Takes a few seconds. Without a table it makes 10,000 captions of typical kinds, one in sixteen not ASCII. Prints rates
-by CPU time: the best of ten rounds, which counts on a machine with other load, and the median.
+by CPU time of ten rounds: the best one, which other load on the machine hardly changes, and the median.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Remedies for iterative2 and iterative3 ignoring their image context, and their cost, on the toy world.
+"""Compares remedies for iterative2 and iterative3 ignoring their image context, on the toy world.
 
 python benchmarks/context.py                 # every variant, two seeds; 80 minutes on one core
 python benchmarks/context.py --steps 200 --seeds 1
 
 The second pass of iterative2 and iterative3 is trained on tokens that the model itself has generated. As long as these
-carry no information about the image, the model gains nothing from reading them, and training can stay in the state
-"ignore the context" (measured by `context_gain`). Each variant is one remedy, or none.
+carry no information about the image, the model gains nothing from reading them, and training can get stuck
+there (measured by `context_gain`). Each variant is one remedy, or none.
 
 Prints a line per training and a table of means and ranges; writes results/context.json, with the gains during training,
 and results/context.png.
@@ -50,7 +50,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "ground truth 0.25": {"ground_truth_share": 0.25},
 }
 VARIANTS = {("iterative1", "as in the paper"): {}} | {
-    (method, cure): values for method in ("iterative2", "iterative3") for cure, values in REMEDIES.items()
+    (method, remedy): values for method in ("iterative2", "iterative3") for remedy, values in REMEDIES.items()
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,11 +61,11 @@ def main(steps: int, seeds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder), shapes.sample_train_scenes(NUM_IMAGES, seed=0), seed=0)
         jobs = list(itertools.product(range(seeds), VARIANTS))
-        for i, (seed, (method, cure)) in enumerate(jobs):
-            runs.append(run(folder, method, cure, seed, steps))
+        for i, (seed, (method, remedy)) in enumerate(jobs):
+            runs.append(run(folder, method, remedy, seed, steps))
             last = runs[-1]
             print(
-                f"{i + 1}/{len(jobs)}  {method}, {cure}, seed {seed}: context gain {last['probe'][-1][1]:+.3f}, "
+                f"{i + 1}/{len(jobs)}  {method}, {remedy}, seed {seed}: context gain {last['probe'][-1][1]:+.3f}, "
                 f"{last['objects_right']:.1%} correct, {last['seconds']:.0f} s",
                 flush=True,
             )
@@ -76,14 +76,14 @@ def main(steps: int, seeds: int) -> None:
     figure(runs)
 
 
-def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, Any]:
+def run(table: str, method: str, remedy: str, seed: int, steps: int) -> dict[str, Any]:
     """Train one variant; return its context gains during training, scores on held-out captions and CPU seconds."""
     config = preset(
         TrainConfig,
         "demo",
         method=method,
         data={"path": table},
-        objective={"warm_start": 0.0} | VARIANTS[method, cure],
+        objective={"warm_start": 0.0} | VARIANTS[method, remedy],
         optim={"steps": steps},
         run={"output": "unused", "seed": seed},
     )
@@ -104,16 +104,17 @@ def run(table: str, method: str, cure: str, seed: int, steps: int) -> dict[str, 
     captions = [scene.caption for scene in shapes.sample_held_out_scenes(NUM_SCORED, seed)]
     pipe = Emage(network, tokenizers.load(tokenizers.DEMO), parts)
     scores = dict(measure(pipe.generate(captions, seed=seed, batch_size=50), captions))
-    about = {"method": method, "cure": cure, "seed": seed, "objective": asdict(config.objective)}
+    about = {"method": method, "cure": remedy, "seed": seed, "objective": asdict(config.objective)}
     return {**about, "probe": probe, "seconds": seconds, **scores}
 
 
 def report(runs: list[dict[str, Any]]) -> None:
+    """Print means and ranges over the seeds, a row per variant."""
     table = Table(
-        "method", "cure", "context gain", "visible gain", "objects correct", "CPU seconds", title="mean (min-max)"
+        "method", "remedy", "context gain", "visible gain", "objects correct", "CPU seconds", title="mean (min-max)"
     )
-    for method, cure in VARIANTS:
-        group = [run for run in runs if (run["method"], run["cure"]) == (method, cure)]
+    for method, remedy in VARIANTS:
+        group = [run for run in runs if (run["method"], run["cure"]) == (method, remedy)]
         columns = [
             [run["probe"][-1][1] for run in group],
             [run["probe"][-1][2] for run in group],
@@ -121,7 +122,7 @@ def report(runs: list[dict[str, Any]]) -> None:
             [run["seconds"] for run in group],
         ]
         cells = [f"{statistics.mean(c):.3g} ({min(c):.3g}-{max(c):.3g})" for c in columns]
-        table.add_row(method, cure, *cells)
+        table.add_row(method, remedy, *cells)
     Console(width=140).print(table)
 
 
@@ -130,7 +131,7 @@ def figure(runs: list[dict[str, Any]]) -> None:
     panels = ("iterative2", "iterative3")
     chart, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharey=True, layout="constrained")
     for method, axis in zip(panels, axes, strict=True):
-        shown = [("iterative1", "as in the paper"), *((method, cure) for cure in REMEDIES)]
+        shown = [("iterative1", "as in the paper"), *((method, remedy) for remedy in REMEDIES)]
         for colour, key in enumerate(shown):
             for i, run in enumerate(run for run in runs if (run["method"], run["cure"]) == key):
                 steps, gains, _ = zip(*run["probe"], strict=True)

@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compared import decreases, read, write
 from generate_bench import OURS, PASS, STEP, STEPS, Bench, GenerateBenchmark, Measurement
+from results_file import decreases, read, write
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -42,12 +42,10 @@ def main(argv: Sequence[str]) -> None:
 def run(settings: GenerateBenchmark) -> dict[str, Any]:
     bench = Bench(settings)
     path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
-    part = path.with_suffix(".part.json")  # what an interrupted run leaves
-    work, measurements, record = (
-        [*bench.in_turns(), *([one] for one in bench.planned())],
-        list[Measurement](),
-        dict[str, Any](),
-    )
+    unfinished = path.with_suffix(".part.json")  # stays if the run is interrupted
+    work = [*bench.in_turns(), *([one] for one in bench.planned())]
+    measurements: list[Measurement] = []
+    record: dict[str, Any] = {}
     with Progress(disable=not Console().is_terminal) as progress:
         for planned in progress.track(work, description="measurements"):
             bench.measure(planned)
@@ -57,7 +55,7 @@ def run(settings: GenerateBenchmark) -> dict[str, Any]:
                 progress.console.print(f"{name}: {line(measurement)}", highlight=False, soft_wrap=True)
             compare(measurements)
             record = described(bench, measurements, complete=planned is work[-1])
-            write(part, record)
+            write(unfinished, record)
     for dtype, batch in dict.fromkeys((measurement.dtype, measurement.batch) for measurement in measurements):
         together = [
             measurement for measurement in measurements if (measurement.dtype, measurement.batch) == (dtype, batch)
@@ -65,7 +63,7 @@ def run(settings: GenerateBenchmark) -> dict[str, Any]:
         show(f"{record['device']}, {dtype}, batch {batch}", together)
     for warning in decreases(read(path), record):
         print(warning, file=sys.stderr)
-    part.replace(path)
+    unfinished.replace(path)
     return record
 
 
@@ -89,18 +87,19 @@ def described(bench: Bench, measurements: Sequence[Measurement], complete: bool)
 def compare(measurements: Sequence[Measurement]) -> None:
     """Set the ratio of each measurement to ours; forward passes are compared with forward passes."""
     for measurement in measurements:
-        pairs = [
-            other for other in measurements if (other.dtype, other.batch) == (measurement.dtype, measurement.batch)
-        ]
-        whole = measurement.scope not in (PASS, STEP)
-        ours = [
-            o for o in pairs if is_ours(o) and (o.scope not in (PASS, STEP) if whole else o.scope == measurement.scope)
-        ]
+        ours = next((one for one in measurements if is_ours(one) and is_comparable(one, measurement)), None)
         if ours and not measurement.failed:
-            measurement.ratio = measurement.ms_a_picture / ours[0].ms_a_picture
+            measurement.ratio = measurement.ms_a_picture / ours.ms_a_picture
+
+
+def is_comparable(one: Measurement, other: Measurement) -> bool:
+    """Return whether both have the same precision and batch size, and are of whole images or of the same part."""
+    both_whole = one.scope not in (PASS, STEP) and other.scope not in (PASS, STEP)
+    return (one.dtype, one.batch) == (other.dtype, other.batch) and (both_whole or one.scope == other.scope)
 
 
 def is_ours(measurement: Measurement) -> bool:
+    """Return whether the others' times are divided by this one."""
     return (measurement.what, measurement.steps) in ((OURS, STEPS), ("decoder, as written", 1))
 
 
@@ -126,14 +125,14 @@ def line(one: Measurement) -> str:
 def show(title: str, measurements: Sequence[Measurement]) -> None:
     columns = ("", "steps", "what", "ms per image", "images/s", "ratio", "of matmul", "GiB")
     table = Table(*columns, title=title)
-    for f in measurements:
-        if f.failed:
-            table.add_row(f.what, str(f.steps), f.scope, "failed", "", "", "", "")
+    for one in measurements:
+        if one.failed:
+            table.add_row(one.what, str(one.steps), one.scope, "failed", "", "", "", "")
             continue
-        per_second = "" if f.scope in (PASS, STEP) else f"{1e3 / f.ms_a_picture:,.3g}"
-        numbers = (f.ratio, "{:.2f}"), (f.share_of_matmul, "{:.0%}"), (f.peak_gib, "{:.1f}")
+        per_second = "" if one.scope in (PASS, STEP) else f"{1e3 / one.ms_a_picture:,.3g}"
+        numbers = (one.ratio, "{:.2f}"), (one.share_of_matmul, "{:.0%}"), (one.peak_gib, "{:.1f}")
         rest = ["" if value is None else form.format(value) for value, form in numbers]
-        table.add_row(f.what, str(f.steps), f.scope, f"{f.ms_a_picture:,.1f}", per_second, *rest)
+        table.add_row(one.what, str(one.steps), one.scope, f"{one.ms_a_picture:,.1f}", per_second, *rest)
     Console(width=None if Console().is_terminal else 120).print(table)
 
 

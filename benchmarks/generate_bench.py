@@ -37,7 +37,7 @@ class GenerateBenchmark:
     preset: str = setting("emage_346m", "Preset of training whose model is used.")
     device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")
     dtypes: tuple[str, ...] = setting(
-        (), "Arithmetic of the network. Empty: what the device is good at.", choices=get_args(Dtype)
+        (), "Arithmetic of the network. Empty: those in which the device is fast.", choices=get_args(Dtype)
     )
     batches: tuple[int, ...] = setting(
         (), "Batch sizes. Empty: 1, and on a GPU also 8 and 64.", unit="images", minimum=1, maximum=ours.N
@@ -76,14 +76,13 @@ class Measurement:
     failed: str = ""
 
 
-Prepare = Callable[
-    [], "Callable[[], object] | float"
-]  # returns the work of a whole batch, or its seconds if it timed it
+# Returns a function that generates a whole batch, or the seconds of a batch that it has timed itself.
+Prepare = Callable[[], "Callable[[], object] | float"]
 PlannedMeasurement = tuple[Measurement, Prepare]
 
 
 class Bench:
-    """Checked settings, the measurements that they ask for, and the clock. Raises InputError for invalid settings."""
+    """Checked settings, the measurements that they select, and the clock. Raises InputError for invalid settings."""
 
     def __init__(self, settings: GenerateBenchmark):
         self.device = torch.device(choose(settings.device))
@@ -144,7 +143,7 @@ class Bench:
                 (Measurement(MUSE, dtype, 1, 1, PASS), lambda dtype=dtype: self._peer(MUSE, dtype, 1).step),
                 (Measurement(MUSE, dtype, 1, 1, STEP), lambda dtype=dtype: self._peer(MUSE, dtype, 1).loop_step),
             ]
-            # Muse's loop does not run in float16.
+            # Muse's loop fails in float16 (generate_peers.py).
             yield ours_alone + (theirs if self.settings.peers and dtype in ("float32", "bfloat16") else [])
 
     def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> PlannedMeasurement:
@@ -250,7 +249,7 @@ class Bench:
         ]
 
     def _unless_it_fails(self, measurement: Measurement, work: Callable[[], Any]) -> Any:
-        """Return the result of the work; an error of a peer is recorded, and the other measurements go on."""
+        """Return the result of the work; an error of a peer is recorded, and the other measurements continue."""
         try:
             return work()
         except Exception as error:

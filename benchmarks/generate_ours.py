@@ -26,7 +26,7 @@ PROMPTS = [scene.caption for scene in sample_held_out_scenes(64, seed=0)]
 V, GRID = 8192, (32, 32)
 N = GRID[0] * GRID[1]
 TOKENS_TIMED = 16  # tokens of an autoregressive image that are timed on a CPU: all cost the same
-LENGTHS = (1, 256, 512, 1024)  # of the image so far, at which a token without cache is timed
+LENGTHS = (1, 256, 512, 1024)  # tokens of the image so far, at which a further token without cache is timed
 
 
 class Flops(NamedTuple):
@@ -129,9 +129,9 @@ def some_tokens(pipe: Emage) -> Callable[[], object]:
     """Return the work of TOKENS_TIMED tokens of the autoregressive model with its cache."""
 
     def generate() -> None:
-        passes = pipe.generation_steps(PROMPTS[:1], [0], pipe.settings())
-        for _, _after in zip(range(TOKENS_TIMED), passes, strict=False):
-            pass
+        steps = pipe.generation_steps(PROMPTS[:1], [0], pipe.settings())
+        for _ in range(TOKENS_TIMED):
+            next(steps)
 
     return generate
 

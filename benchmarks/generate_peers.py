@@ -58,9 +58,9 @@ AMUSED_TEXT: dict[str, Any] = {
 }
 AMUSED_MASK, AMUSED_GUIDANCE, AMUSED_SCORE = 8255, 10.0, 6  # its [MASK], and two of its pipeline's defaults
 
-# Its README's tokenizer with three halvings in place of four, so that 256 x 256 pixels are 32 x 32 tokens.
+# The tokenizer of its README with three levels in place of four, so that 256 x 256 pixels are 32 x 32 tokens.
 MUSE_VAE: dict[str, Any] = {"dim": 256, "layers": 3}
-MUSE_FF = 6  # its default is 4, of which it takes two thirds: with 6 it is as wide inside as ours
+MUSE_FF = 6  # of which it takes two thirds: its feed-forward layers are as wide as ours; its default is 4
 
 
 class Peer(NamedTuple):
@@ -68,12 +68,14 @@ class Peer(NamedTuple):
 
     name: str
     version: str  # package and version
-    tokens: int  # an image
+    tokens: int  # per image
     steps: int
-    parameters: int  # of what runs in a step
-    step: Callable[[], Tensor]  # one pass of its transformer over the images, as its sampler calls it: logits
+    parameters: int  # of the networks that run in a step
+    step: Callable[[], Tensor]  # one forward pass of its transformer, as its sampler calls it; returns logits
     generate: Callable[[], Tensor] | None  # pixels on the device, (B, 3, H, W); None if only a step can be timed
-    loop_step: Callable[[], Tensor] | None  # one step of its own loop: a pass, sampled tokens, selected positions
+    loop_step: (
+        Callable[[], Tensor] | None
+    )  # one step of its own loop: a forward pass, sampled tokens, selected positions
     scope: str  # what `generate` covers
     networks: tuple[nn.Module, ...]  # torch.compile may be applied to them in place: module.compile(...)
 
@@ -86,11 +88,11 @@ def amused(
     steps: int = 12,
     guidance: bool = False,
 ) -> Peer:
-    """aMUSEd-256. `tokens` other than 256 are a step alone: the same network over a larger square.
+    """Return aMUSEd-256. With another number of `tokens`, a larger square, only a step can be timed.
 
-    `guidance` is its pipeline's default, scale 10: captions and empty captions in one pass of twice the batch, and the
-    text encoder twice. Off, a pass has as many rows as images, as Emage's. In float16 its pipeline carries the
-    tokenizer to float32 and back for every image.
+    `guidance` is its pipeline's default, scale 10: captions and empty captions in one forward pass of twice the batch,
+    and the text encoder twice. Without it a forward pass has as many rows as images, as Emage's has. In float16 its
+    pipeline casts the tokenizer to float32 and back for every image.
     """
     from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel, logging
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -147,11 +149,12 @@ def muse_maskgit(
     steps: int = 16,
     flash: bool | None = None,
 ) -> Peer:
-    """lucidrains' Muse without guidance and critic: one pass a step. In float16 there is only a step: its loop fills
-    scores with -1e5, which float16 cannot hold.
+    """Return lucidrains' Muse without guidance and critic: one forward pass per step.
 
-    `flash` is its default, but no flash attention: what is published always ends in tiles looped over in Python, and
-    takes only float32. None: on a CPU in float32, where it was measured to be faster; elsewhere attention is plain.
+    In float16 only a step can be timed: its loop fills scores with -1e5, which float16 cannot hold.
+
+    `flash` is its default and does not mean flash attention: the published code loops over tiles in Python, in float32
+    alone. None: True on a CPU in float32, where it was measured to be faster; otherwise False, plain attention.
     """
     import muse_maskgit_pytorch.muse_maskgit_pytorch as muse
     from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE
@@ -177,7 +180,7 @@ def muse_maskgit(
 
     transformer.encode_text = lambda texts: states
     image_size = isqrt(tokens) * 2 ** MUSE_VAE["layers"]
-    # Without discriminator and VGG, which only train. MaskGit draws with a copy that it makes by way of the CPU.
+    # Without discriminator and VGG, which only training needs. MaskGit decodes with a copy that it makes via the CPU.
     vae = VQGanVAE(codebook_size=vocab_size, use_vgg_and_gan=False, **MUSE_VAE)
     maskgit = _placed(lambda: MaskGit(image_size=image_size, transformer=transformer, vae=vae), device, dtype)
 

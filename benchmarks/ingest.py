@@ -1,4 +1,4 @@
-"""Overhead of the ingest next to its main work, measured in one run. The first word chooses the measurement.
+"""Overhead of the tokenizing stage over bare encoding, or (`scale`) speed and memory of the other stages of an ingest.
 
 python benchmarks/ingest.py tokenize                  # demo tokenizer, 64x64: 2 minutes on two cores, ratio 0.9 or more
 python benchmarks/ingest.py tokenize tokenizer=vqgan-gumbel-f8-8192 pictures=24 batch_size=1 shard_rows=1  # 5 minutes
@@ -38,12 +38,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from emage import config as settings
-from emage import tokenizers
+from emage import config, tokenizers
 from emage.config import TokenizeConfig
 from emage.config.fields import setting
 from emage.data import schema, shapes
-from emage.data.ingest import decode_image as images
+from emage.data.ingest import decode_image
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import tokenize_dataset, tokenize_shards
 from emage.on_ray.ingest.download import image_shards
@@ -75,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
             sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("scale.py"), *argv[1:]]).returncode)
         if not argv or argv[0] != "tokenize":
             raise InputError("the first word is one of: tokenize, scale")
-        tokenize(settings.parse(TokenizeBenchmark, argv[1:]))
+        tokenize(config.parse(TokenizeBenchmark, argv[1:]))
 
 
 # --- tokenize ---------------------------------------------------------------------------------------------------------
@@ -97,14 +96,14 @@ def compare(benchmark: TokenizeBenchmark, folder: Path) -> None:
     jpegs = render(min(benchmark.pictures, NUM_DISTINCT), size)
     write_shards(folder / "shards", jpegs, benchmark, size)
     started = time.process_time()
-    pixels = np.stack([images.decode_pixels(jpeg) for jpeg in jpegs])
+    pixels = np.stack([decode_image.decode_pixels(jpeg) for jpeg in jpegs])
     decoding = (time.process_time() - started) / len(jpegs)
     pixels = pixels[np.arange(benchmark.pictures) % len(jpegs)]
     tokenizer = tokenizers.load(config.tokenizer, config.weights, device="cuda" if benchmark.gpus else "cpu")
 
     device = torch.cuda.get_device_name() if benchmark.gpus else f"{threads} of {os.cpu_count()} cores"
     print(f"{info.name}, {benchmark.pictures} images of {size}x{size}, batches of {config.batch_size}, {device}")
-    print(f"decoding: {1e3 * decoding:.2f} ms an image on one core")
+    print(f"decoding: {1e3 * decoding:.2f} ms per image on one core")
     print(f"{'':8}{'bare':>10}{'whole':>10}{'steady':>10}{'start-up':>12}   ratios")
     rounds = []
     for number in range(benchmark.repeat):
@@ -140,7 +139,7 @@ def render(count: int, size: int) -> list[bytes]:
     for pixels in shapes.render_many(shapes.sample_train_scenes(count, seed=0), seed=0):
         file = io.BytesIO()
         image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-        image.save(file, "JPEG", quality=images.JPEG_QUALITY, subsampling=0)
+        image.save(file, "JPEG", quality=decode_image.JPEG_QUALITY, subsampling=0)
         jpegs.append(file.getvalue())
     return jpegs
 
@@ -152,7 +151,7 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
         rows = [
             {
                 "key": f"{number:05d}{i - start:05d}",
-                "dataset": "drawn",
+                "dataset": "shapes",
                 "url": f"http://a.test/{i}.jpg",
                 "caption": "a small red circle above a large blue square",
                 "image": jpegs[i % len(jpegs)],
@@ -196,7 +195,7 @@ class Clock:
         self.arrivals.append((time.perf_counter(), count))
 
     @contextmanager
-    def shown(self, *_: object):
+    def progress_bar(self, *_: object):
         yield self
 
     def steady_rate(self) -> float:
@@ -214,7 +213,7 @@ def stage_rates(
     shutil.rmtree(folder / "tokenized", ignore_errors=True)
     clock = Clock()
     started = time.perf_counter()
-    with mock.patch.object(tasks, "bar", clock.shown):
+    with mock.patch.object(tasks, "progress_bar", clock.progress_bar):
         made = tokenize_shards.run(config, info, image_size=size, shards=folder / "shards", folder=folder / "tokenized")
     seconds = time.perf_counter() - started
     assert made["written"] == made["rows"]

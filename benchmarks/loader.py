@@ -8,9 +8,9 @@ toy world), and reads it as training does: TokenTable.batch, then the ids of CLI
 positions. Everything, including the reading threads, runs on one core. Prints two rates: by wall time, and by
 CPU time of this process, which counts on a machine with other load.
 
-The first epoch is the slowest, because no word is in the tokenizer's cache. Memory is what belongs to this process
-alone, including its libraries. In the breakdown, decoding is the time of reading without tokenizing and without
-computing seeds. Writes results/loader.json.
+The first epoch is the slowest, because no word is in the tokenizer's cache. Memory is that which this process does not
+share (USS). In the breakdown, decoding is the time of reading without tokenizing and without computing seeds.
+Writes results/loader.json.
 """
 
 import json
@@ -65,7 +65,7 @@ class LoaderBenchmark:
     def problems(self, prefix: str = "") -> Iterator[str]:
         """Yield a message for an image that is not square, and for a table with less than a batch."""
         if self.tokens != round(self.tokens**0.5) ** 2:
-            yield f"{prefix}tokens={self.tokens}: an image has a square number of them, as 1024"
+            yield f"{prefix}tokens={self.tokens}: must be a square number, such as 1024"
         if self.rows < self.batch_size:
             yield f"{prefix}rows={self.rows}: fewer than {prefix}batch_size={self.batch_size}"
 
@@ -91,7 +91,7 @@ def read_captions(benchmark: LoaderBenchmark) -> tuple[str, list[str]]:
     path = benchmark.captions or (str(real) if real.is_file() else None)
     if path is None:
         scenes = shapes.sample_train_scenes(min(benchmark.rows, 10_000), seed=0)
-        return "drawn", [scene.caption for scene in scenes]
+        return "toy world", [scene.caption for scene in scenes]
     try:
         column = pq.read_table(path, columns=[benchmark.column])[benchmark.column]
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -134,10 +134,10 @@ def write_table(folder: Path, benchmark: LoaderBenchmark, captions: Sequence[str
 
 
 def measure(benchmark: LoaderBenchmark, folder: str, captions: Sequence[str]) -> dict[str, Any]:
-    """Rates and megabytes of each epoch, and microseconds a sample of the parts."""
+    """Return rates and memory of each epoch, and the microseconds per sample of each part of the work."""
     with torch.device("meta"):
         text = ClipText(ModelConfig())
-    steps = benchmark.rows // benchmark.batch_size  # an epoch's, but for a last part of a batch
+    steps = benchmark.rows // benchmark.batch_size  # full batches of an epoch
     table = TokenTable(folder, seed=0)
     before = megabytes()
 
@@ -171,7 +171,7 @@ def measure(benchmark: LoaderBenchmark, folder: str, captions: Sequence[str]) ->
 
 
 def rates(work: Callable[[], Any], samples: int) -> dict[str, float]:
-    """Samples a second by the clock, and by the seconds of all this process's threads at work."""
+    """Return samples per second of wall time, and per second of CPU time of all threads of this process."""
     clock, cpu = time.perf_counter(), time.process_time()
     work()
     return {
@@ -185,7 +185,7 @@ def megabytes() -> float:
 
 
 def versions() -> dict[str, Any]:
-    """Of what the figures depend on."""
+    """Return the machine, versions and commit that the numbers depend on."""
     made_with = {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__}
     return {
         "machine": f"1 of {os.cpu_count()} cores, {platform.machine()}",
@@ -195,7 +195,7 @@ def versions() -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    table = Table("", "samples/s", "samples/s of its own time", "MB")
+    table = Table("", "samples/s", "samples per CPU second", "MB")
     for name, values in [
         *((f"epoch {i}, tokenized", values) for i, values in enumerate(found["epochs"], start=1)),
         ("not tokenized", found["untokenized"]),
@@ -205,7 +205,7 @@ def show(found: dict[str, Any]) -> None:
         )
     Console().print(table)
     parts = "; ".join(f"{name}: {microseconds:.0f}" for name, microseconds in found["parts_us"].items())
-    print(f"microseconds a sample: {parts}")
+    print(f"microseconds per sample: {parts}")
     print(f"{found['rows']} rows of {found['tokens']} tokens, captions: {found['captions']}, {found['machine']}")
 
 

@@ -1,4 +1,4 @@
-"""Loss of a node in the middle of each stage: time to recover, work done twice, results lost.
+"""Recovery of each stage from the loss of a node: time to recover, work done twice, results lost.
 
     python benchmarks/nodes.py                                 # 15 minutes on two cores
     python benchmarks/nodes.py stages=[download,serve]
@@ -6,8 +6,8 @@
 Each stage is the program that a user starts, on nodes simulated on this machine (processes, killed without notice).
 All of a stage's work, for training half of it, is on the lost node; two new nodes join at once. The same stage also
 runs undisturbed, and the outputs of both runs are compared byte by byte.
-- recovered: from the kill until the stage has done more than before: Ray detects the loss (missed heartbeats), workers
-  start, the work itself.
+- recovered: seconds from the kill until the stage has finished more work than before. They include Ray's detection of
+  the loss (missed heartbeats) and the start of new workers.
 - done twice: in the stage's own units. Not counted, but given as a bound: work items in progress of a shuffle or an
   evaluation.
 - new nodes at work: how many of the two. For the endpoint, with requests from four clients: outcomes of all requests.
@@ -57,12 +57,12 @@ def main(argv: Sequence[str]) -> None:
         settings = cli.parse(NodesBenchmark, argv)
         with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), settings.pictures) as inputs:
             machine = {"cores": os.cpu_count(), "python": platform.python_version(), "ray": version("ray")}
-            figures: dict[str, dict[str, Any]] = {}
+            measured: dict[str, dict[str, Any]] = {}
             for name in settings.stages:
-                figures[name] = measure(name, inputs)
-                text = json.dumps({"commit": provenance.commit(), "machine": machine, "stages": figures}, indent=2)
+                measured[name] = measure(name, inputs)
+                text = json.dumps({"commit": provenance.commit(), "machine": machine, "stages": measured}, indent=2)
                 Path(settings.results).write_text(text + "\n")
-    show(figures)
+    show(measured)
 
 
 def measure(name: str, inputs: Inputs) -> dict[str, Any]:
@@ -71,15 +71,15 @@ def measure(name: str, inputs: Inputs) -> dict[str, Any]:
     if name == "serve":
         return serve(inputs.folder)
     stage = STAGES[name](inputs)
-    seconds, whole = undisturbed(stage)
-    figures, broken = losing_a_node(stage)
-    return {"undisturbed_s": seconds, **figures, "same_bytes": broken == whole}
+    seconds, expected = undisturbed(stage)
+    measured, result = losing_a_node(stage)
+    return {"undisturbed_s": seconds, **measured, "same_bytes": result == expected}
 
 
-def show(figures: dict[str, dict[str, Any]]) -> None:
+def show(measured: dict[str, dict[str, Any]]) -> None:
     columns = ("undisturbed s", "with a node lost s", "recovered s", "done twice", "new nodes at work", "nothing lost")
     table = Table("stage", *columns)
-    for name, row in figures.items():
+    for name, row in measured.items():
         cells = [f"{row[key]:.0f}" if key in row else "" for key in ("undisturbed_s", "seconds")]
         twice = f"{row['done_twice']} of {row['total']} {row['unit']}"
         table.add_row(

@@ -20,9 +20,8 @@ from emage.on_ray import launch
 from emage.utils.errors import InputError
 
 LIMIT_S = 300.0  # timeout of every wait
-RAY_SETTINGS: dict[
-    str, Any
-] = {}  # of the clusters; tests change them. Default settings, so that a lost node is detected as in production
+# Of the clusters. Empty: Ray's defaults, so that a lost node is detected as in production; tests change them.
+RAY_SETTINGS: dict[str, Any] = {}
 
 
 @dataclass
@@ -74,6 +73,7 @@ class Nodes:
 
 @contextmanager
 def simulated() -> Iterator[Nodes]:
+    """Yield a cluster without nodes; shut it down after the block."""
     nodes = Nodes()
     try:
         yield nodes
@@ -180,17 +180,17 @@ def finish(program: Program) -> str:
     try:
         code = program.process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
-        raise InputError(f"it did not end in {LIMIT_S:.0f} s: {program.printed[-3000:]}") from None
+        raise InputError(f"the program did not end in {LIMIT_S:.0f} s: {program.printed[-3000:]}") from None
     program.reader.join()
     if code:
-        raise InputError(f"it ended with {code}: {program.printed[-3000:]}")
+        raise InputError(f"the program ended with exit code {code}: {program.printed[-3000:]}")
     return program.printed
 
 
-def wait_for(is_so: Callable[[], object], program: Program) -> None:
+def wait_for(condition: Callable[[], object], program: Program) -> None:
     """Wait for a condition. Raise InputError if the program ends before, or after LIMIT_S."""
     deadline = time.monotonic() + LIMIT_S
-    while not is_so():
+    while not condition():
         if program.poll() is not None or time.monotonic() > deadline:
             raise InputError(f"the expected state was not reached: {program.printed[-3000:]}")
         time.sleep(0.01)

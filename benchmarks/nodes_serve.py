@@ -14,14 +14,14 @@ from typing import Any
 import aiohttp
 from nodes_cluster import Nodes, Program, simulated, wait_for, watched
 from serve_client import Answer, ask, closed_loops
-from serve_faults import aftermath
+from serve_faults import outcomes_after
 from serve_program import arguments
 
 from emage import config
 from emage.config import ServeConfig
 
 LOAD_S, DEADLINE_S, CLIENTS = 80.0, 75.0, 4
-PROMPTS = 8  # images that are requested, in turn
+NUM_IMAGES = 8  # different images that are requested, in turn
 
 
 def serve(folder: Path) -> dict[str, Any]:
@@ -42,8 +42,10 @@ def serve(folder: Path) -> dict[str, Any]:
 
 
 def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
+    """Send requests; kill the node `first` and add two meanwhile; return the measurements."""
+
     async def ask_for(session: aiohttp.ClientSession, number: int) -> Answer:
-        return await ask(session, number, {"prompt": "a small red circle", "seed": number % PROMPTS})
+        return await ask(session, number, {"prompt": "a small red circle", "seed": number % NUM_IMAGES})
 
     limits = {"clients": CLIENTS, "seconds": LOAD_S, "deadline_s": DEADLINE_S}
     with ThreadPoolExecutor(1) as thread:  # nodes may only be added and killed in the main thread
@@ -55,13 +57,14 @@ def under_load(url: str, nodes: Nodes, first: Any) -> dict[str, Any]:
         with watched(nodes, added) as seen:
             answers = load.result()
     at_work = sum(any("ServeReplica:emage:Model" in title for title in titles) for titles in seen)
-    return figures(answers, lost) | {"new_nodes_at_work": at_work}
+    return measurements(answers, lost) | {"new_nodes_at_work": at_work}
 
 
-def figures(answers: list[Answer], lost: float) -> dict[str, Any]:
-    found, images = aftermath(answers, lost), defaultdict(set)
+def measurements(answers: list[Answer], lost: float) -> dict[str, Any]:
+    """Return recovery, outcomes and equality of images, of requests around the loss of the node at time `lost`."""
+    found, images = outcomes_after(answers, lost), defaultdict(set)
     for answer in answers:
-        images[answer.number % PROMPTS] |= {answer.png} if answer.png else set()
+        images[answer.number % NUM_IMAGES] |= {answer.png} if answer.png else set()
     return {
         "recovered_s": found["first_picture_s"],
         "total": found["answers"],

@@ -120,7 +120,7 @@ def download(inputs: Inputs) -> Stage:
 def tokenize(inputs: Inputs) -> Stage:
     def tokenized_again(_: Path, printed: str) -> str:
         rows = sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
-        return f"{rows} and what was in hand"
+        return f"{rows}, and those in progress"
 
     rest = {"worker": "ray::MapBatches", "twice": tokenized_again, "node": {"num_cpus": 4}}
     return by_shards(inputs, "tokenize", "tokenized", "urls", "shards", **rest)
@@ -197,5 +197,5 @@ def evaluate(inputs: Inputs) -> Stage:
     )
 
 
-# By the names in commands and in the results file.
+# Keys are names in commands and in the results file.
 STAGES = {"download": download, "tokenize": tokenize, "shuffle": shuffle, "train": train, "evaluate": evaluate}

@@ -1,4 +1,4 @@
-"""Rows per second and memory of an ingest without downloads: time should grow linearly with rows, memory not at all.
+"""Rows per second and memory of an ingest without downloads: time should be linear in the rows, memory constant.
 
     python benchmarks/ingest.py scale                                     # 8 minutes on two cores, 20 GB of disk
     python benchmarks/ingest.py scale rows=[100000,1000000] tokens=1024    # the paper's rows
@@ -178,7 +178,7 @@ def one(rows: int, num_tokens: int, parent: str | None = None) -> None:
             "rejected_by_caption": rejected,
             "same_content": table["same_content"],
             "token_table_bytes": size,
-            "stages": {stage: watch.figures for stage, watch in stages.items()},
+            "stages": {stage: monitor.measured for stage, monitor in stages.items()},
         }
         print(f"\n{json.dumps(values)}")
     finally:
@@ -207,6 +207,7 @@ def write_table(path: Path, rows: int) -> None:
 
 
 def each(name: str, made: dict[str, Any], arguments: list[Any], remote: Any) -> Any:
+    """Yield the results of a Ray function for each of the arguments, with a progress bar."""
     with tasks.progress_bar(name, made["written"], "rows") as bar:
         calls = (lambda a=a: remote(*a) if isinstance(a, tuple) else remote(a) for a in arguments)
         for result in tasks.run(calls):
@@ -258,7 +259,7 @@ class StageMonitor:
         seconds = time.monotonic() - self.started
         self.ended.set()
         self.thread.join()
-        self.figures = {"seconds": round(seconds, 2), **{name: round(kb / 1024, 1) for name, kb in self.peaks.items()}}
+        self.measured = {"seconds": round(seconds, 2), **{name: round(kb / 1024, 1) for name, kb in self.peaks.items()}}
 
     def _sample(self) -> None:
         while not self.ended.wait(0.1):

@@ -53,7 +53,7 @@ async def ask(session: aiohttp.ClientSession, number: int, request: dict[str, An
 
 
 def outcome(status: int, text: bytes) -> tuple[str, bytes | None]:
-    """Return the outcome in a word, and the first image."""
+    """Return the outcome as text, as in `Answer`, and the first image."""
     try:
         found = json.loads(text)
         if status == 200:

@@ -18,7 +18,7 @@ from serve_program import megabytes, processes
 
 from emage.utils.errors import InputError
 
-VICTIMS = ("Model", "Frontend")  # deployments
+KILLED_DEPLOYMENTS = ("Model", "Frontend")
 WARM_UP = 200  # first requests of the memory part, not counted
 FLAT_MB = 5.0  # growth per 1,000 requests up to which memory counts as constant
 
@@ -63,7 +63,7 @@ async def watch_memory(bench: Bench) -> tuple[list[Answer], list[tuple[int, dict
 
 
 def mixed(bench: Bench) -> Ask:
-    """Requests of all kinds in turn, half of them plain."""
+    """Return a function that sends requests of all kinds in turn, half of them plain ones."""
 
     async def ask_for(session: aiohttp.ClientSession, number: int) -> Answer:
         body = bench.body(number)
@@ -90,8 +90,8 @@ def slope(counts: np.ndarray, values: np.ndarray, warm_up: int) -> float:
 
 
 def show_memory(found: dict[str, Any]) -> None:
-    verdict = f"{found['uss_mb_per_1000']:+.1f} MB in 1,000, {'flat' if found['flat'] else 'it grows'}"
-    columns = ("RSS MB", "USS MB", "PSS MB", "USS, in 1,000", "RSS, in 1,000")
+    verdict = f"{found['uss_mb_per_1000']:+.1f} MB per 1,000, {'constant' if found['flat'] else 'growing'}"
+    columns = ("RSS MB", "USS MB", "PSS MB", "USS per 1,000", "RSS per 1,000")
     table = Table("process", *columns, title=f"{found['requests']} requests: {verdict} (USS, without the rest of Ray)")
     for name, row in found["processes"].items():
         now = (f"{row[unit]:.0f}" for unit in ("rss_mb", "uss_mb", "pss_mb"))
@@ -105,33 +105,33 @@ def show_memory(found: dict[str, Any]) -> None:
 
 def kill(bench: Bench) -> dict[str, Any]:
     """Return by deployment: outcomes of the requests, time until the next image, and whether it has recovered."""
-    there = processes(bench.server)
-    if VICTIMS[0] not in there:
-        raise InputError(f"no process of {VICTIMS[0]} is running, only {', '.join(there)}")
+    running = processes(bench.server)
+    if KILLED_DEPLOYMENTS[0] not in running:
+        raise InputError(f"no process of {KILLED_DEPLOYMENTS[0]} is running, only {', '.join(running)}")
     found = {}
-    for name in VICTIMS:
-        if name in there:
-            answers, killed = asyncio.run(kill_under_load(bench, there[name][0]))
-            found[name] = {**aftermath(answers, killed), "whole_again": asyncio.run(is_whole(bench))}
-            show_aftermath(name, found[name])
+    for name in KILLED_DEPLOYMENTS:
+        if name in running:
+            answers, killed = asyncio.run(kill_under_load(bench, running[name][0]))
+            found[name] = {**outcomes_after(answers, killed), "whole_again": asyncio.run(has_recovered(bench))}
+            show_outcomes(name, found[name])
     return found
 
 
-async def kill_under_load(bench: Bench, victim: psutil.Process) -> tuple[list[Answer], float]:
-    """Return all answers, and the time of the kill."""
+async def kill_under_load(bench: Bench, process: psutil.Process) -> tuple[list[Answer], float]:
+    """Kill the process while clients send requests; return all answers, and the time of the kill."""
 
-    async def strike() -> float:
+    async def kill_later() -> float:
         await asyncio.sleep(bench.settings.load_s / 4)
-        victim.kill()
+        process.kill()
         return time.perf_counter()
 
-    striking = asyncio.create_task(strike())
+    killing = asyncio.create_task(kill_later())
     limits = {"clients": 8, "seconds": bench.settings.load_s, "deadline_s": bench.deadline_s}
     answers = await closed_loops(bench.url, bench.ask, itertools.count(), **limits)
-    return answers, await striking
+    return answers, await killing
 
 
-def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
+def outcomes_after(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
     """Return the outcomes of requests that were under way at the kill, and of those sent later."""
     under_way = [answer for answer in answers if answer.started <= killed < answer.started + answer.seconds]
     later = [answer for answer in answers if answer.started > killed]
@@ -146,14 +146,14 @@ def aftermath(answers: Sequence[Answer], killed: float) -> dict[str, Any]:
     }
 
 
-async def is_whole(bench: Bench) -> bool:
+async def has_recovered(bench: Bench) -> bool:
     """Return whether each of 32 more requests, by eight clients, gets its image at the first attempt."""
     limits = {"clients": 8, "seconds": bench.deadline_s, "deadline_s": bench.deadline_s}
     answers = await closed_loops(bench.url, bench.ask, range(32), **limits)
     return [answer.outcome for answer in answers] == ["200"] * 32
 
 
-def show_aftermath(name: str, found: dict[str, Any]) -> None:
+def show_outcomes(name: str, found: dict[str, Any]) -> None:
     outcomes = sorted(found["under way"] | found["later"])
     table = Table("requests", *outcomes, title=f"kill -9 of {name}, {found['answers']} requests by 8 clients")
     for when in ("under way", "later"):
@@ -161,4 +161,4 @@ def show_aftermath(name: str, found: dict[str, Any]) -> None:
     Console().print(table)
     first = "never" if found["first_picture_s"] is None else f"{found['first_picture_s']:.1f} s"
     print(f"first image of a later request after {first}, slowest answer {found['slowest_s']:.1f} s,", end=" ")
-    print("{unclean} without a clean answer, whole again: {whole_again}".format(**found))
+    print("{unclean} without a clean answer, recovered: {whole_again}".format(**found))

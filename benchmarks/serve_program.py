@@ -53,6 +53,7 @@ def serving(arguments: list[str], port: int, folder: Path) -> Iterator[tuple[str
 
 
 async def until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until /health answers 200. Raise InputError if the server ends, or after five minutes."""
     deadline = time.monotonic() + 300
     async with open_session(url, 5) as session:
         while process.poll() is None and time.monotonic() < deadline:

@@ -19,8 +19,8 @@ from serve_client import Answer, closed_loops, open_session, percentiles
 
 from emage.utils.errors import InputError
 
-PAUSE_S = 0.02  # idle threads spin for a while: this must not take time from the other measurement
-SAMPLE = 16  # images compared at each level
+PAUSE_S = 0.02  # between measurements: threads that have just become idle spin for a while
+NUM_COMPARED = 16  # images at each level
 
 
 # --- Latency ----------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         offline.append(offline_rate(bench, fastest))
         levels.append({**found, "ratio": found["pictures_per_s"] / statistics.mean(offline[-2:])})
         generated = [answer for answer in answers if answer.png]
-        sample += generated[:: max(1, len(generated) // SAMPLE)][:SAMPLE]
+        sample += generated[:: max(1, len(generated) // NUM_COMPARED)][:NUM_COMPARED]
     best = max(row["ratio"] for row in levels)
     found = {"levels": levels, "offline_pictures_per_s": offline, "offline_threads": fastest, "best_ratio": best}
     found["replica_threads"], found["offline_replica_threads_per_s"] = before, offline_rate(bench, before)

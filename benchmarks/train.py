@@ -1,4 +1,4 @@
-"""Cost of a training step: the methods compared with each other, precisions on a GPU, the pipeline with a bare loop.
+"""Cost of a training step: of each method, of precisions on a GPU, and of Ray Train and DeepSpeed over a bare loop.
 
 python benchmarks/train.py                                              # the demo's model, on two cores: minutes
 python benchmarks/train.py preset=emage_346m micro_batch_size=1 steps=1 rounds=2 pipeline=false   # on a CPU: minutes
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from train_bench import TOKENS, Bench, TrainBenchmark, Variant, check, training
+from train_bench import TOKENS, Bench, TrainBenchmark, Variant, check, training_config
 from train_methods import measure, reason_to_skip
 from train_pipeline import compare_with_pipeline
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run(settings: TrainBenchmark) -> dict[str, Any]:
     device = check(settings)
-    config = training(settings)
+    config = training_config(settings)
     bench = Bench(settings, config, TOKENS[config.data.tokenizer], device)
     record: dict[str, Any] = {**machine(device), "settings": asdict(settings), "variants": {}, "skipped": {}}
     for precision in settings.precision:

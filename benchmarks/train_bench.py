@@ -1,4 +1,4 @@
-"""Settings of benchmarks/train.py, and what its measurements share: networks, a training step, rows, the clock."""
+"""Part of benchmarks/train.py: its settings, and the networks, training step, rows and clock of its measurements."""
 
 import statistics
 import time
@@ -65,7 +65,7 @@ class Variant(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """Settings, training run, tokens and device."""
+    """Settings of the benchmark and of the training that it times, the tokens, and the device."""
 
     settings: TrainBenchmark
     config: TrainConfig
@@ -79,14 +79,14 @@ def check(settings: TrainBenchmark) -> torch.device:
     return torch.device(choose(settings.device))
 
 
-def training(settings: TrainBenchmark) -> TrainConfig:
+def training_config(settings: TrainBenchmark) -> TrainConfig:
     """Return the preset's run with one micro-batch per step. Raise InputError for an unknown preset."""
     config = preset(TrainConfig, settings.preset, data={"path": "unused"}, run={"output": "unused"})
     size = settings.micro_batch_size or config.optim.micro_batch_size
     return replace(config, optim=replace(config.optim, batch_size=size, micro_batch_size=size))
 
 
-def trained(bench: Bench, causal: bool, compiled: bool = False) -> tuple[Network, torch.optim.Optimizer]:
+def network_and_optimizer(bench: Bench, causal: bool, compiled: bool = False) -> tuple[Network, torch.optim.Optimizer]:
     """Return a network with random weights, and its optimizer."""
     torch.manual_seed(0)
     network = Network(bench.config.model, bench.tokens.vocab_size, bench.tokens.grid, causal).to(bench.device)

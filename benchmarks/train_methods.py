@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from train_bench import Bench, Variant, bare_step, in_turns, rows, trained
+from train_bench import Bench, Variant, bare_step, in_turns, network_and_optimizer, rows
 
 from emage.data.token_table import Batch
 from emage.methods import METHODS
@@ -15,6 +15,7 @@ from emage.utils.errors import InputError
 
 
 def reason_to_skip(variant: Variant, device: torch.device) -> str | None:
+    """Return why a variant cannot be measured on the device; None if it can."""
     if device.type != "cuda" and variant != Variant("float32", False):
         return "compared only on GPUs"
     try:
@@ -33,8 +34,8 @@ def measure(variant: Variant, bench: Bench) -> dict[str, Any]:
         found["matmul_flops_per_s"] = matmul_rate(bench.device, variant.precision)
         found["methods"] = speed(variant, forward, bench, found["matmul_flops_per_s"])
         if bench.device.type == "cuda" and bench.settings.memory and not variant.compiled:
-            for method, figures in found["methods"].items():
-                figures |= memory_of(method, forward, bench)
+            for method, values in found["methods"].items():
+                values |= memory_of(method, forward, bench)
         return found
     finally:
         torch.set_float32_matmul_precision(before)
@@ -43,7 +44,9 @@ def measure(variant: Variant, bench: Bench) -> dict[str, Any]:
 def speed(variant: Variant, forward: AbstractContextManager, bench: Bench, peak: float) -> dict[str, dict[str, Any]]:
     """Time the methods on the same rows, in turns. All but the causal one train the same network."""
     batch = rows(bench.config.optim.batch_size, bench.tokens)
-    networks = {causal: trained(bench, causal, variant.compiled) for causal in causalities(bench.settings.methods)}
+    networks = {
+        causal: network_and_optimizer(bench, causal, variant.compiled) for causal in causalities(bench.settings.methods)
+    }
     steps = {
         method: bare_step(method, *networks[METHODS[method].CAUSAL], bench.config, forward)
         for method in bench.settings.methods
@@ -69,7 +72,7 @@ def causalities(methods: Sequence[str]) -> set[bool]:
 
 def memory_of(method: str, forward: AbstractContextManager, bench: Bench) -> dict[str, Any]:
     """Measure the memory per image and the largest micro-batch, next to the estimate of dry_run."""
-    network, optimizer = trained(bench, METHODS[method].CAUSAL)
+    network, optimizer = network_and_optimizer(bench, METHODS[method].CAUSAL)
     step = bare_step(method, network, optimizer, bench.config, forward)
     half = max(1, bench.config.optim.batch_size // 2)
     step(rows(1, bench.tokens))  # allocates AdamW's state
@@ -99,7 +102,7 @@ def fits(step: Callable[[Batch], None], batch: Batch) -> bool:
 
 
 def largest(works: Callable[[int], bool], start: int) -> int:
-    """Return the largest size that works, to 3 %: double from `start`, then bisect."""
+    """Return the largest size for which `works` is True, within 3 %: double from `start`, then bisect."""
     good, bad = 0, start
     while works(bad):
         good, bad = bad, 2 * bad

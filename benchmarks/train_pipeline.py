@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from train_bench import Bench, rows, trained
+from train_bench import Bench, network_and_optimizer, rows
 
 from emage import tokenizers
 from emage.config import MLflowConfig, TrainConfig
@@ -51,7 +51,7 @@ def compare_with_pipeline(bench: Bench) -> dict[str, float]:
 
 def bare_loop(config: TrainConfig, bench: Bench) -> float:
     """Return the median seconds of a step of the same run in PyTorch alone."""
-    network, _ = trained(bench, causal=False)
+    network, _ = network_and_optimizer(bench, causal=False)
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)
     table, moments = TokenTable(config.data.path, config.run.seed), list[float]()
     fit(engine, table, config, lambda _, values, __: moments.append(values["time"]))

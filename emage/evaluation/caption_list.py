@@ -1,4 +1,4 @@
-"""The captions of an evaluation and the seeds of their images. The list is stored with the results, for reuse."""
+"""The captions of an evaluation and the seeds of their images. The list is written next to the results, for reuse."""
 
 import json
 import random
@@ -70,7 +70,7 @@ def _select(rows: Sequence["_Row"], limit: int, seed: int) -> list["_Row"]:
     """Return rows in random order, the first caption of every image before all others."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     seen: set[Any] = set()
-    # `add` returns None, so an image is first once.
+    # `add` returns None, so only the first caption of an image is True.
     is_first = [row.image is None or (row.image not in seen and not seen.add(row.image)) for row in shuffled]
     firsts = [row for row, first in zip(shuffled, is_first, strict=True) if first]
     others = [row for row, first in zip(shuffled, is_first, strict=True) if not first]

@@ -46,6 +46,7 @@ class ImageFile:
     size: int = -1
 
     def read(self) -> bytes:
+        """Return the bytes of the image file."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)

@@ -29,7 +29,7 @@ BEST, FIRST = "pictures", "first"  # the two kinds of images that are stored; fo
 
 
 class Shard(NamedTuple):
-    """Some of the captions; `index` is its number in file names."""
+    """A part of the caption list, whose images are stored in one .tar; `index` is its number in file names."""
 
     index: int
     captions: tuple[ListedCaption, ...]
@@ -37,7 +37,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class CandidateImages:
-    """The candidates of one caption, and the ranker's scores: higher is better; all equal without a ranker."""
+    """The candidate images of one caption, and the ranker's scores: higher is better; all equal without a ranker."""
 
     listed: ListedCaption
     images: list[Image.Image]
@@ -107,7 +107,7 @@ def best_scores(output: Path, shards: Sequence[Shard]) -> list[float]:
 
 
 def generated_by(output: Path, shards: Sequence[Shard]) -> list[dict[str, str]]:
-    """Return the different `made_by` of the shards: several if the work was resumed elsewhere."""
+    """Return the distinct `made_by` of the shards: several if the work was resumed on another machine."""
     found = [manifest.read_json(_manifest(output, shard.index))["made_by"] for shard in shards]
     return [made_by for i, made_by in enumerate(found) if made_by not in found[:i]]
 

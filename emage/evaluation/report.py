@@ -42,7 +42,7 @@ class Report:
 
 
 def warnings(report: Report) -> list[str]:
-    """Return the reasons for which these values must not be compared with others."""
+    """Return the reasons not to compare these values with those of other reports."""
     lines: list[str] = []
     scorers = report.made_by["judges"]
     networks = [scorers[name] for name in dict.fromkeys(SET_METRIC_NETWORKS.values()) if name in scorers]

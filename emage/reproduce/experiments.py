@@ -25,7 +25,7 @@ from emage.utils import manifest, provenance
 from emage.version import __version__
 
 RESULT, STARTED, WORK, LOCKS = "result.json", "started.json", "work", ".locks"
-POLL_S = 5.0  # seconds between two looks at experiments that other processes are running
+POLL_S = 5.0  # between two checks of experiments that other processes are running
 
 # Settings that do not change a result: where files are, and how many processes share the work. A file made by another
 # experiment counts by that experiment's own fingerprint.
@@ -106,7 +106,7 @@ def unfinished(experiments: Iterable[Experiment], output: Path) -> list[Experime
 def run_all(experiments: Sequence[Experiment], output: Path, program: Program) -> None:
     """Run the experiments that are not finished.
 
-    Those that another process is running are skipped, and looked at again until they are finished.
+    Those that another process is running are skipped, and checked again until they are finished.
 
     Args:
         experiments: In dependency order.
@@ -144,10 +144,10 @@ def _try_to_run(experiment: Experiment, output: Path, program: Program) -> bool:
         # The program resumes what a killed process left in work/; only the seconds of that process are lost.
         manifest.write_json(folder / STARTED, {"fingerprint": current, "settings": settings(experiment, output)})
         started = time.monotonic()
-        figures = program(experiment.config)
+        result = program(experiment.config)
         record = {
             "fingerprint": current,
-            "figures": figures,
+            "figures": result,
             "seconds": None if is_resumed else time.monotonic() - started,  # unknown for a resumed one
             "made_by": made_by(),
         }

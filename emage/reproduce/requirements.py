@@ -49,8 +49,8 @@ from emage.training.spike_guard import SpikeGuard
 
 PAPER_TOKENIZER = TokenizerInfo("vqgan-gumbel-f8-8192", "", 8192, (32, 32))
 SECONDS_PER_TOKEN = 48.0 / 1024  # of the autoregressive model on a V100 (paper, Table 3)
-START_S = 25.0  # until the workers of a training or an evaluation run
-OTHER_S = 30.0  # an experiment of another kind: data set, tokenizers, filmstrips
+START_S = 25.0  # until the workers of a training or an evaluation are running
+OTHER_S = 30.0  # assumed for an experiment of another kind: data set, tokenizers, filmstrips
 MEASURED_STEPS = 4
 
 

@@ -1,4 +1,4 @@
-"""Table 2 of the paper for a folder of images: how much each tokenizer changes them (Sec. 4.1).
+"""Table 2 of the paper for a folder of images: reconstruction metrics of each tokenizer (Sec. 4.1).
 
 The paper's numbers are for the 40,504 images of COCO's val2014. Prints a table; after every tokenizer it writes
 record.json (metrics, settings, versions) and sheet.png (originals above reconstructions) to `output`.
@@ -277,7 +277,7 @@ def markdown(record: dict[str, Any], grid: str) -> str:
     table = [COLUMNS, ["---"] * len(COLUMNS), *table_rows(record)]
     made_by = {key: record[key] for key in ("settings", "device", "versions", "pictures", "judges")}
     lines = [
-        *("# Table 2: how much each tokenizer changes an image", ""),
+        *("# Table 2: reconstruction by each tokenizer", ""),
         *("| " + " | ".join(row) + " |" for row in table),
         "",
         "Frechet: FID between images and their reconstructions, lower is better; the paper's are for COCO's val2014.",

@@ -27,8 +27,8 @@ def test_the_table_is_a_token_table_with_the_captions_in_turn(benchmark, tmp_pat
 
 def test_captions_come_from_a_file_a_folder_or_nowhere(benchmark, tmp_path, monkeypatch):
     monkeypatch.delenv("EMAGE_DATA", raising=False)
-    source, drawn = benchmark.read_captions(benchmark.LoaderBenchmark(rows=5, batch_size=1))
-    assert source == "drawn" and len(drawn) == 5 and all(drawn)
+    source, captions = benchmark.read_captions(benchmark.LoaderBenchmark(rows=5, batch_size=1))
+    assert source == "toy world" and len(captions) == 5 and all(captions)
     pq.write_table(pa.table({"TEXT": ["one", None, "three"]}), tmp_path / "laion_urls_10k.parquet")
     monkeypatch.setenv("EMAGE_DATA", str(tmp_path))
     assert benchmark.read_captions(benchmark.LoaderBenchmark(rows=2)) == ("laion_urls_10k.parquet", ["one", ""])

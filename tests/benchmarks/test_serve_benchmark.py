@@ -149,11 +149,11 @@ def test_outcomes_after_a_kill(benchmark: ModuleType) -> None:
         benchmark.serve_faults.Answer(4, 6.0, 4.0, "200"),
         benchmark.serve_faults.Answer(5, 9.0, 2.0, "200"),
     ]
-    found = benchmark.serve_faults.aftermath(answers, killed=5.0)
+    found = benchmark.serve_faults.outcomes_after(answers, killed=5.0)
     assert found["under way"] == {"ServerDisconnectedError": 1, "500 drawing_failed": 1}
     assert found["later"] == {"503 not_ready": 1, "200": 2}
     assert (found["first_picture_s"], found["slowest_s"], found["unclean"]) == (5.0, 4.0, 1)
-    assert benchmark.serve_faults.aftermath(answers[:3], killed=5.0)["first_picture_s"] is None
+    assert benchmark.serve_faults.outcomes_after(answers[:3], killed=5.0)["first_picture_s"] is None
 
 
 def test_growth_is_that_after_the_warm_up(benchmark: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""PSNR and LPIPS: how much an image was changed, one number per pair.
+"""PSNR and LPIPS: distances between images and their reconstructions, one number per pair.
 
 Letters: B pairs. Images are uint8 (B, 3, H, W).
 """

@@ -20,7 +20,7 @@ from emage.evaluation.networks.inception import Inception
 class MetricNetworks:
     """Networks of the metrics; None if the weights are not available.
 
-    `metadata` holds, by setting, mode and weights of each network, or how to get what is missing.
+    `metadata` holds mode and weights of each network, or how to get missing ones, by the setting that names the file.
     """
 
     inception: Inception | None

@@ -58,6 +58,7 @@ def metric_name(metric: str, extractor: FeatureExtractor) -> str:
 
 
 def fid(generated: Tensor, reference: Tensor) -> dict[str, float]:
+    """Compute the Frechet distance, in float64. It is a FID only with the published Inception (`metric_name`)."""
     return {"fid": frechet.distance(Moments.of(generated), Moments.of(reference))}
 
 

@@ -20,7 +20,10 @@ def check(captions: Iterable[str]) -> None:
 
 
 def measure(images: Iterable[Image.Image], captions: Iterable[str]) -> Iterator[tuple[str, float]]:
-    """Yield fractions of images: shapes and colours correct; these and the relation; these, relation and sizes."""
+    """Yield fractions of images.
+
+    `objects_right`: shapes and colours are correct; `relation_right`: and their relation; `all_right`: and their sizes.
+    """
     verdicts = [shapes_checker.check(image, caption) for image, caption in zip(images, captions, strict=True)]
     yield "objects_right", sum(verdict.objects for verdict in verdicts) / len(verdicts)
     yield "relation_right", sum(verdict.relation for verdict in verdicts) / len(verdicts)

@@ -1,1 +1,1 @@
-"""Networks whose features metrics compare: Inception, tokenizers, and where their weights are."""
+"""Networks whose features metrics compare (Inception, tokenizers), and the files of their weights."""

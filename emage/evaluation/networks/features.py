@@ -1,6 +1,6 @@
 """Feature extractors: networks that turn images into vectors, by which two sets of images are compared.
 
-Letters: B batch, H W image, C channels of a latent, h w its grid, V codes, D features.
+Letters: B batch, H W image, C channels of a latent, h w rows and columns of latents, V codes, D features.
 """
 
 import warnings

@@ -32,11 +32,12 @@ class PublishedWeights:
 
     @property
     def cached(self) -> Path:
-        """Where the file is in the cache, if it is there."""
+        """Path of the file in the cache; it need not exist."""
         return cache_folder() / self.url.rpartition("/")[2]
 
     @property
     def how_to_get(self) -> str:
+        """Instruction for messages."""
         return f"fetch {self.url} and pass {self.setting}=FILE, or add fetch=true"
 
     def matches(self, path: str | Path) -> bool:
@@ -45,6 +46,7 @@ class PublishedWeights:
 
 
 def cache_folder() -> Path:
+    """Return the folder in which weights of metric networks are cached."""
     return download.cache_folder().parent / "metrics"
 
 
@@ -100,5 +102,5 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be loaded safely: damaged, or not a file of weights ({reason(error)})"
         ) from None
     if not isinstance(state, dict):
-        raise InputError(f"{path} holds no weights by name")
+        raise InputError(f"{path} does not hold weights by name")
     return state

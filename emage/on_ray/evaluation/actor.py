@@ -1,4 +1,4 @@
-"""The Ray actor of an evaluation: it holds a model and the scorers, and does work items.
+"""The Ray actor of an evaluation: it holds a model and the scorers, and executes work items.
 
 The output of a work item is written when it is complete. It has the same bytes on every machine and at every attempt.
 """
@@ -41,9 +41,9 @@ class ExpectedWeights(NamedTuple):
 
 
 class EvaluationActor:
-    """Generates and scores images, with the same weights as the driver or not at all.
+    """Generates and scores images.
 
-    The networks are loaded when a method first needs them.
+    The networks are loaded when a method first needs them; InputError is raised if they are not those of the driver.
     """
 
     def __init__(self, config: EvaluateConfig, expected: ExpectedWeights):

@@ -1,8 +1,8 @@
-"""The pool of actors of an evaluation, and the work items that they do.
+"""The pool of actors of an evaluation, and the work items that they execute.
 
-An actor gets its first work item when it has started, so that no work waits for a node that is not there yet. A lost
-actor is replaced as soon as the cluster has room for another, and its work item goes to any free actor. Actors that
-start later join in.
+An actor gets its first work item when it has started, so that no work waits for a node that is not available yet. A
+lost actor is replaced as soon as the cluster has resources for another, and its work item goes to any free actor.
+Actors that start later join in.
 """
 
 from collections import Counter, deque
@@ -39,7 +39,7 @@ class ActorPool:
         self._idle: list[Any] = []
 
     def run(self, stage: str, items: Sequence[WorkItem], done: int = 0) -> list[Any]:
-        """Do the work items; return their results in the same order.
+        """Execute the work items; return their results in the same order.
 
         Args:
             stage: Name in the progress bar.
@@ -69,7 +69,7 @@ class ActorPool:
                     result = ray.get(ref)
                 except ACTOR_LOST_ERRORS as error:
                     failures[number] += counts_as_failure
-                    # A node on which no actor starts does not end what other actors are doing.
+                    # An actor that cannot start does not end the work of the actors that run.
                     if failures[number] > MAX_RETRIES and not (number is None and busy):
                         raise _retries_exhausted(error) from None
                     if number is not None:

@@ -2,7 +2,7 @@
 
 output/captions.parquet   the captions that were used; can be given as captions= again
 output/pictures/ ...      see emage.evaluation.image_shards: shards that exist are not generated again
-output/report.*           metrics with all that they depend on; grid.png, best.png, worst.png
+output/report.*           metrics with everything that they depend on; grid.png, best.png, worst.png
 """
 
 import os
@@ -33,7 +33,7 @@ from emage.version import __version__
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation has found out before it writes anything."""
+    """Everything that an evaluation has checked and loaded before it writes anything."""
 
     config: EvaluateConfig  # with absolute paths: actors run in a folder of Ray's
     output: Path
@@ -44,7 +44,7 @@ class Inputs:
     scorers: dict[str, Scorer]
     expected: ExpectedWeights  # that every actor must find on its node
     reference: UsableImages | None  # the real images; None: no metric compares with them
-    made_by: dict[str, Any]  # all that the metrics depend on
+    made_by: dict[str, Any]  # everything that the metrics depend on
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 
 def validate(config: EvaluateConfig) -> None:
-    """Raise InputError for settings that make no sense anywhere."""
+    """Raise InputError for settings that no machine could run."""
     check(config)
 
 
@@ -78,7 +78,9 @@ def resolve(config: EvaluateConfig) -> Inputs:
         config = replace(config, candidates=1)  # without ranking, only the first is used
     _check_machine(config)
     if is_compared := any(name in SET_METRIC_NETWORKS for name in config.metrics):
-        image_files.find(str(config.judge.reference))  # lists them, to refuse a wrong folder early
+        image_files.find(
+            str(config.judge.reference)
+        )  # only listed: a wrong folder is rejected before networks are loaded
     captions = caption_list.read(config.captions, config.limit, config.seed)
     for metric in stages.caption_metrics(config):
         metric.check([listed.caption for listed in captions])
@@ -120,7 +122,7 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> Report:
 
 
 def print_report(made: Report, output: Path) -> None:
-    """Print the metrics, what to be careful about, and where the report is."""
+    """Print the metrics, the warnings and the path of the report."""
     print(f"{made.num_captions} captions: " + ", ".join(f"{name} {value:.4g}" for name, value in made.values.items()))
     for line in report.warnings(made):
         print(f"warning: {line}")
@@ -166,7 +168,7 @@ def _made_by(
     ranked_by: dict[str, Any] | None,
     scorers: dict[str, Scorer],
 ) -> dict[str, Any]:
-    """Return all that the metrics depend on. Images depend on `checkpoint`, `captions` and `drawing` alone."""
+    """Return everything that the metrics depend on. Images depend on `checkpoint`, `captions` and `drawing` alone."""
     generated_with = {
         "seed": config.seed,
         "candidates": config.candidates,
@@ -213,5 +215,5 @@ def add_to_checkpoint(pipe: Emage, config: EvaluateConfig, made: Report) -> None
     }
     try:
         model_card.add_scores(config.checkpoint, pipe, record)
-    except OSError as error:  # another user's folder; the report holds the metrics all the same
+    except OSError as error:  # a folder of another user; the metrics are in the report
         print(f"{config.checkpoint}: the scores could not be added to the model card ({error})")

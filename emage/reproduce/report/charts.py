@@ -54,7 +54,7 @@ def rows(results: Results, path: Path) -> None:
 
 
 def _panels(results: Results, published: dict[str, float]) -> list[Panel]:
-    """The paper's FID is in the same panel as ours if ours is an FID, and in its own if ours is another distance."""
+    """Return the panels. The paper's FID is next to ours if ours is an FID, and has its own panel if it is not."""
 
     def paper_fid(row: RowResults) -> float | None:
         return published.get(row.key, row.paper.fid)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from emage.reproduce.report.results import ReportedMetric, Results, RowResults
+from emage.reproduce.studies import ITERATIVE
 
 # 16 decoding steps count as near 32 if they reach this fraction of what 32 gain over 4.
 NEAR_FRACTION = 0.9
 # A method has failed if its fraction of correct images is below this fraction of the worst iterative method's.
 FAILURE_FRACTION = 0.5
-ITERATIVE = ("iterative1", "iterative2", "iterative3")
 
 
 class Finding(NamedTuple):
@@ -146,7 +146,7 @@ def _fully_nar_fails(results: Results) -> list[Finding]:
 
 
 def _failure(metric: ReportedMetric, fully_nar: RowResults, iterative: Sequence[RowResults]) -> str:
-    """For a fraction of correct images failing is a threshold; for a distance it is to be worse than all others."""
+    """Return the verdict: a fraction of correct images fails below a threshold, a distance if all others are better."""
     pairs = list(zip(fully_nar.values[metric.name], _by_seed(metric, iterative), strict=True))
     if metric.is_fraction:
         failed = [own < FAILURE_FRACTION * min(theirs) for own, theirs in pairs]
@@ -156,7 +156,7 @@ def _failure(metric: ReportedMetric, fully_nar: RowResults, iterative: Sequence[
 
 
 def _sixteen_is_near(results: Results) -> list[Finding]:
-    """Table 6: 16 decoding steps reach 98 % of what 32 gain over 4 in the paper."""
+    """Return the findings on Table 6: in the paper 16 decoding steps reach 98 % of what 32 gain over 4."""
     rows = [row for steps in (4, 16, 32) if (row := results.row(f"iterative3/steps={steps}")) is not None]
     found = []
     for metric in results.metrics if len(rows) == 3 else []:

@@ -131,14 +131,16 @@ def gather(study: Study, output: Path, scale: str, settings: dict[str, Any]) -> 
 
 
 def _row(row: TableRow, output: Path) -> RowResults:
-    by_seed = [_figures(experiment, output) for experiment in row.evaluations]
+    by_seed = [_result_values(experiment, output) for experiment in row.evaluations]
     # A metric that some seeds lack would give a mean over fewer seeds: it is left out.
     names = [name for name in (by_seed[0] if by_seed else ()) if all(name in figures for figures in by_seed)]
     values = {name: [figures[name] for figures in by_seed] for name in names}
-    return RowResults(row.key, row.label, row.paper, values, _figures(row.latency, output) if row.latency else None)
+    return RowResults(
+        row.key, row.label, row.paper, values, _result_values(row.latency, output) if row.latency else None
+    )
 
 
-def _figures(experiment: Experiment, output: Path) -> dict[str, Any]:
+def _result_values(experiment: Experiment, output: Path) -> dict[str, Any]:
     return _finished(experiment, output)["figures"]
 
 
@@ -150,7 +152,7 @@ def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
     for key, value in (item for source in sources for item in source.items()):
         if value not in found.setdefault(key, []):
             found[key].append(value)
-    timings = [_figures(row.latency, output) for row in study.rows if row.latency]
+    timings = [_result_values(row.latency, output) for row in study.rows if row.latency]
     if timings:
         loads = [figures["load"] for figures in timings if "load" in figures]
         load = [f"load of the machine during the timing {min(loads):.1f} to {max(loads):.1f}"] if loads else []

@@ -1,4 +1,4 @@
-"""Results of a study as Markdown: a table with the paper's column next to ours, settings, and findings."""
+"""Results of a study as Markdown: a table with the paper's numbers next to ours, the settings, and the findings."""
 
 from collections.abc import Sequence
 from typing import Any

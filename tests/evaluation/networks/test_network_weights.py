@@ -111,5 +111,5 @@ def test_a_damaged_file(content, tmp_path):
 
 def test_a_file_without_names(tmp_path):
     torch.save(torch.zeros(1), tmp_path / "weights.pth")
-    with pytest.raises(InputError, match="holds no weights by name"):
+    with pytest.raises(InputError, match="does not hold weights by name"):
         read(tmp_path / "weights.pth")
