@@ -58,7 +58,7 @@ def test_every_row_of_every_epoch_is_read(benchmark, tmp_path, monkeypatch):
     [
         (["row=3"], "unknown key 'row'; did you mean rows?"),
         (["rows=0"], "rows=0: must be a whole number of at least 1"),
-        (["tokens=10"], "tokens=10: an image has a square number of them"),
+        (["tokens=10"], "tokens=10: must be a square number"),
         (["rows=10", "batch_size=11"], "rows=10: fewer than batch_size=11"),
         (["captions=none.parquet"], "captions=none.parquet: no captions in column 'TEXT'"),
         (["65536"], "'65536'"),
