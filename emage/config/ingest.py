@@ -142,7 +142,7 @@ class IngestConfig:
 class InspectionConfig:
     """Token table -> its statistics, and a sample of its images (emage inspect PATH)."""
 
-    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file.")
+    path: str = setting(MISSING, "Token table: its folder, on this machine.")
     sheet: str | None = setting(
         None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp."
     )
