@@ -79,7 +79,7 @@ def test_a_worker_that_dies_again_and_again_is_one_line(ray_cluster):
     assert "\n" not in str(error.value)
 
 
-def test_nothing_works_on_behind_an_error(ray_cluster, tmp_path):
+def test_no_task_writes_after_an_error(ray_cluster, tmp_path):
     def calls():
         yield lambda: work_for_ever.remote(str(tmp_path))
         while not list(tmp_path.iterdir()):  # until it is at work

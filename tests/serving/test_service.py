@@ -137,7 +137,7 @@ def test_a_full_queue_rejects_and_states_when_to_retry() -> None:
     asyncio.run(scene())
 
 
-def test_unranked_candidates_take_no_place_in_the_queue() -> None:
+def test_unranked_candidates_are_not_queued() -> None:
     async def scene() -> None:
         service = Service(FakePipe(), QueueLimits(max_batch_size=1, max_queued=3))
         running = asyncio.create_task(service.generate(GenerationRequest("busy", n=2, candidates=16, rank="none")))

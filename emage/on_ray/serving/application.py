@@ -37,7 +37,7 @@ class Inputs:
 
 def read_inputs(config: ServeConfig) -> Inputs:
     """Read the API key, import the safety hook and check the checkpoint. Raises InputError."""
-    key = checks.key_sha256(config)
+    key = checks.read_key_sha256(config)
     checks.load_safety(config.access.safety)  # to reject a wrong name now; each replica imports it again
     return Inputs(checks.resolve_checkpoint(config), key)
 

@@ -28,7 +28,7 @@ def check_port(host: str, port: int) -> None:
         raise InputError(f"cannot listen on {host}:{port} ({error}): choose another port=") from None
 
 
-def key_sha256(config: ServeConfig) -> str | None:
+def read_key_sha256(config: ServeConfig) -> str | None:
     """Read the API key and return its sha256; None without a key. Only the sha256 goes to the cluster.
 
     Raises InputError if its file cannot be read or is empty, or if an endpoint for other machines has no key.

@@ -29,7 +29,7 @@ def test_this_machine_is_checked():
         assert found["GPUs here"].result == "skipped"
 
 
-def test_a_gpu_without_code_in_the_build_says_which_torch_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_without_code_in_the_build_is_a_failure_that_names_the_torch_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100")

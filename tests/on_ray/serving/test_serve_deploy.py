@@ -90,7 +90,7 @@ def test_another_checkpoint_takes_over_without_a_lost_request(deployed, tiny_mod
     assert set(statuses) == {200} and len(statuses) > 10
 
 
-def test_the_committed_file_says_what_the_code_says() -> None:
+def test_serve_yaml_agrees_with_the_defaults_of_the_code() -> None:
     from emage.config import AutoscalingConfig, ServeConfig
 
     (application,) = committed()["applications"]
