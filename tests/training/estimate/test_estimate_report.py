@@ -1,4 +1,4 @@
-"""The lines that `dry_run=true` prints."""
+"""The lines that `dry_run=true` prints: batches, memory, days."""
 
 from planned_runs import Tokens, paper
 
@@ -7,12 +7,12 @@ from emage.training.estimate.estimate_report import describe, rows_per_rank
 from emage.training.estimate.parameters_and_flops import build_network, run_flops
 
 
-def test_rows_are_shared_out_evenly():
+def test_rows_are_divided_evenly():
     assert rows_per_rank(10, 4) == [2, 3, 2, 3]
     assert rows_per_rank(1024, 64) == [16] * 64
 
 
-def test_the_plan_of_the_papers_run_in_words():
+def test_the_lines_of_the_papers_run():
     lines = dict(_fields(describe(paper(run={"num_workers": 64}), Tokens(), num_rows=280_000_000)))
     assert lines["workers"] == "64 GPUs, ZeRO stage 1, float32"
     assert lines["batch"] == "1,024 images per step: 16 per GPU, in 1 x 16 (accumulation x micro-batch)"
@@ -32,7 +32,7 @@ def test_days_by_hand():
     assert dict(_fields(describe(config, Tokens())))["time"].startswith(f"{days:.3g} days on 2 V100s")
 
 
-def test_ranks_with_unequal_shares_and_a_micro_batch_larger_than_both():
+def test_ranks_with_unequal_rows_and_a_micro_batch_larger_than_both():
     config = paper(run={"num_workers": 3, "use_gpu": False}, optim={"batch_size": 10, "micro_batch_size": 16})
     lines = dict(_fields(describe(config, Tokens())))
     assert lines["workers"].startswith("3 CPU workers")
@@ -41,8 +41,8 @@ def test_ranks_with_unequal_shares_and_a_micro_batch_larger_than_both():
     assert not any("V100" in name for name in lines) and lines["time"].startswith("not estimated")
 
 
-def test_passes_of_a_rank_are_equally_large():
-    # 20 rows a GPU at no more than 16 a pass: twice 10
+def test_micro_batches_of_a_rank_are_equally_large():
+    # 20 rows per GPU, at most 16 per micro-batch: 10 twice
     config = paper(run={"num_workers": 2}, optim={"batch_size": 40, "micro_batch_size": 16})
     assert "20 per GPU, in 2 x 10 " in dict(_fields(describe(config, Tokens())))["batch"]
 
@@ -56,7 +56,7 @@ def _fields(text: str) -> list[tuple[str, str]]:
     return [(line[:22].strip(), line[22:]) for line in text.splitlines()]
 
 
-def test_time_counts_what_is_computed_again():
+def test_time_counts_recomputed_blocks():
     once, again = (
         estimate_report._work_lines(paper(run={"recompute": flag}), build_network(paper(), Tokens())) for flag in (0, 1)
     )

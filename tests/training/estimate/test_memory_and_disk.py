@@ -1,4 +1,4 @@
-"""Activations as autograd keeps them, the other sizes worked out by hand."""
+"""Activations agree with what autograd keeps, the other sizes with a calculation by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,14 +21,14 @@ from emage.training.estimate.parameters_and_flops import build_network, count_pa
 
 
 def saved_bytes(config: TrainConfig, tokens: Tokens, batch: int) -> int:
-    """What autograd keeps for the backward pass, weights aside, each piece of memory once."""
+    """Return the bytes that autograd keeps for the backward pass, without weights, each piece of memory once."""
     objective, arguments = step(config, tokens, batch)
     objective.network.decoder.recompute = config.run.recompute
     weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage()  # held on to, or its address would be given out again
+        storage = x.untyped_storage()  # kept, or its address would be used again
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage
         return x
@@ -55,14 +55,14 @@ def test_activations_are_about_what_autograd_keeps(method: Any, model: str, prec
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_blocks_that_are_computed_again_leave_their_inputs(precision: Any):
+def test_recomputed_blocks_keep_only_their_inputs(precision: Any):
     config = replace(paper(run={"precision": precision}), model=replace(MODELS["clip"], width=64, depth=6))
     tokens = Tokens(64, (8, 8))
     network = build_network(config, tokens)
     estimate = activation_bytes(network, precision, recompute=True)
     again = replace(config, run=replace(config.run, recompute=True))
     kept = (saved_bytes(again, tokens, 12) - saved_bytes(again, tokens, 4)) / 8
-    # The one block whose activations there are at the peak is made in the backward pass, after this was taken.
+    # At the peak one block also has its activations, in the backward pass, after this was measured.
     whole = activation_bytes(network, precision)
     assert kept < 1.2 * estimate and estimate < 0.7 * whole
     assert gpu_memory(again, network, 4).activations == 4 * estimate
@@ -94,11 +94,11 @@ def test_a_frozen_encoder_has_weights_and_no_gradients():
 def test_the_largest_micro_batch_fits_and_one_more_does_not():
     config = paper(run={"num_workers": 64})
     network = build_network(config, Tokens())
-    for room in (16 * GIB, 32 * GIB):
-        most = largest_micro_batch(config, network, room)
-        assert most > 0
-        assert gpu_memory(config, network, most).total + RESERVED_BYTES <= room
-        assert gpu_memory(config, network, most + 1).total + RESERVED_BYTES > room
+    for memory_bytes in (16 * GIB, 32 * GIB):
+        largest = largest_micro_batch(config, network, memory_bytes)
+        assert largest > 0
+        assert gpu_memory(config, network, largest).total + RESERVED_BYTES <= memory_bytes
+        assert gpu_memory(config, network, largest + 1).total + RESERVED_BYTES > memory_bytes
     assert largest_micro_batch(config, network, 4 * GIB) == 0
 
 

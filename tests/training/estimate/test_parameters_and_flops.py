@@ -1,4 +1,4 @@
-"""FLOP as PyTorch counts them, parameters as built networks have them."""
+"""FLOP agree with the counts of PyTorch, parameters with those of built networks."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,13 +37,13 @@ def test_flops_are_those_that_pytorch_counts(method: Any, model: str):
     tokens = Tokens(11, (4, 3))
     network = build_network(config, tokens)
     flops = flops_per_sample(network, method) * B
-    if network.text.frozen:  # it reads captions that it has not kept in rounds of so many
+    if network.text.frozen:  # it encodes captions that are not in its cache in batches of TRAINING_BATCH
         flops += parameters_and_flops._text_flops(network) * (TRAINING_BATCH - B)
     assert flops == counted_flops(config, tokens, in_warm_start=False)
 
 
 @pytest.mark.parametrize("method", ["iterative2", "iterative3"])
-def test_warming_steps_have_no_first_pass(method: Any):
+def test_warm_start_steps_have_no_first_pass(method: Any):
     config = replace(paper(method=method), model=TINY)
     tokens = Tokens(11, (4, 3))
     network = build_network(config, tokens)
@@ -52,7 +52,7 @@ def test_warming_steps_have_no_first_pass(method: Any):
     assert warm == flops_per_sample(network, "iterative1")
 
 
-def test_a_runs_work_has_its_share_of_warming_steps():
+def test_the_flops_of_a_run_count_its_warm_start():
     config = replace(paper(objective={"warm_start": 0.25}, optim={"steps": 100, "batch_size": 8}), model=TINY)
     network = build_network(config, Tokens(11, (4, 3)))
     warm, full = (flops_per_sample(network, "iterative3", in_warm_start=flag) for flag in (True, False))
@@ -60,22 +60,22 @@ def test_a_runs_work_has_its_share_of_warming_steps():
 
 
 def test_flops_of_a_layer_by_hand():
-    # D 4, one layer, GELU of width 8, 2 x 1 places, 5 codes, S 3 of text width 64: multiply-adds of one forward
+    # D 4, one layer, GELU of width 8, 2 x 1 positions, 5 codes, S 3 of text width 64: multiply-adds of one forward pass
     model = ModelConfig(4, 1, 1, "gelu", 2.0, text="clip_tiny", text_length=3)
     network = build_network(replace(paper(), model=model), Tokens(5, (2, 1)))
-    places = 2 * (4 * 12 + 4 * 4 + 4 * 4 + 4 * 4 + 4 * 8 + 8 * 4 + 4 * 5)  # qkv, proj, q, proj, up, down, head
+    positions = 2 * (4 * 12 + 4 * 4 + 4 * 4 + 4 * 4 + 4 * 8 + 8 * 4 + 4 * 5)  # qkv, proj, q, proj, up, down, head
     attention = 2 * (2 * 2 * 4) + 2 * (2 * 3 * 4)
-    assert decoder_flops(network) == 2 * (places + attention)
+    assert decoder_flops(network) == 2 * (positions + attention)
     assert parameters_and_flops._keys_values_flops(network) == 2 * 3 * 64 * 8
 
 
-def test_the_papers_model_in_figures():
+def test_the_papers_model_in_numbers():
     config = paper(run={"num_workers": 64})
     network = build_network(config, Tokens())
     assert 277.3e6 < count_parameters(network).trainable < 277.5e6
     one, three = (flops_per_sample(network, method) for method in ("iterative1", "iterative3"))
-    assert 0.29e12 < decoder_flops(network) < 0.33e12  # about 0.3 TFLOP a pass
-    assert 1.25 < three / one < 4 / 3  # the text encoder is read once
+    assert 0.29e12 < decoder_flops(network) < 0.33e12  # about 0.3 TFLOP per forward pass
+    assert 1.25 < three / one < 4 / 3  # the text is encoded once
 
 
 @pytest.mark.parametrize("model", MODELS)
