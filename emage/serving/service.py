@@ -220,11 +220,8 @@ class Service:
             size, seed = size_text(best.image), request.seed + index
             put(GeneratedImage(index, seed, best.steps, size, file, request.format, truncated))
         except BrokenModelError as error:
-            put(
-                _model_failed_error(
-                    error_codes.BROKE_DURING_REQUEST if error.during else error_codes.BROKEN_BEFORE_REQUEST
-                )
-            )
+            code = error_codes.BROKE_DURING_REQUEST if error.during else error_codes.BROKEN_BEFORE_REQUEST
+            put(_model_failed_error(code))
         except GenerationError:
             put(RequestError("drawing_failed", "generation failed; the server's log has the reason"))
         except Exception as error:

@@ -108,7 +108,7 @@ class Model:
             return error
 
     def check_health(self) -> None:
-        """Raise RuntimeError if Serve must replace this replica, which calls this method regularly."""
+        """Raise RuntimeError if this replica must be replaced. Serve calls this every HEALTH_PERIOD_S."""
         if self._service is None:
             return
         if self._service.broken:
