@@ -1,4 +1,4 @@
-"""The command `emage inspect`: what it prints, the sheet it writes, bad input."""
+"""The command `emage inspect`: its output, the contact sheet, bad input."""
 
 import subprocess
 import sys

@@ -15,7 +15,7 @@ def test_caption_and_back():
 
 
 @pytest.mark.parametrize("caption", ["a red circle", "a small red dog above a large blue square", ""])
-def test_a_caption_of_another_world_is_refused(caption):
+def test_a_caption_of_another_world_is_rejected(caption):
     with pytest.raises(ValueError):
         shapes.parse(caption)
 

@@ -38,7 +38,7 @@ def write(folder: Path, rows: int = 50, per_file: int = 23, per_group: int = 10,
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a row group that cannot be read be tried again at once, as often as ever."""
+    """Remove the pauses before a row group is read again; the number of attempts stays."""
     monkeypatch.setattr("emage.data.token_table.RETRY_PAUSES_S", (0.0,) * len(RETRY_PAUSES_S))
 
 
@@ -76,7 +76,7 @@ def test_a_steps_rows_depend_on_seed_and_step_alone(token_table: Path):
 
 
 def test_the_order_and_the_seeds_stay_what_they_were(tmp_path: Path):
-    """By value: a run that resumes from an earlier release's checkpoint must see the rows that it would have seen."""
+    """The values are fixed: a run that resumes from a checkpoint of an earlier release must see the same rows."""
     table = TokenTable(str(write(tmp_path)), seed=7)
     assert table.batch(0, 6).uid == [8, 0, 7, 1, 3, 6]
     assert table.batch(1, 6).uid == [2, 4, 5, 9, 44, 43]  # the rest of a row group of 10, two of the next one's 3
@@ -89,7 +89,7 @@ def test_the_order_and_the_seeds_stay_what_they_were(tmp_path: Path):
 
 @pytest.mark.parametrize(("size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 4), (120, 7), (3, 5)])
 def test_ranks_divide_a_step_between_them(tmp_path: Path, size: int, world_size: int):
-    """As evenly as possible, in order, for any number of ranks: of 8 rows 2, 3 and 3; some get none of too few rows."""
+    """They do so as evenly as possible, in order: 8 rows become 2, 3 and 3; a rank may get none."""
     path = str(write(tmp_path))
     whole = TokenTable(path, seed=0)
     tables = [TokenTable(path, seed=0) for _ in range(world_size)]
@@ -139,7 +139,7 @@ def test_two_threads_may_read_at_once(tmp_path: Path):
 
 
 def test_the_next_groups_are_read_while_one_is_used(tmp_path: Path):
-    """Over the end of an epoch too: with the file deleted, what was read ahead still comes, and then the error."""
+    """After the file is deleted, the groups that were read ahead are still returned, also those of the next epoch."""
     before = decoded()
     table = TokenTable(str(write(tmp_path, per_file=50)), seed=0, groups_in_memory=3)  # five groups of 10 rows
     expected = uids(TokenTable(str(tmp_path), seed=0, groups_in_memory=1), range(6), 10)

@@ -1,4 +1,4 @@
-"""Tokenizers of a few kB, and a cache for each test."""
+"""Tokenizers of a few kB, and a separate cache for each test."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def pixels() -> torch.Tensor:
 
 @pytest.fixture
 def model(monkeypatch) -> VQGAN:
-    """Known to `load` as "tiny"."""
+    """Return a tokenizer that `load` finds under the name "tiny"."""
     torch.manual_seed(0)
     monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(CONFIG, {}))
     return VQGAN(CONFIG, "tiny").eval()
@@ -44,7 +44,7 @@ def model(monkeypatch) -> VQGAN:
 
 @pytest.fixture
 def dvae(monkeypatch) -> DVAE:
-    """Known to `load` as "tiny-dvae"."""
+    """Return a tokenizer that `load` finds under the name "tiny-dvae"."""
     config = DVAEConfig(vocab_size=16, n_hid=4, n_init=4, resolution=16)
     torch.manual_seed(0)
     monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny-dvae", Published(config, {}))

@@ -1,4 +1,4 @@
-"""Weights in the published forms."""
+"""Weights in the published file formats, for tests."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from emage.tokenizers.dvae import DVAE
 
 
 def lightning(model: nn.Module, **entries) -> bytes:
-    """A checkpoint as Lightning writes it, with a loss of its own."""
+    """Return a checkpoint as Lightning writes it, with weights of a training loss in it."""
     state = dict(model.state_dict()) | {"loss.perceptual_loss.weight": torch.zeros(3)}
     file = io.BytesIO()
     torch.save({"state_dict": state, "epoch": 3, "optimizer_states": [], "callbacks": {}} | entries, file)
@@ -18,6 +18,7 @@ def lightning(model: nn.Module, **entries) -> bytes:
 
 
 def zipped(checkpoint: bytes, member: str = "model.ckpt") -> bytes:
+    """Return a zip with the checkpoint inside, as latent-diffusion publishes it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("readme.txt", "latent diffusion")
@@ -26,7 +27,7 @@ def zipped(checkpoint: bytes, member: str = "model.ckpt") -> bytes:
 
 
 class Module:
-    """Holds what a module's pickle holds, and no more."""
+    """Pickles to the same content as a module of torch."""
 
     def __init__(self, module: nn.Module):
         self.state = {
@@ -39,7 +40,7 @@ class Module:
 
 
 def openai(dvae: DVAE) -> dict[str, bytes]:
-    """encoder.pkl and decoder.pkl. What package dall_e itself wrote is in tests/parity/data."""
+    """Return encoder.pkl and decoder.pkl by name. Files that package dall_e itself wrote are in tests/parity/data."""
     files = {}
     for part in ("encoder", "decoder"):
         file = io.BytesIO()

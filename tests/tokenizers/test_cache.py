@@ -14,19 +14,19 @@ from emage.tokenizers import Published, weight_files
 
 @pytest.fixture
 def server():
-    """Serves server.files by path, with ranges; server.asked lists (path, Range header)."""
+    """Serves server.files by path, with ranges; server.requests lists (path, Range header)."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.headers.get("Range")
-            self.server.asked.append((self.path, asked))
+            range_header = self.headers.get("Range")
+            self.server.requests.append((self.path, range_header))
             content = self.server.files.get(self.path)
             if content is None:
                 return self.send_error(404)
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            start = int(range_header.removeprefix("bytes=").rstrip("-")) if range_header else 0
             if start >= len(content):
                 return self.send_error(416)
-            self.send_response(206 if asked else 200)
+            self.send_response(206 if range_header else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             self.wfile.write(content[start:][: self.server.breaks_off_after])
@@ -35,7 +35,7 @@ def server():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.asked, server.breaks_off_after = {}, [], None
+        server.files, server.requests, server.breaks_off_after = {}, [], None
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -44,7 +44,7 @@ def server():
 
 @pytest.fixture
 def site(server, model, monkeypatch):
-    """The tiny tokenizer as if it were published: a checkpoint, "zipped" in a zip."""
+    """Publish the tiny tokenizer on the server: a checkpoint, in a zip if the parameter is "zipped"."""
     server.files |= {"/1": lightning(model), "/2": zipped(lightning(model))}
     for name, urls in {"tiny": {"last.ckpt": "/1"}, "zipped": {"vq.zip": "/2"}}.items():
         urls = {file: server.url + path for file, path in urls.items()}
@@ -55,7 +55,7 @@ def site(server, model, monkeypatch):
 @pytest.mark.parametrize(("name", "file"), [("tiny", "last.ckpt"), ("zipped", "vq.zip")])
 def test_downloads_once_and_converts(name, file, site, model, pixels, cache):
     first, second = tokenizers.load(name), tokenizers.load(name)
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
     assert first.sha256 == second.sha256 == weight_files.fingerprint(model.state_dict())
     assert torch.equal(first.encode(pixels), model.encode(pixels))
     left = sorted(path.name for path in cache.rglob("*") if path.suffix != ".lock" and path.is_file())
@@ -73,33 +73,33 @@ def test_a_dvae_is_two_files(server, dvae, pixels, cache, monkeypatch):
     loaded = tokenizers.load("tiny-dvae")
     assert loaded.sha256 == weight_files.fingerprint(dvae.state_dict())
     assert torch.equal(loaded.encode(pixels), dvae.encode(pixels))
-    assert [path for path, _ in server.asked] == ["/encoder.pkl", "/decoder.pkl", "/decoder.pkl"]
+    assert [path for path, _ in server.requests] == ["/encoder.pkl", "/decoder.pkl", "/decoder.pkl"]
     assert not list((cache / "tiny-dvae").glob("*.pkl"))
 
 
-def test_of_many_at_once_one_downloads(site):
+def test_only_one_of_several_threads_downloads(site):
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(tokenizers.load, ["tiny"] * 4))
-    assert len({each.sha256 for each in loaded}) == 1 and len(site.asked) == 1
+    assert len({each.sha256 for each in loaded}) == 1 and len(site.requests) == 1
 
 
-def test_goes_on_after_a_break(site):
+def test_an_interrupted_download_is_resumed(site):
     site.breaks_off_after = 1000
     with pytest.raises(ConnectionError, match="call again to resume"):
         tokenizers.load("tiny")
     site.breaks_off_after = None
     tokenizers.load("tiny")
-    assert site.asked == [("/1", None), ("/1", "bytes=1000-")]
+    assert site.requests == [("/1", None), ("/1", "bytes=1000-")]
 
 
-def test_a_whole_part_is_taken_as_it_is(site, cache):
+def test_a_complete_part_is_not_downloaded_again(site, cache):
     part = cache / "tiny" / "last.ckpt.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(site.files["/1"])
     assert tokenizers.load("tiny").name == "tiny"
 
 
-def test_a_changed_file_is_refused(site, cache):
+def test_a_changed_file_is_rejected(site, cache):
     tokenizers.load("tiny")
     with open(cache / "tiny.safetensors", "ab") as file:
         file.write(b"x")
@@ -107,7 +107,7 @@ def test_a_changed_file_is_refused(site, cache):
         tokenizers.load("tiny")
 
 
-def test_a_changed_publication_is_refused(site, cache):
+def test_a_changed_publication_is_rejected(site, cache):
     tokenizers.load("tiny")
     (cache / "tiny.safetensors").unlink()
     site.files["/1"] += b"x"
@@ -124,11 +124,11 @@ def test_a_missing_publication(site):
 PAGE = b"<html>This link has expired</html>"
 
 
-def test_a_page_instead_of_a_checkpoint_spoils_no_later_try(site, model, cache):
+def test_the_next_call_works_after_a_page_instead_of_a_checkpoint(site, model, cache):
     good, site.files["/1"] = site.files["/1"], PAGE
-    with pytest.raises(ConnectionError) as refused:
+    with pytest.raises(ConnectionError) as error:
         tokenizers.load("tiny")
-    assert str(refused.value) == (
+    assert str(error.value) == (
         "the server sent no checkpoint of tiny (last.ckpt: 34 bytes, which begin with b'<html>This link has '); "
         "try again later or fetch it by hand and pass weights=FILE"
     )
@@ -137,7 +137,7 @@ def test_a_page_instead_of_a_checkpoint_spoils_no_later_try(site, model, cache):
     assert tokenizers.load("tiny").sha256 == weight_files.fingerprint(model.state_dict())
 
 
-def test_a_page_after_a_checkpoint_spoils_no_later_try(site, cache):
+def test_the_next_call_works_after_a_page_that_followed_a_checkpoint(site, cache):
     first = tokenizers.load("tiny")
     (cache / "tiny.safetensors").unlink()
     good, site.files["/1"] = site.files["/1"], PAGE

@@ -1,4 +1,4 @@
-"""The shipped tokenizer on freshly drawn shapes."""
+"""The shipped tokenizer, on newly rendered shapes."""
 
 import pytest
 import safetensors.torch
@@ -15,7 +15,7 @@ def demo():
     return tokenizers.load(DEMO)
 
 
-def test_what_it_is(demo):
+def test_name_and_sizes(demo):
     assert (demo.name, demo.config, demo.vocab_size, demo.grid) == (DEMO, CONFIG, 512, (8, 8))
     assert demo.sha256 == weight_files.fingerprint(safetensors.torch.load_file(TOKENIZERS[DEMO].file))
     assert TOKENIZERS[DEMO].file.stat().st_size <= 3e6

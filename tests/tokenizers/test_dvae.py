@@ -38,8 +38,8 @@ def test_shapes_and_determinism(dvae, size):
     ids = dvae.encode(pixels)
     assert ids.shape == (2, grid[0] * grid[1]) and ids.dtype == torch.int64
     assert torch.equal(ids, dvae.encode(pixels))
-    drawn = dvae.decode(ids, grid)
-    assert drawn.shape == pixels.shape and drawn.min() >= 0 and drawn.max() <= 1
+    decoded = dvae.decode(ids, grid)
+    assert decoded.shape == pixels.shape and decoded.min() >= 0 and decoded.max() <= 1
 
 
 def test_a_block_by_hand():
@@ -76,12 +76,12 @@ def test_the_encoder_sees_pixels_squeezed_into_the_margin(dvae):
 def test_pixels_of_the_decoders_locations(dvae, location, pixel):
     """(sigmoid(1) - 0.1) / 0.8 = (0.731059 - 0.1) / 0.8."""
     nn.init.zeros_(dvae.decoder.blocks.output.conv.w)
-    dvae.decoder.blocks.output.conv.b.data = torch.tensor([location] * 3 + [5.0] * 3)  # scales are not drawn
-    drawn = dvae.decode(torch.zeros(1, 4, dtype=torch.int64))
-    torch.testing.assert_close(drawn, torch.full((1, 3, 16, 16), pixel), atol=1e-5, rtol=0)
+    dvae.decoder.blocks.output.conv.b.data = torch.tensor([location] * 3 + [5.0] * 3)  # scales are not used
+    decoded = dvae.decode(torch.zeros(1, 4, dtype=torch.int64))
+    torch.testing.assert_close(decoded, torch.full((1, 3, 16, 16), pixel), atol=1e-5, rtol=0)
 
 
-def test_bad_input_is_refused(dvae):
+def test_bad_input_is_rejected(dvae):
     with pytest.raises(ValueError, match=r"tiny-dvae needs sides that are multiples of 8 px, not \(16, 12\)"):
         dvae.encode(torch.rand(1, 3, 16, 12))
     with pytest.raises(ValueError, match="batch, 3"):

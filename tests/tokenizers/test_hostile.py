@@ -1,7 +1,7 @@
-"""Pickles that want to run code: every gadget in every published form is refused in one line, and nothing runs.
+"""Pickles that would run code: every gadget in every published format is rejected in one line, and nothing runs.
 
-Gadgets are written as opcodes, because pickle itself would not write most of them. That they work is shown by letting
-the plain unpickler run them.
+Gadgets are written as opcodes, because pickle itself would not write most of them. A test lets the plain unpickler run
+them, which shows that they work.
 """
 
 import io
@@ -26,7 +26,7 @@ def text(value: str) -> bytes:
 
 
 def reduce(name: str, *args: bytes) -> bytes:
-    """Calls module.name, or what opcodes on the stack say."""
+    """Return opcodes that call "module name" with arguments, which are opcodes as well."""
     return b"c" + name.replace(" ", "\n").encode() + b"\n(" + b"".join(args) + b"tR"
 
 
@@ -51,7 +51,7 @@ GADGETS = {
     "dotted name, by stack": b"\x80\x04" + text("torch") + text("os.system") + b"\x93(" + text("touch ran") + b"tR",
     "import": b"cruns_when_imported\nanything\n",
 }
-# As these come in the shape of what is allowed, the plain unpickler fails on them: package dall_e is not here.
+# These look like allowed content. The plain unpickler cannot run them, because package dall_e is not installed.
 DISGUISED = {
     "dotted name under an allowed one": b"\x80\x04cdall_e.utils\nos.system\n(" + text("touch ran") + b"tR",
     "setstate of a module": MODULE + b")\x81}" + text("__setstate__") + SYSTEM + b"sb" + text("touch ran") + b"b",
@@ -66,7 +66,7 @@ DISGUISED = {
 
 
 def as_torch_zip(gadget: bytes) -> bytes:
-    """torch's form since 1.6, with another pickle in it."""
+    """Return the bytes of torch's file format since 1.6, with the gadget as its pickle."""
     whole, file = io.BytesIO(), io.BytesIO()
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w") as target:
@@ -76,7 +76,7 @@ def as_torch_zip(gadget: bytes) -> bytes:
 
 
 def as_torch_legacy(gadget: bytes) -> bytes:
-    """The form before."""
+    """Return the bytes of torch's file format before 1.6, likewise."""
     head = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}]
     body = b"\x80\x02" + gadget + b"."
     return b"".join(pickle.dumps(value, protocol=2) for value in head) + body + pickle.dumps([], protocol=2)
@@ -86,7 +86,7 @@ def as_pickle(gadget: bytes) -> bytes:
     return b"\x80\x02" + gadget + b"."
 
 
-# How a file comes -> (its path, the tokenizer's name)
+# Each writes a kind of published file and returns (its path, the tokenizer's name).
 def checkpoint(content: bytes) -> tuple[Path, str]:
     Path("last.ckpt").write_bytes(content)
     return Path("last.ckpt"), "vqgan-f8-256"
@@ -125,14 +125,14 @@ def test_the_gadgets_work(gadget):
 def test_nothing_runs(place: Callable, form: Callable, gadget: str):
     path, name = place(form((GADGETS | DISGUISED)[gadget]))
     before = set(os.listdir())
-    with pytest.raises(ValueError, match="cannot be loaded safely") as refused:
+    with pytest.raises(ValueError, match="cannot be loaded safely") as error:
         tokenizers.load(name, weights=path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
     assert set(os.listdir()) - before <= {"cache"}
     assert not list(Path("cache").rglob("*.safetensors"))
 
 
-def test_the_refusal_names_what_was_asked_for(model):
+def test_the_error_names_the_rejected_function(model):
     class Hostile:
         def __reduce__(self):
             return os.system, ("touch ran",)
@@ -149,7 +149,7 @@ def test_the_refusal_names_what_was_asked_for(model):
 
 @pytest.mark.parametrize("target", [MODULE, b"ctorch._utils\n_rebuild_tensor_v2\n", b"cfunctools\npartial\n"])
 def test_a_file_cannot_change_what_builds_it(target):
-    """A state given to a class or a function instead of an object: pickle sets attributes on it."""
+    """If a state is given to a class or a function instead of an object, pickle would set attributes of it."""
     state = b"(N}" + text("dump_patches") + b"\x88s" + text("__doc__") + text("changed") + b"st"
     path, _ = dvae_folder(as_torch_legacy(target + state + b"b"))
     documented = torch._utils._rebuild_tensor_v2.__doc__

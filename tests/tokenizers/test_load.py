@@ -1,4 +1,4 @@
-"""load and save: names, files, what is converted when, and which weights count as the same."""
+"""load and save: names, files, when a file is converted, and when weights count as the same."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def test_save_and_load(model, dvae, pixels, tmp_path):
     ]
 
 
-def test_loading_leaves_the_seed_alone(model, tmp_path):
+def test_loading_does_not_change_the_random_state(model, tmp_path):
     tokenizers.save(model, tmp_path / "tiny.safetensors")
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -42,7 +42,7 @@ def test_loading_leaves_the_seed_alone(model, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_file_of_another_name_is_refused(model, tmp_path):
+def test_a_file_of_another_name_is_rejected(model, tmp_path):
     tokenizers.save(model, tmp_path / "tiny.safetensors")
     with pytest.raises(ValueError, match="holds 'tiny', not 'vqgan-f8-256'"):
         tokenizers.load("vqgan-f8-256", weights=tmp_path / "tiny.safetensors")
@@ -58,7 +58,7 @@ def test_missing_file():
         tokenizers.load("vqgan-f8-256", weights="not-here.ckpt")
 
 
-def test_weights_of_another_shape_are_refused(model, tmp_path, monkeypatch):
+def test_weights_of_another_shape_are_rejected(model, tmp_path, monkeypatch):
     monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", Published(replace(model.config, vocab_size=11), {}))
     (tmp_path / "last.ckpt").write_bytes(lightning(model))
     with pytest.raises(ValueError, match="do not fit tiny"):
@@ -76,7 +76,7 @@ def test_lightning_checkpoint_with_callback_classes(model, tmp_path, monkeypatch
     assert published_formats.read(tmp_path / "last.ckpt").keys() == model.state_dict().keys()
 
 
-def test_the_zips_checkpoint_may_lie_in_a_folder(model, pixels, tmp_path):
+def test_the_checkpoint_may_be_in_a_folder_of_the_zip(model, pixels, tmp_path):
     (tmp_path / "vq.zip").write_bytes(zipped(lightning(model), member="vq-f8/model.ckpt"))
     loaded = tokenizers.load("tiny", weights=tmp_path / "vq.zip")
     assert torch.equal(loaded.encode(pixels), model.encode(pixels))
@@ -90,7 +90,7 @@ def test_the_zips_checkpoint_may_lie_in_a_folder(model, pixels, tmp_path):
         ([], ".", "has no encoder.pkl"),
     ],
 )
-def test_half_a_dvae_is_refused(files, weights, message, tmp_path, dvae):
+def test_half_a_dvae_is_rejected(files, weights, message, tmp_path, dvae):
     folder = tmp_path / "dvae"
     folder.mkdir()
     for file in files:
@@ -134,15 +134,15 @@ JUNK = {
 def test_what_is_wrong_is_one_short_reason_and_no_advice_to_load_unsafely(name: str, tmp_path: Path):
     content, wanted = JUNK[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be loaded safely") as refused:
+    with pytest.raises(ValueError, match="cannot be loaded safely") as error:
         tokenizers.load("vqgan-f8-256", weights=tmp_path / name)
-    line = str(refused.value)
+    line = str(error.value)
     why = line[line.rindex(" (") + 2 : -1]
     assert why.startswith(wanted) and len(why) < 80 and "weights_only" not in line and "\n" not in line
 
 
 def test_odd_paths(model, tmp_path: Path):
-    """A folder, and files of another form, where one file of one form is wanted."""
+    """Test a folder, and files of another format, instead of the expected file."""
     folder, module, script = tmp_path / "folder.safetensors", tmp_path / "x.pt", tmp_path / "bare.safetensors"
     folder.mkdir()
     torch.save(model.state_dict(), module)
@@ -176,7 +176,7 @@ def test_a_damaged_safetensors(model, tmp_path):
 
 
 def containers(model, folder: Path) -> list[Path]:
-    """The same weights in every kind of file."""
+    """Return files of every kind with the same weights."""
     folder.mkdir(exist_ok=True)
     (folder / "last.ckpt").write_bytes(lightning(model))
     (folder / "more.ckpt").write_bytes(lightning(model, optimizer_states=[{"lr": 1.0}]))
@@ -238,7 +238,7 @@ def test_a_changed_file_is_converted_again(model, tmp_path):
     assert tokenizers.load("tiny", weights=path).sha256 == weights.fingerprint(model.state_dict()) != before.sha256
 
 
-def test_a_tampered_conversion_is_refused(model, tmp_path, cache):
+def test_a_tampered_conversion_is_rejected(model, tmp_path, cache):
     (tmp_path / "last.ckpt").write_bytes(lightning(model))
     tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
     (converted,) = cache.glob("*.safetensors")
@@ -247,7 +247,7 @@ def test_a_tampered_conversion_is_refused(model, tmp_path, cache):
         tokenizers.load("tiny", weights=tmp_path / "last.ckpt")
 
 
-def test_a_refused_file_leaves_no_conversion(tmp_path, cache):
+def test_a_rejected_file_leaves_no_conversion(tmp_path, cache):
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="cannot be loaded safely"):
         tokenizers.load("vqgan-f8-256", weights=tmp_path / "last.ckpt")

@@ -1,4 +1,4 @@
-"""What every entry of TOKENIZERS must do. A new entry is tested here without a line of its own.
+"""The requirements of every entry of TOKENIZERS. A new entry is tested here without a change of this file.
 
 The networks have their real sizes and random weights (the shipped one its own): no published file can be fetched here.
 """
@@ -33,7 +33,7 @@ def ids(tokenizer: Tokenizer, pixels: Tensor) -> Tensor:
     return tokenizer.encode(pixels)
 
 
-def test_it_says_what_it_is(tokenizer: Tokenizer):
+def test_name_and_sizes_are_attributes(tokenizer: Tokenizer):
     assert TOKENIZERS.keys() >= {tokenizer.name} and len(tokenizer.sha256) == 64
     rows, columns = tokenizer.grid
     assert (rows * tokenizer.stride, columns * tokenizer.stride) == (tokenizer.config.resolution,) * 2

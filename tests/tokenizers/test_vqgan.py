@@ -80,9 +80,9 @@ def test_shapes_and_determinism(quantizer, patchwise):
     ids = model.encode(pixels)
     assert ids.shape == (2, 4 * 6) and ids.dtype == torch.int64
     assert torch.equal(ids, model.encode(pixels))
-    drawn = model.decode(ids, grid=(4, 6))
-    assert drawn.shape == pixels.shape
-    assert drawn.min() >= 0 and drawn.max() <= 1
+    decoded = model.decode(ids, grid=(4, 6))
+    assert decoded.shape == pixels.shape
+    assert decoded.min() >= 0 and decoded.max() <= 1
 
 
 def test_nearest_code_by_hand():
@@ -111,25 +111,25 @@ def test_downsampling_pads_right_and_bottom():
 
 
 @pytest.mark.parametrize("size", [(16, 18), (10, 16), (0, 16)])
-def test_sizes_off_the_stride_are_refused(size):
+def test_sizes_off_the_stride_are_rejected(size):
     with pytest.raises(ValueError, match="multiples of 4"):
         tiny().encode(torch.rand(1, 3, *size))
 
 
-def test_pixels_without_a_batch_are_refused():
+def test_pixels_without_a_batch_are_rejected():
     with pytest.raises(ValueError, match="batch, 3"):
         tiny().encode(torch.rand(3, 16, 16))
 
 
 @pytest.mark.parametrize("bad", [-1, 10, 65535])
-def test_ids_outside_the_vocabulary_are_refused(bad):
+def test_ids_outside_the_vocabulary_are_rejected(bad):
     ids = torch.zeros(2, 16, dtype=torch.int64)
     ids[1, 7] = bad
     with pytest.raises(ValueError, match=r"0\.\.9"):
         tiny().decode(ids)
 
 
-def test_ids_that_fill_no_grid_are_refused():
+def test_ids_that_fill_no_grid_are_rejected():
     model = tiny()
     with pytest.raises(ValueError, match="grid"):
         model.decode(torch.zeros(1, 12, dtype=torch.int64))

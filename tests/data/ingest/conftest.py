@@ -8,7 +8,7 @@ import web
 
 @pytest.fixture
 def pages() -> Iterator[tuple[dict[str, web.Page], str]]:
-    """The server's pages by path, to be filled in by a test, and its address."""
+    """Return the server's pages by path, which a test fills in, and its address."""
     pages: dict[str, web.Page] = {}
     with web.serving(pages) as address:
         yield pages, address

@@ -1,4 +1,4 @@
-"""What a hostile web can do to a download, on loopback: each attempt ends in time with its own drop reason."""
+"""Downloads from hostile servers, on loopback: each attempt ends in time with its own drop reason."""
 
 import gzip
 import http.server
@@ -15,13 +15,13 @@ from emage.data.ingest.fetch import FetchError, FetchLimits
 LIMITS = FetchLimits(timeout_s=0.5, max_bytes=100_000, allow_private_hosts=True)
 
 
-def nobody_opts_out(headers: Message) -> bool:
+def never_opted_out(headers: Message) -> bool:
     return False
 
 
 def drop_reason(url: str | None, limits: FetchLimits = LIMITS) -> str:
     with pytest.raises(FetchError) as error:
-        fetch.fetch(url, limits, nobody_opts_out)
+        fetch.fetch(url, limits, never_opted_out)
     return error.value.reason
 
 
@@ -32,8 +32,8 @@ def test_fetches_bytes_through_redirects_and_odd_paths(pages):
         "/b": web.redirect(address + "/%E2%98%83%20x?q=1"),
         "/%E2%98%83%20x?q=1": b"snow",
     }
-    assert fetch.fetch(address + "/a", LIMITS, nobody_opts_out) == b"snow"
-    assert fetch.fetch(address + "/☃ x?q=1", LIMITS, nobody_opts_out) == b"snow"
+    assert fetch.fetch(address + "/a", LIMITS, never_opted_out) == b"snow"
+    assert fetch.fetch(address + "/☃ x?q=1", LIMITS, never_opted_out) == b"snow"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_bad_urls(url, expected):
     assert drop_reason(url) == expected
 
 
-def test_a_redirect_to_a_private_address_or_a_file_is_refused(pages, monkeypatch):
+def test_a_redirect_to_a_private_address_or_a_file_is_rejected(pages, monkeypatch):
     pages, address = pages
     pages |= {"/private": web.redirect("http://127.0.0.2/secret"), "/file": web.redirect("file:///etc/passwd")}
     monkeypatch.setattr(safe_connection, "is_public", lambda address: address == "127.0.0.1")  # the only "public" one
@@ -71,7 +71,7 @@ def test_a_redirect_to_a_private_address_or_a_file_is_refused(pages, monkeypatch
     assert drop_reason(address + "/file", FetchLimits()) == "bad_scheme"
 
 
-def test_a_redirect_to_a_private_ipv6_address_is_refused(pages, monkeypatch):
+def test_a_redirect_to_a_private_ipv6_address_is_rejected(pages, monkeypatch):
     pages, address = pages
     pages |= {"/v6": web.redirect("http://[::1]/secret"), "/mapped": web.redirect("//[::ffff:127.0.0.2]/secret")}
     monkeypatch.setattr(safe_connection, "is_public", lambda address: address == "127.0.0.1")
@@ -82,13 +82,13 @@ def test_a_redirect_to_a_private_ipv6_address_is_refused(pages, monkeypatch):
     )
 
 
-def test_the_host_is_what_stands_behind_the_last_at_sign(pages):
+def test_the_host_is_the_part_behind_the_last_at_sign(pages):
     assert drop_reason("http://example.com@127.0.0.1/a.jpg", FetchLimits()) == "private_address"
     assert drop_reason("http://127.0.0.1%2f@[::1]/a.jpg", FetchLimits()) == "private_address"
 
 
-def test_what_is_sent_names_the_program_and_no_secrets(pages, monkeypatch):
-    """No password of the URL, no cookie of the page before, no Referer; and proxies are not used."""
+def test_requests_name_the_program_and_send_no_secrets(pages, monkeypatch):
+    """Neither the URL's password nor a cookie nor a Referer is sent, and proxies are not used."""
     pages, address = pages
     sent = []
     pages["/a"] = lambda handler: (
@@ -100,7 +100,7 @@ def test_what_is_sent_names_the_program_and_no_secrets(pages, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     url = address.replace("http://", "http://user:secret@") + "/a"
     limits = FetchLimits(allow_private_hosts=True, user_agent="Mozilla/5.0 (compatible; emage/1)")
-    assert fetch.fetch(url, limits, nobody_opts_out) == b"picture"
+    assert fetch.fetch(url, limits, never_opted_out) == b"picture"
     for headers in sent:
         assert headers.pop("Host") == address.removeprefix("http://")
         assert headers == {
@@ -120,7 +120,7 @@ def test_redirects_as_servers_write_them(pages):
         "/%E2%98%83": b"snow",
         "/nowhere": web.answer(b"", 302),
     }
-    assert fetch.fetch(address + "/relative/a", LIMITS, nobody_opts_out) == b"snow"
+    assert fetch.fetch(address + "/relative/a", LIMITS, never_opted_out) == b"snow"
     assert drop_reason(address + "/nowhere") == "bad_response"
 
 
@@ -134,12 +134,12 @@ def test_compressed_responses_are_decompressed_within_the_limit(pages):
         "/lie": web.answer(image, Content_Encoding="gzip"),
         "/odd": web.answer(image, Content_Encoding="utf-8"),
         "/bomb": web.answer(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip"),
-        "/cut": web.answer(compressed[:-20], Content_Encoding="gzip"),
+        "/truncated": web.answer(compressed[:-20], Content_Encoding="gzip"),
     }
     for path in ("/gzip", "/deflate", "/lie", "/odd"):
-        assert fetch.fetch(address + path, LIMITS, nobody_opts_out) == image
+        assert fetch.fetch(address + path, LIMITS, never_opted_out) == image
     assert drop_reason(address + "/bomb") == "too_big"
-    assert drop_reason(address + "/cut") == "connection_error"
+    assert drop_reason(address + "/truncated") == "connection_error"
 
 
 def test_header_bombs_end_as_bad_responses(pages):
@@ -215,8 +215,8 @@ def test_only_temporary_failures_are_retried(pages):
         # the first time the connection just ends
 
     pages["/flaky"] = flaky
-    assert fetch.fetch_with_retries(address + "/flaky", LIMITS, nobody_opts_out, retries=1) == b"at last"
+    assert fetch.fetch_with_retries(address + "/flaky", LIMITS, never_opted_out, retries=1) == b"at last"
     pages["/gone"] = lambda handler: (attempts.append("gone"), web.answer(b"", 404)(handler))[0]
     with pytest.raises(FetchError, match="http_404"):
-        fetch.fetch_with_retries(address + "/gone", LIMITS, nobody_opts_out, retries=3)
+        fetch.fetch_with_retries(address + "/gone", LIMITS, never_opted_out, retries=3)
     assert attempts.count("gone") == 1

@@ -1,4 +1,4 @@
-"""Private addresses in every disguise, silent resolvers and slow TLS: no connection, or none after the deadline."""
+"""Private addresses in every notation, silent resolvers, slow TLS: no connection, or an end at the deadline."""
 
 import datetime
 import ipaddress
@@ -24,13 +24,13 @@ from emage.data.ingest.safe_connection import is_public
 LIMITS = FetchLimits(timeout_s=0.5, max_bytes=100_000, allow_private_hosts=True)
 
 
-def nobody_opts_out(headers: Message) -> bool:
+def never_opted_out(headers: Message) -> bool:
     return False
 
 
 def drop_reason(url: str | None, limits: FetchLimits = LIMITS) -> str:
     with pytest.raises(FetchError) as error:
-        fetch.fetch(url, limits, nobody_opts_out)
+        fetch.fetch(url, limits, never_opted_out)
     return error.value.reason
 
 
@@ -133,7 +133,7 @@ def test_the_deadline_covers_the_body_over_tls(certificate, monkeypatch):
         trusting = safe_connection.tls_context.__wrapped__()
         trusting.load_verify_locations(certificate)
         monkeypatch.setattr(safe_connection, "tls_context", lambda: trusting)
-        assert fetch.fetch(f"https://{quick}/a.jpg", LIMITS, nobody_opts_out) == b"picture"
+        assert fetch.fetch(f"https://{quick}/a.jpg", LIMITS, never_opted_out) == b"picture"
         assert drop_reason(f"https://{slow}/a.jpg") == "timeout"
 
 
@@ -152,7 +152,7 @@ def test_a_silent_first_address_leaves_time_for_the_second(pages, monkeypatch):
         answers = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", host) for host in hosts]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
         limits = FetchLimits(timeout_s=2, allow_private_hosts=True)
-        assert fetch.fetch("http://two.test/a", limits, nobody_opts_out) == b"picture"
+        assert fetch.fetch("http://two.test/a", limits, never_opted_out) == b"picture"
         for client in waiting:
             client.close()
 
@@ -170,20 +170,20 @@ def test_the_connection_goes_to_the_address_that_was_checked(pages, monkeypatch)
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     monkeypatch.setattr(safe_connection, "is_public", lambda address: address == "127.0.0.1")
     port = address.rsplit(":", 1)[1]
-    assert fetch.fetch(f"http://rebinding.test:{port}/a", FetchLimits(), nobody_opts_out) == b"public"
+    assert fetch.fetch(f"http://rebinding.test:{port}/a", FetchLimits(), never_opted_out) == b"public"
     assert looked_up == ["rebinding.test"]
 
 
 def test_a_silent_resolver_meets_the_deadline(monkeypatch):
-    """And it is counted as a DNS error: broken DNS must not look like a slow network."""
+    """It is counted as a DNS error: broken DNS must not look like a slow network."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5))
     started = time.monotonic()
     assert drop_reason("http://silent.test/a.jpg", FetchLimits(timeout_s=0.2)) == "dns_error"
     assert time.monotonic() - started < 1.5
 
 
-def test_a_lookup_that_was_given_up_is_not_made(monkeypatch):
-    """Otherwise a resolver that was slow for a while would stay busy with lookups that were given up."""
+def test_an_abandoned_lookup_is_not_made(monkeypatch):
+    """Otherwise a resolver that was slow for a while would stay busy with abandoned lookups."""
     looked_up, answering = [], threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: looked_up.append(host) or answering.wait(30))
     with ThreadPoolExecutor(max_workers=1) as resolver:

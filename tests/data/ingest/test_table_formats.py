@@ -98,8 +98,8 @@ def test_tables_that_cannot_be_read(tmp_path):
     garbage.write_bytes(b"PAR1 but not really")
     open_quote = tmp_path / "quote.csv"
     open_quote.write_text('url,caption\nu,"' + "c\n" * table_formats.BLOCK_BYTES)
-    cut = tmp_path / "cut.csv.gz"
-    cut.write_bytes(gzip.compress(b"url,caption\nu,c\n" * 1000)[:-9])
+    truncated = tmp_path / "truncated.csv.gz"
+    truncated.write_bytes(gzip.compress(b"url,caption\nu,c\n" * 1000)[:-9])
     list_json = tmp_path / "list.jsonl"
     list_json.write_text("[1, 2]\n")
     deep_json = tmp_path / "deep.jsonl"
@@ -117,6 +117,6 @@ def test_tables_that_cannot_be_read(tmp_path):
     assert "source.format=" in error_of(SourceConfig(table=str(strange)))
     assert "no csv, jsonl, parquet, tsv files in this folder" in error_of(SourceConfig(table=str(tmp_path / "none")))
     assert "not a readable parquet file" in error_of(SourceConfig(table=str(header), format="parquet"))
-    for file, format in ((garbage, "parquet"), (cut, "csv")):
+    for file, format in ((garbage, "parquet"), (truncated, "csv")):
         with pytest.raises(InputError, match=f"{file.name}: not a readable {format} file"):
             url_table.count_rows(SourceConfig(table=str(file)))

@@ -173,9 +173,9 @@ def test_lists_that_cannot_be_read(tmp_path):
         url_filter.read_block_lists([], [str(tmp_path / "absent.txt")], [])
     with pytest.raises(InputError, match=r"'http://a\.test' is not an md5 sum"):
         url_filter.read_block_lists([], [], [write(tmp_path / "md5.txt", "http://a.test")])
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"example.com\n" * 1000)[:-9])
+    (tmp_path / "truncated.gz").write_bytes(gzip.compress(b"example.com\n" * 1000)[:-9])
     with pytest.raises(InputError, match="not a readable list"):
-        url_filter.read_block_lists([str(tmp_path / "cut.gz")], [], [])
+        url_filter.read_block_lists([str(tmp_path / "truncated.gz")], [], [])
 
 
 def test_hashes_are_the_same_everywhere():

@@ -141,7 +141,7 @@ def test_a_damaged_image_is_dropped_alone(ingested, tmp_path):
 
 
 def test_stages_alone(ingested, tmp_path, monkeypatch):
-    """Each stage needs the one before it, and reports that; one after the other they do what stage=all does."""
+    """A stage needs the one before it, and the error names that; run one by one they give the result of stage=all."""
     output = tmp_path / "out"
     settings = replace(ingested.settings, output=str(output))
     for stage, before in (("tokenize", "download"), ("shuffle", "tokenize")):
@@ -160,7 +160,7 @@ def test_stages_alone(ingested, tmp_path, monkeypatch):
 
 
 class _Recorder:
-    """Stands in for an MLflow run."""
+    """A fake MLflow run."""
 
     def __init__(self, records: dict):
         self.records = records

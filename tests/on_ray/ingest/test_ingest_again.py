@@ -30,7 +30,7 @@ def test_the_same_command_again_does_nothing(ingested, monkeypatch):
 
 
 def test_an_interrupted_run_resumes_with_the_same_bytes(ingested, tmp_path):
-    """As if killed in the middle of each stage, with other timing the second time."""
+    """Each stage was killed in the middle; the second run has other timing."""
     output = tmp_path / "out"
     shutil.copytree(ingested.output, output)
     for name in ("shards/00002", "tokenized/00001", "tokens"):

@@ -175,7 +175,7 @@ selecting.run(tables, SelectConfig(), 100, blocked=blocked, work=folder / "work"
 
 
 def select_elsewhere(table: Path, folder: Path, is_time: Callable[[], bool] = lambda: False) -> int | None:
-    """Run SELECT; once `is_time`, kill it and all that it started. Returns its exit status, or None if killed."""
+    """Run SELECT; when `is_time` is true, kill it and its children. Return its exit status, or None if killed."""
     folder.mkdir(exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", SELECT, table, folder], start_new_session=True)
     deadline = time.monotonic() + 200
@@ -192,7 +192,7 @@ def select_elsewhere(table: Path, folder: Path, is_time: Callable[[], bool] = la
 
 @pytest.mark.faults
 def test_a_select_that_is_killed_resumes_with_the_same_shards(tmp_path):
-    """As if the machine failed at the first sorted run; then the same call."""
+    """The process is killed at the first sorted run; then the same call resumes."""
     table, whole, killed = (tmp_path / name for name in ("urls.parquet", "whole", "killed"))
     i = np.arange(5_000) % 2_500  # 50 parts, every pair twice
     pairs = {"url": [f"http://a.test/{n}" for n in i], "caption": [f"caption {n}" for n in i]}

@@ -1,4 +1,4 @@
-"""Image shards -> tokenized shards: every row is in one of the two files, whatever dies or runs out on the way."""
+"""Image shards -> tokenized shards: every row is in one of the two files, also after a kill or lack of memory."""
 
 import io
 import os
@@ -132,7 +132,7 @@ def test_manifests_of_the_shards_add_up_to_that_of_the_stage(tokenized):
 @pytest.mark.faults
 @pytest.mark.ray
 def test_finished_shards_are_counted_and_not_made_again(tokenized, tmp_path, monkeypatch):
-    """In several Ray data sets, with other batches: the same bytes and the same sums."""
+    """The bytes and sums are the same with several Ray data sets and another batch size."""
     folder, _, values = tokenized
     target = tmp_path / "tokenized"
     monkeypatch.setattr(tokenize_dataset, "SHARDS_PER_DATASET", 4)
@@ -173,7 +173,7 @@ def test_not_finished_if_an_image_shard_has_changed_since(tokenized, tmp_path):
 
 @pytest.mark.ray
 def test_decoding_and_encoding_are_stages_of_their_own(tokenized):
-    """Merged into one, the accelerator would wait for its own decoding."""
+    """If Ray merged them into one stage, the accelerator would wait for decoding."""
     folder, _, _ = tokenized
     dataset = tokenize_dataset._make_dataset(CONFIG, [0, 1], SIZE, folder / "shards").materialize()
     stages = [line.split(":")[0] for line in dataset.stats().splitlines() if line.startswith("Operator")]

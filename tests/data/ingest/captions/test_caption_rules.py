@@ -1,4 +1,4 @@
-"""Every rule by a caption that it alone drops and a near miss that is kept; then the real rows that it was tuned on."""
+"""Each rule: a caption that it alone drops and a similar one that is kept; then real rows, for which it was tuned."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def test_every_rule_has_an_example():
 @pytest.mark.parametrize("name", RULES)
 def test_rule(name):
     rejected, kept = EXAMPLES[name]
-    assert [rule for rule, fires in RULES.items() if fires(normalise(rejected))] == [name]
+    assert [rule for rule, drops in RULES.items() if drops(normalise(rejected))] == [name]
     assert drop_reason(rejected) == name
     assert drop_reason(kept) is None
 
@@ -114,7 +114,7 @@ HOSTILE = {  # text that takes a careless reader quadratic time, or makes it rai
     "comments": "-->" + "<!--" * MILLION,
     "scripts": "</script>" + "<script>" * MILLION,
     "escapes": "&" + "amp;" * MILLION,
-    "number": "&#" + "9" * MILLION + ";",  # int() refuses more than 4,300 digits
+    "number": "&#" + "9" * MILLION + ";",  # int() rejects more than 4,300 digits
     "numbers that grow": "&#" + "\u2473" * 4_000 + ";",  # NFKC makes two digits of each
     "growing": "\ufdfa" * MILLION,  # NFKC makes 18 letters of each
     "marks": "\u0301\u0316" * MILLION,  # NFKC sorts them

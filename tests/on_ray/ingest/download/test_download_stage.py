@@ -168,7 +168,7 @@ def test_too_few_successes_stop_the_run_and_mark_nothing(ray_cluster, site, tmp_
 
 @pytest.mark.ray
 def test_after_a_stop_nothing_is_downloaded_or_written(ray_cluster, site, tmp_path):
-    """The other tasks end as well, whatever they are doing."""
+    """The other tasks end as well, in the middle of their downloads."""
     pages, address = site
     busy, stopping = threading.Event(), threading.Event()
     requested = Counter[str]()
