@@ -84,12 +84,12 @@ class Emage(PretrainedMixin):
             batch_size: Images that are generated together; at least 1. Default: 16.
             steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
             schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
-            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            order: Which positions are unmasked first: confidence (most probable), random or halton (evenly spread).
             temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
             top_k: Sample among this many of the most probable tokens; 0: all.
             top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
             gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
-            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            revise: How iterative3 rewrites unmasked tokens: argmax (most probable) or sample.
             guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
             guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
             remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
@@ -170,12 +170,12 @@ class Emage(PretrainedMixin):
             seed: 0 to 2^63 - 1. Default: 0.
             steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
             schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
-            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            order: Which positions are unmasked first: confidence (most probable), random or halton (evenly spread).
             temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
             top_k: Sample among this many of the most probable tokens; 0: all.
             top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
             gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
-            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            revise: How iterative3 rewrites unmasked tokens: argmax (most probable) or sample.
             guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
             guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
             remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
@@ -220,12 +220,12 @@ class Emage(PretrainedMixin):
             seed: 0 to 2^63 - 1. Default: 0.
             steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
             schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
-            order: Which positions come first: confidence (the most probable ones), random or halton (evenly spread).
+            order: Which positions are unmasked first: confidence (most probable), random or halton (evenly spread).
             temperature: Of token sampling, 0 to 100; 0 takes the most probable token.
             top_k: Sample among this many of the most probable tokens; 0: all.
             top_p: Sample among the most probable tokens up to this probability, 1e-6 to 1; 1: all.
             gumbel: Noise on the confidence of positions, 0 to 1000, lowered linearly to 0 at the last step.
-            revise: How iterative3 rewrites unmasked tokens: argmax or sample.
+            revise: How iterative3 rewrites unmasked tokens: argmax (most probable) or sample.
             guidance: Classifier-free guidance scale, 0 to 100; 0: off. Needs training with caption dropout.
             guidance_schedule: constant, or linear: rising from 1 (no guidance) to `guidance` at the last step.
             remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.

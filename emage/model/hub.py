@@ -61,7 +61,7 @@ def download(
         raise InputError(f"{repo_id} is neither a checkpoint folder nor a hub id (user/name); shipped: {shipped}")
     client: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     client |= {"library_name": "emage", "library_version": __version__}
-    with _one_line(f"{repo_id} is not a folder here, and on the hub: ", revision):
+    with _as_input_error(f"{repo_id} is not a folder here, and on the hub: ", revision):
         # The manifest is first: another kind of model is not downloaded to find that out, and the other files come
         # from the commit that the manifest belongs to. (snapshot_download would take a folder with the manifest alone
         # for the whole model while the hub cannot list its files.)
@@ -73,7 +73,7 @@ def download(
 
 def create(repo_id: str, *, private: bool | None, token: str | bool | None, revision: str | None) -> str:
     """Create the repository and the branch `revision` if missing; return the full id. May raise InputError."""
-    with _one_line(f"{repo_id} on the hub: ", revision):
+    with _as_input_error(f"{repo_id} on the hub: ", revision):
         full = _api(token).create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             _api(token).create_branch(full, branch=revision, exist_ok=True)
@@ -88,7 +88,7 @@ def upload(
 
     # Not upload_folder: it may split a folder into several commits.
     files = [CommitOperationAdd(file.name, file) for file in sorted(Path(folder).iterdir())]
-    with _one_line(f"{repo_id} on the hub: ", revision):
+    with _as_input_error(f"{repo_id} on the hub: ", revision):
         return _api(token).create_commit(repo_id, files, commit_message=commit_message, revision=revision).commit_url
 
 
@@ -102,14 +102,14 @@ def _api(token: str | bool | None):
 
 
 @contextmanager
-def _one_line(where: str, revision: str | None) -> Iterator[None]:
-    """Raise an InputError, `where` and the reason, instead of the client's errors."""
+def _as_input_error(prefix: str, revision: str | None) -> Iterator[None]:
+    """Raise an InputError, `prefix` and the reason, instead of the client's errors."""
     from huggingface_hub.errors import HTTPError  # also the base of what the HTTP library below it raises
 
     try:
         yield
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(where + _reason(error, revision)) from None
+        raise InputError(prefix + _reason(error, revision)) from None
 
 
 def _reason(error: BaseException, revision: str | None) -> str:
@@ -143,8 +143,8 @@ def _status(code: int, message: str | None) -> str:
         return f"your login is missing or not valid: {LOGIN}"
     if code == 403:
         return "your token does not allow this: make one that may write to it"
-    said = f" ({_flat(message)})" if message else ""
-    return f"the hub answered {code}{said}" + ("; try again later" if code >= 500 or code == 429 else "")
+    reason = f" ({_flat(message)})" if message else ""
+    return f"the hub answered {code}{reason}" + ("; try again later" if code >= 500 or code == 429 else "")
 
 
 def _flat(text: str) -> str:

@@ -80,8 +80,8 @@ def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> N
         metadata = manifest.read_json(path)
         scores = metadata.setdefault("scores", {})
         key = manifest.fingerprint(record["settings"])
-        known = scores.get(key, {"figures": {}})["figures"]
-        scores[key] = record | {"figures": known | record["figures"]}
+        earlier = scores.get(key, {"figures": {}})["figures"]
+        scores[key] = record | {"figures": earlier | record["figures"]}
         manifest.write_json(path, metadata)
         write(folder, pipe)
 
@@ -122,13 +122,13 @@ def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
 
 def _use(metadata: dict[str, Any], name: str) -> str:
     prompt = json.dumps((metadata.get("prompts") or [PROMPT])[0], ensure_ascii=False)
-    where = "this folder" if name == "." else "downloaded once, then from the cache"
+    source = "this folder" if name == "." else "downloaded once, then from the cache"
     return f"""\
 ## Use
 ```python
 import emage
 
-pipe = emage.Emage.from_pretrained({json.dumps(name)})  # {where}
+pipe = emage.Emage.from_pretrained({json.dumps(name)})  # {source}
 image = pipe.generate([{prompt}], seed=7)[0]  # a PIL image
 image.save("image.png")
 ```"""

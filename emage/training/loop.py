@@ -103,7 +103,7 @@ def train_step(
         engine.backward(loss.total / count)
         sums += micro_batch_sums(loss, y, truncated).cpu()
     totals = dict(zip(SUMS, sum_over_ranks(sums, device).tolist(), strict=True))
-    assert totals["count"] == count, "a method must score as many positions as num_scored says"
+    assert totals["count"] == count, "a method must score as many positions as num_scored returns"
     accepted = guard.accepts(totals["loss"] / count)
     norm = engine.step(lr, accepted)
     applied = accepted and math.isfinite(norm)

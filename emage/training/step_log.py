@@ -155,16 +155,16 @@ def follow(path: str | Path, stop: Event, every_s: float = 0.5) -> Iterator[dict
     return _follow(path, stop, every_s, *_position(path))
 
 
-def _follow(path: str | Path, stop: Event, every_s: float, known: int | None, offset: int) -> Iterator[dict[str, Any]]:
-    """Yield the lines after `offset` of the file with inode `known`, which is None if there was no file."""
+def _follow(path: str | Path, stop: Event, every_s: float, inode: int | None, offset: int) -> Iterator[dict[str, Any]]:
+    """Yield the lines after `offset` of the file with this inode, which is None if there was no file."""
     while True:
         stopping = stop.is_set()  # before the read: lines that were written before it was set are read
         data = b""
         with suppress(FileNotFoundError), open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            if known not in (None, status.st_ino) or status.st_size < offset:
+            if inode not in (None, status.st_ino) or status.st_size < offset:
                 offset = _last_record(file)[0]
-            known = status.st_ino
+            inode = status.st_ino
             file.seek(offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]

@@ -45,9 +45,9 @@ def test_truncated_prompts_give_one_warning_per_call(pipe):
         ("1 of 1 prompts is", lambda: pipe.inpaint(Image.new("RGB", (64, 64)), WHITE, PROMPTS[3], steps=1)),
     )
     for start, call in calls:
-        with pytest.warns(UserWarning) as told:
+        with pytest.warns(UserWarning) as warned:
             call()
-        (line,) = (str(warning.message) for warning in told)
+        (line,) = (str(warning.message) for warning in warned)
         assert line == f"{start} longer than the text encoder's 24 positions; the rest was not read"
 
 
@@ -92,12 +92,12 @@ def test_inpainting_leaves_the_rest_as_its_tokens_decode(pipe, monkeypatch):
     image = Image.effect_noise((100, 80), 90).convert("RGB")  # its middle 80 x 80 are brought to 64 x 64
     mask = Image.new("L", (100, 80))
     mask.paste(255, (0, 0, 35, 80))  # 25 of those 80: the two leftmost columns of cells and half of the third
-    drawn = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
+    edited = pipe.inpaint(image, mask, PROMPTS[0], seed=7)
     kept = pipe.tokenizer.encode(_pixels(image.resize((80, 64), Image.Resampling.LANCZOS).crop((8, 0, 72, 64))))
     seen: list[torch.Tensor] = []
     paint = pipe.tokenizer.decode_grid
     monkeypatch.setattr(pipe.tokenizer, "decode_grid", lambda ids: seen.append(ids.flatten(1)) or paint(ids))
-    assert same(pipe.inpaint(image, mask, PROMPTS[0], seed=7), drawn) and drawn.size == (64, 64)
+    assert same(pipe.inpaint(image, mask, PROMPTS[0], seed=7), edited) and edited.size == (64, 64)
     changed = (seen[0] != kept).view(8, 8)
     assert not changed[:, 3:].any() and changed[:, 2].any() and changed[:, 0].any()
     with pytest.raises(InputError, match="black everywhere"):
@@ -205,8 +205,8 @@ def test_compiled_it_generates_the_same_images_but_for_rounding(pipe, method: st
     causal = method == "autoregressive"
     network = pipe.network if not causal else checkpoint.build(config)
     plain = emage.Emage(network, pipe.tokenizer, config).generate(PROMPTS[:2], seed=[1, 2], steps=4)
-    fused = emage.Emage(network, pipe.tokenizer, config).compile().generate(PROMPTS[:2], seed=[1, 2], steps=4)
-    assert np.mean([np.asarray(a) != np.asarray(b) for a, b in zip(plain, fused, strict=True)]) < 0.1
+    compiled = emage.Emage(network, pipe.tokenizer, config).compile().generate(PROMPTS[:2], seed=[1, 2], steps=4)
+    assert np.mean([np.asarray(a) != np.asarray(b) for a, b in zip(plain, compiled, strict=True)]) < 0.1
 
 
 def test_tf32_is_rejected_on_a_cpu_and_slow_bfloat16_gives_a_warning(tiny_model: Path, monkeypatch):

@@ -210,9 +210,9 @@ def test_guided_cached_tokens_equal_the_uncached_ones():
     net = network("autoregressive").eval()
     caption, empty = (net.encode_text(net.text.tokenize([text] * B)[0]) for text in ("a red circle", ""))
     settings, generate = SamplingConfig(guidance=8.0), METHODS["autoregressive"].generate
-    drawn = [
+    steps = [
         list(generate(GuidedDecoder(decoder, empty, settings, N), caption, all_masked(B, N), settings, rngs()))
         for decoder in (net.decoder, UncachedDecoder(net.decoder))
     ]
-    assert torch.equal(drawn[0][-1].y_obs, drawn[1][-1].y_obs)
-    assert (drawn[0][0].y_obs == MASK).sum() == B * (N - 1)  # a step keeps what it was when others follow
+    assert torch.equal(steps[0][-1].y_obs, steps[1][-1].y_obs)
+    assert (steps[0][0].y_obs == MASK).sum() == B * (N - 1)  # a step is not changed by later ones

@@ -169,8 +169,8 @@ DEMO = "vqgan-demo-f8-512"
 
 def settings(method: str = "iterative3", vocab_size: int = 512, grid=(8, 8), **model: Any) -> CheckpointConfig:
     """Return the settings of `tiny_model`, with some replaced."""
-    known = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "text_length": 24}
-    return CheckpointConfig(method, vocab_size, grid, ModelConfig(**known | model))  # type: ignore[arg-type]
+    values = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "text_length": 24}
+    return CheckpointConfig(method, vocab_size, grid, ModelConfig(**values | model))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +227,8 @@ def test_berts_vocabulary_is_loaded_too(tmp_path: Path, made_by: TokenizerInfo):
     shorter = settings(text="bert_tiny", text_length=8)
     fresh = checkpoint.build(shorter)
     assert finetune.start_from(fresh, tmp_path / "model", shorter, made_by)["step"] == 3
-    ids, cut = fresh.text.tokenize(["square"])
-    assert ids.tolist() == [[2, len(network.text._words) - 1, 3, 0, 0, 0, 0, 0]] and not cut.any()
+    ids, truncated = fresh.text.tokenize(["square"])
+    assert ids.tolist() == [[2, len(network.text._words) - 1, 3, 0, 0, 0, 0, 0]] and not truncated.any()
     assert torch.equal(logits(network.to(torch.float32), 8), logits(fresh, 8))
 
 

@@ -112,7 +112,7 @@ def test_a_downloaded_model_loads_without_a_network(pipe, pushed, tmp_path: Path
     ):
         emage.Emage.from_pretrained(REPO, local_files_only=True)
     emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port, which no program listens on
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOBODY)
     for settings in ({}, {"local_files_only": True}):
         again = emage.Emage.from_pretrained(REPO, device="cpu", cache_dir=tmp_path / "mine", **settings)
@@ -196,7 +196,7 @@ def test_errors_of_the_hub_are_one_line(pushed, monkeypatch, repo, settings, fai
 def test_a_push_that_fails_changes_nothing(pipe, pushed, method, part, status, message):
     before = dict(pushed.repos[REPO]["main"])
     pushed.failures = {(method, part): Answer(status)}
-    if "create" in part:  # the client asks whether the repository is there all the same
+    if "create" in part:  # the client checks in any case that the repository exists
         pushed.failures["GET", "/api/models"] = Answer(status)
     changed = emage.Emage(pipe.network, pipe.tokenizer, replace(pipe.config, method="iterative1"))
     with pytest.raises(InputError, match=message) as error:

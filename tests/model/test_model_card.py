@@ -91,14 +91,14 @@ def test_scores_add_up_and_the_checkpoint_stays_the_same(pipe, tmp_path: Path):
     others = SETTINGS | {"candidates": 1}
     for record in (
         RECORD,
-        RECORD | {"figures": {"fid": 12.5}},  # the same run, measured again by something else
+        RECORD | {"figures": {"fid": 12.5}},  # the same settings, another metric
         RECORD | {"figures": {"objects_right": 0.5}, "settings": others},
         RECORD | {"figures": {"objects_right": 0.25}, "settings": others},  # run again: replaces
     ):
         model_card.add_scores(folder, pipe, record)
-    _, facts = checkpoint.check(folder)
-    scores = facts.pop("scores")
-    assert facts == before
+    _, metadata = checkpoint.check(folder)
+    scores = metadata.pop("scores")
+    assert metadata == before
     assert [record["figures"] for record in scores.values()] == [
         {"objects_right": 0.93, "fid": 12.5},
         {"objects_right": 0.25},

@@ -23,8 +23,8 @@ def pipe() -> emage.Emage:
 def test_it_generates_what_held_out_captions_describe(pipe: emage.Emage):
     """It was correct for 93.2 % of 1,000 captions when it was shipped; the bound allows for chance in 40 captions."""
     captions = [scene.caption for scene in shapes.sample_held_out_scenes(40, seed=77)]
-    figures = dict(measure(pipe.generate(captions, batch_size=40), captions))
-    assert figures["objects_right"] >= 0.8
+    scores = dict(measure(pipe.generate(captions, batch_size=40), captions))
+    assert scores["objects_right"] >= 0.8
 
 
 def test_its_card_states_its_scores_and_its_training(pipe: emage.Emage):

@@ -66,8 +66,8 @@ def test_accumulated_micro_batches_have_the_losses_of_the_whole_batch(token_tabl
 def test_every_rank_has_equally_many_micro_batches():
     optim = OptimConfig(batch_size=1024, micro_batch_size=16)
     assert [accumulation(optim, ranks) for ranks in (1, 48, 64)] == [64, 2, 1]
-    shares = [1024 * (rank + 1) // 48 - 1024 * rank // 48 for rank in range(48)]
-    assert set(shares) == {21, 22}
+    rows = [1024 * (rank + 1) // 48 - 1024 * rank // 48 for rank in range(48)]
+    assert set(rows) == {21, 22}
     for rows in (21, 22):
         sizes = [part.stop - part.start for part in micro_batches(optim, rows, 48)]
         assert len(sizes) == 2 and sum(sizes) == rows and max(sizes) <= 16
@@ -149,8 +149,8 @@ def test_training_updates_the_ema_after_every_step(token_table: Path):
 
 def test_caption_dropout_drops_this_fraction():
     batch = Batch(list(range(4000)), ["a cat"] * 4000, torch.zeros(4000, 1), list(range(4000)))
-    share = _drop_captions(batch, 0.1).count("") / 4000
-    assert 0.08 < share < 0.12
+    fraction = _drop_captions(batch, 0.1).count("") / 4000
+    assert 0.08 < fraction < 0.12
     assert _drop_captions(batch, 0.0) == batch.captions
 
 

@@ -237,7 +237,7 @@ def test_following_a_run_from_its_first_step(path: Path):
         log.append(step, {"loss": 1.0})
         if step % 10 == 0:
             follower.wait_for(step)
-    assert follower.end() == list(range(1, 50))  # the last ones as well, though it was told to stop
+    assert follower.end() == list(range(1, 50))  # also those written just before `stop` was set
 
 
 def test_following_waits_for_the_end_of_a_line(path: Path):

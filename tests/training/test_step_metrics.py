@@ -52,13 +52,15 @@ def test_the_metrics_of_a_step_counted_by_hand(token_table: Path):
 def test_truncated_captions_are_counted(token_table: Path):
     # 8 positions: begin, 6 words, end; the longer caption has 8 words.
     config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"})
-    for length, share in ((77, 0.0), (8, 0.5)):
+    for length, fraction in ((77, 0.0), (8, 0.5)):
         model = replace(config.model, text_length=length)
         parts = CheckpointConfig(config.method, 512, (8, 8), model)
         engine = BareEngine(Objective(checkpoint.build(parts), config.method, config.objective), config.optim)
         captions = ["a small red circle", "a small red circle left of a square"] * 4
         batch = Batch(list(range(8)), captions, torch.zeros(8, 64, dtype=torch.int64), list(range(8)))
-        assert train_step(engine, batch, config, SpikeGuard(3.0), lr=0.0, in_warm_start=False)["captions_cut"] == share
+        assert (
+            train_step(engine, batch, config, SpikeGuard(3.0), lr=0.0, in_warm_start=False)["captions_cut"] == fraction
+        )
 
 
 def test_the_page_is_current():

@@ -108,7 +108,7 @@ def clip_weights(
 
     if published is None:
         published = open_clip.get_pretrained_cfg(*PUBLISHED)
-    weights: Any  # open_clip says Tensor
+    weights: Any  # open_clip's annotation, Tensor, is wrong
     try:
         path = path or open_clip.download_pretrained(published)
         weights = _torchscript(path) if _is_torchscript(path) else open_clip.factory.load_state_dict(path)

@@ -119,7 +119,7 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> None:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print a dry run's plan, or where the model is."""
+    """Print a dry run's plan, or the folder of the model."""
     print(report["plan"] if "plan" in report else f"model: {report['model']} ({report['steps']} steps)", flush=True)
 
 
@@ -185,7 +185,7 @@ def _check_weights(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) ->
     if config.init and is_new:
         finetune.starting_point(config.init, settings, made_by)
     elif is_new:
-        load_published(network.text.to_empty(device="cpu"), config.model)  # fetches them here, once, or says what to do
+        load_published(network.text.to_empty(device="cpu"), config.model)  # downloads them here, once, or raises
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

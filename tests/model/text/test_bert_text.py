@@ -146,7 +146,7 @@ DAMAGES = {
     "weights are missing": lambda folder: (folder / "pytorch_model.bin").unlink(),
     "weights are empty": lambda folder: (folder / "pytorch_model.bin").write_bytes(b""),
     "weights are text": lambda folder: (folder / "pytorch_model.bin").write_bytes(b"hello"),
-    "weights are cut": lambda folder: (folder / "pytorch_model.bin").write_bytes(
+    "weights are truncated": lambda folder: (folder / "pytorch_model.bin").write_bytes(
         (folder / "pytorch_model.bin").read_bytes()[:1000]
     ),
     "safetensors are text": lambda folder: (folder / "model.safetensors").write_bytes(b"hello"),

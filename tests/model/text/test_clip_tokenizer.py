@@ -61,8 +61,8 @@ def test_real_captions(real_data: Path, source: str):
 def test_the_cache_of_words_is_limited():
     """open_clip's own cache keeps every word that it ever split."""
     encode("before")
-    known = len(vocabulary().cache)
+    cached = len(vocabulary().cache)
     for i in range(2_000):
         encode("zq" + "".join(chr(ord("a") + int(digit)) for digit in str(i)))
-    assert len(vocabulary().cache) == known == 2  # start and end of text
+    assert len(vocabulary().cache) == cached == 2  # start and end of text
     assert word_ids.cache_info().maxsize == MAX_CACHED_WORDS

@@ -37,18 +37,23 @@ def tower(seed: int) -> ClipText:
 @pytest.mark.parametrize("text", TINY)
 def test_ids_and_states_have_the_agreed_shapes(text: str):
     both = encoder(text)
-    ids, cut = both.tokenize(["red", ""])
+    ids, truncated = both.tokenize(["red", ""])
     states = both(ids)
-    assert ids.shape == (2, 16) and ids.dtype == torch.int64 and cut.dtype == torch.bool and cut.tolist() == [False] * 2
+    assert (
+        ids.shape == (2, 16)
+        and ids.dtype == torch.int64
+        and truncated.dtype == torch.bool
+        and truncated.tolist() == [False] * 2
+    )
     assert states.shape == (2, 16, both.width) and both.length == 16 and states.requires_grad
 
 
 @pytest.mark.parametrize("text", TINY)
 def test_a_caption_longer_than_the_positions_is_truncated_and_still_ends(text: str):
     both = encoder(text)
-    ids, cut = both.tokenize(["! " * n for n in (13, 14, 15, 40)])  # 16 positions: begin, 14 signs, end
+    ids, truncated = both.tokenize(["! " * n for n in (13, 14, 15, 40)])  # 16 positions: begin, 14 signs, end
     end = ids[0, 14]
-    assert cut.tolist() == [False, False, True, True]
+    assert truncated.tolist() == [False, False, True, True]
     assert (ids[1:, 15] == end).all() and (ids[1:, 1:15] == ids[0, 1]).all() and ids[0, 15] == 0
 
 
@@ -145,7 +150,7 @@ def test_torchscript_that_is_not_openais_is_rejected_and_not_run(name: str, tmp_
     file, path = tmp_path / name, tmp_path / "written"
     torch.jit.script(Hostile(path)).save(str(file))
     torch.jit.load(str(file))
-    assert path.exists()  # so it does run where it is loaded
+    assert path.exists()  # loading does run the code
     path.unlink()
     for read in (
         lambda: load_published(tower(0), ModelConfig(text="clip_tiny", text_length=16, text_weights=str(file))),

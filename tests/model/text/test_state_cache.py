@@ -123,15 +123,15 @@ def test_in_training_rows_are_encoded_in_one_shape():
 
 
 def test_the_least_recently_used_rows_go_first():
-    cache, asked = StateCache(max_bytes=2 * 4).eval(), []
+    cache, encoded = StateCache(max_bytes=2 * 4).eval(), []
 
     def read(ids: torch.Tensor) -> torch.Tensor:
-        asked.extend(ids[:, 0].tolist())
+        encoded.extend(ids[:, 0].tolist())
         return 10.0 * ids[:, :, None]  # (M,1,1) float32: 4 bytes a row
 
     for wanted in ([1, 2], [1], [3], [1], [2]):  # 3 drives out 2, and 2 then 3
         assert cache(torch.tensor(wanted)[:, None], nn.Identity(), read)[:, 0, 0].tolist() == [10 * i for i in wanted]
-    assert asked == [1, 2, 3, 2]
+    assert encoded == [1, 2, 3, 2]
 
 
 def test_a_batch_larger_than_the_cache_is_encoded_whole():

@@ -34,8 +34,8 @@ SETTINGS = f"""
 
 def arguments(table: Path, output: Path, *more: str) -> list[str]:
     """Return the arguments of a run that skips some steps, since optim.max_spike is small."""
-    places = [f"data.path={table}", f"run.output={output}", f"mlflow.uri=sqlite:///{output.parent}/mlflow.db"]
-    return ["tiny", *places, f"mlflow.artifacts={output.parent}/artifacts", *SETTINGS.split(), *more]
+    paths = [f"data.path={table}", f"run.output={output}", f"mlflow.uri=sqlite:///{output.parent}/mlflow.db"]
+    return ["tiny", *paths, f"mlflow.artifacts={output.parent}/artifacts", *SETTINGS.split(), *more]
 
 
 def record(output: Path) -> list[tuple]:

@@ -23,7 +23,7 @@ from emage.training.estimate.parameters_and_flops import (
 
 def counted_flops(config: TrainConfig, tokens: Tokens, in_warm_start: bool) -> int:
     objective, arguments = step(config, tokens)
-    # The plain kernel is made of products that the counter sees; fused ones for the CPU it does not know.
+    # The counter counts the matrix products of the plain kernel, and does not support the CPU's fused kernels.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         objective(*arguments, in_warm_start).total.backward()
     return counter.get_total_flops()
