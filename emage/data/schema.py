@@ -124,7 +124,7 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
 def fingerprint(path: str) -> str:
     """Return a digest that identifies a token table.
 
-    It is the sha256 of the ingest's manifest, or of the files' names and sizes if there is no manifest.
+    The digest is that of the ingest's manifest, or of the files' names and sizes if there is no manifest.
     """
     filesystem, folder = storage.find(path)
     manifest_path = f"{folder}/_manifest.json"
@@ -151,7 +151,7 @@ def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInf
         columns = metadata.schema.to_arrow_schema()
         other = read_tokenizer_info(columns)
     if other != info:
-        raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table per folder")
+        raise InputError(f"{file} was made by {other}, the first file by {info}; keep one table per folder")
     expected = token_schema(info, "")
     for name in ("uid", "caption", "tokens"):
         if name not in columns.names or columns.field(name).type != expected.field(name).type:

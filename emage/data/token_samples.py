@@ -27,6 +27,7 @@ class TokenFile(NamedTuple):
 
     @property
     def rows(self) -> int:
+        """Return the number of rows."""
         return sum(self.group_rows)
 
 
@@ -54,11 +55,11 @@ def read_footer(file: str, info: schema.TokenizerInfo) -> TokenFile:
         columns = metadata.schema.to_arrow_schema()
     try:
         if (other := schema.read_tokenizer_info(columns)) != info:
-            raise InputError(f"{file} is of {other}, the table's first file of {info}; keep one table per folder")
+            raise InputError(f"{file} was made by {other}, the first file by {info}; keep one table per folder")
     except ValueError as error:
-        raise InputError(f"{file}: not of a token table ({error}); pipelines/ingest.py writes one") from None
+        raise InputError(f"{file}: not a file of a token table ({error}); pipelines/ingest.py writes one") from None
     if not columns.equals(schema.token_schema(info, "")):  # without their metadata
-        raise InputError(f"{file}: not the columns of a token table (it has: {', '.join(columns.names)})")
+        raise InputError(f"{file}: its columns are not those of a token table (it has: {', '.join(columns.names)})")
     group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     return TokenFile(file, Path(file).stat().st_size, group_rows)
 

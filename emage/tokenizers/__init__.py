@@ -97,7 +97,7 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
     """Load a tokenizer by name, in eval mode.
 
     Args:
-        name: A name in TOKENIZERS, or the one inside a file that `save` wrote.
+        name: A name in TOKENIZERS, or the name inside a file that `save` wrote.
         weights: A .safetensors file, or a published file (a .ckpt, a .zip with a model.ckpt inside, for "dvae" a folder
             with encoder.pkl and decoder.pkl), which is converted once. None: the shipped weights, or published ones,
             which are downloaded once into the cache.

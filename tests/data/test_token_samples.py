@@ -36,10 +36,10 @@ def test_files_that_do_not_belong_together_are_rejected(tmp_path: Path):
     write_token_file(tmp_path / "0.parquet", rows)
     second = tmp_path / "1.parquet"
     write_token_file(second, rows, schema.TokenizerInfo("other", "0" * 64, 4, (1, 2)))
-    with pytest.raises(InputError, match=r"1\.parquet is of .*other.*keep one table per folder"):
+    with pytest.raises(InputError, match=r"1\.parquet was made by .*other.*keep one table per folder"):
         compute_statistics(str(tmp_path))
     pq.write_table(pq.read_table(tmp_path / "0.parquet").drop_columns(["url"]), second)
-    with pytest.raises(InputError, match="not the columns of a token table"):
+    with pytest.raises(InputError, match="its columns are not those of a token table"):
         compute_statistics(str(tmp_path))
     second.write_bytes((tmp_path / "0.parquet").read_bytes()[:-9])
     with pytest.raises(InputError, match=r"1\.parquet: cannot be read .*ingest again"):

@@ -234,7 +234,7 @@ def test_every_file_is_checked_before_training(tmp_path: Path):
     second = tmp_path / "table" / "00001.parquet"
     write(tmp_path / "other", info=TokenizerInfo("other", "1" * 64, 512, (2, 2)))
     second.write_bytes((tmp_path / "other" / "00001.parquet").read_bytes())
-    with pytest.raises(InputError, match=r"00001\.parquet is of .*other.*keep one table per folder"):
+    with pytest.raises(InputError, match=r"00001\.parquet was made by .*other.*keep one table per folder"):
         TokenTable(str(tmp_path / "table"), seed=0)
     table = pq.read_table(tmp_path / "table" / "00000.parquet")
     pq.write_table(table.drop_columns(["caption"]), second)

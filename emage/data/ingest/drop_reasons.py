@@ -58,7 +58,7 @@ EXPLANATIONS = {
     "empty": Explanation("The server sent no bytes."),
     "opted_out": Explanation("The server's X-Robots-Tag forbids training on its images, which is respected."),
     # The image
-    "not_an_image": Explanation("The bytes are not an image, most often a web page which says that it is gone."),
+    "not_an_image": Explanation("The bytes are not an image, most often a web page instead of a missing image."),
     "too_small": Explanation("The shorter side is under download.min_image_size."),
     "too_many_pixels": Explanation("More pixels than download.max_image_pixels."),
     "too_many_scans": Explanation("A JPEG of over a hundred scans, which is made to take minutes to decode."),

@@ -52,7 +52,7 @@ def connect(host: str, port: int, deadline: float, *, is_tls: bool, allow_privat
 
 
 def seconds_left(deadline: float) -> float:
-    """Return the seconds until the deadline. Raises TimeoutError if it is over."""
+    """Return the seconds until the deadline. Raise TimeoutError if it is over."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError

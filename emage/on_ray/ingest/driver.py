@@ -135,7 +135,7 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
 
 
 def _check_unchanged(config: IngestConfig, tables: list[SourceConfig], selected: dict[str, Any], output: Path) -> None:
-    """Raise InputError if a table or a block list is no longer the one that the finished select stage has read."""
+    """Raise InputError if a table or a block list has changed since the finished select stage read it."""
     if selected["source"] != select_urls.describe(tables, config.select):
         names = [*(redact(table.table) for table in tables), *select_urls.block_list_files(config.select)]
         raise InputError(

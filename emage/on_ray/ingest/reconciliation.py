@@ -25,7 +25,7 @@ from emage.on_ray.ingest import stages
 from emage.on_ray.ingest.download import image_shards
 from emage.utils import image_grid, manifest
 
-DROPS = ("filtered", "rejected", "failed")  # outcomes of dropped rows that a stage may count, by drop reason
+DROPS = ("filtered", "rejected", "failed")  # outcomes of dropped rows, in the order of the report's keys
 REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
 MAX_SHEET_IMAGES = 32  # on the contact sheet
 

@@ -34,23 +34,29 @@ class SelectPlan:
 
     @property
     def num_shards(self) -> int:
+        """Return the number of shards of URLs."""
         return max(1, -(-self.num_rows // self.shard_rows))
 
     @property
     def urls_folder(self) -> Path:
+        """Return the folder in which the shards are written."""
         return Path(self.folder) / "urls"
 
     @property
     def run_paths(self) -> list[Path]:
+        """Return the paths of the sorted runs of all parts."""
         return [self.run_path(part, run) for part, count in enumerate(self.num_runs) for run in range(count)]
 
     def run_path(self, part: int, number: int) -> Path:
+        """Return the path of a part's sorted run."""
         return Path(self.folder) / f"part-{part:05d}-run-{number:05d}"
 
     def counts_path(self, part: int) -> Path:
+        """Return the file with a part's counters, which is written when the part is finished."""
         return Path(self.folder) / f"part-{part:05d}.json"
 
     def counts_of_shards_path(self, first: int) -> Path:
+        """Return the file with the counters of one task's shards, which is written when they are finished."""
         return Path(self.folder) / f"shards-{first:05d}.json"
 
 

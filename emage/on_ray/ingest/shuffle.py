@@ -50,27 +50,34 @@ class ShufflePlan:
 
     @property
     def num_files(self) -> int:
+        """Return the number of files of the table."""
         return max(1, -(-self.num_rows // self.config.rows_per_file))
 
     @property
     def num_ranges(self) -> int:
+        """Return the number of ranges of hashes by which the rows of sorted runs are counted."""
         return self.num_files * RANGES_PER_FILE
 
     @property
     def table_folder(self) -> Path:
+        """Return the folder in which the table's files are written."""
         return Path(self.folder) / "table"
 
     @property
     def same_images_path(self) -> Path:
-        return Path(self.folder) / "same.npy"  # uids, sorted
+        """Return the file with the uids, sorted, of the rows whose image is that of an earlier row."""
+        return Path(self.folder) / "same.npy"
 
     def run_path(self, number: int) -> Path:
+        """Return the path of a sorted run of rows (step 2)."""
         return Path(self.folder) / f"run-{number:05d}"
 
     def digests_path(self, number: int) -> Path:
+        """Return the path of a sorted run of the images' digests (step 1)."""
         return Path(self.folder) / f"sha256-{number:05d}"
 
     def file_path(self, number: int) -> Path:
+        """Return the path of a file of the table."""
         return self.table_folder / f"{number:05d}-of-{self.num_files:05d}.parquet"
 
 

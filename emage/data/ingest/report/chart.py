@@ -53,7 +53,7 @@ def dataset_bars(report: Report) -> list[tuple[str, dict[str, int]]]:
 
 
 def _rows_by_outcome(counts: dict[str, int], steps: list[str]) -> dict[str, int]:
-    """Return a data set's rows by outcome. The rows that are left after the last step wait, or are written."""
+    """Return a data set's rows by outcome. The rows that are left after the last step are waiting or written."""
     dropped_at = {"selected": "filtered", "arrived": "failed", "written": "rejected"}
     rows = {"written" if steps[-1] == "written" else "waiting": counts[steps[-1]]}
     for before, after in pairwise(steps):
@@ -62,8 +62,9 @@ def _rows_by_outcome(counts: dict[str, int], steps: list[str]) -> dict[str, int]
 
 
 def reason_bars(report: Report) -> list[tuple[str, str, int]]:
-    """Return (outcome whose colour it has, drop reason, rows), the largest first; the last bar sums up the smallest."""
+    """Return bars (outcome that gives the colour, drop reason, rows), largest first; the last sums up the smallest."""
     bars = [line for line in list_outcomes(report) if line[0] in DROPPED]
+    # Rows with the same content are dropped after the download: their bar has the colour of "rejected".
     bars = [("rejected" if reason == SAME_CONTENT else outcome, reason, rows) for outcome, reason, rows in bars]
     bars.sort(key=lambda bar: -bar[2])
     rest = bars[MAX_REASON_BARS:]
@@ -87,7 +88,7 @@ def _plot_datasets(axes: Any, bars: list[tuple[str, dict[str, int]]]) -> None:
 
 
 def _start(outcome: str, rows: dict[str, int]) -> float:
-    """Return where an outcome's piece of a stacked bar begins, in percent."""
+    """Return the position at which an outcome's piece of a stacked bar begins, in percent."""
     earlier = list(OUTCOMES)[: list(OUTCOMES).index(outcome)]
     return 100 * sum(rows.get(name, 0) for name in earlier) / max(1, sum(rows.values()))
 

@@ -10,7 +10,7 @@ from emage.data.ingest.drop_reasons import explain
 from emage.data.ingest.report.summary import DROPPED, Report, list_outcomes, list_steps, percent, summarize
 from emage.utils.image_grid import printable
 
-CHART_FILE = "ingest_report.png"  # what the Markdown shows, next to it
+CHART_FILE = "ingest_report.png"  # next to the Markdown file, which shows it
 MAX_EXAMPLE_LENGTH = 300  # characters
 
 
@@ -74,7 +74,7 @@ def _reason_section(outcome: str, report: Report) -> str:
 
 
 def _time_table(report: Report) -> str:
-    """Return seconds and rates by stage. A stage's rate is of the rows that came to it."""
+    """Return seconds and rows per second by stage; the rows are those that the stage received."""
     counts = _sum_of_datasets(report)
     rows_of_stage = {
         "select": counts["rows_in"],
@@ -123,7 +123,7 @@ def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Return running text in which nothing is markup. Our own backticks stay."""
+    """Return text in which nothing is markup except our own backticks."""
     return re.sub(r"([\\*\[\]<&])", r"\\\1", printable(text))
 
 

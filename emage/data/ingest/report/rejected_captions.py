@@ -10,7 +10,7 @@ from emage.data.ingest.captions.caption_rules import RULES
 from emage.utils import manifest
 
 REJECTED_FILE = "rejected.parquet"  # of a tokenized shard
-MAX_SHARDS = 64  # read for the examples: 640,000 rows by default
+MAX_SHARDS = 64  # read for the examples; 640,000 rows at 10,000 rows per shard
 
 
 def select_captions(tokenized: Path, seed: int = 0, num_per_rule: int = 20) -> dict[str, list[str]]:
@@ -19,9 +19,9 @@ def select_captions(tokenized: Path, seed: int = 0, num_per_rule: int = 20) -> d
     Shards are read in random order until there are enough captions for every rule, at most MAX_SHARDS of them.
 
     Args:
-        tokenized: The stage's folder. The shards themselves may be missing: then there are no examples.
-        seed: Of the shards' order and of the captions.
-        num_per_rule: The most captions of one rule.
+        tokenized: The stage's folder. If its shards were deleted, there are no examples.
+        seed: Decides the order of the shards and the captions.
+        num_per_rule: Maximum number of captions of one rule.
     """
     rng = np.random.default_rng(seed)
     numbers = sorted(name for name in os.listdir(tokenized) if name.isdigit()) if tokenized.is_dir() else []

@@ -1,11 +1,11 @@
-"""The sums of an ingest report, and a few sentences on what was dropped, why, and what to do.
+"""The sums of an ingest report, and sentences for the user on the dropped rows, the commonest reasons, and advice.
 
 The functions of this folder take the report as the ingest writes it to ingest_report.json:
 
     {"rows_in", "written", "waiting": n, "filtered", "rejected", "failed": {drop reason: n},
-     "won_back": n images of a later retry round of the download, "same_content": n,
+     "won_back": n images that arrived in a retry round, "same_content": n images with the same bytes as another one,
      "datasets": {name: {"rows_in", "selected", "arrived", "written": n}}, "seconds": {stage: s},
-     "stages": those that are finished}
+     "stages": the names of the finished stages}
 
 While the stage that counts them has not run, `won_back` and `same_content` are None, and "arrived" and "written" are
 missing. A row is filtered before the download, fails in the download or in the decoder, is rejected for its caption,
@@ -24,7 +24,7 @@ SAME_CONTENT = "same_content"  # the only reason of "filtered" that is known aft
 
 
 def list_outcomes(report: Report) -> list[tuple[str, str, int]]:
-    """Return (outcome, drop reason, rows): the lines that add up to the rows that came in.
+    """Return lines (outcome, drop reason, rows), which add up to the rows that came in.
 
     The reasons of an outcome are sorted by their counts. If the report does not add up, the last line is
     "unaccounted for", with the difference.
@@ -50,7 +50,7 @@ def list_steps(report: Report) -> list[str]:
 
 
 def summarize(report: Report) -> list[str]:
-    """Return sentences on what was dropped, the commonest reasons and what can be done, the most telling first."""
+    """Return sentences for the user: what was written and dropped, the commonest drop reasons, and advice."""
     rows, filtered, failed, rejected = report["rows_in"], *(sum(report[outcome].values()) for outcome in DROPPED)
     dropped_late = report["filtered"].get(SAME_CONTENT, 0)  # by the shuffle: these images had arrived
     requested = rows - filtered + dropped_late
@@ -85,7 +85,7 @@ def _commonest(outcome: str, report: Report) -> str:
 
 
 def _advice(report: Report, requested: int) -> Iterator[tuple[str, str]]:
-    """Yield the failures of at least 1 % of the images, with the advice of their explanation if it has any."""
+    """Yield (sentence, advice) for each drop reason of at least 1 % of the images, if there is advice against it."""
     for reason, rows in Counter(report["failed"]).most_common():
         if rows >= 0.01 * requested and (advice := explain("failed", reason).advice):
             yield f"{percent(rows, requested)} of the images failed with {reason}", advice
