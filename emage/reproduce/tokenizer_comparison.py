@@ -31,7 +31,7 @@ from emage.evaluation.metrics import frechet
 from emage.evaluation.metrics.reconstruction import MetricNetworks, ReconstructionMetrics, load_networks
 from emage.model.device_support import check_device
 from emage.reproduce.paper_numbers import TABLE2
-from emage.tokenizers import TOKENIZERS, download
+from emage.tokenizers import TOKENIZERS, weights_cache
 from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
 from emage.version import __version__
@@ -128,7 +128,7 @@ def how_to_get(name: str) -> str:
 
 def is_available(name: str, config: Table2Config) -> bool:
     """Return whether `tokenizers.load` needs no network, or may use it."""
-    cached = download.cache_folder() / f"{name}.safetensors"
+    cached = weights_cache.cache_folder() / f"{name}.safetensors"
     return name in config.weights or name == tokenizers.DEMO or config.fetch or cached.exists()
 
 

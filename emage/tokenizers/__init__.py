@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from emage.config import nearest
-from emage.tokenizers import download, published_formats, weight_files
+from emage.tokenizers import published_formats, weight_files, weights_cache
 from emage.tokenizers.dvae import DVAEConfig
 from emage.tokenizers.vqgan import VQGANConfig
 from emage.tokenizers.weight_files import Config, Tokenizer, load_file, save
@@ -37,11 +37,11 @@ class Published:
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         """Load the weights at `path`, or the published ones from the cache or the internet."""
         if path is None:
-            path = download.fetch(name, self.urls)
+            path = weights_cache.fetch(name, self.urls)
         elif Path(path).is_dir() and isinstance(self.config, VQGANConfig):
             raise ValueError(f"{path} is a folder: pass the file in it that holds {name} (.ckpt, .zip or .safetensors)")
         elif Path(path).suffix != ".safetensors":
-            path = download.convert(path)
+            path = weights_cache.convert(path)
         return weight_files.build(name, self.config, published_formats.read(path), device)
 
 

@@ -14,7 +14,7 @@ from emage.evaluation import image_files
 from emage.evaluation.metrics.reconstruction import MetricNetworks
 from emage.reproduce import tokenizer_comparison as table2
 from emage.reproduce.paper_numbers import TABLE2
-from emage.tokenizers import DEMO, Published, download
+from emage.tokenizers import DEMO, Published, weights_cache
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils.errors import InputError
 
@@ -109,7 +109,7 @@ def test_a_named_file_and_the_cache_are_found(greys, tmp_path, monkeypatch):
     torch.save({"state_dict": VQGAN(tiny).state_dict()}, checkpoint)
     found, skipped = table2.load_available(Table2Config(str(greys), weights={"tiny": str(checkpoint)}))
     assert set(found) == {"tiny"} and set(skipped) == set(TABLE2)
-    cached = download.cache_folder() / "tiny.safetensors"
+    cached = weights_cache.cache_folder() / "tiny.safetensors"
     cached.parent.mkdir(parents=True, exist_ok=True)
     tokenizers.save(found["tiny"], cached)
     found, _ = table2.load_available(Table2Config(str(greys), tokenizers=("tiny", "dvae")))

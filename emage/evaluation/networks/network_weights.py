@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from emage.tokenizers import download
+from emage.tokenizers import weights_cache
 from emage.utils import manifest
 from emage.utils.errors import InputError
 from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
@@ -47,7 +47,7 @@ class PublishedWeights:
 
 def cache_folder() -> Path:
     """Return the folder in which weights of metric networks are cached."""
-    return download.cache_folder().parent / "metrics"
+    return weights_cache.cache_folder().parent / "metrics"
 
 
 def find(published: PublishedWeights, file: str | None, fetch: bool) -> Path | None:
@@ -69,7 +69,7 @@ def find(published: PublishedWeights, file: str | None, fetch: bool) -> Path | N
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # two processes would write into the same partial file
             if not path.exists():
-                download.download(published.url, path)
+                weights_cache.download(published.url, path)
     if not published.matches(path):
         raise InputError(
             f"{path} is not what was published (sha256 {published.sha256_prefix}...): delete it and fetch again"

@@ -40,7 +40,7 @@ from emage.config import DoctorConfig
 from emage.evaluation.networks.inception import WEIGHTS as INCEPTION
 from emage.model.device_support import check_device
 from emage.on_ray import launch, tracking
-from emage.tokenizers import download
+from emage.tokenizers import weights_cache
 from emage.utils import storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
@@ -232,7 +232,9 @@ def check_services(config: DoctorConfig) -> Iterator[Check]:
     """Yield the rows of the tracking server and of published weights."""
     yield check_tracking_server(tracking.resolve_uri(config.mlflow))
     if config.tokenizer in tokenizers.TOKENIZERS:
-        yield check_weights(f"tokenizer {config.tokenizer}", download.cached(config.tokenizer), "tokenize.weights=FILE")
+        yield check_weights(
+            f"tokenizer {config.tokenizer}", weights_cache.cached(config.tokenizer), "tokenize.weights=FILE"
+        )
     else:
         yield Check("tokenizer", "failed", config.tokenizer, f"one of {', '.join(tokenizers.TOKENIZERS)}")
     yield check_weights("Inception, for FID", INCEPTION.cached, "judge.inception=FILE")

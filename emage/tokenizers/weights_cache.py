@@ -1,4 +1,4 @@
-"""Download and cache of published weights: a file is downloaded once, converted to safetensors, checked at every use.
+"""The cache of published weights: a file is downloaded once, converted to safetensors, and checked at every use.
 
     <cache>/tokenizers/NAME.safetensors           the weights; for a user's own file, NAME is its sha256
     <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that differs later is rejected

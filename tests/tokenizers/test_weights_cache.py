@@ -1,4 +1,4 @@
-"""Published weights from a local HTTP server."""
+"""The cache of published weights, filled from a local HTTP server."""
 
 import http.server
 import threading
