@@ -1,4 +1,4 @@
-"""The command `emage`: its programs by name, their help, one line and exit code 2 for what is wrong."""
+"""The command `emage`: its programs by name, their help, one line and exit code 2 for bad input."""
 
 import ast
 import importlib.metadata
@@ -35,7 +35,7 @@ def test_every_command_has_its_help(name: str, run_command):
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
-def test_every_command_refuses_a_mistyped_key(name: str, run_command):
+def test_every_command_rejects_a_mistyped_key(name: str, run_command):
     done = run_command(name, "outputt=x")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
@@ -74,7 +74,7 @@ def test_every_pipeline_is_the_command_of_its_name():
         assert file.stem in commands.COMMANDS
 
 
-def test_help_as_a_person_asks_for_it_imports_no_network():
+def test_help_does_not_import_pytorch_ray_or_pandas():
     """Neither `emage --help` nor a command's own waits for PyTorch, Ray or pandas."""
     code = """
 import sys

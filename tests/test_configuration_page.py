@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 PROGRAMS = [getattr(config, command.settings.removeprefix("emage.config:")) for command in commands.COMMANDS.values()]
 
 
-def test_the_committed_page_is_what_the_settings_say():
+def test_the_committed_page_is_current():
     assert PAGE.read_text() == configuration_page.markdown(), (
         "run: python -m emage.configuration_page > docs/configuration.md"
     )

@@ -1,4 +1,4 @@
-"""The peers' benchmark: their loops run offline, a step is one pass over the images, sizes are as published.
+"""The peers' benchmark: their loops run offline, a step is one forward pass, sizes are as published.
 
 Skipped where the peers are not installed: only `make bench` installs them.
 """
@@ -96,8 +96,8 @@ def test_muse_s_parameters_are_those_that_a_step_uses(benchmark, small_muse):
     peer = benchmark.muse_maskgit("meta", torch.float32, batch=1)
     attention = 4 * 768 * 768 + 768 + 2 * 768 + 2 * 64  # projections, norm, null key and value, two scales
     feed_forward = 768 + 3 * 768 * 3072 + 3072  # as wide inside as ours
-    codes, places = (2 * 8192 + 1) * 768, 1024 * 768  # tokens and [MASK] in, logits out
-    assert peer.parameters == 12 * (2 * attention + feed_forward) + codes + places + 2 * 768  # two last norms
+    codes, positions = (2 * 8192 + 1) * 768, 1024 * 768  # tokens and [MASK] in, logits out
+    assert peer.parameters == 12 * (2 * attention + feed_forward) + codes + positions + 2 * 768  # two last norms
 
 
 @pytest.mark.parametrize(("peer", "package"), [("amused", "diffusers"), ("muse_maskgit", "muse_maskgit_pytorch")])

@@ -21,7 +21,7 @@ def test_the_steady_rate_leaves_out_start_up_and_the_first_quarter(benchmark):
     clock = benchmark.Clock()
     for moment in (100.0, 102.0, 104.0, 106.0, 110.0, 114.0):
         clock.arrivals += [(moment, 10), (moment + 0.001, 10)]
-    assert clock.steady_rate() == pytest.approx(80 / 12, rel=1e-3)  # a quarter is there at 102 s
+    assert clock.steady_rate() == pytest.approx(80 / 12, rel=1e-3)  # a quarter has arrived at 102 s
     one = benchmark.Clock()
     one.arrivals = [(5.0, 10), (5.001, 10)]
     assert np.isnan(one.steady_rate())

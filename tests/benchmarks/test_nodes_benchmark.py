@@ -29,7 +29,7 @@ def test_an_ingest_makes_the_same_bytes_if_its_node_is_lost_and_two_are_added(be
     figures, made = benchmark.losing_a_node(stage)
     print(figures)
     assert made == stage.result(inputs.ingested)
-    assert figures["new_nodes_at_work"] == 2 or name == "tokenize"  # whose two actors may share a node
+    assert figures["new_nodes_at_work"] == 2 or name == "tokenize"  # its two actors may share a node
     assert int(figures["done_twice"].split()[0]) < figures["total"] / 2
 
 
@@ -47,12 +47,12 @@ def test_the_endpoint_continues_if_its_node_is_lost_and_two_are_added(benchmark,
     figures = benchmark.serve(inputs.folder)
     print(figures)
     assert figures["same_bytes"] and figures["new_nodes_at_work"]
-    # Of each client what was under way when the frontends went, and then what it asked of the HTTP processes there.
+    # Per client: the request in progress when the frontends were lost, and one to an HTTP process of the lost node.
     assert figures["without_a_picture"] <= 2 * sys.modules["nodes_serve"].CLIENTS, figures
 
 
 def test_download_and_tokenizer_keep_to_their_own_nodes(benchmark, inputs):
-    """Custom resources stand for CPU nodes with a fast network and for GPU nodes. The download waits for its own."""
+    """Custom resources mark CPU nodes with a fast network and GPU nodes. The download waits for its own nodes."""
     cluster = sys.modules["nodes_cluster"]
     output = inputs.folder / "placed"
     own = ["download.node_resource=download", "tokenize.node_resource=accelerator"]

@@ -128,7 +128,7 @@ def test_percentiles(client: ModuleType) -> None:
     assert client.percentiles([]) == {"p50": None, "p95": None, "p99": None}
 
 
-# --- What is made of the answers --------------------------------------------------------------------------------------
+# --- Summaries of the answers -----------------------------------------------------------------------------------------
 
 
 def test_only_successful_requests_count_as_images(benchmark: ModuleType) -> None:

@@ -1,3 +1,5 @@
+"""Presets, command lines, help and YAML of the settings."""
+
 from typing import get_args
 
 import pytest

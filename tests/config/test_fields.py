@@ -1,4 +1,4 @@
-"""One check of every value, with one line for what is wrong."""
+"""The check of values against the descriptions of their fields; every message is one line."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -76,7 +76,7 @@ def test_what_a_field_does_not_allow_is_one_line(values: dict[str, Any], message
     assert str(error.value) == message
 
 
-def test_a_prefix_stands_before_every_key():
+def test_a_prefix_is_put_before_every_key():
     for wrong in (Outer(count=0), Outer(inner=Inner(9.0)), Outer(inner=Inner(0.0))):
         with pytest.raises(InputError, match=r"^a\.(count|inner\.size)="):
             check(wrong, prefix="a.")
@@ -110,7 +110,7 @@ def test_rules_across_keys_name_the_preset_that_set_one(program: type, argv: lis
     assert str(error.value) == message
 
 
-def test_a_config_made_in_python_is_checked_alike():
+def test_a_config_made_in_python_is_checked_in_the_same_way():
     config = preset(TrainConfig, "tiny", data={"path": "a"}, run={"output": "b"}, optim={"lr": -1.0})
     with pytest.raises(InputError, match=r"^optim\.lr=-1\.0: must be a number above 0 and at most 1e\+30$"):
         check(config)

@@ -1,3 +1,5 @@
+"""Caption files of every format: selection, ids and seeds."""
+
 import json
 from pathlib import Path
 

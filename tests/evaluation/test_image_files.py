@@ -20,7 +20,7 @@ def png(red: int, width: int = 96, height: int = 80) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two images, one of them deep inside, an archive of two more, and files that are none."""
+    """Return a folder with two images, one of them in a subfolder, an archive of two more, and other files."""
     (tmp_path / "b" / "deep").mkdir(parents=True)
     (tmp_path / "b" / "deep" / "2.JPG").write_bytes(png(20))
     (tmp_path / "a.png").write_bytes(png(10))
@@ -45,7 +45,7 @@ def test_one_archive(folder):
     assert [file.name for file in image_files.find(str(folder / "c.tar"))] == ["c.tar/in/3.png", "c.tar/in/4.png"]
 
 
-def test_batches_are_ingests_squares_in_order(folder):
+def test_batches_are_cropped_as_ingest_crops_and_in_order(folder):
     files = image_files.find(str(folder))
     first, second = image_files.batches(files, side=64, batch_size=3)
     assert (first.shape, second.shape, first.dtype) == ((3, 3, 64, 64), (1, 3, 64, 64), torch.uint8)
@@ -63,7 +63,7 @@ def test_bad_images_are_counted_by_reason(folder):
     assert usable.rejected == {"truncated": 1, "not_an_image": 1, "too_small": 1}
 
 
-def test_the_digest_is_of_names_and_contents(folder):
+def test_the_digest_depends_on_names_and_contents(folder):
     def digest() -> str:
         return image_files.check_images(image_files.find(str(folder))).sha256
 
@@ -76,7 +76,7 @@ def test_the_digest_is_of_names_and_contents(folder):
     assert len({before, renamed, digest()}) == 3
 
 
-def test_nothing_to_use(tmp_path):
+def test_no_usable_images_are_one_line(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         image_files.find("nowhere")
     with pytest.raises(InputError, match="no images in it"):

@@ -1,4 +1,4 @@
-"""Shards of images, and outputs of scorers that belong to them."""
+"""Shards of generated images, and the outputs of scorers for them."""
 
 import tarfile
 from pathlib import Path

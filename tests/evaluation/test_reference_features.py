@@ -1,4 +1,4 @@
-"""Real images without the loss of ingest, and a cache of their features, keyed by content."""
+"""Real images, cropped without compression, and the cache of their features, keyed by content."""
 
 import dataclasses
 import io

@@ -1,3 +1,5 @@
+"""The report of an evaluation: values, warnings and image grids."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every script of examples/ runs as its docstring says, and does what it says."""
+"""Every script of examples/ runs as its docstring states, and writes the files that it names."""
 
 import re
 import socket

@@ -30,7 +30,7 @@ def test_a_chart_of_rows(scale: str, panels: int, tmp_path: Path):
     results = Results("table3", "Table 3", scale, rows(scale), others=(OtherModel("DALL-E", "12B", 28),))
     charts.rows(results, tmp_path / "table3.png")
     with Image.open(tmp_path / "table3.png") as image:
-        # With scale=paper the paper's FID is in the panel of ours, with scale=small in its own.
+        # With scale=paper the paper's FID is in the same panel as ours, with scale=small in a panel of its own.
         assert image.width == pytest.approx((3.2 + 3.1 * panels) * 110, abs=2) and 200 < image.height < 1_000
         assert has_colour(image, COLOURS[0]) and has_colour(image, COLOURS[1])
 

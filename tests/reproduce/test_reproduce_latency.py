@@ -53,7 +53,7 @@ def test_images_without_the_cache_are_the_same(autoregressive: str):
     ]
 
 
-def test_without_the_cache_each_token_takes_a_pass_over_the_whole_image(autoregressive: str, monkeypatch):
+def test_without_the_cache_each_token_takes_a_forward_pass_over_all_tokens_so_far(autoregressive: str, monkeypatch):
     pipe = latency.without_cache(Emage.from_pretrained(autoregressive, device="cpu"))
     lengths: list[int] = []
     pipe.network.decoder.decoder.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))

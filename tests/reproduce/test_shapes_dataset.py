@@ -1,4 +1,4 @@
-"""What scale=small works on: a token table as ingest writes it, held-out captions, reference images."""
+"""The data set of scale=small: a token table as ingest writes it, held-out captions, reference images."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from emage.reproduce import shapes_dataset
 from emage.reproduce.shapes_dataset import SmallWorld
 
 
-def test_a_world(tmp_path: Path):
+def test_the_data_set_of_scale_small(tmp_path: Path):
     shapes_dataset.make(SmallWorld(pictures=20, captions=5, references=7, output=str(tmp_path)))
     table = TokenTable(str(tmp_path / "tokens"), seed=0)
     assert table.num_rows == 20 and table.tokenizer == checkpoint.describe(tokenizers.load(tokenizers.DEMO))
@@ -22,7 +22,7 @@ def test_a_world(tmp_path: Path):
     scenes = shapes.sample_train_scenes(20, seed=0)
     assert sorted(row.uid) == list(range(20))
     assert [row.captions[row.uid.index(i)] for i in range(20)] == [scene.caption for scene in scenes]
-    # The tokens are those of the images: they decode to what the captions say.
+    # The tokens are those of the images: they decode to the shapes that the captions describe.
     pixels = tokenizers.load(tokenizers.DEMO).decode(row.y, grid=(8, 8))
     drawn = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
     verdicts = [shapes_checker.check(Image.fromarray(one), text) for one, text in zip(drawn, row.captions, strict=True)]
@@ -34,7 +34,7 @@ def test_a_world(tmp_path: Path):
     assert squares.shape == (7, 3, 64, 64) and squares.std() > 10
 
 
-def test_a_table_of_several_files(tmp_path: Path):
+def test_a_token_table_of_several_files(tmp_path: Path):
     shapes_dataset.write_table(tmp_path, shapes.sample_train_scenes(5, seed=1), seed=1, files=2, row_group=2)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00000.parquet", "00001.parquet"]
     assert TokenTable(str(tmp_path), seed=0).num_rows == 5

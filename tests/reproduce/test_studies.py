@@ -27,7 +27,7 @@ def test_every_preset_is_a_study(tmp_path: Path):
     assert [study.name for study in studies.requested(config(tmp_path, "all"))] == list(STUDIES)
 
 
-def test_table_3_trains_five_methods_as_long_on_the_same_data(tmp_path: Path):
+def test_table_3_trains_five_methods_for_equally_many_steps_on_the_same_data(tmp_path: Path):
     found = studies.experiments_of(studies.requested(config(tmp_path, "table3", "seeds=2", "small.cpus=1")))
     trainings = [experiment.config for experiment in found if isinstance(experiment.config, TrainConfig)]
     assert len(trainings) == 10 and {one.method for one in trainings} == set(studies.METHOD_LABELS)
@@ -50,7 +50,7 @@ def test_seeds_run_one_after_the_other_and_timings_are_last(tmp_path: Path):
     assert all(name.startswith("latency/") for name in order[-6:]) and "uncached" in order[-1]
 
 
-def test_studies_share_what_they_need(tmp_path: Path):
+def test_studies_share_experiments(tmp_path: Path):
     alone = {name: set(names(config(tmp_path, name))) for name in STUDIES}
     together = names(config(tmp_path, "all"))
     assert len(together) == len(set(together)) and set(together) == set.union(*alone.values())
@@ -77,7 +77,7 @@ def test_equal_experiments_of_different_commands_have_one_fingerprint(tmp_path: 
     assert not any(larger[name] == table[name] for name in table)
 
 
-def test_the_paper_at_its_own_scale(tmp_path: Path):
+def test_experiments_of_scale_paper(tmp_path: Path):
     given = ["scale=paper", "paper.data=t", "paper.captions=c.json", "paper.reference=r", "paper.num_workers=8"]
     found = {
         experiment.name: experiment.config
@@ -154,7 +154,7 @@ def test_durations():
 
 
 # As they were when fingerprints got explicit program names. Names of classes and functions may change; if one of these
-# values changes, every user's finished experiments run again, and CHANGELOG.md must say so.
+# values changes, every user's finished experiments run again, and CHANGELOG.md must state it.
 FINGERPRINTS = {
     "small": {
         "world": "ba0c496b51cc19c31fddd447f4c4f7f5be2ef2d5d491cb2056a028c00856c74b",

@@ -63,7 +63,7 @@ def test_metrics_by_hand(greys):
     assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
     assert figures["lpips"] == pytest.approx((0 + 1 + 2 + 0) / 4)
     assert figures["live_codes"] == 3 and figures["vocabulary"] == 4 and figures["length"] == 4
-    assert figures["code_bits"] == pytest.approx(1.5)  # shares 1/2, 1/4, 1/4
+    assert figures["code_bits"] == pytest.approx(1.5)  # frequencies 1/2, 1/4, 1/4
     # Of one feature: the difference of the means squared, and of the standard deviations.
     real, fake = (torch.tensor([0, 0, grey, 255]).double() for grey in (100, 85))
     expected = (real.mean() - fake.mean()) ** 2 + (real.std() - fake.std()) ** 2
@@ -78,7 +78,7 @@ def test_without_networks_their_metrics_are_missing(greys):
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 
 
-def test_a_run(greys, tmp_path, capsys):
+def test_a_run_writes_its_record_and_images(greys, tmp_path, capsys):
     output = tmp_path / "out"
     named = (DEMO, "vqgan-f8-256")
     record = table2.run(Table2Config(str(greys), named, device="cpu", limit=3, output=str(output)))
@@ -116,7 +116,7 @@ def test_a_named_file_and_the_cache_are_found(greys, tmp_path, monkeypatch):
     assert set(found) == {"tiny"}
 
 
-def test_a_dead_link_leaves_the_others(greys, monkeypatch):
+def test_a_dead_link_does_not_stop_the_other_tokenizers(greys, monkeypatch):
     monkeypatch.setitem(
         tokenizers.TOKENIZERS, "tiny", Published(VQGANConfig(), {"last.ckpt": "http://127.0.0.1:9/last.ckpt"})
     )

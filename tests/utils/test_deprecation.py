@@ -1,3 +1,5 @@
+"""Old names of attributes."""
+
 import pytest
 
 from emage.utils.deprecation import renamed_attribute

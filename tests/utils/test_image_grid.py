@@ -1,4 +1,4 @@
-"""Sheets: whatever the captions and the images are, each caption stays in its own cell."""
+"""Image grids and filmstrips: captions of any length and script stay within their cell."""
 
 from itertools import groupby
 
@@ -20,11 +20,11 @@ def is_blank(area: np.ndarray) -> bool:
     return bool((area == BACKGROUND).all())
 
 
-def test_small_images_are_enlarged_and_stand_in_rows():
+def test_small_images_are_enlarged_and_arranged_in_rows():
     sheet = image_grid.make_grid([RED] * 3, ["", "", ""], columns=2)
     assert sheet.size == (2 * CELL, 2 * CELL)
     assert sheet.getpixel((8, 8)) == sheet.getpixel((8 + 127, 8 + 127)) == (255, 0, 0)
-    assert is_blank(pixels(sheet)[CELL:, CELL:])  # the fourth place is empty
+    assert is_blank(pixels(sheet)[CELL:, CELL:])  # the fourth cell is empty
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_letters_outside_ascii_are_not_all_the_same_box():
     assert len(set(drawn.values())) == 4
 
 
-def test_a_caption_may_be_short_enough_to_be_shown_whole():
+def test_a_short_caption_is_not_truncated():
     one, same = (image_grid.make_grid([RED], [text]).tobytes() for text in ("a red  square", " a red square\n"))
     assert one == same
     assert image_grid._wrapped("a red square", image_grid._font("a"), 1000) == ["a red square"]
@@ -70,17 +70,17 @@ def frames(count: int, first: str) -> list[Image.Image]:
     ("total", "columns", "numbers"),
     [(16, 8, [1, 3, 5, 7, 10, 12, 14, 16]), (4, 8, [1, 2, 3, 4]), (1024, 3, [1, 512, 1024]), (1, 8, [1]), (5, 1, [5])],
 )
-def test_some_iterations_of_many(total: int, columns: int, numbers: list[int]):
+def test_filmstrips_show_some_of_the_decoding_steps(total: int, columns: int, numbers: list[int]):
     assert image_grid.evenly_spaced(total, columns) == numbers
 
 
 @pytest.mark.parametrize("total", range(1, 40))
-def test_the_iterations_that_are_shown_rise_from_first_to_last(total: int):
+def test_shown_decoding_steps_increase_from_the_first_to_the_last(total: int):
     numbers = image_grid.evenly_spaced(total, 8)
     assert numbers == sorted(set(numbers)) and len(numbers) == min(8, total) and (numbers[0], numbers[-1]) == (1, total)
 
 
-def test_a_row_a_prompt_and_a_column_an_iteration():
+def test_a_row_per_prompt_and_a_column_per_decoding_step():
     strips = pixels(
         image_grid.make_filmstrips(
             [frames(16, "red"), frames(16, "blue")], ["a red square", "a blue square"], columns=3
@@ -100,11 +100,11 @@ def test_a_long_prompt_stays_above_its_row():
     assert (pixels(long)[-8 - 128 : -8, 8 : 8 + 128] == (255, 0, 0)).all()
 
 
-def test_prompts_and_images_must_be_equally_many():
+def test_there_must_be_as_many_prompts_as_images():
     with pytest.raises(ValueError, match="zip"):
         image_grid.make_filmstrips([frames(2, "red")] * 3, ["one", "two"])
 
 
-def test_printable_shows_what_would_steer_a_terminal():
+def test_printable_escapes_control_characters():
     assert image_grid.printable("a\x1b[31mred \u202eb\n\t c\x00") == r"a\u001b[31mred \u202eb c\u0000"
     assert image_grid.printable("Café 中 😀") == "Café 中 😀"

@@ -1,4 +1,4 @@
-"""Finished work: a folder takes its name when it is whole, and belongs to one run."""
+"""Folders that get their name when they are complete, and outputs that belong to one run."""
 
 from pathlib import Path
 
@@ -8,28 +8,28 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 
-def test_a_new_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path):
+def test_a_new_folder_replaces_the_old_one_completely(tmp_path: Path):
     for text in ("old", "new"):
         with manifest.new_folder(tmp_path / "out") as folder:
             (folder / text).write_text(text)
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "new"]
 
 
-def test_a_folder_that_is_there_stays_where_it_is_not_to_be_replaced(tmp_path: Path):
+def test_an_existing_folder_is_kept_without_replace(tmp_path: Path):
     for text in ("first", "second"):
         with manifest.new_folder(tmp_path / "out", replace=False) as folder:
             (folder / text).write_text(text)
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "first"]
 
 
-def test_a_block_that_fails_leaves_nothing(tmp_path: Path):
+def test_a_failed_block_leaves_no_files(tmp_path: Path):
     with pytest.raises(OSError, match="full"), manifest.new_folder(tmp_path / "out") as folder:
         (folder / "half").touch()
         raise OSError("full")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_runs_left_is_removed(tmp_path: Path):
+def test_temporary_files_of_killed_runs_are_removed(tmp_path: Path):
     (tmp_path / ".00001.1a2b3c4d").mkdir()
     (tmp_path / ".manifest.json.1a2b3c4d").touch()
     (tmp_path / "00000").mkdir()

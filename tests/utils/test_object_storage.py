@@ -65,7 +65,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of nobody, and no question to the address that knows a cloud machine's."""
+    """Set invalid credentials, and do not query the metadata address of a cloud machine."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -77,7 +77,7 @@ def source(address: str, path: str) -> SourceConfig:
 
 
 def line(config: SourceConfig) -> str:
-    """What a user reads about a table that can't be read."""
+    """Return the message for a table that cannot be read."""
     with pytest.raises(InputError) as error:
         url_table.check(config)
     assert "\n" not in str(error.value)
@@ -111,7 +111,7 @@ def test_broken_object(address):
     assert "tables/broken.parquet: not a readable parquet file" in line(source(address, "tables/broken.parquet"))
 
 
-# Port 1 of this machine, where nobody listens.
+# Port 1 of this machine, on which no server listens.
 UNREACHABLE = [
     "s3://bucket/one.parquet?endpoint_override=127.0.0.1:1&scheme=http",
     "gs://anonymous@bucket/one.parquet?endpoint_override=127.0.0.1:1&scheme=http&retry_limit_seconds=1",
@@ -120,7 +120,7 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize("table", UNREACHABLE)
-def test_storage_out_of_reach(table):
+def test_unreachable_storage(table):
     said = line(SourceConfig(table=table))
     assert said.startswith(table.partition("://")[0]) and "one.parquet" in said
 
@@ -128,7 +128,7 @@ def test_storage_out_of_reach(table):
 @pytest.mark.parametrize(
     "table", ["s3:///one.parquet", "ftp://a.test/one.parquet", "s3://bucket/one.parquet?colour=red"]
 )
-def test_address_that_makes_no_sense(table):
+def test_invalid_addresses(table):
     assert line(SourceConfig(table=table)).startswith(table)
 
 
@@ -154,7 +154,7 @@ def tokens_uri(address: str, token_table: Path) -> Iterator[str]:
 
 
 def said_of(uri: str) -> str:
-    """What a user reads about a token table that can't be read."""
+    """Return the message for a token table that cannot be read."""
     with pytest.raises(InputError) as error:
         TokenTable(uri, seed=0)
     assert "\n" not in str(error.value)
@@ -196,7 +196,7 @@ def test_no_token_table_in_a_bucket(address):
 
 
 @pytest.mark.parametrize("uri", [*UNREACHABLE, "ftp://a.test/tokens", "s3://bucket/tokens?colour=red"])
-def test_token_tables_out_of_reach(uri):
+def test_unreachable_token_tables(uri):
     assert said_of(uri).startswith(uri.partition("?")[0].replace("anonymous@", "***@"))
 
 

@@ -1,4 +1,4 @@
-"""Batches that do not fit: halved down to what does, the same rows in the same order."""
+"""Batches that do not fit into memory are halved until they do; rows and their order stay."""
 
 import logging
 
@@ -40,13 +40,13 @@ def test_halved_until_it_fits_and_remembered(error, caplog):
     assert work.calls == [3, 3, 3, 2] and len(caplog.records) == 2
 
 
-def test_what_fits_is_not_cut():
+def test_a_batch_that_fits_is_not_halved():
     work = LimitedMemory(doubled, 11, ERRORS[0])
     assert HalvedOnOom(work, most=11)(ROWS).equal(2 * ROWS)
     assert work.calls == [11]
 
 
-def test_one_that_does_not_fit_alone_is_an_error_that_says_so():
+def test_a_single_row_that_does_not_fit_is_an_input_error():
     with pytest.raises(InputError, match=r"not even a batch of one fits .* \(CUDA out of memory"):
         HalvedOnOom(LimitedMemory(doubled, 0, ERRORS[0]), most=4)(ROWS)
 
@@ -59,7 +59,7 @@ def test_other_errors_are_raised():
 
 
 def test_the_cpu_allocator_itself():
-    """Rows that would need 2**50 bytes together: PyTorch's own message is recognised."""
+    """The message of PyTorch's CPU allocator, for 2**50 bytes, is recognised."""
 
     def work(rows: torch.Tensor) -> torch.Tensor:
         torch.empty(2**50 if len(rows) > 2 else 1, dtype=torch.uint8)

@@ -1,3 +1,5 @@
+"""Credentials in addresses."""
+
 import pytest
 
 from emage.utils.redact import redact
@@ -16,5 +18,5 @@ from emage.utils.redact import redact
         ("user@host", "user@host"),
     ],
 )
-def test_what_is_secret_is_not_shown(text, shown):
+def test_secrets_are_not_shown(text, shown):
     assert redact(text) == shown

@@ -1,4 +1,4 @@
-"""Which functions are compiled, and when. That compiled ones are right is tested in `make faults` and `make chaos`."""
+"""Which functions are compiled, and when. `make faults` and `make chaos` test that their results are correct."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch
 from emage.utils.torch_compile import compilable, compiled
 
 
-def test_a_function_is_compiled_once_and_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch):
+def test_a_function_is_compiled_once_and_only_inside_the_context(monkeypatch: pytest.MonkeyPatch):
     names: list[str] = []
 
     def compiler(function: Callable[[int], int]) -> Callable[[int], int]:

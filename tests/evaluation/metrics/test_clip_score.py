@@ -70,7 +70,7 @@ def test_the_score_is_of_each_pair_without_its_negative_half(tiny):
     assert "100 max(cos, 0)" in judge.metadata["mode"] and judge.metadata["weights"] == "mine.pt"
 
 
-def test_nothing_to_score(tiny):
+def test_no_images_to_score(tiny):
     with pytest.raises(InputError, match="clip_score: there are no images"):
         ClipScore(tiny.mine_pt, tiny.tiny_json).score([], [])
 
@@ -87,7 +87,7 @@ def test_a_clip_does_not_score_what_it_ranked(tiny):
 
 @pytest.fixture
 def published(serve_folder, tiny, tmp_path, monkeypatch):
-    """open_clip knows the tiny model, and two tags of it on a server here; what it fetches goes into an empty home."""
+    """Register a tiny model with open_clip, and two of its tags on a local server; downloads go into an empty home."""
     folder, url = serve_folder
     for name in ("mine", "other"):
         (folder / f"{name}.safetensors").write_bytes((tiny.place / f"{name}.safetensors").read_bytes())
@@ -112,12 +112,12 @@ def test_without_weights_openais_are_used_if_published(published):
     assert ClipRanker(None, model="Tiny-16").metadata["weights"] == "openai"
 
 
-def test_torchscript_is_run_only_where_openai_published_it(published, tiny, tmp_path):
+def test_torchscript_is_run_only_if_openai_published_it(published, tiny, tmp_path):
     """OpenAI names a file's sha256 in its URL; such an archive holds code."""
     tiny.network.requires_grad_(False)
     archive = torch.jit.trace(tiny.network, (torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.long)))
     archive.save(str(tmp_path / "tiny.pt"))
-    with pytest.raises(InputError, match=r"is a TorchScript archive.*none of OpenAI's own"):
+    with pytest.raises(InputError, match=r"is a TorchScript archive.*not one of OpenAI's own"):
         ClipRanker(str(tmp_path / "tiny.pt"), model="Tiny-16")
     digest = manifest.sha256(tmp_path / "tiny.pt")
     published.tags["openai"] = {"url": f"http://127.0.0.1:1/{digest}/tiny.pt"}
@@ -134,7 +134,7 @@ def test_a_tag_determines_the_activation(published):
 def test_the_error_for_a_tag_that_cannot_be_fetched_names_its_url(published):
     (published.folder / "other.safetensors").unlink()
     with pytest.raises(
-        InputError, match=r"no CLIP weights .*fetch http.*other.safetensors where .*\(rank_weights=FILE\)"
+        InputError, match=r"no CLIP weights .*fetch http.*other.safetensors on a machine with a network.*\(rank_weights=FILE\)"
     ):
         ClipRanker("quick", model="Tiny-16")
 
@@ -151,7 +151,7 @@ def test_the_error_for_a_tag_that_cannot_be_fetched_names_its_url(published):
         ("mine", "deep.json", r"mine.safetensors does not fit deep.json: it has no transformer.resblocks.2"),
     ],
 )
-def test_what_does_not_fit_is_one_line(weights, model, message, tiny):
+def test_weights_and_models_that_do_not_match_are_one_line(weights, model, message, tiny):
     (tiny.place / "other.json").write_text('{"embed_dim": 3}')
     text = TINY["text_cfg"]
     (tiny.place / "wrong.json").write_text(json.dumps({**TINY, "text_cfg": {**text, "width": 32}}))

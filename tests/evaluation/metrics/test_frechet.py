@@ -1,4 +1,4 @@
-"""The Frechet distance, by formula and compared with torch-fidelity's; moments of parts merge to those of the whole."""
+"""The Frechet distance, by formula and compared with torch-fidelity's; moments of batches merge to those of all."""
 
 import math
 
@@ -16,7 +16,7 @@ def gaussian(mean: list[float], covariance: list[list[float]], n: int = 5) -> Mo
 
 
 def features(n: int, seed: int, width: int = 16) -> torch.Tensor:
-    """Correlated, and far from 0: what a sum of squares loses digits on. (n, width) float32"""
+    """Return (n, width) float32, correlated and far from 0, so that sums of squares would lose digits."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(n, width, generator=rng) @ torch.randn(width, width, generator=rng) + 1_000
 
@@ -60,7 +60,7 @@ def test_moments_are_numpys():
     np.testing.assert_allclose(found.covariance, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
 
 
-def test_parts_merge_to_the_whole():
+def test_batches_merge_to_the_moments_of_the_whole_set():
     x = features(300, seed=0)
     whole, merged = moments(x), Moments.empty(16)
     for part in (x[:1], x[1:120], x[120:]):  # as of three workers, each of two batches
@@ -72,7 +72,7 @@ def test_parts_merge_to_the_whole():
     torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-10, atol=1e-10 * float(whole.scatter.max()))
 
 
-def test_nothing_merges_to_nothing():
+def test_empty_moments_merge_to_empty_moments():
     none = Moments.empty(2)
     none.merge(Moments.empty(2))
     assert none.n == 0 and none.mean.tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""What every entry of METRICS must do. A new metric is tested here without a line of its own."""
+"""Requirements on every entry of METRICS. A new metric is tested here without a new test."""
 
 import math
 

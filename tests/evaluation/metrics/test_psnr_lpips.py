@@ -45,7 +45,7 @@ def test_lpips_equals_that_of_its_authors(alexnet):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)  # draws the AlexNet of the file
+        torch.manual_seed(0)  # the random weights of the file's AlexNet
         theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     a, b = torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8)
     found = Lpips(alexnet)(a, b)

@@ -1,4 +1,4 @@
-"""Two sets of vectors are compared: parts in any order, values computed by hand, sets that are too small."""
+"""Metrics of two sets of features: batches in any order, values computed by hand, sets that are too small."""
 
 from collections.abc import Iterable
 from itertools import permutations
@@ -28,7 +28,7 @@ def total_of(parts: Iterable[Moments]) -> Moments:
     return moments
 
 
-def test_uneven_parts_in_any_order_give_the_distance_of_the_whole():
+def test_uneven_batches_in_any_order_give_the_distance_of_the_whole_set():
     generated, real = vectors(403, seed=0), vectors(300, seed=1)
     whole = set_metrics.compare(["fid"], generated, real, INCEPTION)["fid"]
     parts = [Moments.of(part) for part in generated.split([1, 200, 2, 150, 50])]
@@ -38,7 +38,7 @@ def test_uneven_parts_in_any_order_give_the_distance_of_the_whole():
     assert [part.n for part in parts] == [1, 200, 2, 150, 50]  # adding up leaves them as they were
 
 
-def test_an_empty_part_changes_nothing():
+def test_an_empty_batch_changes_nothing():
     x = vectors(50, seed=0)
     total = total_of([Moments.empty(24), Moments.of(x), Moments.of(x[:0])])
     torch.testing.assert_close(total.covariance, Moments.of(x).covariance)

@@ -41,7 +41,7 @@ def test_fetched_once(published, serve_folder):
 
 
 class Slow(http.server.BaseHTTPRequestHandler):
-    """Sends CONTENT in two halves, so that a second download would begin between them; records the requests."""
+    """Send CONTENT in two halves, so that a second download would begin between them; record the requests."""
 
     asked: ClassVar[list[str | None]] = []
 
@@ -75,7 +75,7 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
 def test_a_missing_package_is_one_line(judge, package, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(InputError, match=r'cannot be imported .*: pip install "emage\[pipelines\]"$') as error:
         judge(tmp_path / "weights.pth")
     assert "\n" not in str(error.value)

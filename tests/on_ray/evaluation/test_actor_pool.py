@@ -1,4 +1,4 @@
-"""Work items of an evaluation on actors that die, or never start."""
+"""Work items of an evaluation on actors that die or never start."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 
 
 def worker() -> type:
-    """In place of an EvaluationActor. Made here, so that Ray sends it along: its processes know no tests."""
+    """Return a class in place of EvaluationActor. It is defined in a function so that Ray pickles it by value."""
 
     class Worker:
         def __init__(self, config: EvaluateConfig, expected: str):

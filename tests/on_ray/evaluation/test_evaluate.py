@@ -1,4 +1,4 @@
-"""Captions to a report on a pool of actors: stored images, resuming, and what the metrics are computed from."""
+"""An evaluation on a pool of actors: stored images, resuming, metrics and the report."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def settings(ray_cluster, tiny_model: Path, tmp_path_factory) -> EvaluateConfig:
     return preset(
         EvaluateConfig,
         "tiny",
-        checkpoint=str(shutil.copytree(tiny_model, folder / "model")),  # the figures are written into it
+        checkpoint=str(shutil.copytree(tiny_model, folder / "model")),  # the metrics are written into it
         captions=str(folder / "captions.txt"),
         output=str(folder / "out"),
         candidates=CANDIDATES,

@@ -70,4 +70,4 @@ def test_killed_actor_and_killed_driver_change_nothing(tiny_model: Path, caption
     output = finish(second)
     assert "draw" in output
     assert result(broken) == result(whole)
-    assert all(file.stat().st_mtime_ns == when for file, when in there.items())  # none was drawn again
+    assert all(file.stat().st_mtime_ns == when for file, when in there.items())  # none was generated again
