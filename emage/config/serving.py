@@ -12,7 +12,7 @@ from emage.config.model import Dtype
 
 @dataclass(frozen=True)
 class AccessConfig:
-    """Who may use the endpoint, and how much they may send."""
+    """Access to the endpoint: API key, web sites, size of requests, safety hook."""
 
     api_key_file: str | None = setting(
         None,

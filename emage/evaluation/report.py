@@ -1,6 +1,6 @@
 """The report of an evaluation: metric values with everything that they depend on, and images to look at.
 
-report.json   for programs: figures (the metric values), captions, warnings, made_by
+report.json   for programs; keys: figures (metric values), captions, captions_cut, warnings, made_by
 report.md     the same for readers
 grid.png      the first images of the list; best.png and worst.png by CLIP score, or by the ranker's score
 """

@@ -181,7 +181,7 @@ def _paper_evaluation(config: ReproduceConfig) -> EvaluateConfig:
 
 
 def latency(config: ReproduceConfig, model: Experiment, **sampling: Any) -> Experiment:
-    """Return the timing of a trained model, with these sampling settings."""
+    """Return the timing of a trained model, with these sampling settings in place of its own."""
     changed = _changed(model, sampling)
     return _timing(config, model, f"latency/{_model_name(model)}{_suffix(changed)}", LatencyConfig("", "", changed))
 
@@ -202,7 +202,7 @@ def _timing(config: ReproduceConfig, model: Experiment, name: str, settings: Lat
 
 
 def tokenizer_comparison(config: ReproduceConfig) -> Experiment:
-    """Return Table 2. Without other settings, scale=small compares the shipped tokenizer on rendered images."""
+    """Return the experiment of Table 2. By default scale=small measures the shipped tokenizer, on rendered images."""
     settings, needs = replace(config.table2, output=_work(config, "tokenizers")), ()
     if is_small(config):
         settings = replace(settings, tokenizers=settings.tokenizers or (tokenizers.DEMO,))
@@ -213,7 +213,7 @@ def tokenizer_comparison(config: ReproduceConfig) -> Experiment:
 
 
 def filmstrips(config: ReproduceConfig, model: Experiment) -> Experiment:
-    """Return Figure 5, for the paper's prompts or, with scale=small, for held-out captions."""
+    """Return the experiment of Figure 5, with the paper's prompts or, with scale=small, held-out captions."""
     prompts = FIGURE5_PROMPTS
     if is_small(config):
         prompts = tuple(scene.caption for scene in shapes.sample_held_out_scenes(4, seed=2))

@@ -55,7 +55,7 @@ MEASURED_STEPS = 4
 
 
 class Speed(NamedTuple):
-    """FLOP/s of training and of generation, and where the numbers come from."""
+    """FLOP/s of training and of generation, and the source of these numbers."""
 
     training: float
     generation: float

@@ -55,13 +55,13 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Study:
-    """The experiments of one table or figure of the paper."""
+    """One table or figure of the paper: its rows or its only experiment, and its notes."""
 
     name: str
     title: str
     rows: tuple[TableRow, ...] = ()
     others: tuple[OtherModel, ...] = ()
-    curves: tuple[Experiment, ...] = ()  # trainings whose losses are plotted
+    curves: tuple[Experiment, ...] = ()  # trainings whose losses Figure 3 plots
     single: Experiment | None = None  # the only experiment of table2 and figure5
     notes: tuple[str, ...] = ()
 
@@ -208,5 +208,5 @@ def _seeds(config: ReproduceConfig) -> Sequence[int]:
 
 
 def _few_seeds(config: ReproduceConfig) -> Sequence[int]:
-    """Return the seeds of Figure 4 and Table 5, which need trainings of their own: one seed with scale=small."""
+    """Return the seeds of the extra trainings of Figure 4 and Table 5: one with scale=small."""
     return range(1) if is_small(config) else _seeds(config)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def renamed_attribute(old: str, new: str) -> Any:
-    """Return a property that reads and sets `new` under its old name, with a DeprecationWarning.
+    """Return a property that reads and sets attribute `new` under its old name, with a DeprecationWarning.
 
     Args:
         old: The old name. The property must be assigned to it in the class: `old = renamed_attribute("old", "new")`.

@@ -1,4 +1,4 @@
-"""The error that is a message to the user, and how a program ends with it."""
+"""InputError, the error whose message is meant for the user, and the end of a program with it."""
 
 import sys
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input: the text says in one line what is wrong and what to do.
+    """Bad input. The message is one line: what is wrong, and what to do.
 
-    Pipelines print it without a stack trace and exit with code 2; nothing has been written when it is raised.
+    Programs print it without a stack trace and exit with code 2; nothing has been written when it is raised.
     """
 
 

@@ -1,4 +1,4 @@
-"""The version of the code that made a result."""
+"""The git commit of the code that made a result."""
 
 import subprocess
 from pathlib import Path

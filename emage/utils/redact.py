@@ -1,4 +1,4 @@
-"""Removing keys, secrets and passwords from addresses that are shown or stored."""
+"""Removal of keys, secrets and passwords from addresses that are shown or stored."""
 
 import re
 

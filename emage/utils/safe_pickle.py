@@ -1,4 +1,4 @@
-"""Reading pickles of torch without running code from the file.
+"""Unpickling of PyTorch files without running code from them.
 
 `unpickle` uses torch's weights_only unpickler, which calls only torch's own tensor builders. A caller may name classes
 that a file refers to; they are read as `PlaceholderClass`, an empty class, and never looked up.
@@ -38,9 +38,9 @@ UNPICKLING_ERRORS = (
 
 
 class PlaceholderClass:
-    """Stands in for a class that a file names. It accepts what an unpickler gives it and does nothing with it."""
+    """Stands in for a class that a file names. It accepts any arguments and state, and does nothing with them."""
 
-    dump_patches = False  # torch would write the difference to a class's source into the working folder
+    dump_patches = False  # True: torch writes a patch file with changes of a class's source into the working folder
 
     def __init__(self, *args: Any):
         self.state: Any = None

@@ -24,7 +24,7 @@ def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def absolute(uri: str) -> str:
-    """Return the path as an absolute one, for processes with another working folder; URIs as they are."""
+    """Return a path as an absolute one, for processes with another working folder; a URI is returned unchanged."""
     return uri if "://" in uri else os.path.abspath(uri)
 
 

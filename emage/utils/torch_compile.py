@@ -20,8 +20,8 @@ def compilable(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function or method that runs eagerly, or compiled inside `with compiled():` (at the first call)."""
 
     @functools.cache
-    def compiled_function() -> Any:  # made at the first use: loading the compiler takes a second
-        # The limit counts the variants (batch 1 or more, with top_k, ...) of all models; past it nothing is compiled.
+    def compiled_function() -> Any:  # created at the first use: loading the compiler takes a second
+        # The limit counts the variants (batch 1 or more, with top_k, ...) of all models; beyond it nothing is compiled.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         return torch.compile(function)
 
@@ -36,7 +36,7 @@ def compilable(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def compiled(wanted: bool = True) -> Iterator[None]:
-    """Run the compilable functions that are called inside compiled, or eagerly if `wanted` is False."""
+    """Run compilable functions compiled while the block runs, or eagerly if `wanted` is False."""
     token = _wanted.set(wanted)
     try:
         yield

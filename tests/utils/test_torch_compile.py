@@ -1,4 +1,4 @@
-"""Which functions are compiled, and when. `make faults` and `make chaos` test that their results are correct."""
+"""Choice of the functions that are compiled. `make faults` and `make chaos` test that their results are correct."""
 
 from collections.abc import Callable
 

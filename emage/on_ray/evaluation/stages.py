@@ -20,7 +20,7 @@ from emage.evaluation.networks.features import FeatureExtractor
 from emage.evaluation.scoring import Scorer
 from emage.on_ray.evaluation.actor_pool import ActorPool, WorkItem
 
-IMAGES_PER_CALL = 512  # reference images that an actor reads in one call
+IMAGES_PER_CALL = 512  # reference images per work item
 
 
 def caption_metrics(config: EvaluateConfig) -> list[ModuleType]:
@@ -29,7 +29,7 @@ def caption_metrics(config: EvaluateConfig) -> list[ModuleType]:
 
 
 def generate(config: EvaluateConfig, output: Path, shards: Sequence[Shard], pool: ActorPool) -> dict[str, float]:
-    """Generate the shards of images that are missing; return the seconds and the speed, {} if none was missing."""
+    """Generate the shards of images that are missing; return seconds and images per second, {} if none was missing."""
     sizes = [len(shard.captions) * config.candidates for shard in shards]
     todo = [
         WorkItem("generate", (shard,), size)
@@ -86,7 +86,7 @@ def score(
 def _features_of_reference(
     pool: ActorPool, name: str, extractor: FeatureExtractor, reference: UsableImages, side: int
 ) -> Tensor:
-    """Return (M, D) features of the reference images: from the cache, or made by the actors and stored there."""
+    """Return the features (M, D) of the reference images: from the cache, or computed by actors and cached."""
     key = reference_features.key(reference, extractor, side)
     if (found := reference_features.load_cached(key)) is not None:
         return found

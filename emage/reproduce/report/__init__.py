@@ -1,1 +1,1 @@
-"""Results of the experiments as tables, charts, and claims of the paper that they support or not."""
+"""Reports on finished experiments: results -> tables, charts, and findings on the paper's claims."""

@@ -133,10 +133,10 @@ def gather(study: Study, output: Path, scale: str, settings: dict[str, Any]) -> 
 def _row(row: TableRow, output: Path) -> RowResults:
     by_seed = [_result_values(experiment, output) for experiment in row.evaluations]
     # A metric that some seeds lack would give a mean over fewer seeds: it is left out.
-    names = [name for name in (by_seed[0] if by_seed else ()) if all(name in figures for figures in by_seed)]
-    values = {name: [figures[name] for figures in by_seed] for name in names}
+    names = [name for name in (by_seed[0] if by_seed else ()) if all(name in values for values in by_seed)]
+    by_metric = {name: [values[name] for values in by_seed] for name in names}
     return RowResults(
-        row.key, row.label, row.paper, values, _result_values(row.latency, output) if row.latency else None
+        row.key, row.label, row.paper, by_metric, _result_values(row.latency, output) if row.latency else None
     )
 
 
@@ -154,9 +154,9 @@ def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
             found[key].append(value)
     timings = [_result_values(row.latency, output) for row in study.rows if row.latency]
     if timings:
-        loads = [figures["load"] for figures in timings if "load" in figures]
+        loads = [timing["load"] for timing in timings if "load" in timing]
         load = [f"load of the machine during the timing {min(loads):.1f} to {max(loads):.1f}"] if loads else []
-        found["latency taken on"] = [*dict.fromkeys(figures["device"] for figures in timings), *load]
+        found["latency taken on"] = [*dict.fromkeys(timing["device"] for timing in timings), *load]
     return found
 
 
