@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from numbers import Number
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -141,11 +142,13 @@ def check(config: Any, *, prefix: str = "", preset: str = "", preset_keys: Seque
 def check_arguments(config: type, **values: Any) -> None:
     """Raise InputError, in one line, for the first value that the field of this name of a config does not allow.
 
-    For functions whose arguments are settings of a program.
+    For functions whose arguments are settings of a program. Unlike a config, which is written to disk, they may be
+    NumPy numbers.
     """
     known = leaves(config)
     for name, value in values.items():
-        for message in _value_problems(known[name], value):
+        to_python = getattr(value, "item", None) if isinstance(value, Number) else None
+        for message in _value_problems(known[name], to_python() if to_python else value):
             raise InputError(message)
 
 

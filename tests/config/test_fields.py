@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from emage.config import (
@@ -120,6 +121,14 @@ def test_arguments_are_checked_by_the_field_of_their_name():
     check_arguments(EvaluateConfig, candidates=1, rank="clip")
     with pytest.raises(InputError, match=r"^rank=clp: must be one of none, likelihood, clip; did you mean clip\?$"):
         check_arguments(EvaluateConfig, candidates=1, rank="clp")
+
+
+def test_arguments_may_be_numpy_numbers():
+    check_arguments(EvaluateConfig, candidates=np.int64(2), batch_size=np.arange(1, 3)[0])
+    with pytest.raises(InputError, match=r"^candidates=0: must be a whole number"):
+        check_arguments(EvaluateConfig, candidates=np.int64(0))
+    with pytest.raises(InputError, match=r"^candidates=2\.5: must be a whole number"):
+        check_arguments(EvaluateConfig, candidates=np.float64(2.5))
 
 
 def test_what_is_allowed_in_words():
