@@ -56,6 +56,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(steps: int, seeds: int) -> None:
+    """Train and score every variant with every seed; write and print the results."""
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

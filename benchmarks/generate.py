@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(settings: GenerateBenchmark) -> dict[str, Any]:
+    """Measure everything that the settings select; return the contents of the results file."""
     bench = Bench(settings)
     path = Path(settings.results) if settings.results else RESULTS / f"generate-{bench.device.type}.json"
     unfinished = path.with_suffix(".part.json")  # stays if the run is interrupted
@@ -116,6 +117,7 @@ def ratios(measurements: Sequence[Measurement]) -> dict[str, float]:
 
 
 def line(one: Measurement) -> str:
+    """Return one line on a measurement."""
     if one.failed:
         return f"{one.what}: failed, {one.failed}"
     fraction = "" if one.share_of_matmul is None else f", {one.share_of_matmul:.0%} of the matmul rate"
@@ -123,6 +125,7 @@ def line(one: Measurement) -> str:
 
 
 def show(title: str, measurements: Sequence[Measurement]) -> None:
+    """Print a table of measurements."""
     columns = ("", "steps", "what", "ms per image", "images/s", "ratio", "of matmul", "GiB")
     table = Table(*columns, title=title)
     for one in measurements:

@@ -267,6 +267,7 @@ class Bench:
             self.profiles[name] = {kind: value / measurement.batch for kind, value in kernels.items()}
 
     def median_s(self, work: Callable[[], object]) -> float:
+        """Return the median seconds of the work."""
         return self.seconds(work)[0]
 
     def seconds(self, work: Callable[[], object]) -> tuple[float, int]:

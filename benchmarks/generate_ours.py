@@ -70,6 +70,7 @@ def flops(name: str) -> Flops:
 
 
 def counted(work: Callable[[], object]) -> int:
+    """Return the FLOP of a call."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

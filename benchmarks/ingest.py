@@ -81,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def tokenize(benchmark: TokenizeBenchmark) -> None:
+    """Check the GPUs, and compare in a temporary folder."""
     launch.check_gpus(benchmark.gpus, "gpus")
     with tempfile.TemporaryDirectory() as folder:
         compare(benchmark, Path(folder))

@@ -181,6 +181,7 @@ def rates(work: Callable[[], Any], samples: int) -> dict[str, float]:
 
 
 def megabytes() -> float:
+    """Return the memory that this process does not share (USS)."""
     return psutil.Process().memory_full_info().uss / 1e6
 
 
@@ -195,6 +196,7 @@ def versions() -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
+    """Print a table of rates, and the parts of the work."""
     table = Table("", "samples/s", "samples per CPU second", "MB")
     for name, values in [
         *((f"epoch {i}, tokenized", values) for i, values in enumerate(found["epochs"], start=1)),

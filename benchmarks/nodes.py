@@ -77,6 +77,7 @@ def measure(name: str, inputs: Inputs) -> dict[str, Any]:
 
 
 def show(measured: dict[str, dict[str, Any]]) -> None:
+    """Print a row per stage."""
     columns = ("undisturbed s", "with a node lost s", "recovered s", "done twice", "new nodes at work", "nothing lost")
     table = Table("stage", *columns)
     for name, row in measured.items():

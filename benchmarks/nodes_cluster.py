@@ -54,6 +54,7 @@ class Nodes:
         return self.cluster.address
 
     def add(self, **resources: Any) -> Any:
+        """Add a node with these resources; return it."""
         return self.cluster.add_node(**resources)
 
     def lose(self, node: Any) -> None:
@@ -161,6 +162,7 @@ class Program:
         self.lines.extend(iter(self.process.stdout.readline, ""))
 
     def poll(self) -> int | None:
+        """Return the exit code; None while the program runs."""
         return self.process.poll()
 
     @property

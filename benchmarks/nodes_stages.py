@@ -66,6 +66,7 @@ def prepared(folder: Path, num_rows: int) -> Iterator[Inputs]:
 
 
 def ingest(inputs: Inputs, stage: str) -> Callable[[Path], list[str]]:
+    """Return a function that returns the command of a stage of an ingest for an output folder."""
     settings = f"""
         stage={stage} download.shard_rows={SHARD_ROWS} download.threads=4 download.shards_in_flight=2
         tokenize.num_actors=2 shuffle.rows_per_file=4 shuffle.row_group_rows=4 mlflow.enabled=false
@@ -89,10 +90,12 @@ def outputs(inputs: Inputs, name: str, *parts: str) -> Callable[[str], Path]:
 
 
 def count(pattern: str) -> Callable[[Path], int]:
+    """Return a function that counts the files of an output that match the pattern."""
     return lambda output: len(list(output.glob(pattern)))
 
 
 def digests(pattern: str) -> Callable[[Path], dict[str, str]]:
+    """Return a function that returns the sha256 of the files of an output that match the pattern, by path."""
     return lambda output: {str(path.relative_to(output)): manifest.sha256(path) for path in output.glob(pattern)}
 
 
@@ -111,6 +114,8 @@ def by_shards(inputs: Inputs, name: str, made: str, *parts: str, **rest: Any) ->
 
 
 def download(inputs: Inputs) -> Stage:
+    """Return the stage `download`; each image that is requested twice was downloaded twice."""
+
     def requested_again(*_: Any) -> str:
         return f"{sum(times - 1 for times in inputs.requests.values())}"
 
@@ -118,6 +123,8 @@ def download(inputs: Inputs) -> Stage:
 
 
 def tokenize(inputs: Inputs) -> Stage:
+    """Return the stage `tokenize`; it prints how many rows it tokenizes again."""
+
     def tokenized_again(_: Path, printed: str) -> str:
         rows = sum(map(int, re.findall(r"(\d+) rows are tokenized again", printed)))
         return f"{rows}, and those in progress"
@@ -127,6 +134,7 @@ def tokenize(inputs: Inputs) -> Stage:
 
 
 def shuffle(inputs: Inputs) -> Stage:
+    """Return the stage `shuffle`."""
     return Stage(
         unit="files",
         total=inputs.num_rows // 4,
@@ -141,6 +149,7 @@ def shuffle(inputs: Inputs) -> Stage:
 
 
 def train(inputs: Inputs) -> Stage:
+    """Return a training on two nodes, one of which is lost between two checkpoints."""
     settings = f"""
         optim.steps={STEPS} optim.micro_batch_size=4 run.num_workers=2 run.cpus_per_worker=1 run.zero_stage=1
         run.checkpoint_every={CHECKPOINT_EVERY} run.sample_every={STEPS} model.width=32 model.depth=1
@@ -177,6 +186,7 @@ def train(inputs: Inputs) -> Stage:
 
 
 def evaluate(inputs: Inputs) -> Stage:
+    """Return an evaluation of the shipped model."""
     captions = inputs.folder / "captions.txt"
     captions.write_text("".join(f"{scene.caption}\n" for scene in shapes.sample_held_out_scenes(CAPTIONS, 0)))
     settings = f"""

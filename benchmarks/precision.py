@@ -35,6 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(checkpoint: str) -> None:
+    """Compare the precisions on a checkpoint; print and write the results."""
     captions = [scene.caption for scene in shapes.sample_held_out_scenes(NUM_IMAGES, seed=0)]
     on_gpu = torch.cuda.is_available()
     runs = {dtype: run(checkpoint, dtype, captions) for dtype in DTYPES if on_gpu or dtype != "tf32"}

@@ -115,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show(results: list[dict[str, Any]]) -> None:
+    """Print a row per size and stage, and ratios between sizes."""
     table = Table("rows", "stage", "seconds", "rows/s", "driver MB", "worker MB")
     for result in results:
         for stage, values in result["stages"].items():

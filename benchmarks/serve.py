@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(settings: ServeBenchmark, folder: Path) -> dict[str, Any]:
+    """Start the server and run the parts; return the contents of the results file."""
     model = random_model(settings, folder / "model") if settings.checkpoint == "paper" else settings.checkpoint
     command = arguments(model, settings.server)
     served = config.parse(ServeConfig, command)

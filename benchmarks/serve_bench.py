@@ -65,6 +65,7 @@ class Bench(NamedTuple):
         return {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, **own}
 
     async def ask(self, session: aiohttp.ClientSession, number: int) -> Answer:
+        """Request image `number` from the server."""
         return await ask(session, number, self.body(number))
 
     def generate(self, numbers: Sequence[int]) -> list[Image.Image]:
@@ -75,6 +76,7 @@ class Bench(NamedTuple):
 
     @property
     def deadline_s(self) -> float:
+        """Seconds after which a request counts as unanswered."""
         return self.config.timeout_s + SPARE_S
 
 

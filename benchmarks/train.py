@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(settings: TrainBenchmark) -> dict[str, Any]:
+    """Measure every variant and the pipeline; return the contents of the results file."""
     device = check(settings)
     config = training_config(settings)
     bench = Bench(settings, config, TOKENS[config.data.tokenizer], device)

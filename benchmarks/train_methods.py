@@ -67,6 +67,7 @@ def speed(variant: Variant, forward: AbstractContextManager, bench: Bench, peak:
 
 
 def causalities(methods: Sequence[str]) -> set[bool]:
+    """Return whether the networks of these methods are causal: False, True or both."""
     return {METHODS[method].CAUSAL for method in methods}
 
 
@@ -87,12 +88,14 @@ def memory_of(method: str, forward: AbstractContextManager, bench: Bench) -> dic
 
 
 def peak_bytes(step: Callable[[Batch], None], batch: Batch, device: torch.device) -> int:
+    """Return the peak of GPU memory during a training step."""
     torch.cuda.reset_peak_memory_stats(device)
     step(batch)
     return torch.cuda.max_memory_allocated(device)
 
 
 def fits(step: Callable[[Batch], None], batch: Batch) -> bool:
+    """Return whether a training step fits into GPU memory."""
     torch.cuda.empty_cache()
     try:
         step(batch)

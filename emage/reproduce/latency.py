@@ -100,6 +100,7 @@ class UncachedDecoder(nn.Module):
         return self.decoder.make_context(text)
 
     def new_cache(self, batch: int, n: int) -> list[Tensor]:
+        """Return an empty list, to which `forward` adds the tokens so far."""
         return []
 
     def forward(self, last: Tensor, context: Context, cache: list[Tensor]) -> Tensor:

@@ -109,6 +109,7 @@ class EvaluationActor:
 
     @cached_property
     def pipe(self) -> Emage:
+        """The model. Raises InputError if its files are not those that the driver found."""
         pipe = Emage.from_pretrained(self.config.checkpoint, device=self.device, dtype=self.config.dtype)
         if self.config.compile:
             pipe.compile()
@@ -118,6 +119,7 @@ class EvaluationActor:
 
     @cached_property
     def ranker(self) -> ClipRanker | None:
+        """The CLIP that ranks candidates, or None. Raises InputError if it is not the driver's."""
         ranker = load_ranker(self.config, self.device)
         if ranker and ranker.metadata != self.expected.ranker:
             raise InputError(f"{socket.gethostname()} has another CLIP ranker than the driver (rank_weights=FILE)")
@@ -125,6 +127,7 @@ class EvaluationActor:
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
+        """The scorers by name. Raises InputError if they are not the driver's."""
         expected = self.expected
         return scoring.load(self.config, self.pipe.tokenizer, self.device, expected.ranker, expected.scorers)
 

@@ -103,6 +103,7 @@ class Results:
         return [metric for metric in REPORTED_METRICS if any(metric.name in row.values for row in self.rows)]
 
     def row(self, key: str) -> RowResults | None:
+        """Return the row of this key; None if the study has no such row."""
         return next((row for row in self.rows if row.key == key), None)
 
     def as_json(self) -> dict[str, Any]:

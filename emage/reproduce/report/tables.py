@@ -38,6 +38,7 @@ def all_findings(studies: Sequence[Results]) -> str:
 
 
 def bullets(found: Sequence[Finding]) -> list[str]:
+    """Return the findings as lines of a Markdown list."""
     return [f"- {finding}" for finding in found]
 
 
