@@ -114,7 +114,7 @@ def network() -> None:
         (264, 356, 350, 82),
         "Keep the most confident, mask the rest",
         "log-probability + position noise; count by schedule",
-        "emage/methods/masking.py",
+        "emage/methods/unmasking_order.py",
         kind="choice",
     )
     figure.arrow((909, 282), (909, 354))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from emage.config.fields import group, setting
 
-Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive"]
+Method = Literal["fully_nar", "iterative1", "iterative2", "iterative3", "autoregressive", "parallel_autoregressive"]
 Schedule = Literal["cosine", "linear", "square", "cubic", "sqrt"]
 UnmaskingOrder = Literal["confidence", "random", "halton"]
 Revise = Literal["argmax", "sample"]

@@ -22,6 +22,11 @@ class ObjectiveConfig:
     mask_schedule: Schedule = setting(
         "linear", "Distribution of the fraction of tokens that is masked in training.", source="paper, Sec. 4.7"
     )
+    mask_order: Literal["random", "halton"] = setting(
+        "random",
+        "Positions that are masked in training: random ones, or the last of the Halton order, which generation with "
+        "sampling.order=halton meets.",
+    )
     first_pass: Literal["sample", "argmax"] = setting(
         "sample", "How the first forward pass of iterative2 and iterative3 chooses tokens from its logits."
     )
@@ -36,6 +41,29 @@ class ObjectiveConfig:
         0.0,
         "Tokens of the first forward pass of iterative2 and iterative3 that are replaced by the true ones.",
         unit="fraction of the tokens",
+        minimum=0,
+        maximum=1,
+    )
+    groups: int = setting(
+        16,
+        "Groups of tokens that parallel_autoregressive learns to generate one after another.",
+        unit="groups",
+        minimum=1,
+    )
+    group_schedule: Schedule = setting(
+        "cosine", "Sizes of these groups: the numbers of tokens that each decoding step unmasks."
+    )
+    random_order_share: float = setting(
+        0.0,
+        "Images whose groups parallel_autoregressive splits from a random order, not from the Halton order.",
+        unit="fraction of the images",
+        minimum=0,
+        maximum=1,
+    )
+    given_share: float = setting(
+        0.0,
+        "Images of which parallel_autoregressive is given random tokens, as in inpainting.",
+        unit="fraction of the images",
         minimum=0,
         maximum=1,
     )

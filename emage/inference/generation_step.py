@@ -92,7 +92,8 @@ def generation_steps(
     context = runner.encode_text(prompts)
     y = _start_tokens(runner, len(prompts), inpainting_inputs)
     num_steps = METHODS[runner.config.method].num_steps(settings, y.shape[1])
-    for t, tokens in enumerate(runner.steps(context, y, seeds, settings), start=1):
+    is_new = all(given is None for given in inpainting_inputs)
+    for t, tokens in enumerate(runner.steps(context, y, seeds, settings, is_new), start=1):
         yield GenerationStep(runner, t, num_steps, tokens, context, seeds)
 
 

@@ -41,3 +41,12 @@ class GuidedDecoder:
     def new_cache(self, batch: int, n: int):
         """Return two empty caches of keys and values, for the caption and for the empty caption."""
         return self._decoder.new_cache(batch, n), self._decoder.new_cache(batch, n)
+
+    def new_group_cache(self, batch: int, capacity: int):
+        """Return two empty caches of groups, for the caption and for the empty caption."""
+        return self._decoder.new_group_cache(batch, capacity), self._decoder.new_group_cache(batch, capacity)
+
+    def next_group(self, tokens: Tensor, positions: Tensor, num_content: int, context: Context, cache, valid=None):
+        """Return the logits (B,M,V) of the queries (Transformer.next_group)."""
+        c = self._decoder.next_group(tokens, positions, num_content, context, cache[0], valid)
+        return self._mixed(c, self._decoder.next_group(tokens, positions, num_content, self._empty, cache[1], valid))

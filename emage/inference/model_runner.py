@@ -107,10 +107,16 @@ class ModelRunner:
         with self.inference_context():
             return inpainting.encode(self._tokenizer, given, self.device)
 
-    def steps(self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig) -> Iterator[Step]:
-        """Run the model's method: from the tokens `y` (B,N), MASK where masked, to whole images, step by step."""
+    def steps(
+        self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig, is_new: bool = False
+    ) -> Iterator[Step]:
+        """Run the model's method: from the tokens `y` (B,N), MASK where masked, to whole images, step by step.
+
+        `is_new`: no token of any image is given.
+        """
         batch, n = y.shape
         network, method, num_tensors = self.network, METHODS[self.config.method], len(context.tensors)
+        generate = getattr(method, "generate_new", method.generate) if is_new else method.generate
         num_steps = method.num_steps(settings, n)
         numbers = ImageRng(seeds, self.device).uniform(method.max_random_numbers(settings, n))
         empty = self.encode_text([""] * batch) if settings.guidance else Context([])
@@ -121,10 +127,12 @@ class ModelRunner:
             if settings.guidance:
                 decoder = GuidedDecoder(decoder, Context.from_tensors(tensors[num_tensors:]), settings, num_steps)
             rng = BufferedRng(numbers)
-            yield from method.generate(decoder, Context.from_tensors(tensors[:num_tensors]), y, settings, rng)
+            yield from generate(decoder, Context.from_tensors(tensors[:num_tensors]), y, settings, rng)
 
         inputs = (y, numbers, *context.tensors, *empty.tensors)
-        for step in self._run(("steps", batch, settings), work, inputs, num_steps, same_every_step=method.CAUSAL):
+        for step in self._run(
+            ("steps", batch, settings, is_new), work, inputs, num_steps, same_every_step=method.CAUSAL
+        ):
             yield Step(*step)
 
     @torch.no_grad()

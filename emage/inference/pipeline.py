@@ -13,7 +13,7 @@ from emage.inference.inpainting import InpaintingInput
 from emage.inference.model_runner import ModelRunner
 from emage.inference.pretrained import PretrainedMixin
 from emage.inference.seeds import candidate_seed, check_seeds
-from emage.methods.sampling_arguments import SamplingArguments, sampling_arguments, sampling_settings
+from emage.methods.sampling import SamplingArguments, sampling_arguments, sampling_settings
 from emage.model import device_support
 from emage.model.transformer import Network
 from emage.tokenizers import Tokenizer

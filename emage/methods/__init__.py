@@ -1,4 +1,4 @@
-"""The paper's five methods: `METHODS` maps a name to a module, whose members `MethodModule` lists.
+"""The paper's five methods and one of ours: `METHODS` maps a name to a module, whose members `MethodModule` lists.
 
 A method never sees captions or pixels: tokens and a text context go in, tokens or a loss come out. To add one, write a
 module like emage/methods/iterative1.py and add its name to `Method` in emage/config/model.py (docs/extending.md).

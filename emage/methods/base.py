@@ -36,8 +36,11 @@ class Step(NamedTuple):
 class MethodModule(Protocol):
     """The members that a module in METHODS must have. The ones in capitals are constants: `CAUSAL = False`.
 
-    Model cards show the first sentence of the module's docstring. A module may also have LIMITS, a tuple of sentences
-    about what the method cannot do; model cards list them.
+    The first sentence of the module's docstring is shown on model cards. A module may also have:
+
+    - LIMITS: sentences for the limits that a model card lists;
+    - TWO_STREAMS: True if training passes every position twice, as content and as query (for FLOP counts);
+    - generate_new: as `generate`, called instead of it if no token of the batch is given.
     """
 
     @property

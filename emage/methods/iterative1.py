@@ -23,21 +23,16 @@ from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy, logits_at
-from emage.methods.masking import (
-    MASK,
-    ImageRng,
-    Rng,
+from emage.methods.masking import MASK, ImageRng, Rng, kept_table, max_masked, sample_mask
+from emage.methods.sampling import sample_tokens, token_settings
+from emage.methods.unmasking_order import (
     fixed_scores,
-    kept_table,
     least_confident,
     masked_positions,
-    max_masked,
     noise_table,
     position_scores,
-    sample_mask,
     unmask_top_k,
 )
-from emage.methods.sampling import sample_tokens, token_settings
 
 CAUSAL = False
 TWO_PASSES = False
@@ -46,7 +41,7 @@ SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    masked = sample_mask(y.shape[1], objective, rng)  # 1
     logits = model(y.masked_fill(masked, MASK), context)  # 2
     return cross_entropy(logits, y, masked, scored=masked)  # 3
 

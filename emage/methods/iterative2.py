@@ -38,8 +38,8 @@ SCORES_ALL = False
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 3, sampled first: see num_scored
-    first = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 1
+    masked = sample_mask(y.shape[1], objective, rng)  # 3, sampled first: see num_scored
+    first = sample_mask(y.shape[1], objective, rng)  # 1
     y_pred = mix_in_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)
     y_mix = torch.where(first, y_pred, y)  # 2
     logits = model(y_mix.masked_fill(masked, MASK), context)  # 4

@@ -4,7 +4,8 @@ Letters: B images, N image tokens, T decoding steps.
 
 Training (Algorithm 2; lines 1, 2, 10 and 11 are in the training loop):
     3. Sample a mask ratio r from Uniform (0, 1].
-    4. Pick k = floor(r |Y|) positions.
+    4. Pick k = ceil(r |Y|) positions. (Algorithm 2 has floor, with which no image is masked everywhere; Sec. 3.4 says
+       that k is uniform on (0, |Y|].)
     5. Y_mask is Y with [MASK] there.
     6. Y_pred: predict the tokens of all positions from X and Y_mask, without gradient.
     7. Sample another ratio and mask Y_pred at random: Y_obs, [MASK] tokens and (wrong) image tokens.
@@ -27,19 +28,9 @@ from torch import Tensor
 from emage.config import ObjectiveConfig, SamplingConfig
 from emage.methods.base import Loss, Step, cross_entropy, first_pass, mix_in_truth
 from emage.methods.iterative1 import max_random_numbers, num_steps
-from emage.methods.masking import (
-    MASK,
-    ImageRng,
-    Rng,
-    fixed_scores,
-    kept_table,
-    least_confident,
-    noise_table,
-    position_scores,
-    sample_mask,
-    unmask_top_k,
-)
+from emage.methods.masking import MASK, ImageRng, Rng, kept_table, sample_mask
 from emage.methods.sampling import sample_tokens, token_settings
+from emage.methods.unmasking_order import fixed_scores, least_confident, noise_table, position_scores, unmask_top_k
 
 __all__ = [
     "CAUSAL",
@@ -59,9 +50,9 @@ SCORES_ALL = True
 
 
 def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
-    y_mask = y.masked_fill(sample_mask(y.shape[1], objective.mask_schedule, rng), MASK)  # 3, 4, 5
+    y_mask = y.masked_fill(sample_mask(y.shape[1], objective, rng), MASK)  # 3, 4, 5
     y_pred = mix_in_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
-    masked = sample_mask(y.shape[1], objective.mask_schedule, rng)  # 7
+    masked = sample_mask(y.shape[1], objective, rng)  # 7
     logits = model(y_pred.masked_fill(masked, MASK), context)  # 8
     return cross_entropy(logits, y, masked, scored=torch.ones_like(masked))  # 9
 

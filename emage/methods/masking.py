@@ -1,4 +1,4 @@
-"""Masking: schedules of how many tokens are kept, random masks, position noise, the choice of positions. No model.
+"""Masking: schedules of how many tokens are kept, random numbers per image, training masks, the Halton order.
 
 Letters: B images, N image tokens, T decoding steps, t the step (1..T). MASK stands for [MASK] in token tensors.
 """
@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emage.config import Schedule, UnmaskingOrder
-from emage.utils.torch_compile import compilable
+from emage.config import ObjectiveConfig, Schedule
 
 MASK = -1  # input-only: the network has a row for it, its head has none
 CPU = torch.device("cpu")
@@ -97,6 +96,13 @@ def max_masked(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=8)
+def max_kept_per_step(n: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
+    """Return, for each step, the largest number of `n` positions that it can newly keep, in any inpainting."""
+    newly_kept = np.diff(_kept_by_masked(n, steps, schedule), axis=0, prepend=0)
+    return tuple(newly_kept.max(axis=1).tolist())
+
+
+@functools.lru_cache(maxsize=8)
 def _kept_by_masked(n: int, steps: int, schedule: Schedule) -> np.ndarray:
     """Return the table of `kept_table` on the host."""
     rows = [(0,) * steps] + [_kept(steps, masked, schedule) for masked in range(1, n + 1)]
@@ -150,16 +156,53 @@ def gumbel(u: Tensor) -> Tensor:
     return -torch.log(-torch.log(u))
 
 
+# --- Halton order -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
+    """Return the rank (N,) of every position in a Halton sequence (bases 2, 3) over the grid: early ones are far apart.
+
+    The grid is the h x w = n nearest to a square.
+    """
+    height, width = grid_of(n)
+    order: dict[int, None] = {}
+    i = 1
+    while len(order) < n:
+        order.setdefault(int(_radical_inverse(i, 2) * height) * width + int(_radical_inverse(i, 3) * width))
+        i += 1
+    ranks = torch.empty(n, dtype=torch.int64)
+    ranks[torch.tensor(list(order))] = torch.arange(n)
+    return ranks.to(device)
+
+
+def grid_of(n: int) -> tuple[int, int]:
+    """Return the h x w = n that is nearest to a square."""
+    height = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
+    return height, n // height
+
+
+def _radical_inverse(i: int, base: int) -> float:
+    """Return the number whose digits after the point are those of `i` in `base`, mirrored."""
+    value, scale = 0.0, 1.0 / base
+    while i:
+        value += scale * (i % base)
+        i //= base
+        scale /= base
+    return value
+
+
 # --- Masks ------------------------------------------------------------------------------------------------------------
 
 
 def num_masked(r: Tensor, n: int, schedule: Schedule) -> Tensor:
-    """Return how many of `n` positions to mask in training, (B,) int64, given r (B,) uniform on (0, 1].
+    """Return how many of `n` positions to mask in training, (B,) int64 in 1..n, given r (B,) uniform on (0, 1].
 
-    It is never 0 (Sec. 3.2: (0, n]). The fraction masked is gamma(1 - r), with gamma of `num_kept` (Sec. 4.7, Figure
-    4); its mean is 1/2 for linear, 2/pi for cosine, 2/3 for square, 3/4 for cubic and 1/3 for sqrt.
+    k = ceil(gamma n), which is uniform on 1..n for the linear schedule (Sec. 3.2: k ~ U(0, n]): the image that is
+    masked everywhere, with which generation begins, is trained too. gamma(1 - r) is that of `num_kept` (Sec. 4.7,
+    Figure 4); its mean is 1/2 for linear, 2/pi for cosine, 2/3 for square, 3/4 for cubic and 1/3 for sqrt.
     """
-    return (_fraction_masked(r, schedule) * n).floor().long().clamp(1, n)
+    return (_fraction_masked(r.double(), schedule) * n).ceil().long()  # float32 has gamma < 0 near r = 0
 
 
 def _fraction_masked(r: Tensor, schedule: Schedule) -> Tensor:
@@ -181,9 +224,16 @@ def random_mask(count: Tensor, n: int, rng: ImageRng) -> Tensor:
     return top_k_mask(rng.uniform(n), count)
 
 
-def sample_mask(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
-    """Return a training mask (B,N) bool: a random count (Algorithm 2, line 3) of random positions is True."""
-    return random_mask(sample_num_masked(n, schedule, rng), n, rng)
+def sample_mask(n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
+    """Return a training mask (B,N) bool, True where masked: a random count of positions (Algorithm 2, line 3).
+
+    The positions are random, or with `mask_order=halton` (ours) the last of the Halton order: what is then visible is
+    what generation in that order has unmasked.
+    """
+    count = sample_num_masked(n, objective.mask_schedule, rng)
+    if objective.mask_order == "halton":
+        return halton_rank(n, rng.device) >= (n - count)[:, None]
+    return random_mask(count, n, rng)
 
 
 def sample_num_masked(n: int, schedule: Schedule, rng: ImageRng) -> Tensor:
@@ -203,92 +253,3 @@ def top_k_mask(scores: Tensor, count: Tensor) -> Tensor:
     order = scores.argsort(dim=-1, descending=True, stable=True)
     first = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
     return torch.zeros_like(first).scatter(1, order, first)
-
-
-# --- Choice of positions ----------------------------------------------------------------------------------------------
-
-
-def noise_table(first: float, steps: int, device: torch.device) -> Tensor:
-    """Return the scale of the position noise at each step, (T,): it falls linearly from `first` to 0 at the last."""
-    return first * (1 - torch.arange(1, steps + 1, device=device) / steps)
-
-
-def position_scores(order: UnmaskingOrder, log_p: Tensor, fixed: Tensor, noise: Tensor, rng: Rng) -> Tensor:
-    """Return the scores (B,N) of positions; a step keeps those with the highest.
-
-    Args:
-        order: The setting `sampling.order`. `confidence` scores by the model (Sec. 4), the others by `fixed`.
-        log_p: (B,N) of the sampled tokens.
-        fixed: (B,N) scores from `fixed_scores`.
-        noise: () scale of the Gumbel noise that is added to `log_p`.
-        rng: One generator per image.
-    """
-    return _noisy(log_p, noise, rng.uniform(log_p.shape[1])) if order == "confidence" else fixed
-
-
-@compilable
-def _noisy(log_p: Tensor, noise: Tensor, u: Tensor) -> Tensor:
-    return log_p + noise * gumbel(u)
-
-
-@compilable
-def unmask_top_k(tokens: Tensor, scores: Tensor, unmasked: Tensor, mask_again: Tensor, count: Tensor) -> Tensor:
-    """Return the tokens (B,N) at the `count` (B,) highest scores (B,N), MASK elsewhere (Algorithm 1, lines 4 and 5).
-
-    Positions that are `unmasked` (B,N) stay so, whatever their scores, except those of `mask_again` (B,N).
-    """
-    scores = scores.masked_fill(unmasked, torch.inf).masked_fill(mask_again, -torch.inf)
-    return tokens.masked_fill(~top_k_mask(scores, count), MASK)
-
-
-def least_confident(unmasked: Tensor, log_p: Tensor, fraction: float, max_count: Tensor) -> Tensor:
-    """Return (B,N) bool: the least probable `fraction`, rounded down, of a row's `unmasked` (B,N) positions (ours).
-
-    They are masked again for a step and regenerated. At most `max_count` (B,) of a row: no more than are masked after
-    this step anyway, so that the schedule stays.
-    """
-    if not fraction:  # the default: no sort
-        return torch.zeros_like(unmasked)
-    count = (unmasked.sum(1) * fraction).floor().long().minimum(max_count)
-    return top_k_mask(-log_p.masked_fill(~unmasked, torch.inf), count)
-
-
-def fixed_scores(order: UnmaskingOrder, n: int, rng: Rng) -> Tensor:
-    """Return the scores (B,N) of the orders that do not depend on the model, once per image; 0 for `confidence`."""
-    if order == "random":
-        return rng.uniform(n)
-    ranks = halton_rank(n, rng.device).float() if order == "halton" else torch.zeros(n, device=rng.device)
-    return -ranks.expand(len(rng), n)
-
-
-def masked_positions(y: Tensor, count: int) -> Tensor:
-    """Return (B,count) int64, the positions of MASK in `y` (B,N) in order, then unmasked ones if a row has fewer."""
-    return (y == MASK).byte().argsort(dim=-1, descending=True, stable=True)[:, :count]
-
-
-@functools.cache
-def halton_rank(n: int, device: torch.device = CPU) -> Tensor:
-    """Return the rank (N,) of every position in a Halton sequence (bases 2, 3) over the grid: early ones are far apart.
-
-    The grid is the h x w = n nearest to a square.
-    """
-    height = max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0)
-    width = n // height
-    order: dict[int, None] = {}
-    i = 1
-    while len(order) < n:
-        order.setdefault(int(_radical_inverse(i, 2) * height) * width + int(_radical_inverse(i, 3) * width))
-        i += 1
-    ranks = torch.empty(n, dtype=torch.int64)
-    ranks[torch.tensor(list(order))] = torch.arange(n)
-    return ranks.to(device)
-
-
-def _radical_inverse(i: int, base: int) -> float:
-    """Return the number whose digits after the point are those of `i` in `base`, mirrored."""
-    value, scale = 0.0, 1.0 / base
-    while i:
-        value += scale * (i % base)
-        i //= base
-        scale /= base
-    return value

@@ -1,15 +1,18 @@
-"""Logits to tokens: temperature, top-k, top-p. The noise on positions is in masking.py.
+"""Sampling: logits to tokens (temperature, top-k, top-p), and the sampling settings as keyword arguments.
 
-Letters: B images, M positions of each, V codes.
+Letters: B images, M positions of each, V codes. The noise on positions is in unmasking_order.py.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-from emage.config import SamplingConfig, check
+from emage.config import SamplingConfig, Schedule, UnmaskingOrder, check, nearest
+from emage.config.model import GuidanceSchedule, Revise
 from emage.utils.errors import InputError
 from emage.utils.torch_compile import compilable
 
@@ -98,3 +101,58 @@ def check_sampling(settings: SamplingConfig, n: int) -> None:
     check(settings)
     if settings.steps > n:
         raise InputError(f"steps={settings.steps}: must be at most {n}, the number of tokens of an image")
+
+
+# --- Settings as keyword arguments ------------------------------------------------------------------------------------
+#
+# Every one is a field of SamplingConfig of the same name and type; None stands for the checkpoint's own setting.
+# `generate`, `stream` and `inpaint` of emage/inference/pipeline.py list them in their signatures, for `help()` and
+# IDEs; the other methods take `**sampling: Unpack[SamplingArguments]`. tests/methods/test_sampling_arguments.py
+# compares all of them with SamplingConfig.
+
+NAMES = tuple(item.name for item in fields(SamplingConfig))
+
+
+class SamplingArguments(TypedDict, total=False):
+    """The sampling settings as keyword arguments; `Emage.generate` documents each of them."""
+
+    steps: int | None
+    schedule: Schedule | None
+    order: UnmaskingOrder | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    gumbel: float | None
+    revise: Revise | None
+    guidance: float | None
+    guidance_schedule: GuidanceSchedule | None
+    remask: float | None
+
+
+def sampling_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sampling settings among the arguments of a call.
+
+    Args:
+        arguments: The caller's `locals()`, taken in its first line. Arguments that it does not have are in
+            `arguments["unknown"]` and are returned as well: `sampling_settings` rejects them.
+    """
+    return {name: arguments[name] for name in NAMES} | arguments.get("unknown", {})
+
+
+def sampling_settings(own: SamplingConfig, sampling: Mapping[str, Any], num_tokens: int) -> SamplingConfig:
+    """Return the checkpoint's own settings with some replaced.
+
+    Args:
+        own: The checkpoint's settings.
+        sampling: Settings by name; None: the checkpoint's own.
+        num_tokens: Tokens of an image, which `steps` must not exceed.
+
+    Raises:
+        InputError: For an unknown name, naming the nearest one, or a value that is not allowed.
+    """
+    for name in sampling:
+        if name not in NAMES:
+            raise InputError(f"unknown sampling setting {name!r}{nearest(name, NAMES)}")
+    settings = replace(own, **{name: value for name, value in sampling.items() if value is not None})
+    check_sampling(settings, num_tokens)
+    return settings

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from emage.config import ModelConfig
 from emage.methods.masking import MASK
+from emage.model.group_attention import GroupCache, pass_masks, run_blocks, training_masks
+from emage.model.kv_cache import KVCache, LayerCache
 from emage.model.text import ENCODERS
 from emage.utils.torch_compile import compilable
 
@@ -44,45 +46,6 @@ class Context(NamedTuple):
         return Context([(keys[index], values[index]) for keys, values in self.keys_values])
 
 
-class LayerCache(NamedTuple):
-    """One layer's keys and values in the cache, and the position of the next token."""
-
-    keys: Tensor  # (B,H,N,K)
-    values: Tensor
-    position: Tensor  # (1,) int64, of the next token
-    seen: Tensor  # (1,N) bool, the positions that this token attends to: its own and earlier ones
-
-    def put(self, keys: Tensor, values: Tensor) -> None:
-        """Write the next token's keys and values, (B,H,1,K) each."""
-        self.keys.index_copy_(2, self.position, keys)
-        self.values.index_copy_(2, self.position, values)
-
-
-class KVCache:
-    """Keys and values of the earlier image tokens, for causal generation: 2 L B N D numbers in L layers.
-
-    It has a fixed size and keeps the position of the next token on the device: every token is the same work, so that
-    one CUDA graph serves all.
-    """
-
-    def __init__(self, shape: Sequence[int], like: Tensor):
-        """Make an empty cache of the shape (L,B,H,N,K), with the device and precision of `like`."""
-        self._keys, self._values = like.new_zeros(shape), like.new_zeros(shape)
-        self._positions = torch.arange(shape[3], device=like.device)[None]
-        self._position = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self._seen = self._positions <= self._position
-
-    @property
-    def layers(self) -> list[LayerCache]:
-        """Return every layer's cache."""
-        return [LayerCache(*pair, self._position, self._seen) for pair in zip(self._keys, self._values, strict=True)]
-
-    def advance(self) -> None:
-        """Move to the next token."""
-        self._position += 1
-        torch.le(self._positions, self._position, out=self._seen)
-
-
 class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, causal: bool):
         super().__init__()
@@ -91,15 +54,24 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B,H,N,K)
+        q, k, v = self.split_heads(x)
         if cache is None:
-            return self.proj(_join(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
+            return self.merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
         assert x.shape[1] == 1, "the cache takes one token at a time: a longer piece would need another mask"
         cache.put(k, v)
         # For a single query plain products are faster: the fused kernels loop over the positions.
         scores = (q / math.sqrt(q.shape[3])) @ cache.keys.transpose(2, 3)  # (B,H,1,N)
         p = scores.float().masked_fill(~cache.seen, -torch.inf).softmax(-1).to(v.dtype)
-        return self.proj(_join(p @ cache.values))
+        return self.merge_heads(p @ cache.values)
+
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values, (B,H,N,K) each, of the states (B,N,D)."""
+        q, k, v = (_split(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return q, k, v
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """Return the output (B,N,D) of what the heads (B,H,N,K) found."""
+        return self.proj(_join(x))
 
 
 class CrossAttention(nn.Module):
@@ -197,6 +169,41 @@ class Transformer(nn.Module):
         x = self._states(y, context.keys_values)
         return self.head(x.gather(1, positions[..., None].expand(*positions.shape, x.shape[2])))
 
+    def grouped_logits(self, y: Tensor, context: Context, group: Tensor) -> Tensor:
+        """Return the logits (B,N,V) of every token from the tokens of earlier groups: all groups in one pass.
+
+        Args:
+            y: The tokens (B,N), none masked.
+            context: From `make_context`.
+            group: (B,N) int, the group of every position; group_attention.py explains them.
+        """
+        return self.head(self._grouped_states(y, context.keys_values, group)[:, y.shape[1] :])
+
+    @compilable
+    def _grouped_states(self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], group: Tensor) -> Tensor:
+        content, queries = self.tokens(y), self.tokens.weight[self.vocab_size].expand(*y.shape, -1)
+        x = torch.cat([content, queries], dim=1) + self.positions().repeat(2, 1)  # (B,2N,D)
+        masks = training_masks(group)
+        return self.norm(run_blocks(self.blocks, x, keys_values, y.shape[1], masks, recompute=self.recompute))
+
+    def next_group(
+        self, tokens: Tensor, positions: Tensor, num_content: int, context: Context, cache: GroupCache, valid=None
+    ) -> Tensor:
+        """Return the logits (B,M,V) of the queries; write keys and values of the content into the cache.
+
+        Args:
+            tokens: (B,C+M), C of content, then MASK for M queries.
+            positions: (B,C+M), where they are.
+            num_content: C.
+            context: From `make_context`.
+            cache: From `new_group_cache`; it holds the content of earlier passes.
+            valid: (B,C+M) bool tensor, False for padding; None: no pass has padding.
+        """
+        x = self.tokens(torch.where(tokens == MASK, self.vocab_size, tokens)) + self.positions()[positions]
+        masks = pass_masks(valid, num_content, cache)
+        x = run_blocks(self.blocks, x, context.keys_values, num_content, masks, cache)
+        return self.head(self.norm(x[:, num_content:]))
+
     @compilable
     def _states(
         self, y: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], layers: Sequence[LayerCache] | None = None
@@ -214,9 +221,15 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch: int, n: int) -> KVCache:
         """Return an empty cache for `n` tokens of `batch` images."""
-        config = self.config
-        head_width = config.width // config.num_heads
-        return KVCache((config.depth, batch, config.num_heads, n, head_width), like=self.head.weight)
+        return KVCache(self._cache_shape(batch, n), like=self.head.weight)
+
+    def new_group_cache(self, batch: int, capacity: int) -> GroupCache:
+        """Return an empty cache for `next_group`: `capacity` positions of content and the queries of one pass."""
+        return GroupCache(self._cache_shape(batch, capacity), like=self.head.weight)
+
+    def _cache_shape(self, batch: int, n: int) -> tuple[int, ...]:
+        heads = self.config.num_heads
+        return self.config.depth, batch, heads, n, self.config.width // heads
 
 
 class Positions(nn.Module):

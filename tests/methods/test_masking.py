@@ -4,23 +4,22 @@ from typing import get_args
 import pytest
 import torch
 
-from emage.config import Schedule
+from emage.config import ObjectiveConfig, Schedule
 from emage.methods.masking import (
     MASK,
     ImageRng,
     gumbel,
     halton_rank,
     kept_table,
-    least_confident,
-    masked_positions,
     max_masked,
     num_kept,
     num_masked,
-    position_scores,
     random_mask,
     sample_mask,
+    sample_num_masked,
     top_k_mask,
 )
+from emage.methods.unmasking_order import least_confident, masked_positions, position_scores
 
 SCHEDULES = get_args(Schedule)
 
@@ -112,20 +111,48 @@ def test_masked_positions_come_first_and_in_order():
     assert masked_positions(y, 2).tolist() == [[1, 3], [0, 1]]
 
 
-def test_mask_counts_cover_one_to_n_and_never_zero():
-    r = torch.tensor([1e-7, 0.1, 0.5, 0.999, 1.0])
-    assert num_masked(r, 10, "linear").tolist() == [1, 1, 5, 9, 10]
-    for schedule in SCHEDULES:
-        counts = num_masked(r, 10, schedule)
-        assert counts[-1] == 10 and counts.min() == 1
+GAMMA_INVERSE = {  # the r at which gamma(1 - r) is x
+    "linear": lambda x: x,
+    "square": lambda x: 1 - math.sqrt(1 - x),
+    "cubic": lambda x: 1 - (1 - x) ** (1 / 3),
+    "sqrt": lambda x: 1 - (1 - x) ** 2,
+    "cosine": lambda x: 1 - 2 / math.pi * math.acos(x),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_mask_counts_are_exact_and_reach_one_and_n(schedule: Schedule):
+    """k = ceil(gamma n): k <= j just up to the r at which gamma is j/n. For linear that is uniform on 1..n."""
+    n = 10
+    ends = torch.tensor([GAMMA_INVERSE[schedule](j / n) for j in range(1, n)], dtype=torch.float64)
+    assert num_masked(ends - 1e-6, n, schedule).tolist() == list(range(1, n))
+    assert num_masked(ends + 1e-6, n, schedule).tolist() == list(range(2, n + 1))
+    smallest, largest = 2.0**-24, 1.0  # the r of ImageRng, as float32
+    assert num_masked(torch.tensor([smallest, largest]), 1024, schedule).tolist() == [1, 1024]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_image_that_is_masked_everywhere_is_trained_as_often_as_the_schedule_says(schedule: Schedule):
+    """Every generation begins with it. P(k = n) = P(gamma > (n-1)/n)."""
+    counts = sample_num_masked(8, schedule, ImageRng(range(4000)))
+    assert counts.min() == 1 and counts.max() == 8
+    p = 1 - GAMMA_INVERSE[schedule](7 / 8)
+    assert (counts == 8).float().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 4000))
 
 
 def test_mask_counts_by_hand():
     # r = 0.5: 1 - 0.25, 1 - 0.125, 1 - sqrt(0.5); r = 0.25: 1 - 0.5625, 1 - 0.421875, 1 - sqrt(0.75)
     r = torch.tensor([0.25, 0.5])
-    assert num_masked(r, 1000, "square").tolist() == [437, 750]
-    assert num_masked(r, 1000, "cubic").tolist() == [578, 875]
-    assert num_masked(r, 1000, "sqrt").tolist() == [133, 292]
+    assert num_masked(r, 1000, "square").tolist() == [438, 750]
+    assert num_masked(r, 1000, "cubic").tolist() == [579, 875]
+    assert num_masked(r, 1000, "sqrt").tolist() == [134, 293]
+
+
+def test_masks_of_the_halton_order_leave_its_beginning_visible():
+    mask = sample_mask(16, ObjectiveConfig(mask_order="halton"), ImageRng(range(200)))
+    rank, counts = halton_rank(16), mask.sum(1)
+    assert set(counts.tolist()) == set(range(1, 17))
+    assert all((rank[row] >= 16 - count).all() for row, count in zip(mask, counts, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +160,8 @@ def test_mask_counts_by_hand():
     [("linear", 1 / 2), ("cosine", 2 / math.pi), ("square", 2 / 3), ("cubic", 3 / 4), ("sqrt", 1 / 3)],
 )
 def test_the_mean_fraction_masked_is_the_integral_of_the_function(schedule: Schedule, mean: float):
-    mask = sample_mask(100, schedule, ImageRng(range(2000)))
-    assert abs(mask.float().mean().item() - mean) < 0.02
+    mask = sample_mask(100, ObjectiveConfig(mask_schedule=schedule), ImageRng(range(2000)))
+    assert abs(mask.float().mean().item() - mean - 1 / 200) < 0.02  # rounded up: half a position more
 
 
 def test_random_mask_has_exact_counts_per_row():

@@ -62,7 +62,9 @@ def test_masks_follow_the_mask_schedule(name: str):
         model = RecordingModel(torch.zeros(N, V))
         METHODS[name].loss(model, tokens(2000), None, ObjectiveConfig(mask_schedule=schedule), rngs(2000))
         for shown in model.shown:
-            assert (shown == MASK).float().mean().item() == pytest.approx(fraction, abs=0.04)
+            assert (shown == MASK).float().mean().item() == pytest.approx(
+                fraction + 1 / (2 * N), abs=0.04
+            )  # rounded up
 
 
 def test_ground_truth_share_puts_the_truth_back():
@@ -104,10 +106,11 @@ def test_no_gradient_flows_through_the_first_pass(name: str):
     ("name", "expected"),
     [
         ("fully_nar", 2.4500),
-        ("iterative1", 2.3825),
-        ("iterative2", 2.3849),
-        ("iterative3", 2.4349),
+        ("iterative1", 2.4118),
+        ("iterative2", 2.4116),
+        ("iterative3", 2.4375),
         ("autoregressive", 2.3917),
+        ("parallel_autoregressive", 2.4585),
     ],
 )
 def test_fixed_seed_loss(name: str, expected: float):

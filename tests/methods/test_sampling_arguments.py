@@ -9,7 +9,7 @@ import pytest
 
 from emage import Emage
 from emage.config import SamplingConfig
-from emage.methods.sampling_arguments import NAMES, SamplingArguments, sampling_arguments, sampling_settings
+from emage.methods.sampling import NAMES, SamplingArguments, sampling_arguments, sampling_settings
 from emage.utils.errors import InputError
 
 EXPLICIT = [Emage.generate, Emage.stream, Emage.inpaint]

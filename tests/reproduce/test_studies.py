@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emage.config import EvaluateConfig, ReproduceConfig, TrainConfig, parse
-from emage.reproduce import experiments, recipes, requirements, studies
+from emage.reproduce import experiments, paper_numbers, recipes, requirements, studies
 from emage.reproduce.experiments import WORK
 from emage.utils import manifest
 
@@ -30,7 +30,7 @@ def test_every_preset_is_a_study(tmp_path: Path):
 def test_table_3_trains_five_methods_for_equally_many_steps_on_the_same_data(tmp_path: Path):
     found = studies.experiments_of(studies.requested(config(tmp_path, "table3", "seeds=2", "small.cpus=1")))
     trainings = [experiment.config for experiment in found if isinstance(experiment.config, TrainConfig)]
-    assert len(trainings) == 10 and {one.method for one in trainings} == set(studies.METHOD_LABELS)
+    assert len(trainings) == 10 and {one.method for one in trainings} == set(paper_numbers.TABLE3)
     assert {one.optim.steps for one in trainings} == {1_500} and {one.run.seed for one in trainings} == {0, 1}
     assert {one.data.path for one in trainings} == {str(tmp_path / "world" / WORK / "tokens")}
     warm = {one.method for one in trainings if one.objective.warm_start}
@@ -153,24 +153,24 @@ def test_durations():
     ]
 
 
-# As they were when fingerprints got explicit program names. Names of classes and functions may change; if one of these
+# As they are since training masks ceil(r n) tokens. Names of classes and functions may change; if one of these
 # values changes, every user's finished experiments run again, and CHANGELOG.md must state it.
 FINGERPRINTS = {
     "small": {
         "world": "ba0c496b51cc19c31fddd447f4c4f7f5be2ef2d5d491cb2056a028c00856c74b",
-        "models/iterative3-seed0": "3ebb7cf3790f227bbd1530df8922c744988ab25d7abd7c554316994c145f3609",
-        "evaluations/iterative3-seed0": "2f041dab63d614d071f8709ecaef8ffd1ce8c2122b4005f52605f31982b0a12d",
+        "models/iterative3-seed0": "42d060f4b7fd33b704d48f0c878ae3feb1a1e91debcd3b570e16db455ab7802b",
+        "evaluations/iterative3-seed0": "af285338617d26cd7b178ac6eed6c013459dd663cbd8223d10e6950f4be7d915",
         "tokenizers": "0c31e42ceb5dfd5a42d942a9d95bb2f94888ee55e90bbb7b7f59faf7855bc411",
-        "strips/iterative3-seed0": "d7bf1cae17a503009b46612c5324a120e509004c72a9b1cfd406cc001de30aeb",
-        "latency/iterative3-seed0": "558436cf81d135592173b313a96bef6ec0da20a48e445aa0e3e2382b181d711f",
-        "latency/autoregressive-seed0-uncached": "317e4e26299a781433988f4e9d179a37ffc8656d9029047c61fa7c8e21322ee2",
+        "strips/iterative3-seed0": "6d19dd0370b0a2fa96ac410429c7cf78215dea7fdc4f6e271e8409866d7d9658",
+        "latency/iterative3-seed0": "501e255278cd096c152d2dc0a338596a3f087592f5ea27eef6073daea37571ae",
+        "latency/autoregressive-seed0-uncached": "3ab13bff988cadb76e30ec64f3441d3ffe73858afd58a3395545fe9eacd3c4a1",
     },
     "paper": {
-        "models/iterative3-seed0": "ce8fc09e290914ff60ca73da5a8c6beeed506db2796cc8b29560dd38fa51299e",
-        "evaluations/iterative3-seed0-500k": "13882f22db3dd054d30b8e1816cb7077f7f65966653fe038357c42af09f3a56e",
+        "models/iterative3-seed0": "2c064ba5b9a977e9ba178ddc9126f53192042a017714e24b1f1350a45085663c",
+        "evaluations/iterative3-seed0-500k": "423863dc671f4fc2ab7fba7445b58285fd507b09782b68cda068dd5271269146",
         "tokenizers": "03c2b70be0633cd6bd5e0d419e4956bc38bb01504c2ab5d96992d79a3061c680",
-        "strips/iterative3-seed0-500k": "53f056e3bbf3b66ca93b0e8ddee92b39525466b997a6c32eab199ef7bbf9507f",
-        "latency/iterative3-seed0-500k": "174a7aea757d3a9d4631ecf8710062ea58229b075eba593f9736a5739137a468",
+        "strips/iterative3-seed0-500k": "67b55a6c32efb2603e8c5c4bf6b999a881f8b5919d5000c9599a0b29305753c9",
+        "latency/iterative3-seed0-500k": "3bdbab790bb636d8d992215a436eebcfa504946774edce0db1e758832fbc55b0",
     },
 }
 

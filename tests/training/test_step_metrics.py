@@ -8,7 +8,7 @@ import pytest
 import torch
 from programs import ROOT
 
-from emage.config import CheckpointConfig, TrainConfig, preset
+from emage.config import CheckpointConfig, ObjectiveConfig, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import masking
 from emage.methods.masking import MASK, ImageRng
@@ -26,7 +26,7 @@ def test_the_metrics_of_a_step_counted_by_hand(token_table: Path):
     network = checkpoint.build(CheckpointConfig("iterative1", 512, (8, 8), config.model))
     engine = BareEngine(Objective(network, "iterative1", config.objective), config.optim)
     batch = rows.batch(0, 8)
-    masked = masking.sample_mask(64, "linear", ImageRng(batch.seeds))
+    masked = masking.sample_mask(64, ObjectiveConfig(), ImageRng(batch.seeds))
     with torch.no_grad():
         logits = network.decoder(
             batch.y.masked_fill(masked, MASK), network.encode_text(network.text.tokenize(batch.captions)[0])

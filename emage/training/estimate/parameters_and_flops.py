@@ -68,6 +68,8 @@ def flops_per_sample(network: Network, method: Method, *, in_warm_start: bool = 
         in_warm_start: Count a step of the warm start, which has no first pass.
     """
     text, keys_values, decoder = _text_flops(network), _keys_values_flops(network), decoder_flops(network)
+    if getattr(METHODS[method], "TWO_STREAMS", False) and not in_warm_start:
+        decoder = _two_stream_flops(network)
     frozen = network.text.frozen
     forwards = 4 if METHODS[method].TWO_PASSES and not in_warm_start else 3
     # With a frozen encoder the gradient of the text states is not needed, only that of the keys' and values' weights.
@@ -87,6 +89,15 @@ def decoder_flops(network: Network) -> int:
     n, width = decoder.grid[0] * decoder.grid[1], decoder.config.width
     matrices = sum(p.numel() for p in _matrices(decoder)) - sum(kv.numel() for kv in _keys_values_matrices(network))
     return 2 * n * matrices + decoder.config.depth * (_attention_flops(n, n, width) + _attention_flops(n, s, width))
+
+
+def _two_stream_flops(network: Network) -> int:
+    """Return the FLOP of a forward over content and queries of one image (emage/model/group_attention.py)."""
+    decoder = network.decoder
+    n, width, depth = decoder.grid[0] * decoder.grid[1], decoder.config.width, decoder.config.depth
+    head, one_stream = 2 * n * decoder.head.weight.numel(), depth * _attention_flops(n, n, width)
+    other = decoder_flops(network) - head - one_stream  # of each stream: all but its self-attention
+    return 2 * other + one_stream + depth * _attention_flops(n, 2 * n, width) + head
 
 
 def _count(module: nn.Module) -> int:
