@@ -49,7 +49,7 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
         pages[f"/{name}"] = encode(images[1].convert(mode), "JPEG" if mode == "CMYK" else "PNG")
         rows.append((f"{address}/{name}", f"a {name} image of two shapes"))
     pages |= {
-        "/text.jpg": b"<html>this is no image</html>",
+        "/text.jpg": b"<html>this is not an image</html>",
         "/short.jpg": encode(images[2].resize((640, 640)), "JPEG")[:8_000],
         "/small.png": encode(images[3].resize((15, 40))),
         "/huge.png": encode(Image.new("1", (3000, 3000))),

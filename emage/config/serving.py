@@ -63,7 +63,7 @@ class ServeConfig:
     max_batch_size: int = setting(8, "Images generated together.", unit="images", minimum=1)
     batch_wait_s: float = setting(
         0.0,
-        "Longest wait of an idle model for more requests; while it runs, the next batch fills anyway.",
+        "Wait for more images before each batch for which fewer than `max_batch_size` are queued; 0: none.",
         unit="seconds",
         minimum=0,
     )

@@ -4,8 +4,12 @@
 2. The second time it is captured, one graph per yield, and replayed from then on.
 
 Such work has fixed shapes, reads only its inputs and its own tensors, and never waits for the device. It runs eagerly,
-with the same result, on a CPU, while other work of the same pool is running, and if memory does not suffice for a
-capture.
+with the same result,
+
+- on a CPU, or in another stream than the default one;
+- while other work of the same pool is running, or another thread of the process captures;
+- if it has more than MAX_GRAPHS_PER_KEY yields that are not the same work;
+- if memory did not suffice for a capture.
 """
 
 import contextlib

@@ -23,7 +23,7 @@ from emage.utils.deprecation import renamed_attribute
 class Emage(PretrainedMixin):
     """A trained model with its tokenizer and its sampling settings: text to image.
 
-    Every image has its own seed: the same prompt, seed and settings give the same image, whatever else is in the batch.
+    An image depends on prompt, seed and settings, not on its batch (on a GPU up to rounding, which was not measured).
 
     Examples:
         >>> pipe = emage.Emage.from_pretrained("demo")
@@ -263,7 +263,7 @@ class Emage(PretrainedMixin):
         return generation_step.generation_steps(self.runner, prompts, seeds, settings, inpainting_inputs)
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
-        """Return the input of `generation_steps` that regenerates `image` where `mask` is white. As for `inpaint`."""
+        """Return the input of `generation_steps` that inpaints. The arguments and errors are those of `inpaint`."""
         return inpainting.prepare_inpainting(image, mask, self.grid, self.tokenizer.stride)
 
     def num_truncated(self, prompts: Sequence[str]) -> int:

@@ -23,7 +23,9 @@ class Loss(NamedTuple):
     nats: Tensor  # (B,N) of each scored position, 0 elsewhere; no gradient
     scored: Tensor  # (B,N) bool
     logits: Tensor  # (B,N,V) of the scored pass
-    masked: Tensor  # (B,N) bool, the positions at which that pass read [MASK]
+    # (B,N) bool, the positions at which that pass read [MASK]; all of them for autoregressive and
+    # parallel_autoregressive, where no position reads its own token.
+    masked: Tensor
 
 
 class Step(NamedTuple):
@@ -45,7 +47,11 @@ class MethodModule(Protocol):
 
     @property
     def CAUSAL(self) -> bool:
-        """The network's self-attention sees earlier positions only."""
+        """The network's self-attention sees earlier positions only.
+
+        `generate` must then do the same work on the same memory in every step after the first: one CUDA graph serves
+        all of them.
+        """
         ...
 
     @property

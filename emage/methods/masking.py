@@ -135,7 +135,7 @@ class BufferedRng:
     """Numbers of an ImageRng, generated in advance and returned in the same order: decoding steps need not wait."""
 
     def __init__(self, numbers: Tensor):
-        """`numbers` (B,M): from ImageRng.uniform, on the device of the model."""
+        """`numbers` (B,R), R random numbers per image: from ImageRng.uniform, on the device of the model."""
         self.device, self._numbers, self._used = numbers.device, numbers, 0
 
     def __len__(self) -> int:

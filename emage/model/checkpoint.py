@@ -92,7 +92,7 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
     try:
         return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
     except MISFITS as error:
-        raise damaged(folder, f"{CONFIG} is {one_line(error)}") from error
+        raise damaged(folder, f"{CONFIG}: {one_line(error)}") from error
 
 
 def load(

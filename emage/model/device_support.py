@@ -41,7 +41,10 @@ def choose(device: str) -> str:
 
 
 def _runs_on(arch: str, major: int, minor: int) -> bool:
-    """Return whether code for `arch` runs on a GPU of this capability: sm_ in its major version, compute_ on newer."""
+    """Return whether code for `arch` runs on a GPU of this capability.
+
+    sm_ code runs on GPUs of the same major version, compute_ code on newer ones too.
+    """
     kind, _, number = arch.partition("_")
     digits = "".join(c for c in number if c.isdigit())
     have = (int(digits[:-1]), int(digits[-1]))
@@ -50,7 +53,7 @@ def _runs_on(arch: str, major: int, minor: int) -> bool:
 
 # --- Precision --------------------------------------------------------------------------------------------------------
 
-TENSOR_CORES = (8, 0)  # compute capability from which GPUs have TF32 and bfloat16; the V100 is (7, 0)
+TF32_AND_BFLOAT16_CAPABILITY = (8, 0)  # compute capability from which GPUs have both; the V100 is (7, 0)
 
 
 def check_precision(precision: Precision, device: str | torch.device) -> None:
@@ -66,7 +69,7 @@ def _precision_problem(precision: Precision, name: str, capability: tuple[int, i
     """Return why a GPU of this capability (None: a CPU) lacks the precision, and what to do; None if it has it."""
     if precision == "tf32" and capability is None:
         return f"run.precision=tf32: {name} has no TF32, GPUs from the A100 on have; use run.precision=float32"
-    if precision == "float32" or capability is None or capability >= TENSOR_CORES:
+    if precision == "float32" or capability is None or capability >= TF32_AND_BFLOAT16_CAPABILITY:
         return None
     return (
         f"run.precision={precision} needs an A100 or newer (sm_80); {name} is sm_{capability[0]}{capability[1]}: "
@@ -78,7 +81,7 @@ def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
     """Raise InputError if `device` cannot generate in this precision; warn if it can, but slowly."""
     device = torch.device(device)
     if device.type == "cuda":
-        if dtype in ("tf32", "bfloat16") and torch.cuda.get_device_capability(device) < TENSOR_CORES:
+        if dtype in ("tf32", "bfloat16") and torch.cuda.get_device_capability(device) < TF32_AND_BFLOAT16_CAPABILITY:
             name = torch.cuda.get_device_name(device)
             raise InputError(f"dtype={dtype} needs an A100 or newer (sm_80), not {name}: use float16 or float32")
     elif dtype == "tf32":

@@ -1,6 +1,7 @@
 """The network of Figures 1 and 2: text context (B,S,D_text) and image tokens (B,N) in, logits (B,N,V) out.
 
-Letters: B images, N image tokens, S text positions, D width, H heads, K width of a head, V codes.
+Letters: B images, N image tokens, S text positions, D width, H heads, K width of a head, V codes, M positions whose
+logits are wanted, C positions of content (group_attention.py).
 It does not depend on masking or pixels; [MASK] is one more row of its input embedding.
 """
 

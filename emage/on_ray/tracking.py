@@ -8,7 +8,7 @@
 The run file names the run. A driver that finds one continues that run, after any restart, and no step is recorded
 twice. A worker waits for the file, so a server that is unreachable at the start only delays its records.
 
-Only this module and `mlflow_writer` depend on MLflow. All calls return at once: a thread does the writing.
+Only this module and `mlflow_writer` depend on MLflow. All recording calls return at once: a thread writes.
 """
 
 import dataclasses

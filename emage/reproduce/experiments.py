@@ -4,7 +4,7 @@ output/models/iterative3-seed0/
     started.json   the settings with which it was started, and their fingerprint
     work/          the output of the program itself
     result.json    results, seconds and the fingerprint; written last: an experiment that has this file is finished
-output/.locks/     one per experiment, held while a process runs it
+output/.locks/     one file per lock (an experiment's own name, or `lock`), held while a process runs the experiment
 
 An experiment is the config of a program, the folder of its result, and the experiments that it needs first. If the
 settings differ from those recorded, the old folder is renamed (to the next free number) and the experiment runs again.
@@ -27,7 +27,8 @@ from emage.version import __version__
 RESULT, STARTED, WORK, LOCKS = "result.json", "started.json", "work", ".locks"
 POLL_S = 5.0  # between two checks of experiments that other processes are running
 
-# Settings that do not change a result: where files are, and how many processes share the work. A file made by another
+# Settings that do not change a result: where files are, how many processes share the work, logging, sample images and
+# their prompts, how often checkpoints are saved and how many stay, retries, and a dry run. A file made by another
 # experiment counts by that experiment's own fingerprint.
 IGNORED_SETTINGS = (
     *("output", "mlflow", "num_workers", "num_actors", "cpus_per_worker", "use_gpu", "gpus_per_actor", "zero_stage"),
@@ -147,7 +148,7 @@ def _try_to_run(experiment: Experiment, output: Path, program: Program) -> bool:
         result = program(experiment.config)
         record = {
             "fingerprint": current,
-            "figures": result,
+            "figures": result,  # a key on disk: the numbers that the program returned
             "seconds": None if is_resumed else time.monotonic() - started,  # unknown for a resumed one
             "made_by": made_by(),
         }

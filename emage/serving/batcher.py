@@ -6,8 +6,9 @@
 1. An image joins the queue.
 2. When the model is free, the oldest image and the next ones of the same model and settings become a batch, up to
    `max_batch_size`. It is not formed earlier, so that images which arrive while another batch runs can still join it.
-3. The batch runs in a thread. Each image has its own seed, so its pixels do not depend on the rest of the batch.
-   Between two decoding steps the thread checks whether any client still waits, and sends the previews that are due.
+3. The batch runs in a thread. Each image has its own seed, so its pixels do not depend on the rest of the batch (bit
+   for bit on a CPU; on a GPU up to rounding, not measured). Between two decoding steps the thread checks whether any
+   client still waits, and sends the previews that are due.
 4. A batch that does not fit into memory is split into halves. After any other failure the model must generate a small
    image: if that fails too (a CUDA error leaves the process unusable), the model is broken for good.
 
@@ -44,7 +45,7 @@ class Batcher:
 
     Args:
         max_batch_size: Images in a batch at most.
-        wait_s: Seconds that an idle model waits for more images before it starts a batch that is not full.
+        wait_s: Seconds to wait for more images before each batch for which fewer than `max_batch_size` are queued.
         observe: Called with the measurements of each batch that has ended.
     """
 
@@ -81,7 +82,9 @@ class Batcher:
         return 0.0 if self._last_progress is None else time.monotonic() - self._last_progress
 
     async def generate(self, image: QueuedImage) -> FinishedImage:
-        """Generate an image in a batch with others. If the call is cancelled, the image leaves the queue or its batch.
+        """Generate an image in a batch with others.
+
+        If the call is cancelled, the image leaves the queue; a running batch stops only if all its clients cancelled.
 
         Raises:
             BrokenModelError: The model will never generate again.

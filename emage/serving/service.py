@@ -128,7 +128,8 @@ class Service:
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[PreviewImage | GeneratedImage, None]:
         """Yield the previews of each image, then the image; the events of several images are interleaved.
 
-        If the generator is closed early (`aclose`) or cancelled, generation stops after the running decoding step.
+        If the generator is closed early (`aclose`) or cancelled, its images leave the queue. A running batch stops only
+        if all its clients cancelled, after its decoding step.
 
         Raises:
             RequestError: The request cannot be fulfilled.
@@ -177,11 +178,11 @@ class Service:
         return settings
 
     def _check_queue_room(self, num_images: int) -> None:
-        """Raise RequestError if the queue is full. A request larger than the queue is accepted when nothing waits."""
+        """Raise RequestError if the queue is full. A larger request is accepted if no other is waiting or running."""
         capacity = self._limits.max_batch_size + self._limits.max_queued
         if self._num_accepted and self._num_accepted + num_images > capacity:
             seconds = max(1, math.ceil(self._batcher.backlog_s))
-            message = f"{self._num_accepted} images are waiting already; try again in {seconds} s"
+            message = f"{self._num_accepted} images are waiting or being generated already; try again in {seconds} s"
             raise RequestError("rate_limit_exceeded", message, retry_s=seconds)
 
     async def _prepare_candidates(

@@ -90,9 +90,9 @@ def test_a_manifest_of_something_else(text: str, folder: Path):
         ("width: 64", "width: 32", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
         ("width: 64", "width: 63", "model.safetensors is not of the network in config.yaml: model.width 63 is not"),
         ("depth: 2", "depth: 3", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
-        ("num_heads: 2", "num_heads: 0", "config.yaml is not a CheckpointConfig: model.num_heads=0: must be a whole"),
-        ("width: 64", "new_option: 1", "config.yaml is not a CheckpointConfig: Key 'new_option' not in 'ModelConfig'"),
-        ("method: iterative3", "method: magic", "config.yaml is not a CheckpointConfig: Invalid value 'magic'"),
+        ("num_heads: 2", "num_heads: 0", "config.yaml: not a CheckpointConfig: model.num_heads=0: must be a whole"),
+        ("width: 64", "new_option: 1", "config.yaml: not a CheckpointConfig: Key 'new_option' not in 'ModelConfig'"),
+        ("method: iterative3", "method: magic", "config.yaml: not a CheckpointConfig: Invalid value 'magic'"),
     ],
 )
 def test_a_config_of_another_network(old: str, new: str, message: str, folder: Path):
@@ -107,7 +107,7 @@ def test_a_config_of_another_network(old: str, new: str, message: str, folder: P
 def test_a_file_that_is_not_a_config(content: bytes, folder: Path):
     (folder / "config.yaml").write_bytes(content)
     seal(folder)
-    assert load_error(folder).startswith("config.yaml is ")
+    assert load_error(folder).startswith("config.yaml: ")
 
 
 def test_a_model_that_is_not_safetensors(folder: Path):

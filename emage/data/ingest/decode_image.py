@@ -94,6 +94,7 @@ def _open_within_limits(data: bytes, min_size: int, max_pixels: int) -> Image.Im
         raise ImageError("too_small")
     if image.width * image.height > max_pixels:
         raise ImageError("too_many_pixels")
+    # Pillow opens a JPEG file of several images as MPO.
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
         raise ImageError("too_many_scans")
     return image

@@ -8,6 +8,7 @@ output/samples/      images of fixed prompts, generated during training
 output/strips/       the same as filmstrips: one row per prompt, one image per decoding step
 output/curves.png    learning curves
 output/run.json      the settings that the weights depend on
+output/mlflow.json   the id of the run in MLflow, if tracking is on
 output/ray/          Ray Train's own files
 """
 
@@ -197,7 +198,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     settings = asdict(config)
     for name in ("mlflow", "sampling", "dry_run"):
         del settings[name]
-    for name in ("micro_batch_size", "max_spike"):
+    for name in ("micro_batch_size", "max_spike"):  # max_spike: may be changed to let a stopped run continue
         del settings["optim"][name]
     settings["data"] = {"tokenizer": config.data.tokenizer, "table": schema.fingerprint(config.data.path)}
     settings["run"] = {key: settings["run"][key] for key in ("seed", "precision")}

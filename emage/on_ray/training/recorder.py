@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingRecorder:
-    """Callback of `loop.fit` on rank 0.
+    """Called by `worker.after_step`, the callback of `loop.fit`, after each step on rank 0.
 
     Args:
         config: The run's settings.
@@ -55,7 +55,7 @@ class TrainingRecorder:
     ):
         self.config, self.output, self.engine, self.start = config, output, engine, start
         self.log = StepLog(output / "steps.jsonl", start)
-        self.skipped = StepLog(output / "skipped.jsonl", start)
+        self.skipped = StepLog(output / "skipped.jsonl", start)  # worker.py writes its rows
         self.run = tracking.attach(config.mlflow, output / tracking.RUN_FILE)
         self.device = engine.device
         tokenizer = tokenizers.load(
