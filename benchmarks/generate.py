@@ -3,7 +3,7 @@
 python benchmarks/generate.py                                  # everything that the device can do
 python benchmarks/generate.py dtypes=[float32] peers=false     # only our models
 
-Ours: the five methods with 4 to 32 decoding steps, the autoregressive one with and without its cache. Others (peers):
+Ours: all methods with 4 to 32 decoding steps, the autoregressive one with and without its cache. Others (peers):
 diffusers' aMUSEd (12 steps of 256 tokens; a forward pass of its transformer over 1024) and muse-maskgit-pytorch (with
 the width, depth and number of tokens of ours).
 
