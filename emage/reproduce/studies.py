@@ -29,7 +29,6 @@ METHOD_LABELS: dict[Method, str] = {
     "iterative2": "iterative2 (#2)",
     "iterative3": "iterative3 (#3)",
     "autoregressive": "Autoregressive",
-    "parallel_autoregressive": "Parallel autoregressive (ours)",
 }
 ITERATIVE: tuple[Method, ...] = ("iterative1", "iterative2", "iterative3")
 SMALL_SEEDS = 3

@@ -17,33 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 import web
 from PIL import Image
+from small_download import CONFIG, GREY
 from web import encode
 
-from emage.config import DownloadConfig
 from emage.data import schema
 from emage.on_ray.ingest.download import download_shard, download_stage, image_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
-CONFIG = DownloadConfig(
-    shard_rows=100,
-    image_size=32,
-    min_image_size=16,
-    threads=8,
-    timeout_s=5.0,
-    retries=0,
-    allow_private_hosts=True,
-    min_success_rate=0.0,
-)
-GREY = encode(Image.new("RGB", (64, 64), "grey"))
 BUSY = web.answer(b"", 503)
-
-
-@pytest.fixture
-def site():
-    pages: dict[str, web.Page] = {}
-    with web.serving(pages) as address:
-        yield pages, address
 
 
 def write_urls(folder: Path, *shards: list[str | None]) -> Path:

@@ -6,32 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import web
-from PIL import Image
-from web import encode
+from small_download import CONFIG, GREY
 
-from emage.config import DownloadConfig
 from emage.data import schema
 from emage.on_ray.ingest.download import img2dataset_fetch
 from emage.utils.errors import InputError
-
-CONFIG = DownloadConfig(
-    shard_rows=100,
-    image_size=32,
-    min_image_size=16,
-    threads=8,
-    timeout_s=5.0,
-    retries=0,
-    allow_private_hosts=True,
-    min_success_rate=0.0,
-)
-GREY = encode(Image.new("RGB", (64, 64), "grey"))
-
-
-@pytest.fixture
-def site():
-    pages: dict[str, web.Page] = {}
-    with web.serving(pages) as address:
-        yield pages, address
 
 
 def test_an_empty_block_list_blocks_nothing():
