@@ -78,8 +78,13 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, its learning rate and the batch (paper, Sec. 4)."""
+    """The optimizer, its learning rate and the batch (paper, Sec. 4)."""
 
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "Optimizer. muon: Muon for the matrices of hidden layers, AdamW for all other parameters.",
+        source="paper, Sec. 4",
+    )
     steps: int = setting(
         500_000, "Optimizer steps of the whole training.", unit="steps", minimum=1, source="paper, Sec. 4"
     )
@@ -113,7 +118,7 @@ class OptimConfig:
     beta2: float = setting(
         0.96, "AdamW's decay of the mean of squared gradients.", minimum=0, maximum=0.999999, source="paper, Sec. 4"
     )
-    weight_decay: float = setting(4.5e-2, "AdamW's weight decay.", minimum=0, maximum=1e6, source="paper, Sec. 4")
+    weight_decay: float = setting(4.5e-2, "Weight decay of matrices.", minimum=0, maximum=1e6, source="paper, Sec. 4")
     clip_norm: float = setting(
         4.0, "Norm to which the gradient is clipped.", minimum=1e-6, maximum=1e30, source="paper, Sec. 4"
     )
@@ -221,11 +226,16 @@ class TrainConfig:
     mlflow: MLflowConfig = group(MLflowConfig)
 
     def problems(self, prefix: str = "") -> Iterator[str]:
-        """Yield a message if a worker would have a micro-batch without a row.
+        """Yield a message if Muon is asked for with ZeRO, or if a worker would have a micro-batch without a row.
 
         Every worker goes through as many micro-batches as the one with most rows; the one with fewest has
         batch_size // num_workers rows for them.
         """
+        if self.optim.optimizer == "muon" and self.run.zero_stage:
+            yield (
+                f"{prefix}optim.optimizer=muon needs {prefix}run.zero_stage=0 (it is {self.run.zero_stage}): ZeRO "
+                "divides the matrices that Muon needs whole"
+            )
         batch, workers, most = self.optim.batch_size, self.run.num_workers, self.optim.micro_batch_size
         micro_batches = math.ceil(math.ceil(batch / workers) / most)
         if batch // workers < micro_batches:

@@ -16,7 +16,7 @@ from emage.methods import METHODS, MethodModule
 from emage.methods.base import Loss
 from emage.methods.masking import ImageRng
 from emage.model.transformer import Network
-from emage.training.optimizer import adamw, set_lr
+from emage.training.optimizer import make_optimizer, set_lr
 from emage.utils.torch_compile import compiled
 
 
@@ -104,7 +104,7 @@ class BareEngine:
     def __init__(self, objective: Objective, config: OptimConfig):
         self.objective, self._config = objective, config
         self.device = next(objective.parameters()).device
-        self._optimizer = adamw(objective, config)
+        self._optimizer = make_optimizer(objective, config)
 
     def forward(self, *args) -> Loss:
         return self.objective(*args)

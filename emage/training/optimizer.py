@@ -1,4 +1,4 @@
-"""AdamW with its parameter groups, the learning rate of a step (paper, Sec. 4), and EMA weights (ours).
+"""AdamW with its parameter groups, the learning rate of a step (paper, Sec. 4); Muon and EMA weights (ours).
 
 The engine (engine.py, deepspeed_engine.py) takes the steps.
 """
@@ -12,17 +12,22 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from emage.config import OptimConfig
 
+ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)  # PyTorch's names
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return two groups: matrices of linear layers have weight decay; norms, biases, embeddings and positions don't."""
     decay, no_decay = [], []
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_matrix = parameter.ndim == 2 and id(parameter) not in embeddings and "position" not in name
-        (decay if is_matrix else no_decay).append(parameter)
+        if parameter.requires_grad:
+            (decay if _is_matrix(model, name, parameter) else no_decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def _is_matrix(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is the matrix of a linear layer, not a table of embeddings or positions."""
+    is_embedding = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+    return parameter.ndim == 2 and not is_embedding and "position" not in name
 
 
 class AdamW(torch.optim.AdamW):
@@ -34,10 +39,60 @@ class AdamW(torch.optim.AdamW):
         return None if self.skip else super().step(closure)
 
 
-def adamw(model: nn.Module, config: OptimConfig) -> AdamW:
-    """Return AdamW over the model's groups, with one fused kernel per step (paper, Sec. 4)."""
+class MuonAndAdamW(torch.optim.Optimizer):
+    """PyTorch's Muon for the matrices of hidden layers, AdamW for all other parameters; `skip` as in `AdamW`.
+
+    Muon's updates are scaled to the size of AdamW's (`match_rms_adamw`), so that both take the same learning rate.
+
+    Args:
+        matrices: A parameter group for Muon.
+        others: Parameter groups for AdamW.
+        config: Learning rate and AdamW's betas.
+    """
+
+    skip = False
+
+    def __init__(self, matrices: dict[str, Any], others: list[dict[str, Any]], config: OptimConfig):
+        muon = torch.optim.Muon([matrices], lr=config.lr, adjust_lr_fn="match_rms_adamw")
+        adamw = torch.optim.AdamW(others, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        muon.state = adamw.state = self.state
+        self._parts = muon, adamw
+
+    def step(self, closure: Any = None) -> None:
+        """Update all parameters once, or none with `skip`."""
+        assert closure is None
+        for part in () if self.skip else self._parts:
+            part.step()
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW | MuonAndAdamW:
+    """Return the optimizer `optim.optimizer`, AdamW (paper, Sec. 4) or Muon (ours), with the model's groups."""
     groups = parameter_groups(model, config.weight_decay)
-    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    if config.optimizer == "adamw":
+        return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    hidden = set(hidden_matrices(model))
+    matrices = {**groups[0], "params": [p for p in groups[0]["params"] if p in hidden]}
+    last = {**groups[0], "params": [p for p in groups[0]["params"] if p not in hidden]}
+    return MuonAndAdamW(matrices, [last, groups[1]], config)
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that Muon takes: matrices of all linear layers but the head, whose output is no state."""
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _is_matrix(model, name, parameter) and not name.endswith("head.weight")
+    ]
+
+
+def moment_names(optimizer: AdamW | MuonAndAdamW) -> dict[nn.Parameter, tuple[str, ...]]:
+    """Return the names of the moments that the optimizer keeps for each parameter."""
+    return {
+        parameter: MUON_MOMENTS if "ns_steps" in group else ADAMW_MOMENTS
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -2,7 +2,7 @@
 
 folder/step_00005000/
     weights.safetensors    parameters and buffers of the network
-    moments.safetensors    AdamW's moments, under the parameters' names
+    moments.safetensors    the optimizer's moments, under the parameters' names
     average.safetensors    EMA weights, with optim.ema
     manifest.json          steps, updates, state of the spike guard, sizes and sha256 of the files; written last
 
@@ -33,7 +33,8 @@ class ResumeState(NamedTuple):
         metadata: `step`: optimizer steps done; `updates`: those of them that were applied; `guard`: SpikeGuard.state();
             `world_size`: number of workers of the run that saved it.
         weights: Parameters and buffers of the network, by name.
-        moments: AdamW's, "exp_avg.NAME" and "exp_avg_sq.NAME" of every trained parameter.
+        moments: The optimizer's, of every trained parameter: AdamW's "exp_avg.NAME" and "exp_avg_sq.NAME", or Muon's
+            "momentum_buffer.NAME".
         ema: EMA weights, or None without optim.ema.
     """
 

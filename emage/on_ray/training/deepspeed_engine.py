@@ -17,9 +17,7 @@ from emage.methods.base import Loss
 from emage.training.engine import Objective
 from emage.training.estimate.memory_and_disk import REDUCE_BUCKET_SIZE
 from emage.training.loop import accumulation
-from emage.training.optimizer import adamw, set_lr
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
+from emage.training.optimizer import ADAMW_MOMENTS, make_optimizer, moment_names, set_lr
 
 
 class DeepSpeedEngine:
@@ -36,12 +34,15 @@ class DeepSpeedEngine:
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.run.use_gpu else "cpu")
         import deepspeed
 
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of what is intended: our AdamW, skipped steps
+        logging.getLogger("DeepSpeed").setLevel(
+            logging.ERROR
+        )  # warns of what is intended: our optimizer, skipped steps
         # A compiled collective for inference, not needed here; building it takes a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._optim, self._is_zero, self._world_size = config.optim, config.run.zero_stage > 0, world_size
-        # PyTorch's AdamW, as in BareEngine: DeepSpeed's own would have to be compiled first.
-        self._optimizer = adamw(objective, config.optim)
+        # PyTorch's, as in BareEngine: DeepSpeed's own AdamW would have to be compiled first.
+        self._optimizer = make_optimizer(objective, config.optim)
+        self._moment_names = moment_names(self._optimizer)
         self._engine, _, _, _ = deepspeed.initialize(
             model=objective,
             optimizer=self._optimizer,
@@ -80,7 +81,8 @@ class DeepSpeedEngine:
         return norm
 
     def moments(self, keep: bool = True) -> dict[str, Tensor]:
-        """Return AdamW's state on the CPU, as "exp_avg.NAME" and "exp_avg_sq.NAME".
+        """Return the optimizer's state on the CPU: "exp_avg.NAME" and "exp_avg_sq.NAME" of AdamW's parameters,
+        "momentum_buffer.NAME" of Muon's.
 
         All ranks must call it together, since each holds a part.
 
@@ -91,7 +93,7 @@ class DeepSpeedEngine:
 
         whole = {}
         for name, parameter in self._trained():
-            for key in MOMENTS:
+            for key in self._moment_names[parameter]:
                 if self._is_zero:
                     value = safe_get_full_optimizer_state(parameter, key)
                 else:
@@ -106,7 +108,7 @@ class DeepSpeedEngine:
 
         self._allocate(updates)
         for name, parameter in self._trained():
-            for key in MOMENTS:
+            for key in self._moment_names[parameter]:
                 value = moments[f"{key}.{name}"].to(self.device)
                 if self._is_zero:
                     safe_set_full_optimizer_state(parameter, value, key)
@@ -117,11 +119,12 @@ class DeepSpeedEngine:
         return [(name, p) for name, p in self.objective.network.named_parameters() if p.requires_grad]
 
     def _allocate(self, updates: int) -> None:
-        """Allocate AdamW's state as zeros. AdamW does it at its first update, too late to load it or to skip a step."""
+        """Allocate the state as zeros. The optimizer does it at its first update, too late to load or to skip."""
         for group in self._optimizer.param_groups:
             for held in group["params"]:  # with ZeRO, this rank's part of all parameters, as one vector
                 steps = torch.tensor(float(updates), device=held.device)
-                zeros = {key: torch.zeros_like(held) for key in MOMENTS}
+                names = self._moment_names.get(held, ADAMW_MOMENTS)
+                zeros = {key: torch.zeros_like(held) for key in names}
                 self._optimizer.state[held] = {"step": steps, **zeros}
         if self._is_zero:
             zero: Any = self._engine.optimizer  # maps parameters to their state after the first update, in these two

@@ -7,11 +7,12 @@ GB are 2^30 bytes, as on a GPU. Letters: N image tokens, S text positions, D wid
 import math
 from typing import NamedTuple
 
-from emage.config import Precision, TrainConfig
+from emage.config import OptimConfig, Precision, TrainConfig
 from emage.model.text.state_cache import CACHE_BYTES
 from emage.model.transformer import MLP, Network
 from emage.training.estimate.gpus import GIB
 from emage.training.estimate.parameters_and_flops import TEXT_LAYERS, count_parameters
+from emage.training.optimizer import hidden_matrices
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 # Assumed for the CUDA context, its libraries' workspaces and the allocator's gaps, which are not counted below.
@@ -41,7 +42,7 @@ class GpuMemory(NamedTuple):
 def gpu_memory(config: TrainConfig, network: Network, micro_batch: int) -> GpuMemory:
     """Return the memory that a step takes on one GPU, with `micro_batch` images per forward pass.
 
-    Weights and optimizer are float32 (paper, Sec. 4). ZeRO 1 divides AdamW's two moments among the GPUs, ZeRO 2 the
+    Weights and optimizer are float32 (paper, Sec. 4). ZeRO 1 divides the optimizer's moments among the GPUs, ZeRO 2 the
     gradients as well. With either, each GPU holds a float32 copy of its part of the weights in addition to the weights
     themselves, and a gradient buffer.
     """
@@ -51,7 +52,7 @@ def gpu_memory(config: TrainConfig, network: Network, micro_batch: int) -> GpuMe
         weights=FLOAT32_BYTES * count.total
         + (BFLOAT16_BYTES * count.total if config.run.precision == "bfloat16" else 0),
         gradients=_per_gpu(trained, gpus if stage >= 2 else 1),
-        optimizer=_per_gpu(3 * trained, gpus) if stage >= 1 else 2 * trained,
+        optimizer=_per_gpu(3 * trained, gpus) if stage >= 1 else FLOAT32_BYTES * num_moments(network, config.optim),
         buffers=FLOAT32_BYTES * REDUCE_BUCKET_SIZE if stage >= 1 else 0,
         average=FLOAT32_BYTES * count.total if config.optim.ema else 0,
         text_states=CACHE_BYTES if network.text.frozen else 0,
@@ -103,16 +104,22 @@ class CheckpointSizes(NamedTuple):
 
 
 def checkpoint_sizes(config: TrainConfig, network: Network) -> CheckpointSizes:
-    """Return the sizes of checkpoints: float32 weights; for resuming, AdamW's moments and the EMA weights as well.
+    """Return the sizes of checkpoints: float32 weights; for resuming, the optimizer's moments and the EMA weights too.
 
     The ZeRO stage does not matter: checkpoints hold whole tensors.
     """
     count, optim, run = count_parameters(network), config.optim, config.run
-    numbers = count.total + 2 * count.trainable + (count.total if optim.ema else 0)
+    numbers = count.total + num_moments(network, optim) + (count.total if optim.ema else 0)
     saved = {*range(run.checkpoint_every, optim.steps + 1, run.checkpoint_every), optim.steps}
     newest = set(sorted(saved)[-run.keep :])
     multiples = {step for step in saved if run.keep_every and step % run.keep_every == 0}
     return CheckpointSizes(FLOAT32_BYTES * count.total, FLOAT32_BYTES * numbers, len(newest | multiples))
+
+
+def num_moments(network: Network, optim: OptimConfig) -> int:
+    """Return the numbers in the optimizer's state: two per parameter of AdamW's, one per parameter of Muon's."""
+    with_one = sum(p.numel() for p in hidden_matrices(network)) if optim.optimizer == "muon" else 0
+    return 2 * count_parameters(network).trainable - with_one
 
 
 def _logits_bytes(network: Network) -> int:

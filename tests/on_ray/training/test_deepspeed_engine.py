@@ -1,6 +1,7 @@
 """DeepSpeed without Ray: resuming gives the same bits, another ZeRO stage or number of ranks the same losses.
 
-A group of two processes trains with every ZeRO stage; a single process then resumes from what they saved.
+A group of two processes trains with every ZeRO stage, and with Muon, which needs stage 0; a single process then
+resumes from what they saved.
 """
 
 import math
@@ -22,23 +23,24 @@ from emage.training.spike_guard import SpikeGuard
 
 pytestmark = pytest.mark.faults
 STAGES = (0, 1, 2)
+MUON = "muon"
 STEPS, BREAK = 6, 3
 BAD = 2  # the step whose gradient is NaN
 
 
-def config(table: str, stage: int) -> TrainConfig:
+def config(table: str, stage: int | str) -> TrainConfig:
     return preset(
         TrainConfig,
         "tiny",
         method="iterative2",
         data={"path": table},
         model={"width": 32, "depth": 1},
-        optim={"steps": STEPS, "micro_batch_size": 3},
-        run={"output": "unused", "zero_stage": stage},
+        optim={"steps": STEPS, "micro_batch_size": 3, "optimizer": MUON if stage == MUON else "adamw"},
+        run={"output": "unused", "zero_stage": 0 if stage == MUON else stage},
     )
 
 
-def train(table: str, stage: int, ranks: DistributedContext, saved: Any = None) -> tuple[list[tuple], Any, dict]:
+def train(table: str, stage: int | str, ranks: DistributedContext, saved: Any = None) -> tuple[list[tuple], Any, dict]:
     """Return the steps as (loss, gradient norm, samples, skipped), the state after BREAK of them, the last weights."""
     from emage.on_ray.training.deepspeed_engine import DeepSpeedEngine
 
@@ -78,7 +80,7 @@ def work(rank: int, world_size: int, port: int, table: str, folder: str) -> None
         saved = torch.load(f"{folder}/saved.pt")
         found = {stage: train(table, stage, ranks, saved) for stage in (0, 1)}
     else:
-        for stage in STAGES:
+        for stage in (*STAGES, MUON):
             whole = train(table, stage, ranks)
             found[stage] = (whole, train(table, stage, ranks, whole[1]))
         if rank == 0:
@@ -100,8 +102,8 @@ def found(token_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
     return {world_size: torch.load(folder / f"found_{world_size}.pt") for world_size in (1, 2)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_resuming_gives_the_same_bits(found: dict[int, Any], stage: int):
+@pytest.mark.parametrize("stage", [*STAGES, MUON])
+def test_resuming_gives_the_same_bits(found: dict[int, Any], stage: int | str):
     (seen, _, weights), (seen_again, _, weights_again) = found[2][stage]
     assert len(seen) == STEPS and seen_again == seen[BREAK:]
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
@@ -126,8 +128,16 @@ def test_one_rank_resumes_from_what_two_have_saved(found: dict[int, Any], stage:
     assert [values[0] for values in alone] == pytest.approx([values[0] for values in together], abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_gradient_that_is_not_finite_skips_only_its_step(found: dict[int, Any], stage: int):
+@pytest.mark.parametrize("stage", [*STAGES, MUON])
+def test_a_gradient_that_is_not_finite_skips_only_its_step(found: dict[int, Any], stage: int | str):
     seen, state, weights = found[2][stage][0]
     assert [values[3] for values in seen] == [float(step == BAD) for step in range(1, STEPS + 1)]
     assert all(tensor.isfinite().all() for tensor in (*weights.values(), *state["moments"].values()))
+
+
+def test_muon_has_one_moment_per_matrix(found: dict[int, Any]):
+    muon, adamw = (found[2][stage][0][1]["moments"] for stage in (MUON, 0))
+    matrices = {name.removeprefix("momentum_buffer.") for name in muon if name.startswith("momentum_buffer.")}
+    assert "decoder.blocks.0.attention.qkv.weight" in matrices and "decoder.head.weight" not in matrices
+    assert len(adamw) - len(muon) == len(matrices)
+    assert all(f"exp_avg.{name}" in adamw and f"exp_avg.{name}" not in muon for name in matrices)
