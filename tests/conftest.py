@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one Ray cluster per session, the folder of real data, a loopback server, a small model."""
+"""Settings and fixtures of all tests: one Ray cluster per session, real data, a loopback server, a small model."""
 
 import functools
 import gc
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,14 +19,24 @@ torch.set_num_threads(1)  # the networks of tests are tiny: more threads would m
 # The real data is in a folder next to a developer's checkout; elsewhere those tests skip.
 DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
+# Property tests: the same few examples in each run; with --hypothesis-profile=chaos (make chaos) many, and other ones
+# each time. No deadline and no health checks: the machines of tests are shared, so that their times differ.
+_ALWAYS = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("fast", max_examples=100, derandomize=True, **_ALWAYS)
+hypothesis.settings.register_profile("chaos", max_examples=3000, derandomize=False, print_blob=True, **_ALWAYS)
+hypothesis.settings.load_profile("fast")
+
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Group the tests that xdist runs in one process: those of one file, and all that share a Ray cluster.
 
-    Tests with Ray come first, since they take longest.
+    Tests with Ray come first, since they take longest. Property tests get their marker here, since the plugin of
+    hypothesis sets it after `-m` has chosen.
     """
     for item in items:
+        if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("hypothesis")
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         group = item.path.stem

@@ -17,7 +17,6 @@ import psutil
 import pytest
 import schemathesis
 from hostile import EDITS, form, head, post, send
-from hypothesis import HealthCheck
 from in_process import serving
 from PIL import Image
 from schemathesis.checks import not_a_server_error
@@ -318,9 +317,7 @@ def test_an_image_that_would_fill_the_memory_is_not_decoded(endpoint: str) -> No
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 schema = schemathesis.openapi.from_dict(make_app(None, Options()).openapi())  # type: ignore[arg-type]
-few = hypothesis.settings(
-    max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+few = hypothesis.settings(max_examples=hypothesis.settings().max_examples // 5)
 
 
 @schema.parametrize()
