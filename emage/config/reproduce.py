@@ -7,7 +7,7 @@ from emage.config.environment import MLflowConfig
 from emage.config.fields import MAX_SEED, group, setting
 from emage.config.model import Method
 
-StudyName = Literal["table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "all"]
+StudyName = Literal["table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "figure5", "methods", "all"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class PaperConfig:
 class ReproduceConfig:
     """The paper's tables and figures, our numbers next to the paper's (pipelines/reproduce.py)."""
 
-    what: StudyName = setting("all", "Table or figure.")
+    what: StudyName = setting("all", "Table or figure of the paper, or methods: the comparison of six methods (ours).")
     scale: Literal["small", "paper"] = setting("small", "small: a toy world on one machine. paper: the paper's size.")
     output: str = setting(
         "runs/reproduce",
@@ -90,10 +90,10 @@ class ReproduceConfig:
         is_folder=True,
     )
     seeds: int | None = setting(
-        None, "Trainings of each model, with different seeds. null: 3 (scale=small), 1 (scale=paper).", minimum=1
+        None, "Trainings of each model, with different seeds. null: 5 (scale=small), 1 (scale=paper).", minimum=1
     )
     steps: int | None = setting(
-        None, "Steps of each training. null: 1,500 (scale=small), the paper's (scale=paper).", unit="steps", minimum=1
+        None, "Steps of each training. null: 1,000 (scale=small), the paper's (scale=paper).", unit="steps", minimum=1
     )
     force: bool = setting(False, "Run all experiments that this command needs again.")
     dry_run: bool = setting(False, "Print what is needed and how long it takes, and end.")

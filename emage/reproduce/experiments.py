@@ -34,6 +34,9 @@ IGNORED_SETTINGS = (
     *("output", "mlflow", "num_workers", "num_actors", "cpus_per_worker", "use_gpu", "gpus_per_actor", "zero_stage"),
     *("log_every", "sample_every", "checkpoint_every", "keep", "keep_every", "max_failures", "prompts", "dry_run"),
 )
+# Settings that are newer than results on disk, each with the value that means what was done before there was a choice:
+# with this value they do not count, so that a new setting does not make every experiment run again.
+ADDED_LATER = {"optimizer": "adamw"}
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,16 @@ def fingerprint(experiment: Experiment, output: Path) -> str:
 
 
 def settings(experiment: Experiment, output: Path) -> dict[str, Any]:
-    """Return the settings on which the result depends: the config without IGNORED_SETTINGS."""
+    """Return the settings on which the result depends: without IGNORED_SETTINGS, and ADDED_LATER if one is unused."""
     return _without_ignored(asdict(experiment.config), f"{output.absolute()}{os.sep}")
 
 
 def _without_ignored(value: Any, root: str) -> Any:
     """Drop ignored keys, and make paths below the output relative to it."""
     if isinstance(value, dict):
-        return {key: _without_ignored(item, root) for key, item in value.items() if key not in IGNORED_SETTINGS}
+        counted = {key: item for key, item in value.items() if key not in IGNORED_SETTINGS}
+        counted = {key: item for key, item in counted.items() if key not in ADDED_LATER or item != ADDED_LATER[key]}
+        return {key: _without_ignored(item, root) for key, item in counted.items()}
     if isinstance(value, list | tuple):
         return [_without_ignored(item, root) for item in value]
     return value.removeprefix(root) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """The settings of each experiment at either scale: trainings, evaluations, timings. Names are folders of the output.
 
-models/METHOD-seedS[-bert][-cosine][-500k]     a training
-evaluations/MODEL[-steps8][-linear]            images of held-out captions, and their scores
+models/METHOD-seedS[-bert][-cosine][-halton][-half][-500k]   a training
+evaluations/MODEL[-steps8][-linear][-halton]   images of held-out captions, and their scores
 latency/MODEL[-steps8][-uncached]              seconds per image
 strips/MODEL, tokenizers, world                Figure 5, Table 2, the data set of scale=small
 """
@@ -22,12 +22,13 @@ from emage.reproduce.paper_numbers import FIGURE5_PROMPTS
 from emage.reproduce.shapes_dataset import SmallWorld
 
 TextEncoder = Literal["clip", "bert"]
+MaskOrder = Literal["random", "halton"]
 Config = TypeVar("Config", TrainConfig, EvaluateConfig)
 
 # With scale=small, iterative2 and iterative3 learn to ignore their image context if they are trained from scratch: they
 # are trained as iterative1 for this fraction of the steps.
 WARM_START = 0.6
-SMALL_STEPS = 1_500
+SMALL_STEPS = 1_000
 BERT_TINY_TEXT_LENGTH = 77  # positions; it reads letters, not words
 
 
@@ -71,27 +72,40 @@ def training(
     seed: int,
     *,
     mask: Schedule = "linear",
+    mask_order: MaskOrder = "random",
     text: TextEncoder = "clip",
+    half: bool = False,
     long: bool = False,
 ) -> Experiment:
     """Return the training of one model.
 
     Args:
         mask: The schedule of training masks (Figure 4).
+        mask_order: The positions that training masks (ours).
         text: The text encoder (Table 5).
+        half: Train for half of the steps (ours).
         long: Train for the paper's 500k steps in place of 250k. Ignored with scale=small.
     """
     small = is_small(config)
-    suffixes = [text if text != "clip" else "", mask if mask != "linear" else "", "500k" if long and not small else ""]
-    name = "-".join(["models/" + method, f"seed{seed}", *filter(None, suffixes)])
+    suffixes = {
+        text: text != "clip",
+        mask: mask != "linear",
+        mask_order: mask_order != "random",
+        "half": half,
+        "500k": long and not small,
+    }
+    name = "-".join(["models/" + method, f"seed{seed}", *(suffix for suffix, is_used in suffixes.items() if is_used)])
     if small:
-        return _experiment(name, _small_training(config, name, method, seed, mask, text), (small_world(config),))
-    return _experiment(name, _paper_training(config, name, method, seed, mask, text, long))
+        settings = _small_training(config, name, method, seed, text)
+    else:
+        settings = _paper_training(config, name, method, seed, text, long)
+    objective = replace(settings.objective, mask_schedule=mask, mask_order=mask_order)
+    optim = replace(settings.optim, steps=settings.optim.steps // 2) if half else settings.optim
+    needs = (small_world(config),) if small else ()
+    return _experiment(name, replace(settings, objective=objective, optim=optim), needs)
 
 
-def _small_training(
-    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: TextEncoder
-) -> TrainConfig:
+def _small_training(config: ReproduceConfig, name: str, method: Method, seed: int, text: TextEncoder) -> TrainConfig:
     base, small, steps = _preset(TrainConfig, "demo"), config.small, config.steps or SMALL_STEPS
     encoder = replace(base.model, text="clip_tiny")
     if text == "bert":
@@ -101,10 +115,9 @@ def _small_training(
         method=method,
         data=replace(base.data, path=f"{small_world(config).config.output}/{shapes_dataset.TOKENS}"),
         model=encoder,
-        objective=replace(
-            base.objective, mask_schedule=mask, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0
-        ),
+        objective=replace(base.objective, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0),
         optim=replace(base.optim, steps=steps, batch_size=small.batch_size, micro_batch_size=small.batch_size),
+        sampling=replace(base.sampling, order="confidence"),  # the paper's
         run=replace(
             base.run,
             output=_work(config, name),
@@ -119,7 +132,7 @@ def _small_training(
 
 
 def _paper_training(
-    config: ReproduceConfig, name: str, method: Method, seed: int, mask: Schedule, text: TextEncoder, long: bool
+    config: ReproduceConfig, name: str, method: Method, seed: int, text: TextEncoder, long: bool
 ) -> TrainConfig:
     base, paper = _preset(TrainConfig, "paper" if long else "paper_250k"), config.paper
     encoder = replace(base.model, text_weights=paper.text_weights)
@@ -130,7 +143,6 @@ def _paper_training(
         method=method,
         data=replace(base.data, path=paper.data or "", tokenizer_weights=paper.tokenizer_weights),
         model=encoder,
-        objective=replace(base.objective, mask_schedule=mask),
         optim=replace(base.optim, steps=config.steps or base.optim.steps),
         run=replace(base.run, output=_work(config, name), seed=seed, num_workers=paper.num_workers),
         mlflow=config.mlflow,

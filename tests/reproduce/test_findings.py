@@ -27,15 +27,15 @@ def verdicts(results: Results) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("good", "bad", "verdict"),
     [
-        ((1, 2, 3), (4, 5, 6), "reproduced in all 3 seeds"),
-        ((1, 2, 5), (4, 5, 6), "in all 3 seeds, but the ranges over seeds overlap"),
-        ((1, 2, 7), (4, 5, 6), "undecided: in 2 of 3 seeds"),
-        ((4, 5, 6), (1, 2, 3), "not reproduced: the reverse in all 3 seeds"),
-        ((4, 5, 6), (1, 2, 5), "not reproduced: the reverse in all 3 seeds, with ranges that overlap"),
-        ((4, 5), (4, 5), "undecided: in 0 of 2 seeds"),
-        ((1,), (2,), "reproduced in the one seed, which proves nothing"),
-        ((2,), (1,), "not reproduced: the reverse, in the one seed, which proves nothing"),
-        ((1,), (1,), "not reproduced: equal in the one seed, which proves nothing"),
+        ((1, 2, 3), (4, 5, 6), "shows, in 3 of 3 seeds"),
+        ((1, 2, 5), (4, 5, 6), "not settled: better in 3 of 3 seeds, but the ranges overlap"),
+        ((1, 2, 7), (4, 5, 6), "not settled: better in 2 of 3 seeds"),
+        ((4, 5, 6), (1, 2, 3), "reversed, in 3 of 3 seeds"),
+        ((4, 5, 6), (1, 2, 5), "not settled: better in 0 of 3 seeds, but the ranges overlap"),
+        ((4, 5), (4, 5), "not settled: better in 0 of 2 seeds"),
+        ((1,), (2,), "not settled: better in 1 of 1 seed"),
+        ((2,), (1,), "not settled: better in 0 of 1 seed"),
+        ((1,), (1,), "not settled: better in 0 of 1 seed"),
     ],
 )
 def test_which_is_better_seed_by_seed(good, bad, verdict):
@@ -57,12 +57,11 @@ def test_the_order_of_the_methods_by_every_metric():
         )
     )
     distance, right = "Frechet distance (tokenizer)", "both objects correct"
-    assert found[f"iterative3 is better than iterative2 (Table 3), by {distance}"] == "reproduced in all 2 seeds"
+    assert found[f"iterative3 is better than iterative2 (Table 3), by {distance}"] == "shows, in 2 of 2 seeds"
+    assert found[f"iterative3 is better than iterative2 (Table 3), by {right}"] == "reversed, in 2 of 2 seeds"
     assert (
-        found[f"iterative3 is better than iterative2 (Table 3), by {right}"]
-        == "not reproduced: the reverse in all 2 seeds"
+        found[f"iterative2 is better than iterative1 (Table 3), by {distance}"] == "not settled: better in 1 of 2 seeds"
     )
-    assert found[f"iterative2 is better than iterative1 (Table 3), by {distance}"] == "undecided: in 1 of 2 seeds"
     assert not any("autoregressive" in claim for claim in found)  # the row is missing
 
 
@@ -70,13 +69,11 @@ def test_fully_nar_fails_if_it_is_much_worse_than_all_iterative_models():
     others = {f"iterative{i}": row(f"iterative{i}", 5, 5, right=(0.4, 0.5)) for i in (1, 2, 3)}
     claim = "The fully non-autoregressive model fails (Sec. 4.2), by "
     found = verdicts(table3(fully=row("fully_nar", 6, 9, right=(0.1, 0.24)), **others))
-    assert (
-        found[claim + RIGHT.label] == "reproduced: in 2 of 2 seeds less than 50% of the worst iterative model's value"
-    )
-    assert found[claim + DISTANCE.label] == "reproduced: in 2 of 2 seeds worse than all iterative models"
+    assert found[claim + RIGHT.label] == "shows, in 2 of 2 seeds less than 50% of the worst iterative model's value"
+    assert found[claim + DISTANCE.label] == "shows, in 2 of 2 seeds worse than all iterative models"
     found = verdicts(table3(fully=row("fully_nar", 6, 4, right=(0.2, 0.2)), **others))
-    assert found[claim + RIGHT.label].startswith("undecided: in 1 of 2 seeds")
-    assert found[claim + DISTANCE.label] == "undecided: in 1 of 2 seeds worse than all iterative models"
+    assert found[claim + RIGHT.label].startswith("not settled: in 1 of 2 seeds")
+    assert found[claim + DISTANCE.label] == "not settled: in 1 of 2 seeds worse than all iterative models"
 
 
 def test_sixteen_decoding_steps_are_near_thirty_two():
@@ -86,12 +83,12 @@ def test_sixteen_decoding_steps_are_near_thirty_two():
 
     paper = (TABLE6[4].fid, TABLE6[16].fid, TABLE6[32].fid)
     (near,) = findings.find(results(paper, paper))
-    assert near.verdict == "reproduced: in 2 of 2 seeds 16 decoding steps reach at least 90% of what 32 gain over 4"
+    assert near.verdict == "shows, in 2 of 2 seeds 16 decoding steps reach at least 90% of what 32 gain over 4"
     (far,) = findings.find(results((10, 6, 0), (10, 0.5, 0)))
-    assert far.verdict.startswith("undecided: in 1 of 2 seeds")
+    assert far.verdict.startswith("not settled: in 1 of 2 seeds")
     (none,) = findings.find(results((10, 9, 11)))
-    assert none.verdict.startswith("not reproduced: in 0 of 1 seeds")
-    assert none.verdict.endswith("which proves nothing (32 gain nothing over 4 in 1)")
+    assert none.verdict.startswith("not settled: in 0 of 1 seed")
+    assert none.verdict.endswith("(32 gain nothing over 4 in 1)")
 
 
 def test_faster_needs_quartiles_that_do_not_overlap():
@@ -100,9 +97,9 @@ def test_faster_needs_quartiles_that_do_not_overlap():
         (finding,) = findings.find(table3(**rows))
         return finding.verdict
 
-    assert verdict((1, 1, 1), (48, 50, 52)) == "reproduced: 50.0 times as fast"
-    assert verdict((1, 2, 3), (2, 2.5, 3)) == "undecided, the ranges overlap: 1.2 times as fast"
-    assert verdict((2, 2, 2), (1, 1, 1)) == "not reproduced: 0.50 times as fast"
+    assert verdict((1, 1, 1), (48, 50, 52)) == "shows: 50 times as fast"
+    assert verdict((1, 2, 3), (2, 2.5, 3)) == "not settled, the ranges overlap: 1.2 times as fast"
+    assert verdict((2, 2, 2), (1, 1, 1)) == "reversed: 0.5 times as fast"
 
 
 def test_the_report_has_the_papers_column_next_to_ours():
@@ -135,5 +132,19 @@ def test_findings_of_all_studies():
     text = tables.all_findings([one, Results("figure5", "Figure 5", "small", [])])
     assert "## Table 3" in text and "Figure 5" not in text
     claim = "iterative3 is better than iterative2 (Table 3), by Frechet distance (tokenizer)"
-    assert f"- **{claim}**: reproduced in the one seed" in text
+    assert f"- **{claim}**: not settled: better in 1 of 1 seed" in text
     assert "iterative3 1, iterative2 2" in text
+
+
+def test_figure_3_has_a_verdict_by_the_last_losses():
+    def results(*fully: float) -> Results:
+        others = [RowResults(f"iterative{i}", "", values={"loss": [1.0, 1.1]}) for i in (1, 2, 3)]
+        return Results(
+            "figure3", "Figure 3", "small", [RowResults("fully_nar", "", values={"loss": [*fully]}), *others]
+        )
+
+    (higher,) = findings.find(results(2.0, 2.1))
+    assert higher.claim.startswith("The fully non-autoregressive model fails (Sec. 4.2), by loss")
+    assert higher.verdict == "shows, in 2 of 2 seeds worse than all iterative models"
+    (lower,) = findings.find(results(0.5, 0.6))
+    assert lower.verdict == "reversed, in 0 of 2 seeds worse than all iterative models"

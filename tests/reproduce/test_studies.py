@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from emage.config import EvaluateConfig, ReproduceConfig, TrainConfig, parse
+from emage.methods import METHODS
 from emage.reproduce import experiments, paper_numbers, recipes, requirements, studies
 from emage.reproduce.experiments import WORK
 from emage.utils import manifest
@@ -27,11 +28,29 @@ def test_every_preset_is_a_study(tmp_path: Path):
     assert [study.name for study in studies.requested(config(tmp_path, "all"))] == list(STUDIES)
 
 
+def test_methods_compares_all_six_in_both_orders(tmp_path: Path):
+    (study,) = studies.requested(config(tmp_path, "methods", "seeds=2"))
+    found = studies.experiments_of([study])
+    trainings = {one.name: one.config for one in found if isinstance(one.config, TrainConfig)}
+    assert {one.method for one in trainings.values()} == set(METHODS)
+    assert {name for name in trainings if "seed0" in name} == {
+        *(f"models/{method}-seed0" for method in METHODS),
+        "models/iterative1-seed0-halton",
+        "models/parallel_autoregressive-seed0-half",
+    }
+    assert trainings["models/iterative1-seed1-halton"].objective.mask_order == "halton"
+    assert trainings["models/parallel_autoregressive-seed1-half"].optim.steps == 500
+    assert {one.sampling.order for one in trainings.values()} == {"confidence"}  # the paper's
+    orders = {row.key: [one.config.sampling for one in row.evaluations] for row in study.rows}
+    assert orders["iterative3"] == [{}, {}] and orders["iterative3/halton"] == [{"order": "halton"}] * 2
+    assert [len(one) for one in orders.values()] == [2] * 11
+
+
 def test_table_3_trains_five_methods_for_equally_many_steps_on_the_same_data(tmp_path: Path):
     found = studies.experiments_of(studies.requested(config(tmp_path, "table3", "seeds=2", "small.cpus=1")))
     trainings = [experiment.config for experiment in found if isinstance(experiment.config, TrainConfig)]
     assert len(trainings) == 10 and {one.method for one in trainings} == set(paper_numbers.TABLE3)
-    assert {one.optim.steps for one in trainings} == {1_500} and {one.run.seed for one in trainings} == {0, 1}
+    assert {one.optim.steps for one in trainings} == {1_000} and {one.run.seed for one in trainings} == {0, 1}
     assert {one.data.path for one in trainings} == {str(tmp_path / "world" / WORK / "tokens")}
     warm = {one.method for one in trainings if one.objective.warm_start}
     assert warm == {"iterative2", "iterative3"} and {one.run.cpus_per_worker for one in trainings} == {1}
@@ -153,17 +172,17 @@ def test_durations():
     ]
 
 
-# As they are since training masks ceil(r n) tokens. Names of classes and functions may change; if one of these
+# As they are since the small trainings take Muon. Names of classes and functions may change; if one of these
 # values changes, every user's finished experiments run again, and CHANGELOG.md must state it.
 FINGERPRINTS = {
     "small": {
         "world": "ba0c496b51cc19c31fddd447f4c4f7f5be2ef2d5d491cb2056a028c00856c74b",
-        "models/iterative3-seed0": "42d060f4b7fd33b704d48f0c878ae3feb1a1e91debcd3b570e16db455ab7802b",
-        "evaluations/iterative3-seed0": "af285338617d26cd7b178ac6eed6c013459dd663cbd8223d10e6950f4be7d915",
+        "models/iterative3-seed0": "8ab25b055cd6f4b1ec9bdfe4e34f3f08d60182e787d5bfdde386aea182a1e9e2",
+        "evaluations/iterative3-seed0": "aec70e349c758db4c5b5ef1c559ae91ee3055d90e187e5a6ef22db442cb1833f",
         "tokenizers": "0c31e42ceb5dfd5a42d942a9d95bb2f94888ee55e90bbb7b7f59faf7855bc411",
-        "strips/iterative3-seed0": "6d19dd0370b0a2fa96ac410429c7cf78215dea7fdc4f6e271e8409866d7d9658",
-        "latency/iterative3-seed0": "501e255278cd096c152d2dc0a338596a3f087592f5ea27eef6073daea37571ae",
-        "latency/autoregressive-seed0-uncached": "3ab13bff988cadb76e30ec64f3441d3ffe73858afd58a3395545fe9eacd3c4a1",
+        "strips/iterative3-seed0": "e5a04dbdced0799046a50f1aea1fc16fb40ecdabe2f5c363865dabaa78a04bff",
+        "latency/iterative3-seed0": "04333e2a256990462f1ce67cedd09ed90c3f93d32155a211c7a6d6a5ffc30979",
+        "latency/autoregressive-seed0-uncached": "3274e178d572fac02787f42ba00f8ce132c5560539cece52a9a43103efd81841",
     },
     "paper": {
         "models/iterative3-seed0": "2c064ba5b9a977e9ba178ddc9126f53192042a017714e24b1f1350a45085663c",
@@ -173,6 +192,18 @@ FINGERPRINTS = {
         "latency/iterative3-seed0-500k": "3bdbab790bb636d8d992215a436eebcfa504946774edce0db1e758832fbc55b0",
     },
 }
+
+
+def test_a_newer_setting_with_the_value_of_before_does_not_count(tmp_path: Path, monkeypatch):
+    def prints() -> dict[str, str]:
+        found = studies.experiments_of(studies.requested(config(tmp_path, "table3", "scale=paper")))
+        return {one.name: experiments.fingerprint(one, tmp_path) for one in found}
+
+    with_rule, name = prints(), "models/iterative3-seed0"
+    monkeypatch.setattr(experiments, "ADDED_LATER", {})
+    assert prints()[name] != with_rule[name]
+    monkeypatch.setattr(experiments, "ADDED_LATER", {"optimizer": "muon"})
+    assert prints()[name] != with_rule[name]
 
 
 @pytest.mark.parametrize("scale", FINGERPRINTS)

@@ -21,13 +21,24 @@ from emage.reproduce.latency import LatencyConfig
 from emage.reproduce.recipes import Strips
 from emage.reproduce.report import write as report
 from emage.reproduce.shapes_dataset import SmallWorld
+from emage.training import step_log
 from emage.utils import manifest
 from emage.utils.errors import InputError
+
+LAST_STEPS = 100  # whose mean loss is a training's result
+
+
+def _train(config: TrainConfig) -> dict[str, Any]:
+    """Train; return the folder's name and the mean loss of the last steps."""
+    model = Path(train(config)["model"])
+    losses = step_log.columns(model.parent / "steps.jsonl", ["loss"])["loss"]
+    return {"model": model.name, "loss": float(losses[-LAST_STEPS:].mean())}
+
 
 # Type of an experiment's settings -> the program that runs it and returns its result.
 PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
     SmallWorld: shapes_dataset.make,
-    TrainConfig: lambda config: {"model": Path(train(config)["model"]).name},
+    TrainConfig: _train,
     EvaluateConfig: evaluate,
     LatencyConfig: latency.measure,
     Table2Config: tokenizer_comparison.run,

@@ -1,7 +1,6 @@
 """Findings: which of the paper's claims our results support, and never more than the spread over seeds allows.
 
-Two rows are compared seed by seed. A claim is "reproduced" if it holds for every seed and the two ranges over the seeds
-do not overlap.
+Two rows are compared seed by seed. The three verdicts are in VERDICTS.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,10 @@ from typing import Any, NamedTuple
 from emage.reproduce.report.results import ReportedMetric, Results, RowResults
 from emage.reproduce.studies import ITERATIVE
 
+VERDICTS = (
+    "**Shows**: the claim holds in every seed, of at least two, and the ranges over the seeds do not overlap. "
+    "**Reversed**: so does its opposite. **Not settled**: all else, and everything that has one seed."
+)
 # 16 decoding steps count as near 32 if they reach this fraction of what 32 gain over 4.
 NEAR_FRACTION = 0.9
 # A method has failed if its fraction of correct images is below this fraction of the worst iterative method's.
@@ -52,6 +55,40 @@ EXPECTED_ORDERS: dict[str, tuple[ExpectedOrder, ...]] = {
         ),
         ExpectedOrder("CLIP is better than BERT, iterative1 (Table 5)", "iterative1/clip", "iterative1/bert"),
     ),
+    "table6": (
+        ExpectedOrder("8 decoding steps are better than 4 (Table 6)", "iterative3/steps=8", "iterative3/steps=4"),
+        ExpectedOrder("16 decoding steps are better than 8 (Table 6)", "iterative3/steps=16", "iterative3/steps=8"),
+    ),
+    "methods": (
+        ExpectedOrder(
+            "Parallel autoregression is better than iterative3 in its best order (ours)",
+            "parallel_autoregressive",
+            "iterative3/halton",
+        ),
+        ExpectedOrder(
+            "The autoregressive model is better than parallel autoregression (ours)",
+            "autoregressive",
+            "parallel_autoregressive",
+        ),
+        ExpectedOrder(
+            "The autoregressive model is better than parallel autoregression after half of its steps (ours)",
+            "autoregressive",
+            "parallel_autoregressive/half",
+        ),
+        *(
+            ExpectedOrder(
+                f"Generating in Halton order is better than by confidence, {method} (ours)",
+                f"{method}/halton",
+                method,
+            )
+            for method in ITERATIVE
+        ),
+        ExpectedOrder(
+            "Masks in Halton order are better than random ones, iterative1 (ours)",
+            "iterative1/masks=halton",
+            "iterative1/halton",
+        ),
+    ),
     "figure4": (
         *(
             ExpectedOrder(
@@ -77,6 +114,7 @@ def find(results: Results) -> list[Finding]:
         "table3": (_fully_nar_fails, _is_faster),
         "table4": (_is_faster,),
         "table6": (_sixteen_is_near,),
+        "figure3": (_fully_nar_fails,),
     }
     return found + [finding for findings_of in more.get(results.name, ()) for finding in findings_of(results)]
 
@@ -97,20 +135,17 @@ def _order(results: Results, order: ExpectedOrder) -> list[Finding]:
 
 
 def compare(metric: ReportedMetric, good: RowResults, bad: RowResults) -> str:
-    """Return a verdict on whether `good` is better than `bad`, from the number of seeds in which it is."""
-    pairs = list(zip(good.values[metric.name], bad.values[metric.name], strict=False))
+    """Return a verdict on whether `good` is better than `bad`, from the seeds in which it is and the two ranges."""
+    ours, theirs = good.values[metric.name], bad.values[metric.name]
+    pairs = list(zip(ours, theirs, strict=False))
     wins, losses = (sum(metric.better(*pair) for pair in ps) for ps in (pairs, [(b, a) for a, b in pairs]))
     n = len(pairs)
-    if n == 1:
-        verdicts = {(1, 0): "reproduced in the one seed", (0, 1): "not reproduced: the reverse, in the one seed"}
-        return verdicts.get((wins, losses), "not reproduced: equal in the one seed") + ", which proves nothing"
-    if wins == n:
-        disjoint = _are_disjoint(metric, good.values[metric.name], bad.values[metric.name])
-        return f"reproduced in all {n} seeds" if disjoint else f"in all {n} seeds, but the ranges over seeds overlap"
-    if losses == n:
-        disjoint = _are_disjoint(metric, bad.values[metric.name], good.values[metric.name])
-        return f"not reproduced: the reverse in all {n} seeds" + ("" if disjoint else ", with ranges that overlap")
-    return f"undecided: in {wins} of {n} seeds"
+    if wins == n > 1 and _are_disjoint(metric, ours, theirs):
+        return f"shows, in {n} of {n} seeds"
+    if losses == n > 1 and _are_disjoint(metric, theirs, ours):
+        return f"reversed, in {n} of {n} seeds"
+    overlap = ", but the ranges overlap" if n > 1 and n in (wins, losses) else ""
+    return f"not settled: better in {wins} of {n} {'seed' if n == 1 else 'seeds'}{overlap}"
 
 
 def _are_disjoint(metric: ReportedMetric, good: Sequence[float], bad: Sequence[float]) -> bool:
@@ -175,10 +210,10 @@ def _by_seed(metric: ReportedMetric, rows: Sequence[RowResults]) -> list[tuple[f
 
 
 def _verdict(holds: Sequence[bool], what: str) -> str:
-    """Return a verdict from whether `what` holds in each seed: "reproduced: in 3 of 3 seeds WHAT"."""
-    start = "reproduced" if all(holds) else "undecided" if any(holds) else "not reproduced"
-    end = ", which proves nothing" if len(holds) == 1 else ""
-    return f"{start}: in {sum(holds)} of {len(holds)} seeds {what}{end}"
+    """Return a verdict from whether `what` holds in each seed."""
+    n = len(holds)
+    start = "not settled:" if n == 1 else "shows," if all(holds) else "not settled:" if any(holds) else "reversed,"
+    return f"{start} in {sum(holds)} of {n} {'seed' if n == 1 else 'seeds'} {what}"
 
 
 def _fraction_of_gain(metric: ReportedMetric, four: float, sixteen: float, most: float) -> float | None:
@@ -201,11 +236,10 @@ def _is_faster(results: Results) -> list[Finding]:
 
 def _speed(fast: dict[str, Any], slow: dict[str, Any]) -> str:
     """Compare the ranges between the quartiles: one image during which the machine was busy must not decide."""
-    ratio = slow["median"] / fast["median"]
-    if ratio <= 1:
-        return f"not reproduced: {ratio:.2f} times as fast"
-    disjoint = fast["upper"] < slow["lower"]
-    return f"{'reproduced' if disjoint else 'undecided, the ranges overlap'}: {ratio:.1f} times as fast"
+    times = f"{slow['median'] / fast['median']:.2g} times as fast"
+    if fast["upper"] < slow["lower"]:
+        return f"shows: {times}"
+    return f"reversed: {times}" if fast["lower"] > slow["upper"] else f"not settled, the ranges overlap: {times}"
 
 
 def seconds(latency: dict[str, Any]) -> str:

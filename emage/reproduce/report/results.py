@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from emage.config import EvaluateConfig
 from emage.reproduce.experiments import Experiment, in_dependency_order, read_result
 from emage.reproduce.paper_numbers import NO_NUMBERS, OtherModel, PaperNumbers
 from emage.reproduce.studies import Study, TableRow
@@ -51,6 +52,8 @@ REPORTED_METRICS = (
     ReportedMetric("fid_first", "FID, unranked", True, unit="FID"),
     ReportedMetric("clip_score", "CLIP score", False, unit="score"),
     ReportedMetric("objects_right", "both objects correct", False, is_fraction=True),
+    ReportedMetric("all_right", "all correct", False, is_fraction=True),
+    ReportedMetric("loss", "loss of the last 100 steps", True, unit="nats per token"),  # of Figure 3
     ReportedMetric("psnr", "PSNR", False, unit="dB"),  # of Table 2, as is the next
     ReportedMetric("lpips", "LPIPS", True, unit="distance"),
 )
@@ -149,7 +152,8 @@ def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
     """Return the different machines, versions, commits and data of the experiments, which may have run at any time."""
     found: dict[str, list[str]] = {}
     sources = [_finished(experiment, output)["made_by"] for experiment in experiments_of(study)]
-    sources += [_evaluated_with(Path(one.config.output)) for row in study.rows for one in row.evaluations]
+    evaluations = [one for row in study.rows for one in row.evaluations if isinstance(one.config, EvaluateConfig)]
+    sources += [_evaluated_with(Path(one.config.output)) for one in evaluations]
     for key, value in (item for source in sources for item in source.items()):
         if value not in found.setdefault(key, []):
             found[key].append(value)

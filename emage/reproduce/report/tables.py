@@ -24,13 +24,19 @@ def markdown(results: Results, image: str) -> str:
     lines += ["", "## Settings, data and machines", ""]
     lines += [f"- {_label(name)}: {_joined(value)}" for name, value in results.made_by.items()]
     if found := findings.find(results):
-        lines += ["", "## The paper's findings", "", *bullets(found)]
+        lines += ["", "## Findings", "", findings.VERDICTS, "", *bullets(found)]
     return "\n".join(lines) + "\n"
 
 
 def all_findings(studies: Sequence[Results]) -> str:
     """Return the text of findings.md: the findings of all studies."""
-    lines = ["# Which of the paper's findings are reproduced", ""]
+    lines = [
+        "# What these results show",
+        "",
+        findings.VERDICTS,
+        "Comparisons that are not the paper's end in (ours).",
+        "",
+    ]
     for results in studies:
         if found := findings.find(results):
             lines += [f"## {results.title}", "", *bullets(found), ""]
