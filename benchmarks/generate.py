@@ -126,15 +126,16 @@ def line(one: Measurement) -> str:
 
 def show(title: str, measurements: Sequence[Measurement]) -> None:
     """Print a table of measurements."""
-    columns = ("", "steps", "what", "ms per image", "images/s", "ratio", "of matmul", "GiB")
+    columns = ("", "steps", "what", "ms per image", "images/s", "ratio", "GFLOP", "of matmul", "GiB")
     table = Table(*columns, title=title)
     for one in measurements:
         if one.failed:
-            table.add_row(one.what, str(one.steps), one.scope, "failed", "", "", "", "")
+            table.add_row(one.what, str(one.steps), one.scope, "failed", "", "", "", "", "")
             continue
         per_second = "" if one.scope in (PASS, STEP) else f"{1e3 / one.ms_a_picture:,.3g}"
         numbers = (one.ratio, "{:.2f}"), (one.share_of_matmul, "{:.0%}"), (one.peak_gib, "{:.1f}")
         rest = ["" if value is None else form.format(value) for value, form in numbers]
+        rest.insert(1, f"{one.flops / 1e9:,.0f}" if one.flops else "")
         table.add_row(one.what, str(one.steps), one.scope, f"{one.ms_a_picture:,.1f}", per_second, *rest)
     Console(width=None if Console().is_terminal else 120).print(table)
 

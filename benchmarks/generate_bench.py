@@ -148,8 +148,10 @@ class Bench:
 
     def _image(self, method: str, dtype: Dtype, batch: int, steps: int) -> PlannedMeasurement:
         passes = METHODS[method].num_steps(SamplingConfig(steps=steps), ours.N)
-        is_cached = METHODS[method].CAUSAL or getattr(METHODS[method], "TWO_STREAMS", False)  # its steps are not passes
-        flops = 0 if is_cached else self.flops.image(passes)
+        if getattr(METHODS[method], "TWO_STREAMS", False):
+            flops = self.flops.grouped_image(self.settings.preset, steps)
+        else:
+            flops = 0 if METHODS[method].CAUSAL else self.flops.image(passes)  # a cached token is not a pass
         measurement = Measurement(method, dtype, batch, passes, flops=flops)
         return measurement, lambda: ours.image(self._pipes(dtype, self.compiles)[method], batch, steps)
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
+from emage.config import CheckpointConfig, Dtype, Method, SamplingConfig, TrainConfig, preset
 from emage.data.shapes import sample_held_out_scenes
 from emage.inference.pipeline import Emage
-from emage.methods import METHODS
-from emage.methods.masking import MASK, ImageRng
+from emage.methods import METHODS, parallel_autoregressive
+from emage.methods.masking import MASK, BufferedRng, ImageRng
 from emage.model.transformer import Network
 from emage.tokenizers import TOKENIZERS
 from emage.tokenizers.vqgan import VQGAN
@@ -38,6 +38,10 @@ class Flops(NamedTuple):
 
     def image(self, passes: int) -> int:
         return self.text + passes * self.decoder_pass + self.painting
+
+    def grouped_image(self, name: str, steps: int) -> int:
+        """Return the FLOP of an image by parallel_autoregressive, whose decoding steps have a part of the positions."""
+        return self.text + _group_flops(name, steps) + self.painting
 
 
 def pipes(name: str, device: torch.device, dtype: Dtype) -> dict[Method, Emage]:
@@ -67,6 +71,18 @@ def flops(name: str) -> Flops:
             lambda: tokenizer.decode_grid(y.unflatten(1, GRID)),
         )
         return Flops(*(counted(work) for work in works))
+
+
+def _group_flops(name: str, steps: int) -> int:
+    """Count the FLOP of all decoding steps of parallel_autoregressive, on tensors without data."""
+    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
+    settings = SamplingConfig(steps=steps)
+    with torch.device("meta"), torch.no_grad():
+        network, y = Network(model, V, GRID, False).eval(), torch.full((1, N), MASK)
+        context = network.encode_text(torch.zeros(1, model.text_length, dtype=torch.long))
+        rng = BufferedRng(torch.zeros(1, parallel_autoregressive.max_random_numbers(settings, N)))
+        generate = parallel_autoregressive.generate_new
+        return counted(lambda: list(generate(network.decoder, context, y, settings, rng)))
 
 
 def counted(work: Callable[[], object]) -> int:

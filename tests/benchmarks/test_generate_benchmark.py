@@ -70,3 +70,11 @@ def test_a_small_run(script: Path, tmp_path: Path):
     assert {"iterative3", "fully_nar", "iterative1", "iterative2", "autoregressive", "decoder, as written"} <= {*whats}
     assert all(figure["ms_a_picture"] > 0 for figure in record["figures"])
     assert "autoregressive, uncached" in done.stdout
+
+
+def test_groups_cost_about_two_passes_in_place_of_sixteen(monkeypatch: pytest.MonkeyPatch, benchmark: ModuleType):
+    ours = sys.modules["generate_ours"]
+    flops = ours.flops("emage_346m")
+    steps = flops.grouped_image("emage_346m", 16) - flops.text - flops.painting
+    # Keys and values of the text are computed once, not per pass; 1,024 positions are content and queries once each.
+    assert 1.6 * flops.decoder_pass < steps < 2.0 * flops.decoder_pass
