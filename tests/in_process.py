@@ -1,4 +1,4 @@
-"""Serves an ASGI app over real HTTP on 127.0.0.1, in a thread of this process."""
+"""Serves an ASGI app over real HTTP on 127.0.0.1, in a thread of this process, with the parser of the endpoint."""
 
 import asyncio
 import threading
@@ -8,6 +8,8 @@ from typing import Any
 
 import uvicorn
 
+from emage.serving.http.transport import protocol
+
 
 @contextmanager
 def serving(make: Callable[[], Any]) -> Iterator[str]:
@@ -16,7 +18,8 @@ def serving(make: Callable[[], Any]) -> Iterator[str]:
     started = threading.Event()
 
     async def run() -> None:
-        config = uvicorn.Config(make(), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+        options = {"http": protocol.PATH, "log_level": "error", "timeout_graceful_shutdown": 1}
+        config = uvicorn.Config(make(), host="127.0.0.1", port=0, **options)
         server.append(uvicorn.Server(config))
         task = asyncio.create_task(server[0].serve())
         while not server[0].started and not task.done():

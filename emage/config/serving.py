@@ -9,6 +9,8 @@ from emage.config.environment import MLflowConfig
 from emage.config.fields import group, setting
 from emage.config.model import Dtype
 
+MAX_UPLOAD_MB = 100.0  # Serve's proxy, which all endpoints of a cluster share, reads no more of a form
+
 
 @dataclass(frozen=True)
 class AccessConfig:
@@ -22,7 +24,9 @@ class AccessConfig:
     origins: tuple[str, ...] = setting(
         (), "Other web sites whose pages may call the endpoint (CORS), for example https://example.org."
     )
-    max_upload_mb: float = setting(20.0, "Largest body of a request.", unit="MB", above=0, maximum=10_000)
+    max_upload_mb: float = setting(
+        20.0, "Largest body of an edit, with its images.", unit="MB", above=0, maximum=MAX_UPLOAD_MB
+    )
     safety: str | None = setting(
         None,
         "Hook module:function: takes a prompt and an image or None, returns the reason for a rejection, or None.",

@@ -52,10 +52,15 @@ ERROR_CODES = {
         "The images were not ready within `timeout_s`, or the body did not arrive in time.",
         "Try again; ask for fewer images or steps.",
     ),
-    "request_too_large": ErrorCode(413, "The body is larger than `access.max_upload_mb`.", "Send a smaller image."),
+    "request_too_large": ErrorCode(
+        413,
+        "The body of an edit is larger than `access.max_upload_mb`, or another one larger than a prompt can be.",
+        "Send a smaller image, or an image as a form.",
+    ),
     "rate_limit_exceeded": ErrorCode(
         429, "Too many images or requests are waiting.", "Try again after `Retry-After` seconds."
     ),
+    "headers_too_large": ErrorCode(431, "Path and headers together are too large.", "Send fewer or shorter headers."),
     "drawing_failed": ErrorCode(500, "The model failed on this batch; the server's log has the reason.", "Try again."),
     "internal_error": ErrorCode(
         500, "The server has a bug; its log has the stack trace.", "Report it with the server's log."

@@ -7,12 +7,27 @@ MAX_CANDIDATES = 16  # per image
 MAX_PREVIEWS = 64  # per image; the autoregressive method takes 1024 decoding steps
 MAX_SEED = 2**53 - 1  # the largest whole number that every JSON parser keeps exactly
 
+# A connection, before any request of it is passed on (emage/serving/http/transport)
+MAX_CONNECTIONS = 4_096  # at one HTTP process; fewer if it may not open as many files
+RESERVED_FILES = 512  # of the files that the process may open: for everything but connections
+MAX_HEADER_BYTES = 16_384  # request line included
+HEADER_TIMEOUT_S = 10.0  # within which a header must be complete
+ANSWER_TIMEOUT_S = 30.0  # within which a client must read what is ready, up to 64 kB
+LINGER_S = 5.0  # in which a client may still send its body after it was answered
+MAX_UNREAD_BYTES = 65_536  # of such a body, if it is chunked, are parsed
+
 # The body of a request
+MAX_JSON_BYTES = 100_000  # of every body that is no form; the longest prompt needs 48,000 in any JSON
+MAX_WAITING_BODIES_BYTES = 400_000_000  # of all requests that Serve's proxy has not passed on
 BODY_TIMEOUT_S = 20.0  # within which all of the body must arrive
 MAX_FORM_FILES = 4
 MAX_FORM_FIELDS = 40
 MAX_FORM_FIELD_BYTES = 100_000
 MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded image; a larger one is not decoded
+
+# Access
+WRONG_KEY_DELAY_S = 1.0  # before a wrong API key is rejected
+MAX_DELAYED_KEYS = 256  # such requests at one frontend at a time; further ones are answered at once
 
 # The processes
 MAX_OPEN_REQUESTS = 4_096  # at one frontend at a time; further ones wait in Serve's proxy

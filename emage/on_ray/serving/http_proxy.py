@@ -1,19 +1,27 @@
-"""Ray Serve's own answers in the API's form: a middleware in the process of Serve's HTTP proxy.
+"""What runs in the process of Ray Serve's HTTP proxy: the parser with its limits, and a middleware.
 
-If no Frontend answers a request (it was lost meanwhile, the endpoint is being stopped, a queue is full), Serve answers
-with plain text or not at all. Serve finds `middlewares` by an environment variable of the proxy's process
-(`launch.PROXY_HOOK`): on one machine `launch.start_ray` sets it, on a cluster it must be set when Ray is started on a
-node.
+Serve finds `middlewares` by an environment variable of the proxy's process (`launch.PROXY_HOOK`), before it starts its
+HTTP server: on one machine `launch.start_ray` sets it, on a cluster it must be set when Ray is started on a node. All
+applications of the cluster share the proxy.
 
-The middleware also removes two request headers by which a client could disable Serve's timeout, or keep a request
-running after it has disconnected.
+The middleware rejects what is too large before a Frontend is asked. If no Frontend answers a request (it was lost
+meanwhile, the endpoint is being stopped, a queue is full), Serve answers with plain text or not at all: the middleware
+replaces that by an error of the API. It also removes two request headers by which a client could disable Serve's
+timeout, or keep a request running after it has disconnected.
 """
 
+import uvicorn.config
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from emage.config.serving import MAX_UPLOAD_MB
+from emage.serving.http.auth import is_own_machine
 from emage.serving.http.error_handlers import error_answer
+from emage.serving.http.transport import bodies, protocol
 
+# The endpoint's own limit of forms may be lower; this process does not know it.
+LIMITS = bodies.BodyLimits(max_form_bytes=int(MAX_UPLOAD_MB * 1e6))
+SERVES_ROUTES = "/-/routes"  # Serve's own: the names of all applications
 REMOVED_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 NO_ANSWER = 0  # instead of a status: Serve ended the request without an answer
 # Serve's status -> error code and message. Every path is the endpoint's, so Serve's 404 means that no endpoint runs.
@@ -27,19 +35,36 @@ PROXY_ERRORS = {
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middlewares for Serve's proxy."""
+    """Give Serve's HTTP server the parser with limits, and return the middlewares for its proxy."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol.PATH  # Serve lets uvicorn choose, and has no option for it
     return [Middleware(ApiErrorMiddleware)]
 
 
 class ApiErrorMiddleware:
-    """Replaces Serve's own answers with errors of the API."""
+    """Rejects requests that are too large, and replaces Serve's own answers with errors of the API."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
+        self._room = bodies.BodyRoom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if rejection := bodies.find_header_error(scope, LIMITS):
+            return await error_answer(*rejection)(scope, receive, send)
+        if scope["path"] == SERVES_ROUTES and not is_own_machine(scope):
+            return await error_answer("not_found", f"{SERVES_ROUTES} is for this machine alone")(scope, receive, send)
+        leave = await self._room.enter(scope, LIMITS)
+        if leave is None:
+            message = "too many uploads arrive; try again in a moment"
+            return await error_answer("rate_limit_exceeded", message, retry_s=1)(scope, receive, send)
+        try:
+            await self._ask_serve(scope, bodies.stop_reading(scope, receive, LIMITS, leave), send)
+        finally:
+            leave()
+
+    async def _ask_serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Serve answer; replace its own answers."""
         scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() not in REMOVED_HEADERS]}
         serve_status: int | None = NO_ANSWER  # the status of an answer of Serve's own; None: a Frontend answers
         serve_text = b""

@@ -32,7 +32,7 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
         options: Timeout and access rules.
         metrics: Records the requests; None: the endpoint has no /metrics.
     """
-    app = FastAPIOffline(title="Emage", version=__version__, redoc_url=None)
+    app = FastAPIOffline(title="Emage", version=__version__, docs_url=None, redoc_url=None)
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
     app.state.backend, app.state.options, app.state.metrics = backend, options, metrics
     app.state.created = int(time.time())
@@ -55,6 +55,7 @@ def _add_routes(app: FastAPI, with_metrics: bool) -> None:
     app.add_api_route("/health", routes.health, methods=["GET"], **openapi.HEALTH)
     if with_metrics:
         app.add_api_route("/metrics", routes.metrics, methods=["GET"], **openapi.METRICS)
+    app.add_api_route("/docs", routes.docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", routes.page, methods=["GET"], include_in_schema=False)
     app.mount("/page", StaticFiles(directory=routes.PAGE_FOLDER), name="page")
 

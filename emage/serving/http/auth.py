@@ -1,23 +1,23 @@
 """Access rules: an ASGI middleware in front of every route, for authentication, origins, and the size of a request.
 
 Without an API key the endpoint serves its own machine only: it answers loopback addresses. No page of another site may
-use it from a browser on this machine, neither under a host name that resolves to it nor from another Origin.
+use it from a browser on this machine, neither under a host name that resolves to it nor from another Origin; nor may
+other machines through a reverse proxy on this one, whose requests have FORWARDED_HEADERS.
 """
 
 import asyncio
 import hashlib
 import hmac
 import ipaddress
-import time
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from starlette.exceptions import HTTPException
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from emage.serving.http.error_handlers import error_answer
-from emage.serving.limits import BODY_TIMEOUT_S
+from emage.serving.http.error_handlers import SECURITY_HEADERS, error_answer
+from emage.serving.http.transport import bodies
+from emage.serving.limits import BODY_TIMEOUT_S, MAX_DELAYED_KEYS, WRONG_KEY_DELAY_S
 
 PUBLIC_PATHS = (
     "/",
@@ -25,8 +25,10 @@ PUBLIC_PATHS = (
     "/docs",
     "/openapi.json",
 )  # need no key: they show nothing secret and give the model no work
-PUBLIC_PREFIXES = ("/page/", "/static-offline-docs/", "/docs/")
-SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+PUBLIC_PREFIXES = ("/page/", "/static-offline-docs/")
+# Headers that proxies add. A proxy that adds none of them is taken for a program of this machine.
+FORWARDED_HEADERS = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+FORWARDED_PREFIX = "x-forwarded-"
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,8 @@ class AccessOptions:
 
     key_sha256: str | None = None  # of the API key; None: no key, and only this machine is answered
     origins: tuple[str, ...] = ()  # of other sites whose pages may use the endpoint
-    max_body_bytes: int = 20_000_000  # of a request
+    max_upload_bytes: int = 20_000_000  # of a form
     body_timeout_s: float = BODY_TIMEOUT_S  # within which a request's body must be complete
-
-
-class BodyError(HTTPException):
-    """A body that is too large or too slow. It is an HTTPException because FastAPI passes only those on unchanged."""
 
 
 class AuthMiddleware:
@@ -48,46 +46,59 @@ class AuthMiddleware:
 
     def __init__(self, app: ASGIApp, options: AccessOptions):
         self.app, self.options = app, options
+        self._bodies = bodies.BodyLimits(options.max_upload_bytes, timeout_s=options.body_timeout_s)
+        self._num_delayed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        if rejection := self._find_rejection(scope, headers):
+        if rejection := self._find_rejection(scope):
             code, message = rejection
             challenge = {"WWW-Authenticate": "Bearer"} if code == "invalid_api_key" else None
+            if code == "invalid_api_key" and _authorization(scope):
+                await self._delay()
             return await error_answer(code, message, headers=challenge)(scope, receive, send)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS]}
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, self._limit_body(receive), send_with_headers)
+        await self.app(scope, bodies.limit_body(scope, receive, self._bodies), send_with_headers)
 
-    def _find_rejection(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
+    async def _delay(self) -> None:
+        """Slow down a client that guesses keys. Those with the right key never wait."""
+        if self._num_delayed >= MAX_DELAYED_KEYS:
+            return
+        self._num_delayed += 1
+        try:
+            await asyncio.sleep(WRONG_KEY_DELAY_S)
+        finally:
+            self._num_delayed -= 1
+
+    def _find_rejection(self, scope: Scope) -> tuple[str, str] | None:
         """Return the error code and message of a request that breaks a rule, else None."""
-        options = self.options
-        length = headers.get("content-length", "0")
-        if not length.isdecimal():
-            return "invalid_request", "Content-Length is not a number"
-        if int(length) > options.max_body_bytes:
-            return "request_too_large", _too_large_text(options)
-        if options.key_sha256 is None:
-            return self._find_rejection_without_key(scope, headers)
+        if error := bodies.find_header_error(scope, self._bodies):
+            return error
+        if self.options.key_sha256 is None:
+            return self._find_rejection_without_key(scope)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
             return None
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        scheme, _, key = _authorization(scope).partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()
-        if scheme.lower() == "bearer" and hmac.compare_digest(given, options.key_sha256):
+        if scheme.lower() == "bearer" and hmac.compare_digest(given, self.options.key_sha256):
             return None
         return "invalid_api_key", "this endpoint needs an API key: Authorization: Bearer KEY"
 
-    def _find_rejection_without_key(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
-        peer = (scope.get("client") or ("",))[0]
-        if not is_loopback(peer):
+    def _find_rejection_without_key(self, scope: Scope) -> tuple[str, str] | None:
+        headers = _headers(scope)
+        if not is_loopback((scope.get("client") or ("",))[0]):
             return "invalid_api_key", "without an API key this endpoint accepts connections from its own machine only"
+        if forwarded := next((name for name in headers if _is_forwarded(name)), None):
+            return "invalid_api_key", f"without an API key this endpoint answers no proxy (the header {forwarded})"
         host = headers.get("host", "")
         if not is_loopback(_split_url(f"//{host}").hostname or ""):
             return "host_not_allowed", "without an API key this endpoint is reached as localhost only"
@@ -95,27 +106,6 @@ class AuthMiddleware:
         if origin is not None and origin not in self.options.origins and _split_url(origin).netloc != host:
             return "origin_not_allowed", "pages of other sites may not use this endpoint (access.origins)"
         return None
-
-    def _limit_body(self, receive: Receive) -> Receive:
-        """Return `receive` with limits on the body's bytes and seconds."""
-        options, num_bytes, complete = self.options, 0, False
-        deadline = time.monotonic() + options.body_timeout_s
-
-        async def limited() -> Message:
-            nonlocal num_bytes, complete
-            if complete:  # only a disconnect can follow
-                return await receive()
-            try:
-                message: Any = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                raise BodyError(408, f"the body was not complete within {options.body_timeout_s:g} s") from None
-            num_bytes += len(message.get("body", b""))
-            if num_bytes > options.max_body_bytes:
-                raise BodyError(413, _too_large_text(options))
-            complete = not message.get("more_body", False)
-            return message
-
-        return limited
 
 
 def is_loopback(host: str) -> bool:
@@ -126,13 +116,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_own_machine(scope: Scope) -> bool:
+    """Return whether a request is from this machine, to a name of this machine, through no proxy."""
+    headers, peer = _headers(scope), (scope.get("client") or ("",))[0]
+    host = _split_url(f"//{headers.get('host', '')}").hostname or ""
+    return is_loopback(peer) and is_loopback(host) and not any(map(_is_forwarded, headers))
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+
+
+def _authorization(scope: Scope) -> str:
+    return _headers(scope).get("authorization", "")
+
+
+def _is_forwarded(name: str) -> bool:
+    return name in FORWARDED_HEADERS or name.startswith(FORWARDED_PREFIX)
+
+
 def _split_url(url: str) -> SplitResult:
     """Return the parts of a URL, all empty if it is not one."""
     try:
         return urlsplit(url)
     except ValueError:
         return urlsplit("")
-
-
-def _too_large_text(options: AccessOptions) -> str:
-    return f"the request is larger than {options.max_body_bytes / 1e6:g} MB"

@@ -12,6 +12,7 @@ from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
 from emage.serving.request import RequestError
 
+SECURITY_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}  # of every answer
 INTERNAL_ERROR_TEXT = "something went wrong in the server; its log has the reason"
 # Statuses that FastAPI, Starlette and the access rules raise by themselves. All others become invalid_request.
 CODES_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
@@ -31,7 +32,9 @@ def error_answer(
     """
     retry = {"Retry-After": str(retry_s)} if retry_s else {}
     return JSONResponse(
-        schemas.error_body(code, message, param), ERROR_CODES[code].status, {**retry, **(headers or {})}
+        schemas.error_body(code, message, param),
+        ERROR_CODES[code].status,
+        {**SECURITY_HEADERS, **retry, **(headers or {})},
     )
 
 

@@ -14,7 +14,8 @@ from emage.serving import limits
 from emage.serving.error_codes import ERROR_CODES, error_type
 from emage.serving.http import reference_examples, schemas
 from emage.serving.http.app import Options, make_app
-from emage.serving.http.auth import PUBLIC_PATHS, SECURITY_HEADERS
+from emage.serving.http.auth import PUBLIC_PATHS
+from emage.serving.http.error_handlers import SECURITY_HEADERS
 
 _INTRODUCTION = """# HTTP API
 <!-- made by: python -m emage.serving.http.reference > docs/http_api.md -->
@@ -53,7 +54,7 @@ _HEADERS = (
     ("answer", "`Retry-After`", "seconds until a retry makes sense, with most 429 and 503"),
     ("answer", "`WWW-Authenticate: Bearer`", "with every 401"),
     ("answer", "`Cache-Control: no-store`", "with every stream"),
-    *(("answer", f"`{name.decode()}: {value.decode()}`", "with every answer") for name, value in SECURITY_HEADERS),
+    *(("answer", f"`{name}: {value}`", "with every answer") for name, value in SECURITY_HEADERS.items()),
 )
 
 
@@ -79,6 +80,9 @@ def _sections() -> Iterator[str]:
     yield "## Limits\n\n" + _table(("limit", "value", "setting", "beyond it"), _limits())
 
 
+_CLOSED = "the connection is closed"
+_OLDEST_IS_CLOSED = "the one that has waited longest for a request is closed"
+_BODIES_WAIT = f"further ones wait, up to {limits.BODY_TIMEOUT_S:g} seconds: `rate_limit_exceeded`"
 _PARAMETER_COLUMNS = ("name", "type", "default", "range", "description")
 _ERROR_COLUMNS = ("status", "code", "type", "meaning", "what to do")
 
@@ -145,10 +149,18 @@ def _limits() -> Iterator[tuple[str, ...]]:
     yield "images per request (`n`)", str(limits.MAX_IMAGES), "", "`invalid_value`"
     yield "candidates per image", str(limits.MAX_CANDIDATES), "", "`invalid_value`"
     yield "previews per image", str(limits.MAX_PREVIEWS), "", "`invalid_value`"
-    yield "body", default("access.max_upload_mb"), "`access.max_upload_mb`", "`request_too_large`"
+    yield "connections at one HTTP process", f"{limits.MAX_CONNECTIONS:,}", "", _OLDEST_IS_CLOSED
+    yield "path and headers", f"{limits.MAX_HEADER_BYTES:,} bytes", "", "`headers_too_large` or `invalid_request`"
+    yield "time for the headers to arrive", f"{limits.HEADER_TIMEOUT_S:g} seconds", "", _CLOSED
+    yield "body that is no form", f"{limits.MAX_JSON_BYTES:,} bytes", "", "`request_too_large`"
+    yield "form (of an edit)", default("access.max_upload_mb"), "`access.max_upload_mb`", "`request_too_large`"
+    yield "bodies in Serve's proxy", f"{limits.MAX_WAITING_BODIES_BYTES / 1e6:g} MB", "", _BODIES_WAIT
     yield "time for the body to arrive", f"{limits.BODY_TIMEOUT_S:g} seconds", "", "`timeout`"
     yield "fields, files of a form", f"{limits.MAX_FORM_FIELDS}, {limits.MAX_FORM_FILES}", "", "`invalid_request`"
     yield "field of a form", f"{limits.MAX_FORM_FIELD_BYTES:,} bytes", "", "`invalid_request`"
+    yield "time to read 64 kB of the answer", f"{limits.ANSWER_TIMEOUT_S:g} seconds", "", _CLOSED
+    yield "time to end a body after the answer", f"{limits.LINGER_S:g} seconds", "", _CLOSED
+    yield "answers to a wrong key", f"after {limits.WRONG_KEY_DELAY_S:g} second", "", "`invalid_api_key`"
     yield "uploaded image", f"{limits.MAX_UPLOAD_PIXELS:,} pixels", "", "`invalid_image`"
     yield "time for a request", default("timeout_s"), "`timeout_s`", "`timeout`"
     yield "waiting images per replica", default("max_queued"), "`max_queued`", "`rate_limit_exceeded`"

@@ -1,9 +1,12 @@
 """The routes: the OpenAI images API over any backend that generates, with its streams; and the playground page."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +15,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -31,6 +35,12 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+# The OpenAPI page has one script of its own, whose sha256 is filled in, and sets styles from its scripts.
+DOCS_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self' 'sha256-{}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 async def generations(http: Request, body: schemas.ImageRequest) -> Response:
@@ -78,6 +88,22 @@ async def page() -> Response:
     """Return the playground page."""
     headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
     return FileResponse(PAGE_FOLDER / "index.html", headers=headers)
+
+
+async def docs(http: Request) -> Response:
+    """Return the OpenAPI page, whose files are the endpoint's own."""
+    root, files = http.scope.get("root_path", ""), f"{http.scope.get('root_path', '')}/static-offline-docs"
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="Emage",
+        swagger_js_url=f"{files}/swagger-ui-bundle.js",
+        swagger_css_url=f"{files}/swagger-ui.css",
+        swagger_favicon_url=f"{files}/favicon.png",
+    )
+    (script,) = _SCRIPT.findall(bytes(page.body))
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    page.headers["Content-Security-Policy"] = DOCS_SECURITY_POLICY.format(digest)
+    return page
 
 
 # --- Answers and streams ---

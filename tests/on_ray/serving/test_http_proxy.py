@@ -8,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from emage.config import environment
 from emage.on_ray import launch
 from emage.on_ray.serving import http_proxy
 from emage.on_ray.serving.http_proxy import REMOVED_HEADERS, ApiErrorMiddleware
+from emage.serving.http.transport.protocol import LimitedProtocol
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,6 +72,48 @@ def test_clients_cannot_disable_serves_timeout() -> None:
         echo_headers, {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-disabled": "?1", "x-mine": "1"}
     ).json()
     assert "x-mine" in got and not set(got) & {name.decode() for name in REMOVED_HEADERS}
+
+
+def test_what_is_too_large_is_rejected_before_a_frontend_is_asked() -> None:
+    async def unexpected(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    for headers, status in (
+        ({"Content-Length": "100001", "Content-Type": "application/json"}, 413),
+        ({"Content-Length": "100000001", "Content-Type": "multipart/form-data; boundary=b"}, 413),
+        ({"X-Long": "x" * 16_400}, 431),
+    ):
+        answer = ask(unexpected, headers)
+        assert answer.status_code == status and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_serves_list_of_applications_is_for_this_machine_alone() -> None:
+    app = ApiErrorMiddleware(PlainTextResponse('{"/": "emage"}'))
+
+    async def status(path: str, peer: str = "127.0.0.1", **headers: str) -> int:
+        transport = httpx.ASGITransport(app, client=(peer, 5000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+            return (await client.get(path, headers=headers)).status_code
+
+    async def scene() -> list[int]:
+        routes = "/-/routes"
+        return [
+            await status(routes),
+            await status(routes, "192.0.2.7"),
+            await status(routes, host="rebound.example"),
+            await status(routes, via="1.1 front"),
+            await status("/-/healthz", "192.0.2.7"),  # which load balancers and Kubernetes ask
+        ]
+
+    assert asyncio.run(scene()) == [200, 404, 404, 404, 200]
+
+
+def test_serves_http_server_gets_the_parser_with_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "uvicorn.protocols.http.auto:AutoHTTPProtocol")
+    http_proxy.middlewares()
+    config = uvicorn.Config(ask)  # as Serve makes it
+    config.load()
+    assert config.http_protocol_class is LimitedProtocol
 
 
 def test_the_process_that_speaks_http_holds_no_pytorch() -> None:

@@ -171,7 +171,7 @@ def test_a_missing_or_damaged_checkpoint_is_rejected_before_anything_starts(tmp_
         read_inputs(ServeConfig(checkpoint=str(tmp_path)))
 
 
-def test_an_open_endpoint_without_a_key_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_endpoint_without_a_key_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     from emage.config import AccessConfig
     from emage.on_ray.serving import checks
     from emage.on_ray.serving.application import read_inputs
@@ -179,18 +179,9 @@ def test_an_open_endpoint_without_a_key_is_rejected(tmp_path: Path, monkeypatch:
     monkeypatch.delenv(checks.API_KEY_VARIABLE, raising=False)
     with pytest.raises(InputError, match=r"host=0\.0\.0\.0 is open to other machines: set EMAGE_API_KEY"):
         read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0"))
-    key = tmp_path / "key"
-    access = AccessConfig(api_key_file=str(key))
-    with pytest.raises(InputError, match="No such file"):
-        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
-    key.write_text("\n")
-    with pytest.raises(InputError, match="is empty"):
-        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access))
-    key.write_text("secret\n")
-    assert (
-        read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0", access=access)).key_sha256
-        == sha256(b"secret").hexdigest()
-    )
+    monkeypatch.setenv(checks.API_KEY_VARIABLE, "a-key-of-24-characters-9")
+    inputs = read_inputs(ServeConfig(checkpoint="demo", host="0.0.0.0"))
+    assert inputs.key_sha256 == sha256(b"a-key-of-24-characters-9").hexdigest()
     with pytest.raises(InputError, match="is not a module:function"):
         read_inputs(ServeConfig(checkpoint="demo", access=AccessConfig(safety="emage.serving.safety:nothing")))
 

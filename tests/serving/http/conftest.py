@@ -41,7 +41,7 @@ def pipe() -> FakePipe:
 @pytest.fixture(scope="module")
 def url(pipe: FakePipe) -> Iterator[str]:
     """The URL of an endpoint with that model, with short time limits."""
-    options = Options(timeout_s=1.5, access=AccessOptions(max_body_bytes=200_000, body_timeout_s=1.0))
+    options = Options(timeout_s=1.5, access=AccessOptions(max_upload_bytes=200_000, body_timeout_s=1.0))
     with serving(lambda: make_app(Service(pipe, QueueLimits(max_queued=16)), options)) as address:
         yield address
 

@@ -64,7 +64,8 @@ def drip(
                 if time.monotonic() - started > within:
                     raise Silence(f"after {within} s")
             if finish:
-                connection.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the server may have closed it
+                    connection.shutdown(socket.SHUT_WR)
         status, body = _read(connection, started + within)
     return Answer(status, body, time.monotonic() - started)
 

@@ -1,4 +1,4 @@
-"""The playground page in headless Chromium: a narrow window, light and dark."""
+"""The playground page in headless Chromium: a narrow window, light and dark. And the OpenAPI page."""
 
 from typing import Any
 
@@ -41,6 +41,13 @@ def test_text_can_be_read(page: Page, script: Scripted, scheme: Any) -> None:
     generate(page)
     expect(page.get_by_role("alert")).to_contain_text("generation failed")
     assert page.evaluate(CONTRASTS) == []
+
+
+def test_the_openapi_page_works_under_its_security_policy(page: Page, server: Server) -> None:
+    answer = page.goto(f"{server.url}docs")
+    assert answer is not None
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    expect(page.get_by_text("/v1/images/generations")).to_be_visible()
 
 
 CONTRASTS = """() => {
