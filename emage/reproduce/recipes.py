@@ -4,6 +4,7 @@ models/METHOD-seedS[-bert][-cosine][-halton][-half][-500k]   a training
 evaluations/MODEL[-steps8][-linear][-halton]   images of held-out captions, and their scores
 latency/MODEL[-steps8][-uncached]              seconds per image
 strips/MODEL, tokenizers, world                Figure 5, Table 2, the data set of scale=small
+methods_grid                                   images of all methods for the same captions and seeds
 """
 
 import functools
@@ -43,6 +44,17 @@ class Strips:
     steps: int = 16
 
 
+@dataclass(frozen=True)
+class MethodGrid:
+    """Settings of the grid of all methods. The field names are part of fingerprints on disk."""
+
+    checkpoints: dict[str, str]  # folder by label
+    captions: tuple[str, ...]
+    device: str
+    output: str
+    seed: int = 0  # of the first caption's image; the next has the next
+
+
 # Names of the programs in fingerprints on disk. They are data: another name would run every experiment again, so they
 # stay as they are when a class is renamed.
 PROGRAM_NAMES: dict[type, str] = {
@@ -52,6 +64,7 @@ PROGRAM_NAMES: dict[type, str] = {
     LatencyConfig: "LatencyConfig",
     Table2Config: "Table2Config",
     Strips: "Strips",
+    MethodGrid: "MethodGrid",
 }
 
 
@@ -232,6 +245,16 @@ def filmstrips(config: ReproduceConfig, model: Experiment) -> Experiment:
     name = f"strips/{_model_name(model)}"
     settings = Strips(f"{model.config.run.output}/model", prompts, config.device, _work(config, name))
     return _experiment(name, settings, (model,))
+
+
+def method_grid(config: ReproduceConfig, models: dict[str, Experiment]) -> Experiment:
+    """Return the experiment that generates the same captions with each of the models, which are by label."""
+    prompts = FIGURE5_PROMPTS
+    if is_small(config):
+        prompts = tuple(scene.caption for scene in shapes.sample_held_out_scenes(8, seed=2))
+    checkpoints = {label: f"{model.config.run.output}/model" for label, model in models.items()}
+    settings = MethodGrid(checkpoints, prompts, config.device, _work(config, "methods_grid"))
+    return _experiment("methods_grid", settings, tuple(models.values()))
 
 
 # --- Names and presets ------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _time(config: ReproduceConfig, experiments: Sequence[Experiment], todo: Sequ
     if not todo:
         return "everything is finished"
     speed = _speed(config, experiments, output)
-    seconds = sum(_seconds(experiment, speed, _tokenizer(config)) for experiment in todo)
+    seconds = sum(_seconds(experiment, speed, tokenizer_of(config)) for experiment in todo)
     return f"about {format_duration(seconds)} for one process ({speed.source})"
 
 
@@ -194,7 +194,7 @@ def _seconds(experiment: Experiment, speed: Speed, tokenizer: TokenizerInfo) -> 
     """Estimate the seconds of one experiment."""
     config = experiment.config
     if isinstance(config, TrainConfig):
-        network = _network(config.method, config.model, tokenizer)
+        network = network_of(config, tokenizer)
         return START_S + parameters_and_flops.run_flops(config, network) / speed.training
     if isinstance(config, EvaluateConfig | LatencyConfig) and experiment.needs:
         return START_S + _generation_seconds(config, experiment.needs[0].config, speed, tokenizer)
@@ -206,18 +206,20 @@ def _generation_seconds(
 ) -> float:
     """Estimate the seconds in which the trained model generates the images of an evaluation or a timing."""
     is_evaluation = isinstance(config, EvaluateConfig)
-    network = _network(trained.method, trained.model, tokenizer)
-    # A training step costs as much as three forward passes.
-    forward = parameters_and_flops.flops_per_sample(network, trained.method, in_warm_start=True) / 3
+    network = network_of(trained, tokenizer)
+    sampling = replace(trained.sampling, **config.sampling)
+    seconds = parameters_and_flops.generation_flops(network, trained.method, sampling.steps) / speed.generation
     images = config.limit * config.candidates if is_evaluation else config.rounds + config.warm_up
     if trained.method == "autoregressive":
-        # With a cache all tokens together cost one forward pass; but a GPU takes a minimum time for each token,
-        # however large the batch is.
+        # A GPU takes a minimum time for each token, however large the batch is.
         batches = images / (config.batch_size * speed.num_actors if is_evaluation else 1)
-        return max(batches * tokenizer.num_tokens * speed.seconds_per_token, images * forward / speed.generation)
-    sampling = replace(trained.sampling, **config.sampling)
-    passes = METHODS[trained.method].num_steps(sampling, tokenizer.num_tokens)
-    return images * passes * forward / speed.generation
+        return max(batches * tokenizer.num_tokens * speed.seconds_per_token, images * seconds)
+    return images * seconds
+
+
+def network_of(config: TrainConfig, tokenizer: TokenizerInfo) -> Network:
+    """Return the network of a training, without memory for its weights."""
+    return _network(config.method, config.model, tokenizer)
 
 
 @functools.lru_cache(maxsize=32)
@@ -226,7 +228,8 @@ def _network(method: Method, model: ModelConfig, tokenizer: TokenizerInfo) -> Ne
         return Network(model, tokenizer.vocab_size, tokenizer.grid, causal=METHODS[method].CAUSAL)
 
 
-def _tokenizer(config: ReproduceConfig) -> TokenizerInfo:
+def tokenizer_of(config: ReproduceConfig) -> TokenizerInfo:
+    """Return the tokenizer of the study's token table."""
     if config.scale == "small":
         return checkpoint.describe(tokenizers.load(tokenizers.DEMO))
     return schema.open_token_table(config.paper.data)[1] if config.paper.data else PAPER_TOKENIZER
@@ -241,7 +244,7 @@ def _speed(config: ReproduceConfig, experiments: Sequence[Experiment], output: P
     trainings = [experiment for experiment in experiments if isinstance(experiment.config, TrainConfig)]
     if not trainings:
         return Speed(math.inf, math.inf, "no training")
-    tokenizer = _tokenizer(config)
+    tokenizer = tokenizer_of(config)
     rates = [rate for experiment in trainings if (rate := _finished_rate(experiment, output, tokenizer))]
     rate = mean(rates) if rates else measure_rate(trainings[0].config, tokenizer, config.small.cpus)
     source = f"at the speed of {len(rates)} finished trainings" if rates else "at the speed of a few steps run now"
@@ -264,7 +267,7 @@ def _finished_rate(experiment: Experiment, output: Path, tokenizer: TokenizerInf
     record = read_result(experiment, output)
     if not record or not record["seconds"]:
         return None
-    network = _network(experiment.config.method, experiment.config.model, tokenizer)
+    network = network_of(experiment.config, tokenizer)
     return parameters_and_flops.run_flops(experiment.config, network) / max(1.0, record["seconds"] - START_S)
 
 

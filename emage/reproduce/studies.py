@@ -18,6 +18,7 @@ from emage.reproduce.recipes import (
     filmstrips,
     is_small,
     latency,
+    method_grid,
     tokenizer_comparison,
     training,
     uncached,
@@ -34,6 +35,7 @@ METHOD_LABELS: dict[Method, str] = {
 }
 ITERATIVE: tuple[Method, ...] = ("iterative1", "iterative2", "iterative3")
 SMALL_SEEDS = 5
+DECODING_STEPS = 16  # the paper's
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Study:
     title: str
     rows: tuple[TableRow, ...] = ()
     others: tuple[OtherModel, ...] = ()
-    curves: tuple[Experiment, ...] = ()  # trainings whose losses Figure 3 plots
-    single: Experiment | None = None  # the only experiment of table2 and figure5
+    curves: tuple[Experiment, ...] = ()  # trainings whose losses are plotted
+    single: Experiment | None = None  # the only experiment of table2 and figure5, the grid of methods
     notes: tuple[str, ...] = ()
 
 
@@ -148,7 +150,7 @@ def _table6(config: ReproduceConfig) -> Study:
 
 
 def _figure3(config: ReproduceConfig) -> Study:
-    methods = ("fully_nar", *ITERATIVE)
+    methods: tuple[Method, ...] = ("fully_nar", *ITERATIVE)
     models = {method: [training(config, method, seed) for seed in _seeds(config)] for method in methods}
     rows = [TableRow(method, METHOD_LABELS[method], NO_NUMBERS, tuple(found)) for method, found in models.items()]
     curves = [model for found in models.values() for model in found]
@@ -192,9 +194,12 @@ def _figure5(config: ReproduceConfig) -> Study:
 def _methods(config: ReproduceConfig) -> Study:
     """Return the study that the paper does not have: all methods, in both orders of generation."""
 
-    def row(key: str, label: str, method: Method, order: str = "confidence", **recipe: Any) -> TableRow:
+    def row(
+        key: str, label: str, method: Method, order: str = "confidence", steps: int = DECODING_STEPS, **recipe: Any
+    ) -> TableRow:
         models = [training(config, method, seed, **recipe) for seed in _seeds(config)]
-        return TableRow(key, label, NO_NUMBERS, tuple(evaluation(config, model, order=order) for model in models))
+        evaluations = [evaluation(config, model, steps=steps, order=order) for model in models]
+        return TableRow(key, label, NO_NUMBERS, tuple(evaluations))
 
     rows = [row(method, METHOD_LABELS[method], method) for method in METHOD_LABELS]
     for method in ITERATIVE:
@@ -203,13 +208,22 @@ def _methods(config: ReproduceConfig) -> Study:
     rows.append(row("iterative1/masks=halton", label, "iterative1", "halton", mask_order="halton"))
     key: Method = "parallel_autoregressive"
     rows.append(row(f"{key}/half", f"{METHOD_LABELS[key]}, half of the steps", key, half=True))
+    for steps in paper_numbers.TABLE6:
+        if steps != DECODING_STEPS:
+            rows.append(row(f"{key}/steps={steps}", f"{METHOD_LABELS[key]}, {steps} decoding steps", key, steps=steps))
+            label = f"{METHOD_LABELS['iterative3']}, Halton order, {steps} decoding steps"
+            rows.append(row(f"iterative3/halton/steps={steps}", label, "iterative3", "halton", steps=steps))
+    models = {METHOD_LABELS[method]: training(config, method, 0) for method in METHOD_LABELS}
+    curves = [training(config, method, seed) for method in METHOD_LABELS for seed in _seeds(config)]
     notes = (
         "Ours, not a table of the paper. Unless the row states otherwise: the paper's order, by confidence. fully_nar "
         "and autoregressive have no order; parallel_autoregressive generates in Halton order.",
         "A training step of parallel_autoregressive has twice the positions of one of autoregressive: with half of the "
         "steps it has the same training compute.",
     )
-    return Study("methods", "The six methods, equally long trained, in both orders", tuple(rows), notes=notes)
+    title = "The six methods, equally long trained, in both orders"
+    single = method_grid(config, models)
+    return Study("methods", title, tuple(rows), curves=tuple(curves), single=single, notes=notes)
 
 
 _CACHE_NOTE = (

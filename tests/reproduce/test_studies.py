@@ -43,7 +43,11 @@ def test_methods_compares_all_six_in_both_orders(tmp_path: Path):
     assert {one.sampling.order for one in trainings.values()} == {"confidence"}  # the paper's
     orders = {row.key: [one.config.sampling for one in row.evaluations] for row in study.rows}
     assert orders["iterative3"] == [{}, {}] and orders["iterative3/halton"] == [{"order": "halton"}] * 2
-    assert [len(one) for one in orders.values()] == [2] * 11
+    assert orders["parallel_autoregressive/steps=4"] == [{"steps": 4}] * 2
+    assert orders["iterative3/halton/steps=32"] == [{"steps": 32, "order": "halton"}] * 2
+    assert [len(one) for one in orders.values()] == [2] * 17
+    grid = next(one for one in found if one.name == "methods_grid")
+    assert list(grid.config.checkpoints) == list(studies.METHOD_LABELS.values())
 
 
 def test_table_3_trains_five_methods_for_equally_many_steps_on_the_same_data(tmp_path: Path):
@@ -146,7 +150,7 @@ def test_the_small_estimate_uses_finished_trainings(tmp_path: Path):
     order = studies.experiments_of(studies.requested(wanted))
     rate = 1e9
     first = next(experiment for experiment in order if experiment.name.startswith("models/iterative1"))
-    network = requirements._network(first.config.method, first.config.model, requirements._tokenizer(wanted))
+    network = requirements.network_of(first.config, requirements.tokenizer_of(wanted))
     seconds = requirements.START_S + requirements.parameters_and_flops.run_flops(first.config, network) / rate
     record = {"fingerprint": experiments.fingerprint(first, tmp_path), "figures": {}, "seconds": seconds}
     (tmp_path / first.name).mkdir(parents=True)
@@ -154,7 +158,7 @@ def test_the_small_estimate_uses_finished_trainings(tmp_path: Path):
     text = requirements.describe(wanted, order, tmp_path)
     assert "17: 1 done, 16 to run (1 world, 4 models, 5 evaluations, 6 latency)" in text
     assert "at the speed of 1 finished trainings" in text and "4 x 10 steps of 32 images" in text
-    assert requirements._finished_rate(first, tmp_path, requirements._tokenizer(wanted)) == pytest.approx(rate)
+    assert requirements._finished_rate(first, tmp_path, requirements.tokenizer_of(wanted)) == pytest.approx(rate)
 
 
 def test_the_rate_is_measured_if_nothing_is_finished(tmp_path: Path):
@@ -214,5 +218,6 @@ def test_fingerprints_are_those_of_results_on_disk(scale: str, tmp_path: Path):
 
 
 def test_every_program_has_a_pinned_name(tmp_path: Path):
-    found = studies.experiments_of(studies.requested(config(tmp_path, "all")))
+    wanted = [study for what in ("all", "methods") for study in studies.requested(config(tmp_path, what))]
+    found = studies.experiments_of(wanted)
     assert {experiment.program for experiment in found} == set(recipes.PROGRAM_NAMES.values())

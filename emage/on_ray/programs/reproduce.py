@@ -18,21 +18,19 @@ from emage.on_ray.evaluation.driver import evaluate
 from emage.on_ray.training.driver import train
 from emage.reproduce import experiments, latency, requirements, shapes_dataset, studies, tokenizer_comparison
 from emage.reproduce.latency import LatencyConfig
-from emage.reproduce.recipes import Strips
+from emage.reproduce.recipes import MethodGrid, Strips
+from emage.reproduce.report import charts
 from emage.reproduce.report import write as report
 from emage.reproduce.shapes_dataset import SmallWorld
-from emage.training import step_log
+from emage.training import plot_curves
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
-LAST_STEPS = 100  # whose mean loss is a training's result
-
 
 def _train(config: TrainConfig) -> dict[str, Any]:
-    """Train; return the folder's name and the mean loss of the last steps."""
+    """Train; return the folder's name, the loss at the end and its curve."""
     model = Path(train(config)["model"])
-    losses = step_log.columns(model.parent / "steps.jsonl", ["loss"])["loss"]
-    return {"model": model.name, "loss": float(losses[-LAST_STEPS:].mean())}
+    return {"model": model.name, **charts.loss_curve(model.parent / plot_curves.STEPS)}
 
 
 # Type of an experiment's settings -> the program that runs it and returns its result.
@@ -43,6 +41,7 @@ PROGRAMS: dict[type, Callable[[Any], dict[str, Any]]] = {
     LatencyConfig: latency.measure,
     Table2Config: tokenizer_comparison.run,
     Strips: report.write_filmstrips,
+    MethodGrid: report.write_method_grid,
 }
 
 

@@ -11,13 +11,14 @@ import numpy as np
 
 from emage.reproduce.report.results import Results, RowResults
 from emage.training import step_log
-from emage.training.plot_curves import COLOURS, Curve, downsample, moving_mean
+from emage.training.plot_curves import COLOURS, downsample, moving_mean
 from emage.utils import manifest
 
 OURS, PAPER = COLOURS[0], COLOURS[1]
 GREY = "#999999"
-MAX_POINTS = 400  # of a learning curve
-SMOOTHING = 10  # points on either side that a mean is taken over
+MAX_POINTS = 100  # of a learning curve
+LAST_STEPS = 100  # whose mean loss is the loss at the end
+SMOOTHING = 3  # points on either side that a mean is taken over
 
 
 class Panel(NamedTuple):
@@ -113,11 +114,24 @@ def _legend(figure: Any, has_paper: bool) -> None:
 # --- Learning curves --------------------------------------------------------------------------------------------------
 
 
-def curves(methods: Mapping[str, Sequence[Path]], path: Path, title: str, warm_start: float = 0.0) -> None:
-    """Plot Figure 3: the loss of each method, mean and range over its runs.
+def loss_curve(log: Path) -> dict[str, Any]:
+    """Return what a training's result keeps of its steps.jsonl: the mean loss of the last steps, and a smooth curve."""
+    columns = step_log.columns(log, ["loss"])
+    curve = downsample(columns["step"], columns["loss"], MAX_POINTS)
+    smooth = moving_mean(curve.value, min(SMOOTHING, len(curve.value) // 10))
+    return {
+        "loss": float(columns["loss"][-LAST_STEPS:].mean()),
+        "curve": {"step": curve.step.tolist(), "loss": [round(value, 5) for value in smooth.tolist()]},
+    }
+
+
+def curves(
+    methods: Mapping[str, Sequence[dict[str, list[float]]]], path: Path, title: str, warm_start: float = 0.0
+) -> None:
+    """Plot the loss of each method, mean and range over its runs (Figure 3).
 
     Args:
-        methods: steps.jsonl of each run, by the method's label.
+        methods: The "curve" of each run, from `loss_curve`, by the method's label.
         path: The PNG file to write.
         title: Above the plot.
         warm_start: Fraction of the steps at which a dotted line is plotted; 0 for none.
@@ -139,18 +153,41 @@ def curves(methods: Mapping[str, Sequence[Path]], path: Path, title: str, warm_s
     _save(figure, path)
 
 
-def losses(runs: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps (P,) and the smoothed losses (R, P) of the runs at them, up to the end of the shortest run."""
-    found = []
-    for run in runs:
-        columns = step_log.columns(run, ["loss"])
-        found.append(downsample(columns["step"], columns["loss"], MAX_POINTS))
-    shared = min(found, key=lambda curve: curve.step[-1]).step
-    return shared, np.stack([np.interp(shared, curve.step, _smoothed(curve)) for curve in found])
+def losses(runs: Sequence[dict[str, list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps (P,) and the losses (R, P) of the runs at them, up to the end of the shortest run."""
+    shared = np.array(min((run["step"] for run in runs), key=lambda steps: steps[-1]))
+    return shared, np.stack([np.interp(shared, run["step"], run["loss"]) for run in runs])
 
 
-def _smoothed(curve: Curve) -> np.ndarray:
-    return moving_mean(curve.value, min(SMOOTHING, len(curve.value) // 10))
+# --- Quality by cost --------------------------------------------------------------------------------------------------
+
+
+def quality_by_cost(
+    results: Results, lines: Mapping[str, Sequence[tuple[str, float]]], metric: str, axis_label: str, path: Path
+) -> None:
+    """Plot a metric, mean and range over seeds, against a cost on a logarithmic axis.
+
+    Args:
+        results: Of a study.
+        lines: The points of each line, by its label: (key of a row, cost).
+        metric: Name of the metric.
+        axis_label: What the cost is, with its unit.
+        path: The PNG file to write.
+    """
+    figure, (axis,) = _figure(1, 10)
+    for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
+        found = [(cost, row.span(metric)) for key, cost in points if (row := results.row(key)) and metric in row.values]
+        costs, spans = [cost for cost, _ in found], np.array([span for _, span in found]).reshape(-1, 3)
+        axis.vlines(costs, spans[:, 1], spans[:, 2], color=colour, alpha=0.5, linewidth=2.2)
+        axis.plot(costs, spans[:, 0], "o-", color=colour, linewidth=1.6, label=label)
+    axis.set_xscale("log")
+    axis.set_ylim(0, 1)
+    described = next(one for one in results.metrics if one.name == metric)
+    axis.set_xlabel(axis_label, fontsize=10)
+    axis.set_ylabel(f"{described.label}, fraction ({described.direction})", fontsize=10)
+    axis.legend(frameon=False, fontsize=9.5)
+    figure.suptitle(f"{results.title}: mean and range over seeds", x=0.01, ha="left", fontsize=13)
+    _save(figure, path)
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------

@@ -7,16 +7,16 @@ from typing import Any
 
 from emage.config import ReproduceConfig
 from emage.inference.pipeline import Emage
-from emage.reproduce import tokenizer_comparison
+from emage.reproduce import requirements, tokenizer_comparison
 from emage.reproduce.experiments import WORK, Experiment, read_result
 from emage.reproduce.paper_numbers import FIGURE5, TABLE2, PaperNumbers
-from emage.reproduce.recipes import WARM_START, Strips
-from emage.reproduce.report import charts, results, tables
+from emage.reproduce.recipes import WARM_START, MethodGrid, Strips
+from emage.reproduce.report import charts, methods, results, tables
 from emage.reproduce.report.results import Results, RowResults
 from emage.reproduce.studies import METHOD_LABELS, Study, num_seeds
 from emage.utils import image_grid, manifest
 
-FILMSTRIPS = "strips.png"
+FILMSTRIPS, GRID = "strips.png", "methods_grid.png"
 
 
 def write(config: ReproduceConfig, studies: Sequence[Study], output: Path) -> list[Path]:
@@ -30,11 +30,13 @@ def write(config: ReproduceConfig, studies: Sequence[Study], output: Path) -> li
             one, text = _table2(one, study, output)
             charts.rows(one, image)
         elif study.name == "figure3":
-            charts.curves(_step_logs(study), image, study.title, WARM_START if config.scale == "small" else 0.0)
+            charts.curves(_curves(study, output), image, study.title, WARM_START if config.scale == "small" else 0.0)
         elif study.name == "figure5":
             shutil.copyfile(Path(_single(study).config.output) / FILMSTRIPS, image)
         else:
             charts.rows(one, image)
+        if study.name == "methods":
+            text += _method_images(config, one, study, output)
         manifest.write_json(output / f"{study.name}.json", one.as_json())
         paths.append(_write_text(output / f"{study.name}.md", text))
     if len(studies) > 1:
@@ -100,13 +102,43 @@ def _table2(gathered: Results, study: Study, output: Path) -> tuple[Results, str
     return with_rows, f"{text}\n{chart}"
 
 
-def _step_logs(study: Study) -> dict[str, list[Path]]:
-    """Return steps.jsonl of each method's trainings, by the method's label."""
-    logs: dict[str, list[Path]] = {}
+def _curves(study: Study, output: Path) -> dict[str, list[dict[str, list[float]]]]:
+    """Return the learning curve of each method's trainings, by the method's label."""
+    found: dict[str, list[dict[str, list[float]]]] = {}
     for experiment in study.curves:
-        log = Path(experiment.config.run.output) / "steps.jsonl"
-        logs.setdefault(METHOD_LABELS[experiment.config.method], []).append(log)
-    return logs
+        record = read_result(experiment, output)
+        assert record is not None
+        found.setdefault(METHOD_LABELS[experiment.config.method], []).append(record["figures"]["curve"])
+    return found
+
+
+def _method_images(config: ReproduceConfig, found: Results, study: Study, output: Path) -> str:
+    """Write the further images of the study of methods; return the lines that show them."""
+    charts.curves(_curves(study, output), output / "methods_curves.png", study.title)
+    charts.quality_by_cost(found, methods.by_steps(), "all_right", "decoding steps", output / "methods_steps.png")
+    costs = methods.by_flops(study, requirements.tokenizer_of(config))
+    unit = "GFLOP of the network per generated image"
+    charts.quality_by_cost(found, costs, "all_right", unit, output / "methods_flops.png")
+    shutil.copyfile(Path(_single(study).config.output) / GRID, output / GRID)
+    images = {
+        "methods_curves.png": "learning curves; the losses of different methods are not the same quantity",
+        "methods_steps.png": "quality against decoding steps",
+        "methods_flops.png": "quality against the FLOP of an image",
+        GRID: "the same captions and seeds by all six methods",
+    }
+    return "".join(f"\n![{what}]({name})\n" for name, what in images.items())
+
+
+def write_method_grid(config: MethodGrid) -> dict[str, Any]:
+    """Generate the captions with each model and write methods_grid.png, a row per method."""
+    images, labels = [], []
+    for label, checkpoint in config.checkpoints.items():
+        pipe = Emage.from_pretrained(checkpoint, device=config.device)
+        images += pipe.generate(config.captions, seed=range(config.seed, config.seed + len(config.captions)))
+        labels += [f"{label}: {caption}" for caption in config.captions]
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    image_grid.make_grid(images, labels, columns=len(config.captions)).save(Path(config.output) / GRID)
+    return {"captions": list(config.captions)}
 
 
 def write_filmstrips(config: Strips) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from emage.config import Method, TrainConfig
+from emage.config import Method, SamplingConfig, TrainConfig
 from emage.methods import METHODS
 from emage.model.text import bert, clip
 from emage.model.transformer import Network
@@ -74,6 +74,21 @@ def flops_per_sample(network: Network, method: Method, *, in_warm_start: bool = 
     forwards = 4 if METHODS[method].TWO_PASSES and not in_warm_start else 3
     # With a frozen encoder the gradient of the text states is not needed, only that of the keys' and values' weights.
     return forwards * decoder + (2 if frozen else 3) * keys_values + (1 if frozen else 3) * text
+
+
+def generation_flops(network: Network, method: Method, steps: int) -> int:
+    """Return the FLOP of the matrix products that one generated image takes, without the tokenizer's.
+
+    A method with cached keys and values puts each position through the decoder once, as content and, in
+    parallel_autoregressive, once more as a query; the others all positions in each of `steps` decoding steps.
+    """
+    module, n = METHODS[method], network.decoder.grid[0] * network.decoder.grid[1]
+    if getattr(module, "TWO_STREAMS", False):
+        decoder = _two_stream_flops(network)
+    else:
+        passes = 1 if module.CAUSAL else module.num_steps(SamplingConfig(steps=steps), n)
+        decoder = passes * decoder_flops(network)
+    return _text_flops(network) + _keys_values_flops(network) + decoder
 
 
 def run_flops(config: TrainConfig, network: Network) -> float:
