@@ -12,8 +12,8 @@ import emage
 from emage.methods import METHODS, base, iterative1, masking, sampling
 from emage.utils import image_grid
 
-CAUSAL, TWO_PASSES, PARTIAL_CONTEXT, SCORES_ALL = False, False, True, False  # emage/methods/__init__.py explains them
-loss = iterative1.loss  # for training
+CAUSAL, TWO_PASSES, PARTIAL_CONTEXT = False, False, True  # MethodModule in emage/methods/base.py explains them
+num_scored, loss = iterative1.num_scored, iterative1.loss  # for training
 
 
 def num_steps(settings, n):

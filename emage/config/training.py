@@ -27,6 +27,15 @@ class ObjectiveConfig:
         "Positions that are masked in training: random ones, or the last of the Halton order, which generation with "
         "sampling.order=halton meets.",
     )
+    mask_curriculum: float = setting(
+        0.0,
+        "Steps at the start in which the tokens that fully_nar masks rise linearly from one to all; 0: always all. The "
+        "paper tried such a curriculum (Sec. 4.2), found no improvement and does not state the schedule.",
+        unit="fraction of the steps",
+        minimum=0,
+        maximum=1,
+        source="paper, Sec. 4.2",
+    )
     first_pass: Literal["sample", "argmax"] = setting(
         "sample", "How the first forward pass of iterative2 and iterative3 chooses tokens from its logits."
     )

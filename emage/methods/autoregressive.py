@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.methods.base import Loss, Step, cross_entropy
+from emage.methods.base import Loss, Step, all_scored, cross_entropy
 from emage.methods.masking import MASK, ImageRng, Rng
 from emage.methods.sampling import sample_tokens, token_settings
 
 CAUSAL = True
 TWO_PASSES = False
 PARTIAL_CONTEXT = False
-SCORES_ALL = True
+num_scored = all_scored
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Loss:
     everywhere = torch.ones_like(y, dtype=torch.bool)
     logits = model(_shifted(y), context)  # 1, 2
     return cross_entropy(logits, y, masked=everywhere, scored=everywhere)  # 3

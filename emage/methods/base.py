@@ -64,11 +64,6 @@ class MethodModule(Protocol):
         """The network is trained to read images of which only some tokens are unmasked."""
         ...
 
-    @property
-    def SCORES_ALL(self) -> bool:
-        """The loss is over all positions; otherwise over those of the mask that `loss` samples first."""
-        ...
-
     def num_steps(self, settings: SamplingConfig, n: int) -> int:
         """Return how many decoding steps `generate` takes for images of `n` tokens."""
         ...
@@ -77,7 +72,17 @@ class MethodModule(Protocol):
         """Return how many random numbers `generate` uses per image, at most."""
         ...
 
-    def loss(self, model: Any, y: Tensor, context: Any, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+    def num_scored(self, n: int, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Tensor:
+        """Return how many of the `n` positions of each image `loss` will score, (B,).
+
+        Training calls it before the first forward pass, with `rng` in the state in which `loss` will get it: if the
+        count is random, it is the first number that `loss` samples. Most methods take `all_scored` or `masked_scored`.
+        """
+        ...
+
+    def loss(
+        self, model: Any, y: Tensor, context: Any, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0
+    ) -> Loss:
         """Return the training loss.
 
         Args:
@@ -88,6 +93,8 @@ class MethodModule(Protocol):
             context: The text as the model reads it; a method only passes it on.
             objective: Settings of the loss.
             rng: One generator per image.
+            progress: The fraction of the training's steps that were done before this one, for methods that learn
+                different things early and late. 1.0: as at the end.
         """
         ...
 
@@ -115,17 +122,13 @@ def cross_entropy(logits: Tensor, y: Tensor, masked: Tensor, scored: Tensor) -> 
     return Loss(nats.sum(), scored.sum(), nats_of_all, scored, logits, masked)
 
 
-def num_scored(method: MethodModule, n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """Return the number of positions of each image that the method's loss will be computed over, (B,).
+def all_scored(n: int, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Tensor:
+    """Return `num_scored` (B,) of a method whose loss is over all `n` positions."""
+    return torch.full((len(rng),), n, device=rng.device)
 
-    Args:
-        method: A module in METHODS.
-        n: Tokens of an image.
-        objective: Settings of the loss.
-        rng: In the state in which `loss` will get it: the count is the first number that `loss` samples.
-    """
-    if method.SCORES_ALL:
-        return torch.full((len(rng),), n, device=rng.device)
+
+def masked_scored(n: int, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Tensor:
+    """Return `num_scored` (B,) of a method whose loss is over the masked positions of the first `sample_mask`."""
     return sample_num_masked(n, objective.mask_schedule, rng)
 
 

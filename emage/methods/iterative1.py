@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.methods.base import Loss, Step, cross_entropy, logits_at
+from emage.methods.base import Loss, Step, cross_entropy, logits_at, masked_scored
 from emage.methods.masking import MASK, ImageRng, Rng, kept_table, max_masked, sample_mask
 from emage.methods.sampling import sample_tokens, token_settings
 from emage.methods.unmasking_order import (
@@ -37,10 +37,10 @@ from emage.methods.unmasking_order import (
 CAUSAL = False
 TWO_PASSES = False
 PARTIAL_CONTEXT = True
-SCORES_ALL = False
+num_scored = masked_scored
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Loss:
     masked = sample_mask(y.shape[1], objective, rng)  # 1
     logits = model(y.masked_fill(masked, MASK), context)  # 2
     return cross_entropy(logits, y, masked, scored=masked)  # 3

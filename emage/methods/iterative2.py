@@ -16,28 +16,28 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig
-from emage.methods.base import Loss, cross_entropy, first_pass, mix_in_truth
+from emage.methods.base import Loss, cross_entropy, first_pass, masked_scored, mix_in_truth
 from emage.methods.iterative1 import generate, max_random_numbers, num_steps
 from emage.methods.masking import MASK, ImageRng, sample_mask
 
 __all__ = [
     "CAUSAL",
     "PARTIAL_CONTEXT",
-    "SCORES_ALL",
     "TWO_PASSES",
     "generate",
     "loss",
     "max_random_numbers",
+    "num_scored",
     "num_steps",
 ]
 
 CAUSAL = False
 TWO_PASSES = True
 PARTIAL_CONTEXT = True
-SCORES_ALL = False
+num_scored = masked_scored
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Loss:
     masked = sample_mask(y.shape[1], objective, rng)  # 3, sampled first: see num_scored
     first = sample_mask(y.shape[1], objective, rng)  # 1
     y_pred = mix_in_truth(first_pass(model, y.masked_fill(first, MASK), context, objective, rng), y, objective, rng)

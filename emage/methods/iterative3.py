@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.methods.base import Loss, Step, cross_entropy, first_pass, mix_in_truth
+from emage.methods.base import Loss, Step, all_scored, cross_entropy, first_pass, mix_in_truth
 from emage.methods.iterative1 import max_random_numbers, num_steps
 from emage.methods.masking import MASK, ImageRng, Rng, kept_table, sample_mask
 from emage.methods.sampling import sample_tokens, token_settings
@@ -35,21 +35,21 @@ from emage.methods.unmasking_order import fixed_scores, least_confident, noise_t
 __all__ = [
     "CAUSAL",
     "PARTIAL_CONTEXT",
-    "SCORES_ALL",
     "TWO_PASSES",
     "generate",
     "loss",
     "max_random_numbers",
+    "num_scored",
     "num_steps",
 ]
 
 CAUSAL = False
 TWO_PASSES = True
 PARTIAL_CONTEXT = True
-SCORES_ALL = True
+num_scored = all_scored
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Loss:
     y_mask = y.masked_fill(sample_mask(y.shape[1], objective, rng), MASK)  # 3, 4, 5
     y_pred = mix_in_truth(first_pass(model, y_mask, context, objective, rng), y, objective, rng)  # 6
     masked = sample_mask(y.shape[1], objective, rng)  # 7

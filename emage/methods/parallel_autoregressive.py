@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from emage.config import ObjectiveConfig, SamplingConfig
-from emage.methods.base import Loss, Step, cross_entropy, logits_at
+from emage.methods.base import Loss, Step, all_scored, cross_entropy, logits_at
 from emage.methods.masking import MASK, ImageRng, Rng, halton_rank, kept_table, max_kept_per_step, num_kept, top_k_mask
 from emage.methods.sampling import sample_tokens, token_settings
 from emage.methods.unmasking_order import fixed_scores, nearest_unmasked
@@ -38,11 +38,11 @@ from emage.methods.unmasking_order import fixed_scores, nearest_unmasked
 CAUSAL = False
 TWO_PASSES = False
 PARTIAL_CONTEXT = False
-SCORES_ALL = True
 TWO_STREAMS = True
+num_scored = all_scored
 
 
-def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng) -> Loss:
+def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, progress: float = 1.0) -> Loss:
     everywhere = torch.ones_like(y, dtype=torch.bool)
     group = sample_groups(y.shape[1], objective, rng)  # 1
     return cross_entropy(grouped_logits(model, y, context, group), y, masked=everywhere, scored=everywhere)  # 2, 3

@@ -43,7 +43,7 @@ class Objective(nn.Module):
         self.network, self.method, self.objective = network, method, objective
         self.autocast, self.is_compiled = autocast or nullcontext(), compile
 
-    def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, in_warm_start: bool) -> Loss:
+    def forward(self, ids: Tensor, y: Tensor, rng: ImageRng, in_warm_start: bool, progress: float = 1.0) -> Loss:
         """Return the loss of a batch.
 
         Args:
@@ -51,10 +51,11 @@ class Objective(nn.Module):
             y: Image tokens (B,N).
             rng: One generator per image.
             in_warm_start: Train by iterative1.
+            progress: Fraction of the training's steps that are done (MethodModule.loss).
         """
         with self.autocast, compiled(self.is_compiled):
             return self.active_method(in_warm_start).loss(
-                self.network.decoder, y, self.network.encode_text(ids), self.objective, rng
+                self.network.decoder, y, self.network.encode_text(ids), self.objective, rng, progress
             )
 
     def active_method(self, in_warm_start: bool) -> MethodModule:

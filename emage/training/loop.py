@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel
 from emage.config import OptimConfig, TrainConfig
 from emage.data.token_table import Batch, TokenTable
 from emage.methods import METHODS
-from emage.methods.base import num_scored
 from emage.methods.masking import ImageRng
 from emage.training.engine import SINGLE_PROCESS, DistributedContext, Engine
 from emage.training.optimizer import learning_rate
@@ -52,9 +51,16 @@ def fit(
     warm_start = config.objective.warm_start if METHODS[config.method].TWO_PASSES else 0.0
     warm_steps = round(warm_start * config.optim.steps)
     for step, batch, waited in _prefetched(table, config.optim, start, distributed):
-        lr = learning_rate(step, config.optim)
-        in_warm_start = step < warm_steps
-        values = train_step(engine, batch, config, guard, lr=lr, in_warm_start=in_warm_start, distributed=distributed)
+        values = train_step(
+            engine,
+            batch,
+            config,
+            guard,
+            lr=learning_rate(step, config.optim),
+            in_warm_start=step < warm_steps,
+            progress=step / config.optim.steps,
+            distributed=distributed,
+        )
         if ema is not None and not values["skipped"]:
             ema.update_parameters(engine.objective.network)
         if on_step(step + 1, values | {"data_wait_s": waited}, batch):
@@ -69,6 +75,7 @@ def train_step(
     *,
     lr: float,
     in_warm_start: bool,
+    progress: float = 1.0,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Metrics:
     """Update the weights once from this rank's rows, in micro-batches.
@@ -83,6 +90,7 @@ def train_step(
         guard: Decides from the loss whether the update is applied, and records the step.
         lr: Learning rate of the step.
         in_warm_start: Train by iterative1.
+        progress: Fraction of the training's steps that were done before this one.
         distributed: This process among the ranks.
 
     Returns:
@@ -91,7 +99,7 @@ def train_step(
     text, device = engine.objective.network.text, engine.device
     captions = _drop_captions(batch, config.objective.caption_dropout)
     method, n = engine.objective.active_method(in_warm_start), batch.y.shape[1]
-    scored = num_scored(method, n, config.objective, ImageRng(batch.seeds)).sum()
+    scored = method.num_scored(n, config.objective, ImageRng(batch.seeds), progress).sum()
     count = sum_over_ranks(scored.double(), device).item()
     sums = torch.zeros(len(SUMS), dtype=torch.float64)
     sums[SUMS.index("samples")] = batch_checksum(batch.uid, batch.seeds)
@@ -99,11 +107,11 @@ def train_step(
     for rows in micro_batches(config.optim, len(batch.uid), distributed.world_size):
         y = batch.y[rows].to(device)
         ids, truncated = (part.to(device) for part in text.tokenize(captions[rows]))
-        loss = engine.forward(ids, y, ImageRng(batch.seeds[rows], device), in_warm_start)
+        loss = engine.forward(ids, y, ImageRng(batch.seeds[rows], device), in_warm_start, progress)
         engine.backward(loss.total / count)
         sums += micro_batch_sums(loss, y, truncated).cpu()
     totals = dict(zip(SUMS, sum_over_ranks(sums, device).tolist(), strict=True))
-    assert totals["count"] == count, "a method must score as many positions as num_scored returns"
+    assert totals["count"] == count, "a method must score as many positions as its num_scored returns"
     accepted = guard.accepts(totals["loss"] / count)
     norm = engine.step(lr, accepted)
     applied = accepted and math.isfinite(norm)

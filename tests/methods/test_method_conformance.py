@@ -15,7 +15,6 @@ from emage.config import CheckpointConfig, ObjectiveConfig, SamplingConfig
 from emage.inference.guidance import GuidedDecoder
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS
-from emage.methods.base import num_scored
 from emage.methods.masking import MASK, BufferedRng, ImageRng
 from emage.model import checkpoint
 from emage.model.transformer import Network
@@ -44,7 +43,6 @@ def generate(name: str, net: Network, start: Tensor, settings: SamplingConfig = 
 def test_it_has_the_agreed_names(name: str):
     method = METHODS[name]
     assert all(isinstance(getattr(method, flag), bool) for flag in ("CAUSAL", "TWO_PASSES", "PARTIAL_CONTEXT"))
-    assert isinstance(method.SCORES_ALL, bool)
     summary = (method.__doc__ or "").strip().split("\n\n")[0]
     assert summary.endswith("."), "its docstring begins with a sentence, which model cards show, and is the algorithm"
 
@@ -58,11 +56,13 @@ def test_uniform_logits_cost_the_logarithm_of_the_vocabulary(name: str):
     assert loss.total.item() / loss.count.item() == pytest.approx(math.log(V), rel=1e-5)
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 @every_method
-def test_the_loss_is_a_sum_over_as_many_positions_as_num_scored_says(name: str):
-    loss = METHODS[name].loss(RecordingModel(torch.zeros(N, V)), tokens(), None, ObjectiveConfig(), rngs())
+def test_the_loss_is_a_sum_over_as_many_positions_as_num_scored_says(name: str, progress: float):
+    objective = ObjectiveConfig(mask_curriculum=0.5)
+    loss = METHODS[name].loss(RecordingModel(torch.zeros(N, V)), tokens(), None, objective, rngs(), progress)
     assert loss.scored.shape == loss.masked.shape == loss.nats.shape == (B, N) and loss.logits.shape == (B, N, V)
-    assert torch.equal(loss.scored.sum(1), num_scored(METHODS[name], N, ObjectiveConfig(), rngs()))
+    assert torch.equal(loss.scored.sum(1), METHODS[name].num_scored(N, objective, rngs(), progress))
     assert loss.count == loss.scored.sum() and loss.total.item() == pytest.approx(loss.nats.sum().item())
     assert not loss.nats.requires_grad and (loss.nats[~loss.scored] == 0).all()
 

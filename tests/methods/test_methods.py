@@ -17,6 +17,35 @@ def test_fully_nar_shows_nothing_and_scores_everything():
     assert (model.shown[0] == MASK).all() and loss.count == B * N
 
 
+def test_the_curriculum_of_fully_nar_masks_more_and_more_positions_until_all_are_masked():
+    """Over half of 8 steps: after p of them ceil(p / 4 of the 16 positions), and at least one."""
+    objective, counts = ObjectiveConfig(mask_curriculum=0.5), []
+    for step in range(8):
+        model, y = RecordingModel(torch.zeros(N, V)), tokens()
+        loss = METHODS["fully_nar"].loss(model, y, None, objective, rngs(), step / 8)
+        masked = model.shown[0] == MASK
+        assert torch.equal(masked, loss.scored) and torch.equal(masked, loss.masked)
+        assert torch.equal(model.shown[0][~masked], y[~masked])
+        assert torch.equal(masked.sum(1), METHODS["fully_nar"].num_scored(N, objective, rngs(), step / 8))
+        counts.append(masked.sum(1).unique().tolist())
+    assert counts == [[1], [4], [8], [12], [16], [16], [16], [16]]
+
+
+def test_the_curriculum_has_other_positions_for_each_image_and_ends_where_training_ends():
+    def masks(objective: ObjectiveConfig, **progress: float) -> torch.Tensor:
+        return (
+            METHODS["fully_nar"]
+            .loss(RecordingModel(torch.zeros(N, V)), tokens(), None, objective, rngs(), **progress)
+            .masked
+        )
+
+    early = masks(ObjectiveConfig(mask_curriculum=1.0), progress=0.3)
+    assert len({tuple(row) for row in early.tolist()}) == B and (early.sum(1) == 5).all()  # ceil(0.3 x 16)
+    assert masks(ObjectiveConfig(mask_curriculum=1.0), progress=0.999).all()
+    assert masks(ObjectiveConfig(mask_curriculum=1.0)).all(), "ranking by likelihood has no training to be early in"
+    assert masks(ObjectiveConfig(), progress=0.0).all(), "off by default"
+
+
 def test_autoregressive_shows_each_position_the_earlier_ones():
     model, y = RecordingModel(torch.zeros(N, V)), tokens()
     METHODS["autoregressive"].loss(model, y, None, ObjectiveConfig(), ImageRng(range(B)))

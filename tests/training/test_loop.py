@@ -63,6 +63,49 @@ def test_accumulated_micro_batches_have_the_losses_of_the_whole_batch(token_tabl
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+class MaskEngine(BareEngine):
+    """Remembers the masks of every micro-batch."""
+
+    def forward(self, *args):
+        loss = super().forward(*args)
+        self.masks = [*getattr(self, "masks", []), loss.masked]
+        return loss
+
+
+def test_a_resumed_curriculum_has_the_masks_of_the_run_that_was_not_stopped(token_table: Path):
+    values = {"method": "fully_nar", "objective": {"mask_curriculum": 0.8}, "optim": {"steps": 10}}
+    config = preset(TrainConfig, "tiny", data={"path": str(token_table)}, run={"output": "unused"}, **values)
+    rows = TokenTable(str(token_table), seed=0)
+
+    def masks(start: int) -> list[torch.Tensor]:
+        network = checkpoint.build(CheckpointConfig("fully_nar", 512, (8, 8), config.model))
+        engine = MaskEngine(Objective(network, "fully_nar", config.objective), config.optim)
+        fit(engine, rows, config, lambda *_: None, start=start)
+        return engine.masks
+
+    whole, resumed = masks(0), masks(6)
+    assert [mask.sum(1).unique().tolist() for mask in whole] == [
+        [1],
+        [8],
+        [16],
+        [24],
+        [32],
+        [40],
+        [48],
+        [56],
+        [64],
+        [64],
+    ]
+    assert len(resumed) == 4 and all(torch.equal(a, b) for a, b in zip(whole[6:], resumed, strict=True))
+
+
+def test_every_token_of_the_curriculum_weighs_the_same_in_micro_batches(token_table: Path):
+    values = {"method": "fully_nar", "objective": {"mask_curriculum": 0.5}}
+    whole, _ = run(token_table, optim={"steps": 4}, **values)
+    parts, _ = run(token_table, optim={"steps": 4, "micro_batch_size": 3}, **values)
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
 def test_every_rank_has_equally_many_micro_batches():
     optim = OptimConfig(batch_size=1024, micro_batch_size=16)
     assert [accumulation(optim, ranks) for ranks in (1, 48, 64)] == [64, 2, 1]
