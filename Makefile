@@ -1,6 +1,7 @@
 # All commands of the project. Each target sets up .venv by itself, once.
 
 OUTPUT ?= runs/demo
+METHOD ?= parallel_autoregressive
 ARGS ?=
 PORT ?= 8000
 CHECKPOINT ?= demo
@@ -24,8 +25,8 @@ unexport PYTHONDONTWRITEBYTECODE # else programs that tests start would compile 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: $(READY) ## run the whole job on this machine, from a URL table to an HTTP answer (12 minutes on two cores)
-	$(RUN) pipelines/demo.py demo output=$(OUTPUT)
+demo: $(READY) ## run the whole job on this machine, from a URL table to an HTTP answer (METHOD=iterative3: the paper's)
+	$(RUN) pipelines/demo.py demo output=$(OUTPUT) method=$(METHOD)
 
 test: $(READY) ## run the fast tests: 3 to 4 minutes on two cores (ARGS="-k captions" goes to pytest)
 	$(RUN) -m pytest -m "$(FAST)" $(PARALLEL) $(ARGS)

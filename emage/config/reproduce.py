@@ -22,7 +22,7 @@ class DemoConfig:
         300, "Captions scored at the end, of combinations that training never sees.", unit="captions", minimum=1
     )
     seed: int = setting(0, "Seed of images, training and evaluation.", minimum=0, maximum=MAX_SEED)
-    method: Method = setting("iterative3", "Training and decoding method.", source="paper, Sec. 4.4")
+    method: Method = setting("parallel_autoregressive", "Training and decoding method; iterative3 is the paper's.")
     steps: int | None = setting(None, "Steps of training. null: those of the demo preset.", unit="steps", minimum=1)
 
 
