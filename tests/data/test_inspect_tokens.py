@@ -24,6 +24,15 @@ def test_the_demo_table(token_table: Path, capsys):
     assert "a sample of 7 rows" in capsys.readouterr().out
 
 
+def test_each_data_set_has_its_share(tmp_path: Path, capsys):
+    names = ["laion400m", "cc3m", "laion400m", "laion400m"]
+    rows = [{"uid": i, "caption": "a cat", "dataset": name} for i, name in enumerate(names)]
+    write_token_file(tmp_path / "0.parquet", rows)
+    inspect_tokens.show(compute_statistics(str(tmp_path)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "laion400m │ 3 rows (75.0%)" in printed and "cc3m │ 1 rows (25.0%)" in printed
+
+
 def test_a_hostile_caption_is_printed_as_it_is(tmp_path: Path, capsys):
     write_token_file(tmp_path / "0.parquet", [{"uid": 1, "caption": "\x1b[31mred [bold]x[/bold]", "dataset": "[link]"}])
     inspect_tokens.show(compute_statistics(str(tmp_path)))

@@ -12,6 +12,7 @@ from emage.utils.image_grid import printable
 
 CHART_FILE = "ingest_report.png"  # next to the Markdown file, which shows it
 MAX_EXAMPLE_LENGTH = 300  # characters
+SHARE = "share of the token table"  # a column
 
 
 def format_markdown(report: Report, rejected: dict[str, list[str]]) -> str:
@@ -48,11 +49,14 @@ def _dataset_table(report: Report) -> str:
     counts = dict(report["datasets"])
     if len(counts) > 1:
         counts = {"all": _sum_of_datasets(report)} | counts
+    is_finished = "written" in steps
     lines = []
     for name, rows in counts.items():
         values = [f"{rows[step]:,} ({percent(rows[step], rows['rows_in'])})" for step in steps[1:]]
-        lines.append((_code(name), f"{rows['rows_in']:,}", *values))
-    return _table(("data set", *(step.replace("_", " ") for step in steps)), lines)
+        share = [percent(rows["written"], report["written"])] if is_finished else []
+        lines.append((_code(name), f"{rows['rows_in']:,}", *values, *share))
+    head = ("data set", *(step.replace("_", " ") for step in steps), *([SHARE] if is_finished else []))
+    return _table(head, lines)
 
 
 def _sum_of_datasets(report: Report) -> Counter[str]:
@@ -116,7 +120,7 @@ def _next_steps(report: Report) -> str:
 
 def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     """Return a Markdown table: words are aligned left, numbers right."""
-    numeric = ("rows", "percent", "seconds", "rows/s", "rows in", "selected", "arrived", "written")
+    numeric = ("rows", "percent", "seconds", "rows/s", "rows in", "selected", "arrived", "written", SHARE)
     alignment = tuple("---:" if name in numeric else "---" for name in head)
     rows = ([value.replace("|", "\\|") for value in values] for values in (head, alignment, *lines))
     return "\n".join(f"| {' | '.join(values)} |" for values in rows)

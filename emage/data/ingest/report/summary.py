@@ -20,6 +20,7 @@ from emage.data.ingest.drop_reasons import explain
 
 Report = dict[str, Any]
 DROPPED = ("filtered", "failed", "rejected")  # outcomes of dropped rows, in the order in which they happen
+MAX_SHARES = 10  # data sets of the sentence on the token table; the rest is one number
 SAME_CONTENT = "same_content"  # the only reason of "filtered" that is known after the download
 
 
@@ -55,6 +56,8 @@ def summarize(report: Report) -> list[str]:
     dropped_late = report["filtered"].get(SAME_CONTENT, 0)  # by the shuffle: these images had arrived
     requested = rows - filtered + dropped_late
     sentences = [f"{percent(report['written'], rows)} of {rows:,} rows are in the token table."]
+    if report["written"] and len(report["datasets"]) > 1:
+        sentences.append(f"The token table is {_shares(report)}.")
     if report["waiting"]:
         sentences.append(f"{report['waiting']:,} rows wait for the stages that have not run yet.")
     if filtered:
@@ -71,6 +74,15 @@ def summarize(report: Report) -> list[str]:
         kept = "and were dropped" if dropped_late else "and were kept (shuffle.drop_same_content=true drops them)"
         sentences.append(f"{report['same_content']:,} images have the same bytes as another one {kept}.")
     return sentences + [f"{problem}: {advice}." for problem, advice in _advice(report, requested)]
+
+
+def _shares(report: Report) -> str:
+    """Return each data set's share of the token table: "92.9% laion400m, 7.1% cc12m"."""
+    written = Counter({name: steps["written"] for name, steps in report["datasets"].items()}).most_common()
+    shown = [(rows, name) for name, rows in written[:MAX_SHARES]]
+    if others := written[MAX_SHARES:]:
+        shown.append((sum(rows for _, rows in others), f"{len(others)} others"))
+    return ", ".join(f"{percent(rows, report['written'])} {name}" for rows, name in shown)
 
 
 def _commonest(outcome: str, report: Report) -> str:

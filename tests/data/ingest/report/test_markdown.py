@@ -29,9 +29,9 @@ def test_sums_and_each_data_set():
         ["**rows in**", "**1,000**", "**100.0%**"],
     ]
     assert table_of(section(text, "By data set")) == [
-        ["`all`", "1,000", "800 (80.0%)", "500 (50.0%)", "400 (40.0%)"],
-        ["`laion400m`", "800", "600 (75.0%)", "400 (50.0%)", "320 (40.0%)"],
-        ["`cc3m`", "200", "200 (100.0%)", "100 (50.0%)", "80 (40.0%)"],
+        ["`all`", "1,000", "800 (80.0%)", "500 (50.0%)", "400 (40.0%)", "100.0%"],
+        ["`laion400m`", "800", "600 (75.0%)", "400 (50.0%)", "320 (40.0%)", "80.0%"],
+        ["`cc3m`", "200", "200 (100.0%)", "100 (50.0%)", "80 (40.0%)", "20.0%"],
     ]
 
 
@@ -92,7 +92,7 @@ def test_a_hostile_name_of_a_data_set_stays_in_its_column():
     html = MarkdownIt("commonmark").enable("table").render(format_markdown(report, {}))
     assert re.findall(r"<img src=\"(.*?)\"", html) == [CHART_FILE]  # ours
     row = next(line for line in html.split("<tr>") if "a|`b`&lt;img src=x&gt;" in line)
-    assert row.count("<td") == 5
+    assert row.count("<td") == 6
 
 
 def test_a_long_caption_is_truncated():
