@@ -42,7 +42,7 @@ from emage import config, tokenizers
 from emage.config import TokenizeConfig
 from emage.config.fields import setting
 from emage.data import schema, shapes
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.on_ray import launch, tasks
 from emage.on_ray.ingest import tokenize_dataset, tokenize_shards
 from emage.on_ray.ingest.download import image_shards

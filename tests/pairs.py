@@ -20,7 +20,7 @@ ODD = {"grey": "L", "see-through": "RGBA", "print": "CMYK"}
 FILTERED = {"duplicate": 2 + 1, "score>0.5": 1}
 FAILED = {  # drop reason -> rows; `table` has the rows
     "http_404": 12,
-    "not_an_image": 2,
+    "web_page": 2,
     "truncated": 2,
     "too_small": 2,
     "bad_scheme": 2,

@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emage.config import DownloadConfig
-from emage.data.ingest import decode_image
-from emage.data.ingest.decode_image import ImageError
+from emage.data.images import decode_image
+from emage.data.images.decode_image import ImageError
 from emage.utils.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png")

@@ -214,7 +214,7 @@ class Emage(PretrainedMixin):
             >>> edited = pipe.inpaint(image, mask, "a large green cross", seed=7)
 
         Args:
-            image: The image; it is resized and centre-cropped to the model's size, and the mask with it.
+            image: Transparent parts become white; resized and centre-cropped to the model's size, the mask with it.
             mask: Of the same size as `image`; a token of which any pixel is white (above half grey) is regenerated.
             prompt: Caption of the whole image.
             seed: 0 to 2^63 - 1. Default: 0.
@@ -231,7 +231,7 @@ class Emage(PretrainedMixin):
             remask: Fraction of the unmasked tokens, the least probable, to mask again at each step; 0 to 0.99.
 
         Raises:
-            InputError: As for `generate`, and for a mask that is black everywhere or of another size.
+            InputError: As for `generate`, and for a mask of another size, or that is black in the centre.
         """
         settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
         given = self.prepare_inpainting(image, mask)

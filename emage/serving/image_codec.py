@@ -3,19 +3,25 @@
 import io
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image, ImageOps
 
-from emage.data.ingest import decode_image
+from emage.data.images import colours, decode_image, file_kinds
 from emage.serving.limits import MAX_UPLOAD_PIXELS
 from emage.serving.request import Format, GenerationRequest, RequestError
 from emage.utils.errors import InputError
 
 DECODE_ERROR_TEXTS = {
-    "not_an_image": "it is not an image (PNG, JPEG, WebP, GIF, BMP or TIFF)",
+    "web_page": "it is a web page, not an image",
+    "not_an_image": f"it is not an image of a known format ({file_kinds.DECODED_NAMES})",
     "too_many_pixels": f"it has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels",
+    "too_many_scans": f"it is a JPEG of more than {decode_image.MAX_SCANS} scans",
     "too_small": "it has no pixels",
     "truncated": "it is truncated",
 }
+# How much of a mask's opaque part is near black or near white, for a mask that is painted in these two.
+PAINTED_FRACTION = 0.9
+NEAR_BLACK, NEAR_WHITE = 31, 224
 
 
 class InpaintingPipeline(Protocol):
@@ -39,12 +45,15 @@ def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
     """
     assert request.image is not None
     image = _decode("image", request.image)
-    if request.mask is None and image.mode != "RGBA":
+    if request.mask is not None:
+        marked = _marked_part(_decode("mask", request.mask))
+    elif image.mode == "RGBA":
+        marked = _transparent_part(image)
+    else:
         message = "mask: it is missing, and the image has no transparent part"
         raise RequestError("missing_required_parameter", message, "mask")
-    marked = _marked_part(image if request.mask is None else _decode("mask", request.mask))
     try:
-        return pipe.prepare_inpainting(image.convert("RGB"), marked)
+        return pipe.prepare_inpainting(colours.over_white(image), marked)
     except InputError as error:
         raise RequestError("invalid_value", f"mask: {error}", "mask") from None
 
@@ -53,17 +62,32 @@ def _decode(name: str, data: bytes) -> Image.Image:
     try:
         return decode_image.open_upload(data, max_pixels=MAX_UPLOAD_PIXELS)
     except decode_image.ImageError as error:
-        reason = DECODE_ERROR_TEXTS.get(error.reason, "it cannot be decoded")
-        raise RequestError("invalid_image", f"{name}: {reason}", name) from None
+        text = DECODE_ERROR_TEXTS.get(error.reason, "it is damaged and cannot be decoded")
+        if (kind := error.reason.removeprefix("format_")) != error.reason:
+            text = f"it is {file_kinds.REFUSED[kind]}, which is not decoded; send {file_kinds.DECODED_NAMES}"
+        raise RequestError("invalid_image", f"{name}: {text}", name) from None
 
 
 def _marked_part(mask: Image.Image) -> Image.Image:
-    """Return an image that is white where the mask is transparent or, if it has no transparency, where it is white."""
-    if mask.mode == "RGBA":
-        alpha = mask.getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            return ImageOps.invert(alpha)
-    return mask.convert("L")
+    """Return an image that is white where the mask marks: where it is transparent, or white in a painted mask.
+
+    A mask without transparency is a painted one, and so is one whose opaque part is black and white. Any other is a
+    copy of the image with a hole in it, whose bright parts mark nothing.
+    """
+    if mask.mode == "RGB" or _is_painted(mask):
+        return colours.over_white(mask).convert("L")
+    return _transparent_part(mask)
+
+
+def _is_painted(mask: Image.Image) -> bool:
+    values = np.asarray(mask)
+    opaque = values[values[..., 3] >= 128][:, :3]  # (n, 3)
+    black, white = (opaque <= NEAR_BLACK).all(1), (opaque >= NEAR_WHITE).all(1)
+    return bool(black.any()) and float((black | white).mean()) >= PAINTED_FRACTION
+
+
+def _transparent_part(image: Image.Image) -> Image.Image:
+    return ImageOps.invert(image.getchannel("A"))
 
 
 def encode_image(image: Image.Image, format: Format) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from emage import tokenizers
 from emage.data import schema
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.on_ray.ingest.download import image_shards
 from emage.utils import manifest
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from web import encode
 
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.evaluation import image_files
 from emage.utils.errors import InputError
 
@@ -60,7 +60,7 @@ def test_bad_images_are_counted_by_reason(folder):
     (folder / "small.png").write_bytes(png(60, 96, 63))  # ingest wants 64 px
     usable = image_files.check_images(image_files.find(str(folder)))
     assert [file.name for file in usable.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
-    assert usable.rejected == {"truncated": 1, "not_an_image": 1, "too_small": 1}
+    assert usable.rejected == {"truncated": 1, "web_page": 1, "too_small": 1}
 
 
 def test_the_digest_depends_on_names_and_contents(folder):
@@ -82,7 +82,7 @@ def test_no_usable_images_are_one_line(tmp_path):
     with pytest.raises(InputError, match="no images in it"):
         image_files.find(str(tmp_path))
     (tmp_path / "page.jpg").write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"none of 1 images can be used: \{'not_an_image': 1\}"):
+    with pytest.raises(InputError, match=r"none of 1 images can be used: \{'web_page': 1\}"):
         image_files.check_images(image_files.find(str(tmp_path)))
     (tmp_path / "broken.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken.tar: unreadable archive"):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from web import encode
 
-from emage.data.ingest import decode_image
-from emage.data.ingest.decode_image import ImageError
+from emage.data.images import decode_image
+from emage.data.images.decode_image import ImageError
 from emage.evaluation import image_files, reference_features
 from emage.utils.errors import InputError
 
@@ -65,7 +65,7 @@ def test_a_large_jpeg_is_decoded_in_full():
 def test_images_that_are_unsafe_to_decode_are_rejected():
     with pytest.raises(ImageError, match="too_many_pixels"):
         decode_image.decode_square(encode(Image.new("RGB", (100, 100)), "PNG"), 64, min_size=1, max_pixels=9_999)
-    with pytest.raises(ImageError, match="not_an_image"):
+    with pytest.raises(ImageError, match="web_page"):
         decode_image.decode_square(b"<html>", 64, min_size=1, max_pixels=10**8)
 
 
@@ -80,7 +80,7 @@ def test_features_come_in_the_files_order(place):
 def test_description(place):
     images = reference_features.find(str(place))
     described = reference_features.describe(f"{place}/", images, 96)
-    assert described.items() >= {"place": "real", "count": 5, "refused": {"not_an_image": 1}}.items()
+    assert described.items() >= {"place": "real", "count": 5, "refused": {"web_page": 1}}.items()
     assert described["sha256"] == images.sha256 and "96 px" in described["preprocessing"]
 
 

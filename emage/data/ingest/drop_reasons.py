@@ -7,31 +7,53 @@ import re
 from http import HTTPStatus
 from typing import NamedTuple
 
+from emage.data.images import file_kinds
 from emage.data.ingest.captions.caption_rules import RULES
+
+NOTHING_TO_DO = "nothing to do"  # begins the advice if nothing is wrong on this side
 
 
 class Explanation(NamedTuple):
     """The meaning of a drop reason, for users."""
 
     description: str  # a sentence
-    advice: str = ""  # against many such rows; empty: nothing is wrong on this side
+    advice: str  # what a person can do about such rows
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Return True if nobody on this side can do anything."""
+        return self.advice.startswith(NOTHING_TO_DO)
 
 
+_SAME_SITES = f"{NOTHING_TO_DO}; if it is all of a site, select.block_hosts saves the requests"
+_OPEN_ONE = (
+    "open one of these URLs in a browser; if the image is whole there, keep a JPEG or PNG copy of it and list that"
+)
 EXPLANATIONS = {
     # Before the download
     "bad_row": Explanation(
         "A line of the table that cannot be read: too many or too few columns, or not a JSON object.",
         "check source.format and source.names",
     ),
-    "duplicate": Explanation("The same URL with the same caption came before."),
-    "same_content": Explanation("Another pair has the same image, byte for byte, and was kept."),
-    "blocked_url": Explanation("The URL is on a block list."),
-    "blocked_host": Explanation("The host, or a domain above it, is on a block list."),
-    "blocked_md5": Explanation("The image's md5 sum is on a block list."),
+    "duplicate": Explanation("The same URL with the same caption came before.", f"{NOTHING_TO_DO}: the first is kept"),
+    "same_content": Explanation(
+        "Another pair has the same image, byte for byte, and was kept.",
+        "shuffle.drop_same_content=false keeps all of them",
+    ),
+    "blocked_url": Explanation("The URL is on a block list.", "take it off the lists of select.block_urls to keep it"),
+    "blocked_host": Explanation(
+        "The host, or a domain above it, is on a block list.", "take it off the lists of select.block_hosts to keep it"
+    ),
+    "blocked_md5": Explanation(
+        "The image's md5 sum is on a block list.", "take it off the lists of select.block_md5 to keep it"
+    ),
     # The download
     "no_url": Explanation("The row has no URL.", "check the column that source.url names"),
     "bad_url": Explanation("The URL cannot be parsed.", "check the column that source.url names"),
-    "bad_scheme": Explanation("Neither http nor https: local files and inline data are never read."),
+    "bad_scheme": Explanation(
+        "Neither http nor https: local files and inline data are never read.",
+        "serve such images by HTTP and list these URLs",
+    ),
     "private_address": Explanation(
         "The host's address is private: servers inside a network are not connected to.",
         "download.allow_private_hosts=true if the hosts are meant to be private",
@@ -52,27 +74,52 @@ EXPLANATIONS = {
         "Not finished by the deadline of the whole request.",
         "the network may be saturated; lower download.threads or raise download.timeout_s",
     ),
-    "too_many_redirects": Explanation("More redirects than an image needs."),
-    "bad_response": Explanation("The server's response is not HTTP."),
-    "too_big": Explanation("More bytes than download.max_bytes."),
-    "empty": Explanation("The server sent no bytes."),
-    "opted_out": Explanation("The server's X-Robots-Tag forbids training on its images, which is respected."),
+    "too_many_redirects": Explanation("More redirects than an image needs.", _SAME_SITES),
+    "bad_response": Explanation("The server's response is not HTTP.", _SAME_SITES),
+    "too_big": Explanation("More bytes than download.max_bytes.", "raise download.max_bytes to take such files"),
+    "empty": Explanation("The server sent no bytes.", _SAME_SITES),
+    "opted_out": Explanation(
+        "The server's X-Robots-Tag forbids training on its images, which is respected.",
+        f"{NOTHING_TO_DO}, except to ask the owner",
+    ),
     # The image
-    "not_an_image": Explanation("The bytes are not an image, most often a web page instead of a missing image."),
-    "too_small": Explanation("The shorter side is under download.min_image_size."),
-    "too_many_pixels": Explanation("More pixels than download.max_image_pixels."),
-    "too_many_scans": Explanation("A JPEG of over a hundred scans, which is made to take minutes to decode."),
-    "truncated": Explanation("The image's file ends too early."),
-    "decode_error": Explanation("The image's file is damaged."),
-    "wrong_size": Explanation("The stored image is not of download.image_size.", "these shards come from elsewhere"),
+    "web_page": Explanation(
+        "The bytes are a web page (HTML): a notice that the image is gone, a log-in, or a page around the image.",
+        "open one of these URLs in a browser; if the page shows the image, list the image's own URL",
+    ),
+    "not_an_image": Explanation(
+        f"The bytes are no image of a known format ({file_kinds.DECODED_NAMES}), and no web page.",
+        "look at one of these files; if it is an image, keep a JPEG or PNG copy of it and list that",
+    ),
+    "too_small": Explanation(
+        "The shorter side is under download.min_image_size.", "lower download.min_image_size to take such images"
+    ),
+    "too_many_pixels": Explanation(
+        "More pixels than download.max_image_pixels.", "raise download.max_image_pixels to take such images"
+    ),
+    "too_many_scans": Explanation(
+        "A JPEG of over a hundred scans, which is made to take minutes to decode.",
+        "save such an image again as a usual JPEG and list that",
+    ),
+    "truncated": Explanation("The image's file ends too early.", _OPEN_ONE),
+    "decode_error": Explanation(
+        "The image's file is damaged, or a rare variant of its format that is not decoded.", _OPEN_ONE
+    ),
+    "wrong_size": Explanation(
+        "The stored image is not of download.image_size.",
+        "these shards come from elsewhere: download them again, or set the size that they have",
+    ),
 }
+_FORMAT_ADVICE = "convert such files to JPEG or PNG and list these copies"
 _HTTP_STATUSES = {  # the common ones, as they are met here; the others are explained by their official name
-    404: Explanation("Link rot: the page does not exist any more."),
-    410: Explanation("Link rot: the page was removed for good."),
-    401: Explanation("The server requires a password."),
-    403: Explanation("The server rejects the request, often from everything that is not a browser."),
+    404: Explanation("Link rot: the page does not exist any more.", NOTHING_TO_DO),
+    410: Explanation("Link rot: the page was removed for good.", NOTHING_TO_DO),
+    401: Explanation("The server requires a password.", _SAME_SITES),
+    403: Explanation("The server rejects the request, often from everything that is not a browser.", _SAME_SITES),
     429: Explanation("Too many requests to one server.", "lower download.shards_in_flight or download.threads"),
 }
+_CAPTION_ADVICE = "read the examples in the report; tokenize.caption_rules=false switches all caption rules off"
+_CONDITION_ADVICE = "change source.where to keep such rows"
 
 
 def explain(outcome: str, reason: str) -> Explanation:
@@ -83,19 +130,23 @@ def explain(outcome: str, reason: str) -> Explanation:
         reason: The short name under which the rows are counted.
 
     Returns:
-        The explanation; an empty one if the reason is unknown.
+        The explanation; one without a description if the reason is unknown.
     """
     if outcome == "rejected" and reason in RULES:
-        return Explanation((RULES[reason].__doc__ or "").splitlines()[0])
+        return Explanation((RULES[reason].__doc__ or "").splitlines()[0], _CAPTION_ADVICE)
     if status := re.fullmatch(r"http_(\d{3})", reason):
         return _explain_status(int(status[1]))
+    if (kind := reason.removeprefix("format_")) in file_kinds.REFUSED and kind != reason:
+        return Explanation(f"The file is {file_kinds.REFUSED[kind]}, which is not decoded.", _FORMAT_ADVICE)
     if outcome == "filtered" and re.search("[<>=]", reason):
-        return Explanation("A condition of source.where.")
-    return EXPLANATIONS.get(reason, Explanation(""))
+        return Explanation("A condition of source.where.", _CONDITION_ADVICE)
+    return EXPLANATIONS.get(reason, Explanation("", NOTHING_TO_DO))
 
 
 def _explain_status(code: int) -> Explanation:
     if code in _HTTP_STATUSES:
         return _HTTP_STATUSES[code]
     name = HTTPStatus(code).phrase if code in set(HTTPStatus) else "a status that HTTP does not define"
-    return Explanation(f"The server failed: {name}." if 500 <= code < 600 else f"The server answered: {name}.")
+    if 500 <= code < 600:
+        return Explanation(f"The server failed: {name}.", "run the same command with one more of download.passes later")
+    return Explanation(f"The server answered: {name}.", _SAME_SITES)

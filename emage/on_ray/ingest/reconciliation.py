@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.data.ingest.report import chart, markdown, rejected_captions, summary
 from emage.on_ray import tracking
 from emage.on_ray.ingest import stages

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from emage.config import TokenizeConfig
 from emage.data import schema
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.data.ingest.captions import caption_cleaning, caption_rules
 from emage.on_ray.ingest.download import image_shards
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from emage.config import ServeConfig
 from emage.config.fields import format_bound, leaves
+from emage.data.images import file_kinds
 from emage.serving import limits
 from emage.serving.error_codes import ERROR_CODES, error_type
 from emage.serving.http import reference_examples, schemas
@@ -114,10 +115,11 @@ def _parameters() -> Iterator[tuple[str, ...]]:
 
 
 def _files() -> Iterator[tuple[str, ...]]:
-    formats = "PNG, JPEG, WebP, GIF, BMP or TIFF"
     pixels = f"up to {limits.MAX_UPLOAD_PIXELS:,} pixels"
-    yield "`image`", "file", "required", pixels, f"{formats}."
-    marked = "The part to regenerate: where it is transparent or, if it is opaque, where it is white."
+    yield "`image`", "file", "required", pixels, f"{file_kinds.DECODED_NAMES}. Transparent parts become white."
+    marked = (
+        "The part to regenerate: where it is transparent or, if it is opaque or black and white, where it is white."
+    )
     yield "`mask`", "file", "the transparent part of `image`", "the size of `image`", marked
 
 

@@ -50,7 +50,7 @@ async def generations(http: Request, body: schemas.ImageRequest) -> Response:
 
 
 async def edits(http: Request) -> Response:
-    """Regenerate a part of an image: where `mask` is transparent or, if it has no transparency, where it is white."""
+    """Regenerate a part of an image: where `mask` is transparent, or white in a black and white mask."""
     form, files = await _read_form(http)
     try:
         body = schemas.ImageRequest.model_validate_strings(form, strict=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from emage.data.ingest import decode_image, fetch
+from emage.data.images import decode_image, file_kinds
+from emage.data.ingest import fetch
 from emage.data.ingest.captions.caption_rules import RULES
-from emage.data.ingest.drop_reasons import EXPLANATIONS, Explanation, explain
+from emage.data.ingest.drop_reasons import EXPLANATIONS, NOTHING_TO_DO, Explanation, explain
 
 
 def test_every_drop_reason_in_the_code_is_explained():
@@ -15,6 +16,21 @@ def test_every_drop_reason_in_the_code_is_explained():
     names = set(re.findall(r'(?:FetchError\(|ImageError\(|return )"([a-z_]+)"', source))
     assert {"timeout", "private_address", "opted_out", "too_small"} <= names
     assert not names - EXPLANATIONS.keys()
+
+
+def test_every_reason_names_what_a_person_can_do():
+    reasons = [("failed", name) for name in EXPLANATIONS]
+    reasons += [("failed", f"format_{kind}") for kind in file_kinds.REFUSED]
+    reasons += [("failed", f"http_{status}") for status in range(300, 600)]
+    reasons += [("rejected", rule) for rule in RULES] + [("filtered", "score>0.5")]
+    for outcome, reason in reasons:
+        explanation = explain(outcome, reason)
+        assert explanation.description and explanation.advice, reason
+
+
+def test_no_reason_but_its_own_says_a_web_page():
+    names = [*EXPLANATIONS, *(f"format_{kind}" for kind in file_kinds.REFUSED)]
+    assert [name for name in names if "are a web page" in explain("failed", name).description] == ["web_page"]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -28,5 +44,6 @@ def test_explanations():
     assert explain("failed", "http_418").description == "The server answered: I'm a Teapot."
     assert explain("failed", "http_503").description == "The server failed: Service Unavailable."
     assert "does not define" in explain("failed", "http_999").description
+    assert explain("failed", "format_jxl").description == "The file is a JPEG XL image, which is not decoded."
     assert "source.where" in explain("filtered", "NSFW==UNLIKELY").description
-    assert explain("failed", "never_seen") == Explanation("")
+    assert explain("failed", "never_seen") == Explanation("", NOTHING_TO_DO)

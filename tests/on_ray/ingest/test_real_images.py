@@ -17,7 +17,7 @@ from PIL import Image
 
 from emage import config, tokenizers
 from emage.config import IngestConfig, TrainConfig
-from emage.data.ingest import decode_image
+from emage.data.images import decode_image
 from emage.data.ingest.captions.caption_cleaning import normalise
 from emage.data.ingest.captions.caption_rules import drop_reason
 from emage.inference.pipeline import Emage

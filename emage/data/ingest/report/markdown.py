@@ -69,11 +69,11 @@ def _sum_of_datasets(report: Report) -> Counter[str]:
 def _reason_section(outcome: str, report: Report) -> str:
     counts = Counter(report[outcome])
     lines = [
-        (_code(reason), f"{rows:,}", percent(rows, counts.total()), _text(explain(outcome, reason).description))
+        (_code(reason), f"{rows:,}", percent(rows, counts.total()), *map(_text, explain(outcome, reason)))
         for reason, rows in counts.most_common()
     ]
-    total = (f"**{outcome}**", f"**{counts.total():,}**", "**100.0%**", "")
-    table = _table(("drop reason", "rows", "percent", "what it means"), [*lines, total])
+    total = (f"**{outcome}**", f"**{counts.total():,}**", "**100.0%**", "", "")
+    table = _table(("drop reason", "rows", "percent", "what it means", "what to do"), [*lines, total])
     return f"## {outcome.capitalize()}, by drop reason\n\n{table}"
 
 

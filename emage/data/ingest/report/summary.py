@@ -88,16 +88,18 @@ def _shares(report: Report) -> str:
 def _commonest(outcome: str, report: Report) -> str:
     """Return an outcome's commonest reason in words: "most with http_404 (link rot: the page ...): nothing to do"."""
     (reason, rows), *_ = Counter(report[outcome]).most_common(1)
-    text, advice = explain(outcome, reason)
+    explanation = explain(outcome, reason)
+    text = explanation.description
     meaning = f" ({text[0].lower()}{text[1:].rstrip('.')})" if text and outcome != "rejected" else ""
     with_or_by = "with" if outcome == "failed" else "by"
     how_often = "most" if 2 * rows > sum(report[outcome].values()) else "most often"
-    hopeless = ": nothing to do" if outcome == "failed" and not advice else ""
+    hopeless = ": nothing to do" if outcome == "failed" and explanation.is_hopeless else ""
     return f"{how_often} {with_or_by} {reason}{meaning}{hopeless}"
 
 
 def _advice(report: Report, requested: int) -> Iterator[tuple[str, str]]:
-    """Yield (sentence, advice) for each drop reason of at least 1 % of the images, if there is advice against it."""
+    """Yield (sentence, advice) for each drop reason of at least 1 % of the images, if something can be done."""
     for reason, rows in Counter(report["failed"]).most_common():
-        if rows >= 0.01 * requested and (advice := explain("failed", reason).advice):
-            yield f"{percent(rows, requested)} of the images failed with {reason}", advice
+        explanation = explain("failed", reason)
+        if rows >= 0.01 * requested and not explanation.is_hopeless:
+            yield f"{percent(rows, requested)} of the images failed with {reason}", explanation.advice

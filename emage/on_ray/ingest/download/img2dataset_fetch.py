@@ -2,7 +2,7 @@
 
 img2dataset provides the loop over the rows with its threads and its limit on images in memory, the checksum of the
 bytes, and the parser of opt-out headers. This package replaces the rest, because the web is slow, hostile and full of
-dead links: the request (emage.data.ingest.fetch), the decoding (emage.data.ingest.decode_image), the decision to stop
+dead links: the request (emage.data.ingest.fetch), the decoding (emage.data.images.decode_image), the decision to stop
 if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
 """
 
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from emage.config import DownloadConfig
 from emage.data import schema
-from emage.data.ingest import decode_image, fetch
+from emage.data.images import decode_image
+from emage.data.ingest import fetch
 from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.on_ray.ingest.download.success_rate import SuccessRate
 from emage.utils.errors import InputError

@@ -39,8 +39,9 @@ class SuccessRate:
         reason, count = reasons.most_common(1)[0]
         if reasons["dns_error"] >= MIN_DNS_FRACTION * reasons.total():
             reason, count = "dns_error", reasons["dns_error"]
-        advice = explain("failed", reason).advice
+        explanation = explain("failed", reason)
+        advice = "" if explanation.is_hopeless else f": {explanation.advice}"
         return (
             f"{self.reasons[None]} of {len(self.last)} images arrived, under download.min_success_rate={self.least}; "
-            f"{count} failed with {reason}{f': {advice}' if advice else ''}"
+            f"{count} failed with {reason}{advice}"
         )
