@@ -12,7 +12,7 @@ _TINY_MODEL = {"width": 64, "depth": 2, "num_heads": 2, "text": "clip_tiny", "te
 
 # One line each, for --help and docs/configuration.md.
 SUMMARIES = {
-    "paper": "The paper's run (Sec. 4). For training, add run.num_workers=GPUS.",
+    "paper": "The paper's run (Sec. 4); what the paper does not state is ours. For training, add run.num_workers=GPUS.",
     "paper_250k": "The paper's comparison of base models (Sec. 4.3): 250k steps.",
     "emage_346m": "The network whose size, with the frozen VQGAN, fits the paper's 346M parameters; the default.",
     "emage_vanilla": "A plain Transformer of the paper's width and depth: GELU, one embedding per position.",
