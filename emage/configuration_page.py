@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from emage.commands import COMMANDS, Command
 from emage.config import environment
-from emage.config.cli import format_value
 from emage.config.environment import Variable
 from emage.config.fields import Leaf, Section, describe_allowed, first_paragraph, sections
+from emage.config.help_text import format_value
 from emage.config.presets import SUMMARIES, presets
 
 _INTRODUCTION = """\
@@ -26,6 +26,7 @@ emage train demo data.path=runs/demo/ingest/tokens run.output=runs/my_model opti
 - A key on the command line overrides the preset, and the preset overrides the default. An unknown key, or a value
   that is not allowed, ends the program with one line before anything starts.
 - Values are YAML: `null`, `true`, `1e-3`, `[a, b]` for lists. Put quotes around `[...]` if your shell expands brackets.
+- `~` at the start of a path is the home folder.
 - `emage train --help` lists the keys, `emage train --help optim.lr` explains one: what is allowed, its unit, its
   value in each preset, the source of its default.
 - *Source* is the origin of the default: a section of the paper that states the value, or ours.

@@ -5,10 +5,11 @@ overrides; the result is a frozen dataclass that has been checked. `to_yaml` wri
 to MLflow and into the checkpoint. Defaults that the paper states are its run ("paper, Sec. N"); the others are ours.
 """
 
-from emage.config.cli import from_yaml, parse, preset, to_yaml, usage
+from emage.config.cli import from_yaml, parse, preset, to_yaml
 from emage.config.environment import DoctorConfig, MLflowConfig
 from emage.config.evaluation import EvaluateConfig, FidMode, JudgeConfig, Metric, Rank, SetMetric
 from emage.config.fields import check, check_arguments, nearest
+from emage.config.help_text import usage
 from emage.config.ingest import (
     DownloadConfig,
     IngestConfig,

@@ -11,9 +11,13 @@ class MLflowConfig:
     """The MLflow server or database in which runs are recorded."""
 
     uri: str = setting(
-        "sqlite:///runs/mlflow.db", "Tracking server or database; the variable MLFLOW_TRACKING_URI overrides it."
+        "sqlite:///runs/mlflow.db",
+        "Tracking server or database; the variable MLFLOW_TRACKING_URI overrides it.",
+        is_path=True,
     )
-    artifacts: str = setting("runs/mlflow-artifacts", "Folder for the files of runs, if `uri` is an sqlite database.")
+    artifacts: str = setting(
+        "runs/mlflow-artifacts", "Folder for the files of runs, if `uri` is an sqlite database.", is_path=True
+    )
     experiment: str = setting("emage", "MLflow experiment that the run belongs to.")
     enabled: bool = setting(True, "Record the run.")
 
@@ -22,7 +26,7 @@ class MLflowConfig:
 class DoctorConfig:
     """Check this machine, its cluster and its services before the first job (emage doctor)."""
 
-    storage: str = setting("", "Folder or URI that all nodes share, for outputs; empty: not checked.")
+    storage: str = setting("", "Folder or URI that all nodes share, for outputs; empty: not checked.", is_path=True)
     gpus: int = setting(0, "GPUs that the cluster must have.", unit="GPUs", minimum=0)
     tokenizer: str = setting(
         "vqgan-gumbel-f8-8192", "Tokenizer whose weights are looked for.", source="paper, Sec. 4.1"

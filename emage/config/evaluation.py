@@ -21,17 +21,21 @@ class JudgeConfig:
     """The real images that generated ones are compared with, and the networks that compare them."""
 
     reference: str | None = setting(
-        None, "Real images: a folder or a .tar; fid, kid, precision_recall and frechet need it."
+        None, "Real images: a folder or a .tar; fid, kid, precision_recall and frechet need it.", is_path=True
     )
     mode: FidMode = setting(
         "torch-fidelity", "How images are resized for Inception; FIDs of two modes cannot be compared."
     )
-    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache, or downloaded.")
+    inception: str | None = setting(
+        None, "Weights of Inception, a file. null: from the cache, or downloaded.", is_path=True
+    )
     clip_model: str = setting(
-        "ViT-B-32-quickgelu", "open_clip model of metrics=[clip_score]; not the one that ranks candidates."
+        "ViT-B-32-quickgelu",
+        "open_clip model of metrics=[clip_score]; not the one that ranks candidates.",
+        is_path=True,
     )
     clip_weights: str | None = setting(
-        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
+        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's.", is_path=True
     )
 
 
@@ -39,9 +43,11 @@ class JudgeConfig:
 class EvaluateConfig:
     """Checkpoint + captions -> images, ranked -> report (pipelines/evaluate.py)."""
 
-    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.")
+    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.", is_path=True)
     captions: str = setting(
-        MISSING, "Captions: parquet, csv, tsv or jsonl (column `caption`), COCO's json, or one per line in .txt."
+        MISSING,
+        "Captions: parquet, csv, tsv or jsonl (column `caption`), COCO's json, or one per line in .txt.",
+        is_path=True,
     )
     output: str = setting(MISSING, "Folder for images and the report.", is_folder=True)
     limit: int = setting(
@@ -64,9 +70,11 @@ class EvaluateConfig:
         "How the best candidate is chosen: CLIP similarity, the model's own likelihood, or none (one candidate).",
         source="paper, Sec. 4",
     )
-    rank_model: str = setting("ViT-L-14-quickgelu", "open_clip model that ranks candidates with rank=clip.")
+    rank_model: str = setting(
+        "ViT-L-14-quickgelu", "open_clip model that ranks candidates with rank=clip.", is_path=True
+    )
     rank_weights: str | None = setting(
-        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's."
+        None, "Weights of that model: a file, or a name that open_clip publishes. null: OpenAI's.", is_path=True
     )
     metrics: tuple[Metric, ...] = setting((), "Metrics of the report; those that are not in the list are not computed.")
     judge: JudgeConfig = group(JudgeConfig)

@@ -14,7 +14,9 @@ class SourceConfig:
     """A table of image URLs, and the names of its columns."""
 
     table: str = setting(
-        MISSING, "Table: a parquet, csv, tsv or jsonl file, or a folder of them, local or on object storage."
+        MISSING,
+        "Table: a parquet, csv, tsv or jsonl file, or a folder of them, local or on object storage.",
+        is_path=True,
     )
     dataset: str = setting("web", "Name of the data set, the token table's column `dataset`.")
     format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = setting(
@@ -36,10 +38,10 @@ class SourceConfig:
 class SelectConfig:
     """Block lists of URLs, hosts and md5 sums: text files with one entry per line, also as .gz."""
 
-    block_urls: tuple[str, ...] = setting((), "Lists of URLs.")
-    block_hosts: tuple[str, ...] = setting((), "Lists of hosts; their subdomains are blocked too.")
+    block_urls: tuple[str, ...] = setting((), "Lists of URLs.", is_path=True)
+    block_hosts: tuple[str, ...] = setting((), "Lists of hosts; their subdomains are blocked too.", is_path=True)
     block_md5: tuple[str, ...] = setting(
-        (), "Lists of md5 sums, compared with source.md5 before the download and with the bytes after it."
+        (), "Lists of md5 sums, compared with source.md5 before the download and with the bytes after it.", is_path=True
     )
 
 
@@ -94,7 +96,9 @@ class TokenizeConfig:
         "vqgan-gumbel-f8-8192", "Name of the tokenizer (emage.tokenizers.TOKENIZERS).", source="paper, Sec. 4.1"
     )
     weights: str | None = setting(
-        None, "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name."
+        None,
+        "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name.",
+        is_path=True,
     )
     batch_size: int = setting(32, "Images that an actor tokenizes at a time.", unit="images", minimum=1)
     num_actors: int = setting(1, "Ray actors, each with a tokenizer.", unit="actors", minimum=1)
@@ -142,9 +146,9 @@ class IngestConfig:
 class InspectionConfig:
     """Token table -> its statistics, and a sample of its images (emage inspect PATH)."""
 
-    path: str = setting(MISSING, "Token table: its folder, on this machine.")
+    path: str = setting(MISSING, "Token table: its folder, on this machine.", is_path=True)
     sheet: str | None = setting(
-        None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp."
+        None, "File for a contact sheet of decoded images with their captions: .png, .jpg, .webp.", is_path=True
     )
     pictures: int = setting(32, "Images on the sheet.", unit="images", minimum=1)
     sample: int = setting(
@@ -154,6 +158,8 @@ class InspectionConfig:
         minimum=1,
     )
     weights: str | None = setting(
-        None, "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name."
+        None,
+        "Weights of the tokenizer, for the sheet: a file. null: from the cache, or downloaded by name.",
+        is_path=True,
     )
     seed: int = setting(0, "Seed of the random selections.", minimum=0, maximum=MAX_SEED)

@@ -1,5 +1,6 @@
 """Settings of the network and of generation with it, and the part of both that a checkpoint stores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,16 +13,25 @@ Revise = Literal["argmax", "sample"]
 GuidanceSchedule = Literal["constant", "linear"]
 Dtype = Literal["float32", "tf32", "bfloat16", "float16"]  # of generation; tf32: float32 with faster matrix products
 
+_TEXT_POSITIONS = {"clip_l14": 77, "bert_base": 512, "bert_tiny": 512}  # of the published weights, or of the encoder
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The text encoder and the image decoder (paper, Sec. 4: 12 layers each, width 768)."""
 
     width: int = setting(
-        768, "Width of the decoder's hidden states.", unit="channels", minimum=1, source="paper, Sec. 4"
+        768,
+        "Width of the decoder's hidden states.",
+        unit="channels",
+        minimum=1,
+        maximum=1 << 16,
+        source="paper, Sec. 4",
     )
-    depth: int = setting(12, "Layers of the decoder.", unit="layers", minimum=1, source="paper, Sec. 4")
-    num_heads: int = setting(12, "Attention heads per layer; `width` is a multiple of it.", unit="heads", minimum=1)
+    depth: int = setting(12, "Layers of the decoder.", unit="layers", minimum=1, maximum=1_000, source="paper, Sec. 4")
+    num_heads: int = setting(
+        12, "Attention heads per layer; `width` is a multiple of it.", unit="heads", minimum=1, maximum=1 << 16
+    )
     mlp: Literal["geglu", "gelu"] = setting("geglu", "Activation of the feed-forward layers.")
     mlp_ratio: float = setting(
         4.0, "Width of the feed-forward layers.", unit="multiples of `width`", above=0, maximum=64
@@ -37,16 +47,34 @@ class ModelConfig:
     text_weights: str | None = setting(
         None,
         "Weights of the text encoder: a file (CLIP) or a folder (BERT). null: the published ones, downloaded by name.",
+        is_path=True,
     )
     text_length: int = setting(
         77,
         "Text positions that the encoder reads; longer captions are truncated and counted.",
         unit="tokens",
-        minimum=1,
+        minimum=2,
+        maximum=4_096,
     )
     text_frozen: bool = setting(
         False, "Keep the text encoder's weights fixed; its states of captions are then cached and reused."
     )
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message for sizes of which no network can be made."""
+        if self.width % self.num_heads:
+            yield (
+                f"{prefix}width={self.width}: must be a multiple of {prefix}num_heads={self.num_heads}, "
+                f"such as {-(-self.width // self.num_heads) * self.num_heads}"
+            )
+        if int(self.width * self.mlp_ratio) < 1:
+            yield (
+                f"{prefix}mlp_ratio={self.mlp_ratio:g}: the feed-forward layers would have no channels; it must be at "
+                f"least 1/{self.width} with {prefix}width={self.width}"
+            )
+        most = _TEXT_POSITIONS.get(self.text)
+        if most and self.text_length > most and self.text_weights is None:
+            yield f"{prefix}text_length={self.text_length}: {prefix}text={self.text} has {most} positions at most"
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,16 @@ class Table2Config:
     """Images -> how well each tokenizer reconstructs them (paper, Sec. 4.1)."""
 
     pictures: str | None = setting(
-        None, "Images: a folder of jpg, png or .tar files, or one .tar. null: rendered ones (scale=small only)."
+        None,
+        "Images: a folder of jpg, png or .tar files, or one .tar. null: rendered ones (scale=small only).",
+        is_path=True,
     )
     tokenizers: tuple[str, ...] = setting(
         (), "Tokenizers by name. Empty: the published ones (scale=small: the shipped one) and those of `weights`."
     )
-    weights: dict[str, str] = setting(dict, "Weights of tokenizers, by name: table2.weights.NAME=FILE.")
-    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.")
-    lpips: str | None = setting(None, "Weights of torchvision's AlexNet, a file. null: from the cache.")
+    weights: dict[str, str] = setting(dict, "Weights of tokenizers, by name: table2.weights.NAME=FILE.", is_path=True)
+    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.", is_path=True)
+    lpips: str | None = setting(None, "Weights of torchvision's AlexNet, a file. null: from the cache.", is_path=True)
     fetch: bool = setting(False, "Download weights that are missing.")
     limit: int | None = setting(None, "Use the first images by name. null: all.", unit="images", minimum=1)
     batch_size: int = setting(16, "Images at a time.", unit="images", minimum=1)
@@ -63,16 +65,18 @@ class SmallConfig:
 class PaperConfig:
     """scale=paper: a token table, COCO's captions, published weights, a cluster."""
 
-    data: str | None = setting(None, "Token table.")
-    tokenizer_weights: str | None = setting(None, "Weights of the tokenizer, a file. null: by name.")
-    captions: str | None = setting(None, "Captions: COCO's captions_val2014.json.")
-    reference: str | None = setting(None, "The images of these captions: a folder or a .tar.")
-    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.")
-    text_weights: str | None = setting(None, "Weights of CLIP's text encoder, a file. null: by name.")
-    bert_weights: str | None = setting(None, "Weights of BERT, a folder. null: by name.")
-    rank_weights: str | None = setting(None, "Weights of the CLIP that ranks the candidates. null: by name.")
+    data: str | None = setting(None, "Token table.", is_path=True)
+    tokenizer_weights: str | None = setting(None, "Weights of the tokenizer, a file. null: by name.", is_path=True)
+    captions: str | None = setting(None, "Captions: COCO's captions_val2014.json.", is_path=True)
+    reference: str | None = setting(None, "The images of these captions: a folder or a .tar.", is_path=True)
+    inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.", is_path=True)
+    text_weights: str | None = setting(None, "Weights of CLIP's text encoder, a file. null: by name.", is_path=True)
+    bert_weights: str | None = setting(None, "Weights of BERT, a folder. null: by name.", is_path=True)
+    rank_weights: str | None = setting(
+        None, "Weights of the CLIP that ranks the candidates. null: by name.", is_path=True
+    )
     clip_weights: str | None = setting(
-        None, "Weights of the other CLIP, which scores the best candidates. null: by name."
+        None, "Weights of the other CLIP, which scores the best candidates. null: by name.", is_path=True
     )
     num_workers: int = setting(64, "Workers of a training, one per GPU.", unit="workers", minimum=1)
     num_actors: int = setting(8, "Actors of an evaluation, one per GPU.", unit="actors", minimum=1)

@@ -20,6 +20,7 @@ class AccessConfig:
         None,
         "File with the API key that clients must send. null: the variable EMAGE_API_KEY; without a key only this "
         "machine is served.",
+        is_path=True,
     )
     origins: tuple[str, ...] = setting(
         (), "Other web sites whose pages may call the endpoint (CORS), for example https://example.org."
@@ -56,7 +57,7 @@ class AutoscalingConfig:
 class ServeConfig:
     """Checkpoint -> HTTP endpoint on Ray Serve (pipelines/serve.py)."""
 
-    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.")
+    checkpoint: str = setting(MISSING, "Checkpoint: a folder, `demo`, or a hub id.", is_path=True)
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines, which needs an API key.")
     port: int = setting(8000, "Port to listen on.", minimum=1, maximum=65_535)
     device: str = setting("auto", "cpu, cuda, cuda:N, or auto: cuda if available.")

@@ -150,12 +150,16 @@ class OptimConfig:
 class DataConfig:
     """The token table, and the tokenizer that it was made with."""
 
-    path: str = setting(MISSING, "Token table: a folder of parquet files, or one file, local or on object storage.")
+    path: str = setting(
+        MISSING, "Token table: a folder of parquet files, or one file, local or on object storage.", is_path=True
+    )
     tokenizer: str = setting(
         "vqgan-gumbel-f8-8192", "Name of the tokenizer (emage.tokenizers.TOKENIZERS).", source="paper, Sec. 4.1"
     )
     tokenizer_weights: str | None = setting(
-        None, "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name."
+        None,
+        "Weights of the tokenizer: a .ckpt or .safetensors file. null: from the cache, or downloaded by name.",
+        is_path=True,
     )
 
 
@@ -224,6 +228,7 @@ class TrainConfig:
     init: str | None = setting(
         None,
         "Checkpoint whose weights training starts from (fine-tuning): a folder, `demo` or a hub id. null: none.",
+        is_path=True,
     )
     dry_run: bool = setting(False, "Print the plan (GPUs, memory, FLOP, days) and end.")
     data: DataConfig = group(DataConfig)
@@ -258,5 +263,5 @@ class TrainConfig:
 class CurvesConfig:
     """Training runs -> one image of their learning curves (emage curves RUN [RUN ...])."""
 
-    output: str = setting("curves.png", "File for the image: .png, .jpg, .webp, .pdf or .svg.")
+    output: str = setting("curves.png", "File for the image: .png, .jpg, .webp, .pdf or .svg.", is_path=True)
     title: str | None = setting(None, "Title above the curves.")

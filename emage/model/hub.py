@@ -45,6 +45,11 @@ def local(path_or_name: str | Path) -> Path | None:
     return next((folder for folder in SHIPPED.iterdir() if folder.name == str(path_or_name)), None)
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether a name that is no folder here may be one on the hub: user/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def download(
     repo_id: str,
     *,
@@ -56,7 +61,7 @@ def download(
     """Return the folder of a checkpoint in the hub's cache, downloaded if necessary. May raise InputError."""
     from huggingface_hub import hf_hub_download
 
-    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+    if not is_hub_id(repo_id):
         shipped = ", ".join(sorted(folder.name for folder in SHIPPED.iterdir()))
         raise InputError(f"{repo_id} is neither a checkpoint folder nor a hub id (user/name); shipped: {shipped}")
     client: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}

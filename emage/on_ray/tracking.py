@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 def resolve_uri(config: MLflowConfig) -> str:
     """Return the tracking URI that is used.
 
-    MLFLOW_TRACKING_URI overrides the config; the path of an SQLite file is made absolute.
+    MLFLOW_TRACKING_URI overrides the config; the path of an SQLite file is made absolute, with `~` expanded.
     """
     address = os.environ.get("MLFLOW_TRACKING_URI") or config.uri
     scheme, separator, path = address.partition(":///")
-    return scheme + separator + os.path.abspath(path) if scheme == "sqlite" and path else address
+    return scheme + separator + os.path.abspath(os.path.expanduser(path)) if scheme == "sqlite" and path else address
 
 
 def start(

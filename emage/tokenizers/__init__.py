@@ -19,7 +19,7 @@ from emage.tokenizers.dvae import DVAEConfig
 from emage.tokenizers.vqgan import VQGANConfig
 from emage.tokenizers.weight_files import Config, Tokenizer, load_file, save
 
-__all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "save"]
+__all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "needs_download", "save"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ TOKENIZERS = {
         {"last.ckpt": "https://heibox.uni-heidelberg.de/f/34a747d5765840b5a99d/?dl=1"},
     ),
 }
+
+
+def needs_download(name: str, weights: str | Path | None = None) -> bool:
+    """Return whether `load` would download the weights of this published tokenizer."""
+    is_published = weights is None and isinstance(TOKENIZERS.get(name), Published)
+    return is_published and not weights_cache.cached(name).exists()
 
 
 def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Tokenizer:

@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 20  # read at a time
 
 def cache_folder() -> Path:
     """Return the folder of the tokenizers in the cache."""
-    return Path(os.environ.get("EMAGE_CACHE") or Path.home() / ".cache" / "emage") / "tokenizers"
+    return Path(os.environ.get("EMAGE_CACHE") or "~/.cache/emage").expanduser() / "tokenizers"
 
 
 def cached(name: str) -> Path:

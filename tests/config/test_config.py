@@ -12,7 +12,6 @@ from emage.config import (
     IngestConfig,
     TrainConfig,
     from_yaml,
-    nearest,
     parse,
     to_yaml,
 )
@@ -95,12 +94,6 @@ def test_bad_values_name_their_key(argument: str, message: str):
     with pytest.raises(InputError) as error:
         parse(TrainConfig, ["tiny", *NEEDED, argument])
     assert str(error.value) == message
-
-
-def test_the_nearest_name_whatever_its_case():
-    assert nearest("URL", ["caption", "url"]) == "; did you mean url?"
-    assert nearest("similarity", ["Simlarity", "NSFW"]) == "; did you mean Simlarity?"
-    assert nearest("md5", ["url", "caption"]) == ""
 
 
 def test_help_names_every_preset_and_key(capsys: pytest.CaptureFixture[str]):

@@ -97,7 +97,7 @@ def resolve_checkpoint(config: ServeConfig) -> ServeConfig:
     """
     folder = hub.local(config.checkpoint)
     if folder is None:
-        if config.checkpoint.count("/") == 1 and not config.checkpoint.startswith((".", "/")):
+        if hub.is_hub_id(config.checkpoint):
             return config
         raise InputError(f"checkpoint={config.checkpoint}: no such folder")
     from emage.model import checkpoint  # loads PyTorch

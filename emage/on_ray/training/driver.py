@@ -30,7 +30,7 @@ from emage.data import schema
 from emage.data.schema import TokenizerInfo
 from emage.data.token_table import TokenTable
 from emage.methods.sampling import check_sampling
-from emage.model import checkpoint, finetune
+from emage.model import checkpoint, finetune, hub
 from emage.model.device_support import check_device, check_precision
 from emage.model.text import load_published
 from emage.on_ray import launch, tasks, tracking
@@ -97,12 +97,9 @@ def resolve(config: TrainConfig) -> Inputs:
     Raises:
         InputError: Something would fail in the workers. They check their own machines again.
     """
-    config = _with_absolute_paths(config)
-    output = Path(config.run.output).absolute()
-    tokenizer = _tokenizer_of_table(config)
+    config, _ = _with_checked_inputs(config, fetch=True)
     _check_machine(config)
-    _check_weights(config, tokenizer, is_new=not any(output.glob("checkpoints/step_*")))
-    identity = _identity(config)
+    output, identity = Path(config.run.output).absolute(), _identity(config)
     launch.check_output(output, "train", identity)
     done = manifest.read_json(output / "model" / manifest.NAME)
     is_trained = bool(done) and done["step"] == config.optim.steps
@@ -128,10 +125,28 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _plan(config: TrainConfig) -> str:
-    """Return the text of a dry run. It needs neither weights nor GPUs."""
-    config = _with_absolute_paths(config)
-    tokenizer = _tokenizer_of_table(config)
+    """Return the text of a dry run. It needs no GPUs, and downloads nothing."""
+    config, tokenizer = _with_checked_inputs(config, fetch=False)
+    launch.check_output(Path(config.run.output).absolute(), "train", _identity(config))
     return estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows)
+
+
+def _with_checked_inputs(config: TrainConfig, fetch: bool) -> tuple[TrainConfig, TokenizerInfo]:
+    """Return the settings with absolute paths, and the tokenizer that made the token table.
+
+    Args:
+        config: The settings.
+        fetch: Download weights that are missing. False: they are not compared with the settings.
+
+    Raises:
+        InputError: The table, the tokenizer or the weights to start from are not usable, or do not fit together.
+    """
+    config = _with_absolute_paths(config)
+    made_by = _tokenizer_of_table(config)
+    _check_tokenizer(config, made_by, fetch)
+    is_new = not any(Path(config.run.output).absolute().glob("checkpoints/step_*"))
+    _check_network(config, made_by, is_new, fetch)
+    return config, made_by
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -165,27 +180,44 @@ def _check_machine(config: TrainConfig) -> None:
         check_precision(config.run.precision, "cuda")
 
 
-def _check_weights(config: TrainConfig, made_by: TokenizerInfo, is_new: bool) -> None:
-    """Raise InputError if the settings' tokenizer did not make the table, or a new run cannot start from its weights.
+def _check_tokenizer(config: TrainConfig, made_by: TokenizerInfo, fetch: bool) -> None:
+    """Raise InputError if the settings' tokenizer did not make the table.
+
+    It is not used later: the workers load it on their own machines. One of another name is not downloaded to find that
+    it differs.
+    """
+    name, weights = config.data.tokenizer, config.data.tokenizer_weights
+    is_loaded = not tokenizers.needs_download(name, weights) or (fetch and name == made_by.name)
+    try:
+        sha256 = tokenizers.load(name, weights=weights).sha256 if is_loaded else None
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from None
+    if sha256 == made_by.sha256 or (sha256 is None and name == made_by.name):
+        return
+    theirs, ours = f"{made_by.name} ({made_by.sha256[:12]})", f"{name} ({sha256[:12]})" if sha256 else name
+    raise InputError(
+        f"{config.data.path} was made with tokenizer {theirs}, not with {ours}: set data.tokenizer (and "
+        "data.tokenizer_weights) to that one"
+    )
+
+
+def _check_network(config: TrainConfig, made_by: TokenizerInfo, is_new: bool, fetch: bool) -> None:
+    """Raise InputError if the settings describe no network, or a new run cannot start from its weights.
 
     Nothing that is loaded here is used later: the workers load it on their own machines.
     """
     settings = worker.checkpoint_config(config, made_by)
     try:
-        tokenizer = tokenizers.load(config.data.tokenizer, weights=config.data.tokenizer_weights)
         with torch.device("meta"):
             network = checkpoint.build(settings)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from None
-    if made_by.sha256 != tokenizer.sha256:
-        raise InputError(
-            f"{config.data.path} was made with tokenizer {made_by.name} ({made_by.sha256[:12]}), not with "
-            f"{config.data.tokenizer} ({tokenizer.sha256[:12]}): set data.tokenizer (and data.tokenizer_weights) to "
-            "that one"
-        )
-    if config.init and is_new:
-        finetune.starting_point(config.init, settings, made_by)
-    elif is_new:
+    if not is_new:
+        return
+    if config.init:
+        if fetch or hub.local(config.init) or not hub.is_hub_id(config.init):
+            finetune.starting_point(config.init, settings, made_by)
+    elif fetch or config.model.text_weights:
         load_published(network.text.to_empty(device="cpu"), config.model)  # downloads them here, once, or raises
 
 

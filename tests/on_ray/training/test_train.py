@@ -132,7 +132,8 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(token_table: Path, tmp_pat
     for word in ("iterative3", "micro-batch", "FLOP", "memory", "200 rows"):
         assert word in printed, printed
     assert not (tmp_path / "run").exists()
-    paper = preset(TrainConfig, "paper", data={"path": str(token_table)}, run={"output": "unused", "num_workers": 64})
+    data = {"path": str(token_table), "tokenizer": "vqgan-demo-f8-512"}
+    paper = preset(TrainConfig, "paper", data=data, run={"output": "unused", "num_workers": 64})
     train(replace(paper, dry_run=True))  # on a machine without a GPU, and without the paper's weights
     assert "64 GPUs" in capsys.readouterr().out
 
@@ -162,7 +163,13 @@ def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table:
     ("values", "message"),
     [
         ({"data": {"tokenizer": "vqgan-f9"}}, "vqgan-f8"),
-        ({"model": {"width": 30, "num_heads": 4}}, r"model\.width 30"),
+        (
+            {"model": {"width": 30, "num_heads": 4}},
+            r"model\.width=30: must be a multiple of model\.num_heads=4, such as 32",
+        ),
+        ({"model": {"mlp_ratio": 0.01}}, r"model\.mlp_ratio=0\.01: the feed-forward layers would have no channels"),
+        ({"model": {"text": "clip_l14", "text_length": 78}}, r"model\.text_length=78: model\.text=clip_l14 has 77"),
+        ({"data": {"tokenizer": "vqgan-gumbel-f8-8192"}}, "was made with tokenizer vqgan-demo-f8-512"),
         ({"run": {"sample_every": 0}}, r"run\.sample_every=0"),
         ({"run": {"prompts": []}}, r"run\.prompts="),
         ({"run": {"keep_every": -1}}, r"run\.keep_every=-1"),
@@ -184,8 +191,11 @@ def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table:
 def test_bad_settings_are_rejected_before_the_start(token_table: Path, tmp_path: Path, values: dict, message: str):
     if "use_gpu" in str(values) and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
+    is_of_this_machine = any(name in str(values) for name in ("use_gpu", "precision"))
     run = {"output": str(tmp_path / "run"), **values.pop("run", {})}
     data = {"path": str(token_table), **values.pop("data", {})}
-    with pytest.raises(InputError, match=message):
-        train(preset(TrainConfig, "tiny", data=data, run=run, **values))
-    assert not (tmp_path / "run").exists()
+    settings = preset(TrainConfig, "tiny", data=data, run=run, **values)
+    for dry_run in (False,) if is_of_this_machine else (True, False):  # a dry run may be made anywhere
+        with pytest.raises(InputError, match=message):
+            train(replace(settings, dry_run=dry_run))
+        assert not (tmp_path / "run").exists()
