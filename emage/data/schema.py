@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
+from emage.version import __version__
 
 # A shard of URLs: one row per URL, as the download reads it.
 URL_SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
@@ -90,11 +91,15 @@ def token_schema(info: TokenizerInfo, version: str) -> pa.Schema:
 
 def read_tokenizer_info(schema: pa.Schema) -> TokenizerInfo:
     """Return the tokenizer that the metadata of a token table's schema names. Raise ValueError if it names none."""
-    text = (schema.metadata or {}).get(b"emage.tokenizer")
-    if text is None:
+    metadata = schema.metadata or {}
+    if b"emage.tokenizer" not in metadata:
         raise ValueError("no tokenizer in the schema metadata")
-    values = json.loads(text)
-    return TokenizerInfo(**{**values, "grid": tuple(values["grid"])})
+    try:
+        values = json.loads(metadata[b"emage.tokenizer"])
+        return TokenizerInfo(**{**values, "grid": tuple(values["grid"])})
+    except (ValueError, TypeError, KeyError) as error:
+        made_by = metadata.get(b"emage.version", b"an unknown version").decode(errors="replace")
+        raise ValueError(f"made by emage {made_by}, this is emage {__version__}: {error}") from None
 
 
 def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:

@@ -1,29 +1,24 @@
 """The captions of an evaluation and the seeds of their images. The list is written next to the results, for reuse."""
 
-import json
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
+from emage.config.fields import MAX_INTEGER
+from emage.evaluation import caption_files
+from emage.evaluation.caption_files import CaptionRow
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
 NAME = "captions.parquet"
-
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pyarrow.parquet.read_table,
-    ".csv": pyarrow.csv.read_csv,
-    ".tsv": lambda file: pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
-    ".jsonl": pyarrow.json.read_json,
-}
+_HALF_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can name one; no file can hold it
 
 
 @dataclass(frozen=True)
@@ -47,26 +42,28 @@ def read(path: str, limit: int, seed: int) -> list[ListedCaption]:
     Args:
         path: parquet, csv, tsv or jsonl with a column `caption`, COCO's caption json, or .txt with one caption per
             line. Ids are those of COCO's annotations or of a column `id` of whole numbers, otherwise row numbers.
+            A number is a caption, as it is written.
         limit: The largest number of captions.
         seed: Seed of the random selection.
 
     Raises:
         InputError: The file cannot be read, holds no captions, or its ids are not unique.
     """
-    rows = _read(Path(path))
-    if any(not isinstance(row.caption, str | None) for row in rows):
-        raise InputError(f"{path}: `caption` has values that are not text")
-    rows = [row for row in rows if row.caption and row.caption.strip()]
+    rows = caption_files.read_rows(Path(path))
+    rows = [row._replace(caption=row.caption.strip()) for row in rows if row.caption and row.caption.strip()]
     if not rows:
         raise InputError(f"{path}: no captions in it")
-    if len({row.id for row in rows}) < len(rows) or min(row.id for row in rows) < 0:
+    ids = {row.id for row in rows}
+    if len(ids) < len(rows) or min(ids) < 0 or max(ids) > MAX_INTEGER:
         raise InputError(f"{path}: ids name images: each must be unique and 0 or more; or leave the column `id` out")
+    if broken := next((row for row in rows if _HALF_SURROGATE.search(row.caption or "")), None):
+        raise InputError(f"{path}: the caption with the id {broken.id} has half of a surrogate pair: it is no text")
     if len(rows) > limit:
         rows = _select(rows, limit, seed)
-    return sorted((ListedCaption(row.id, row.caption.strip()) for row in rows), key=lambda listed: listed.id)
+    return sorted((ListedCaption(row.id, row.caption or "") for row in rows), key=lambda listed: listed.id)
 
 
-def _select(rows: Sequence["_Row"], limit: int, seed: int) -> list["_Row"]:
+def _select(rows: Sequence[CaptionRow], limit: int, seed: int) -> list[CaptionRow]:
     """Return rows in random order, the first caption of every image before all others."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     seen: set[Any] = set()
@@ -87,36 +84,3 @@ def write(path: str | Path, captions: Sequence[ListedCaption]) -> None:
 def fingerprint(captions: Sequence[ListedCaption]) -> str:
     """Return a sha256 of ids and captions in their order; it does not depend on the file format."""
     return manifest.fingerprint([[listed.id, listed.caption] for listed in captions])
-
-
-class _Row(NamedTuple):
-    id: int
-    caption: Any  # checked later: a file may hold anything
-    image: Any = None  # COCO's image id
-
-
-def _read(path: Path) -> list[_Row]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such caption file")
-    try:
-        if path.suffix == ".txt":
-            return [_Row(i, line) for i, line in enumerate(path.read_text().splitlines())]
-        if path.suffix == ".json":
-            return _coco(json.loads(path.read_text())["annotations"])
-        if path.suffix not in _READERS:
-            raise InputError(f"{path}: captions must be parquet, csv, tsv, jsonl, COCO json or txt")
-        table = _READERS[path.suffix](path)
-    except InputError:
-        raise
-    except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: unreadable caption file ({(str(error) or repr(error)).splitlines()[0]})") from None
-    if "caption" not in table.column_names:
-        raise InputError(f"{path}: no column `caption` (it has {', '.join(table.column_names)})")
-    has_ids = "id" in table.column_names and pa.types.is_integer(table.schema.field("id").type)
-    ids = table["id"].to_pylist() if has_ids and not table["id"].null_count else range(table.num_rows)
-    return [_Row(i, caption) for i, caption in zip(ids, table["caption"].to_pylist(), strict=True)]
-
-
-def _coco(annotations: list[dict[str, Any]]) -> list[_Row]:
-    has_ids = all(isinstance(row.get("id"), int) for row in annotations)
-    return [_Row(row["id"] if has_ids else i, row["caption"], row.get("image_id")) for i, row in enumerate(annotations)]

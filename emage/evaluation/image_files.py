@@ -8,6 +8,7 @@ Letters: B batch, H = W side.
 """
 
 import hashlib
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +28,11 @@ from emage.data.images import decode_image
 from emage.data.images.decode_image import ImageError
 from emage.utils.errors import InputError
 
-ENDINGS = (".jpg", ".jpeg", ".png")
+# Of what is decoded. Files of other names are left out, and counted.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".ico"),
+)
 INGEST_LIMITS = DownloadConfig()  # sizes that ingest rejects
 
 Crop = Callable[[bytes, int], np.ndarray]  # (bytes of a file, side) -> uint8 (H, W, 3); raises ImageError
@@ -52,47 +58,106 @@ class ImageFile:
             return file.read(self.size)
 
 
+class FoundImages(NamedTuple):
+    """The images of a folder, and how many other files were left out, by the ending of the name or another reason."""
+
+    files: list[ImageFile]
+    left_out: Counter[str]
+
+
 @dataclass
 class UsableImages:
     """The images of a folder that can be decoded.
 
-    `rejected` counts the others by reason. `sha256` is a hash of the names and contents of `files`.
+    `rejected` counts the others by reason, `left_out` the files that are no images by their names. `sha256` is a hash
+    of the names and contents of `files`.
     """
 
     files: list[ImageFile] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     sha256: str = ""
 
+    def summary(self) -> str:
+        """Return one line: how many images are used, and how many are not, with the reasons."""
+        text = f"{len(self.files)} images"
+        if self.rejected:
+            text += f"; {self.rejected.total()} cannot be used ({_counts(self.rejected)})"
+        if self.left_out:
+            text += f"; {self.left_out.total()} other files left out ({_counts(self.left_out)})"
+        return text
 
-def find(path: str) -> list[ImageFile]:
-    """Return the images of a folder or of one .tar, sorted by name.
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counter.most_common(8))
+
+
+def find(path: str) -> FoundImages:
+    """Return the images of a folder or of one .tar, sorted by name. Links are followed, hidden files are left out.
 
     Raises:
-        InputError: The path does not exist, or holds no images.
+        InputError: The path does not exist, cannot be read, or holds no images.
     """
-    root = Path(path)
+    root, left_out = Path(path), Counter[str]()
     if not root.exists():
         raise InputError(f"{path}: no such folder or .tar of images")
-    paths = sorted(root.rglob("*")) if root.is_dir() else [root]
-    found = [image for file in paths if file.is_file() for image in _images_of(file, root)]
+    paths = sorted(_files_below(root, left_out)) if root.is_dir() else [root]
+    found = [image for file in paths for image in _images_of(file, root, left_out)]
     if not found:
-        raise InputError(f"{path}: no images in it ({', '.join(ENDINGS)}, or .tar archives of them)")
-    return found
+        others = f"; it has other files: {_counts(left_out)}" if left_out else ""
+        raise InputError(f"{path}: no images in it ({', '.join(ENDINGS)}, or .tar archives of them){others}")
+    return FoundImages(found, left_out)
 
 
-def _images_of(path: Path, root: Path) -> list[ImageFile]:
+def _files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, those behind links too, each folder once."""
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {error.strerror}")
+
+    seen = {root.resolve()}
+    for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        for name in list(subfolders):
+            target = (Path(folder) / name).resolve()
+            if target in seen or name.startswith("."):
+                subfolders.remove(name)
+                left_out["a hidden folder" if name.startswith(".") else "a folder twice, by a link"] += 1
+            seen.add(target)
+        for name in names:
+            file = Path(folder) / name
+            if name.startswith("."):
+                left_out["hidden"] += 1
+            elif not file.is_file():
+                left_out["a link to nothing" if file.is_symlink() else "no regular file"] += 1
+            else:
+                yield file
+
+
+def _images_of(path: Path, root: Path, left_out: Counter[str]) -> list[ImageFile]:
     name = path.relative_to(root).as_posix() if root.is_dir() else path.name
     if path.suffix.lower() in ENDINGS:
         return [ImageFile(name, path)]
-    if path.suffix != ".tar":
+    if path.suffix.lower() != ".tar":
+        left_out[_ending(path.name)] += 1
         return []
+    members = []
     try:
         with tarfile.open(path) as archive:
-            members = [m for m in archive if m.isfile() and m.name.lower().endswith(ENDINGS)]
-    except tarfile.TarError as error:
+            for member in archive:
+                is_image = member.isfile() and member.name.lower().endswith(ENDINGS)
+                if is_image and not Path(member.name).name.startswith("."):
+                    members.append(member)
+                elif not member.isdir():
+                    left_out[_ending(member.name) if member.isfile() else "a link in an archive"] += 1
+    except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path}: unreadable archive ({error})") from None
     members.sort(key=lambda member: member.name)
     return [ImageFile(f"{name}/{m.name}", path, m.offset_data, m.size) for m in members]
+
+
+def _ending(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return "hidden" if base.startswith(".") else Path(base).suffix.lower() or "without an ending"
 
 
 def crop_as_ingest(data: bytes, side: int) -> np.ndarray:
@@ -107,13 +172,13 @@ def crop_exactly(data: bytes, side: int) -> np.ndarray:
     return decode_image.decode_square(data, side, min_size=1, max_pixels=INGEST_LIMITS.max_image_pixels)
 
 
-def check_images(files: Sequence[ImageFile], crop: Crop = crop_as_ingest) -> UsableImages:
+def check_images(found: FoundImages, crop: Crop = crop_as_ingest) -> UsableImages:
     """Decode every image once; return the usable ones and the reasons for which the others are rejected.
 
     Raises:
         InputError: None of the images can be used.
     """
-    result, digest = UsableImages(), hashlib.sha256()
+    files, result, digest = found.files, UsableImages(left_out=found.left_out), hashlib.sha256()
     with ThreadPoolExecutor() as pool:
         checked = tqdm(pool.map(partial(_check, crop=crop), files), total=len(files), desc="checking", unit="image")
         for file, (sha256, reason) in zip(files, checked, strict=True):
@@ -130,11 +195,13 @@ def check_images(files: Sequence[ImageFile], crop: Crop = crop_as_ingest) -> Usa
 
 def _check(file: ImageFile, crop: Crop) -> tuple[str, str | None]:
     """Return the sha256 of a usable image and None, or "" and the reason for which it is rejected."""
-    data = file.read()
     try:
+        data = file.read()
         crop(data, INGEST_LIMITS.image_size)
     except ImageError as error:
         return "", error.reason
+    except OSError:
+        return "", "unreadable_file"
     return hashlib.sha256(data).hexdigest(), None
 
 

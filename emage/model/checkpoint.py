@@ -92,7 +92,7 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
     try:
         return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
     except MISFITS as error:
-        raise damaged(folder, f"{CONFIG}: {one_line(error)}") from error
+        raise unreadable(folder, f"{CONFIG}: {one_line(error)}") from error
 
 
 def load(
@@ -104,7 +104,7 @@ def load(
         network = build(config)
         network.load_state_dict(load_file(Path(folder) / MODEL))
     except MISFITS as error:
-        raise damaged(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
+        raise unreadable(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
     tokenizer = _tokenizer(Path(folder), record["tokenizer"], device)
     return network.to(device).eval(), tokenizer, config, record
 
@@ -126,14 +126,16 @@ def _record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
+        if isinstance(record, dict) and _is_of_another_version(record):
+            raise unreadable(folder, "its files are others")
         wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
         raise InputError(f"{folder} is not a checkpoint folder (it needs {wanted})")
     for name in (CONFIG, MODEL, TOKENIZER):
         if not isinstance(record["files"], dict) or name not in record["files"]:
-            raise damaged(folder, f"{manifest.NAME} does not list {name} under files")
+            raise unreadable(folder, f"{manifest.NAME} does not list {name} under files")
     tokenizer = record.get("tokenizer")
     if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
-        raise damaged(folder, f"{manifest.NAME} does not name the tokenizer it was trained with")
+        raise unreadable(folder, f"{manifest.NAME} does not name the tokenizer it was trained with")
     return record
 
 
@@ -142,7 +144,7 @@ def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.devic
     try:
         tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
     except ValueError as error:
-        raise damaged(folder, str(error)) from error
+        raise unreadable(folder, str(error)) from error
     if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):
         raise damaged(
             folder,
@@ -155,6 +157,21 @@ def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.devic
 def damaged(folder: str | Path, what: str) -> InputError:
     """Return the error for a checkpoint whose files contradict each other."""
     return InputError(f"{folder} is a damaged checkpoint: {what}: copy the whole folder again")
+
+
+def unreadable(folder: str | Path, what: str) -> InputError:
+    """Return the error for a checkpoint that this version cannot read: another version made it, or it is damaged."""
+    record = manifest.read_json(Path(folder) / manifest.NAME)
+    if not _is_of_another_version(record):
+        return damaged(folder, what)
+    return InputError(
+        f"{folder} was made by emage {record['emage']}, this is emage {__version__}, which cannot read it ({what}): "
+        f"use emage {record['emage']}"
+    )
+
+
+def _is_of_another_version(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("emage"), str) and record["emage"] != __version__
 
 
 def one_line(error: Exception) -> str:

@@ -49,10 +49,11 @@ def run(config: Table2Config) -> dict[str, Any]:
     device = check(config)
     if config.pictures is None:
         raise InputError("table2.pictures is required: add table2.pictures=FOLDER (the paper's: COCO's val2014)")
-    files = image_files.find(config.pictures)[: config.limit]
+    found = image_files.find(config.pictures)
     available, skipped = load_available(config)
     networks = load_networks(config.inception, config.lpips, config.fetch, device)
-    images = image_files.check_images(files)
+    images = image_files.check_images(found._replace(files=found.files[: config.limit]))
+    print(f"table2.pictures: {images.summary()}", file=sys.stderr)
     record = describe(config, device, images, networks, skipped)
     rows: dict[str, list[Image.Image]] = {}
     for name, tokenizer in available.items():
@@ -66,11 +67,7 @@ def run(config: Table2Config) -> dict[str, Any]:
 
 
 def check(config: Table2Config) -> str:
-    """Return the device.
-
-    Raises:
-        InputError: A setting is invalid.
-    """
+    """Return the device. Raise InputError if a setting is invalid."""
     check_config(config, prefix="table2.")
     if Path(config.output).exists() and not Path(config.output).is_dir():
         raise InputError(f"output={config.output} is a file; name a folder")

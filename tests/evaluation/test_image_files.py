@@ -36,17 +36,18 @@ def folder(tmp_path):
 
 
 def test_found_by_name(folder):
-    files = image_files.find(str(folder))
+    files, left_out = image_files.find(str(folder))
+    assert left_out == {".txt": 2}
     assert [file.name for file in files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
     assert [file.read() for file in files] == [png(red) for red in (10, 20, 30, 40)]
 
 
 def test_one_archive(folder):
-    assert [file.name for file in image_files.find(str(folder / "c.tar"))] == ["c.tar/in/3.png", "c.tar/in/4.png"]
+    assert [file.name for file in image_files.find(str(folder / "c.tar")).files] == ["c.tar/in/3.png", "c.tar/in/4.png"]
 
 
 def test_batches_are_cropped_as_ingest_crops_and_in_order(folder):
-    files = image_files.find(str(folder))
+    files = image_files.find(str(folder)).files
     first, second = image_files.batches(files, side=64, batch_size=3)
     assert (first.shape, second.shape, first.dtype) == ((3, 3, 64, 64), (1, 3, 64, 64), torch.uint8)
     for red, square in zip((10, 20, 30, 40), torch.cat([first, second]), strict=True):
@@ -61,6 +62,54 @@ def test_bad_images_are_counted_by_reason(folder):
     usable = image_files.check_images(image_files.find(str(folder)))
     assert [file.name for file in usable.files] == ["a.png", "b/deep/2.JPG", "c.tar/in/3.png", "c.tar/in/4.png"]
     assert usable.rejected == {"truncated": 1, "web_page": 1, "too_small": 1}
+
+
+def test_every_format_that_decodes_is_found_by_its_ending(tmp_path):
+    for ending, kind in (("webp", "WEBP"), ("BMP", "BMP"), ("tif", "TIFF"), ("gif", "GIF"), ("jfif", "JPEG")):
+        (tmp_path / f"a.{ending}").write_bytes(encode(Image.new("RGB", (80, 80), "red"), kind))
+    usable = image_files.check_images(image_files.find(str(tmp_path)))
+    assert [file.name for file in usable.files] == ["a.BMP", "a.gif", "a.jfif", "a.tif", "a.webp"]
+    assert not usable.rejected and usable.summary() == "5 images"
+
+
+def test_links_are_followed_and_what_is_left_out_is_counted(tmp_path):
+    real, elsewhere = tmp_path / "real", tmp_path / "elsewhere"
+    for folder in (real, elsewhere, real / ".cache", elsewhere / "deep"):
+        folder.mkdir()
+    (elsewhere / "1.png").write_bytes(png(10))
+    (elsewhere / "deep" / "2.png").write_bytes(png(20))
+    (real / "link.png").symlink_to(elsewhere / "1.png")
+    (real / "folder").symlink_to(elsewhere)
+    (elsewhere / "deep" / "back").symlink_to(real)  # a circle
+    (real / "lost.png").symlink_to(tmp_path / "nothing")
+    (real / "._a.png").write_bytes(b"made by a Mac")
+    (real / ".cache" / "3.png").write_bytes(png(30))
+    (real / "captions.json").write_text("{}")
+    (real / "broken.png").write_bytes(b"<html>")
+    files, left_out = image_files.find(str(real))
+    assert [file.name for file in files] == ["broken.png", "folder/1.png", "folder/deep/2.png", "link.png"]
+    assert left_out == {
+        "a hidden folder": 1,
+        "hidden": 1,
+        "a link to nothing": 1,
+        ".json": 1,
+        "a folder twice, by a link": 1,
+    }
+    summary = image_files.check_images(image_files.find(str(real))).summary()
+    assert summary.startswith("3 images; 1 cannot be used (not_an_image 1); 5 other files left out (")
+
+
+def test_hidden_members_and_links_of_an_archive_are_counted(tmp_path):
+    (tmp_path / "1.png").write_bytes(png(10))
+    with tarfile.open(tmp_path / "a.TAR", "w") as archive:
+        archive.add(tmp_path / "1.png", "in/1.png")
+        archive.add(tmp_path / "1.png", "in/._1.png")
+        link = tarfile.TarInfo("in/2.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "1.png"
+        archive.addfile(link)
+    files, left_out = image_files.find(str(tmp_path / "a.TAR"))
+    assert [file.name for file in files] == ["a.TAR/in/1.png"]
+    assert left_out == {"hidden": 1, "a link in an archive": 1}
 
 
 def test_the_digest_depends_on_names_and_contents(folder):

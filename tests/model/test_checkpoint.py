@@ -88,7 +88,7 @@ def test_a_manifest_of_something_else(text: str, folder: Path):
     ("old", "new", "message"),
     [
         ("width: 64", "width: 32", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
-        ("width: 64", "width: 63", "model.safetensors is not of the network in config.yaml: model.width 63 is not"),
+        ("width: 64", "width: 63", "config.yaml: not a CheckpointConfig: model.width=63: must be a multiple of"),
         ("depth: 2", "depth: 3", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
         ("num_heads: 2", "num_heads: 0", "config.yaml: not a CheckpointConfig: model.num_heads=0: must be a whole"),
         ("width: 64", "new_option: 1", "config.yaml: not a CheckpointConfig: Key 'new_option' not in 'ModelConfig'"),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,16 @@ import pytest
         ),
         (
             "evaluate",
+            "tiny checkpoint=MODEL captions=c.txt output=out metrics=[frechet] judge.reference=real",
+            "frechet: two generated images or more are needed, not 1",
+        ),
+        (
+            "evaluate",
+            "tiny checkpoint=MODEL captions=two.txt output=out metrics=[frechet,kid] judge.reference=real",
+            "frechet, kid: two reference images or more are needed, not 1",
+        ),
+        (
+            "evaluate",
             "tiny checkpoint=MODEL captions=c.txt output=out seed=-1",
             "seed=-1: must be a whole number from 0 to 2^63 - 1",
         ),
@@ -73,6 +84,9 @@ def test_one_line_exit_2_nothing_written(
     Path("empty.csv").write_text("link,text\n")
     Path("broken.parquet").write_bytes(b"PAR1 is how it begins")
     Path("c.txt").write_text("a cat\n")
+    Path("two.txt").write_text("a cat\na dog\n")
+    Path("real").mkdir()
+    Image.new("RGB", (64, 64)).save("real/1.png")
     Path("taken").mkdir()
     Path("taken/file").write_text("another program's work")
     before = sorted(path.name for path in tmp_path.rglob("*"))

@@ -157,7 +157,7 @@ def test_the_features_of_the_fid_are_theirs(given, pytorch_fid, monkeypatch):
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    files = [image_files.find(folder)[0] for folder in given.folders]
+    files = [image_files.find(folder).files[0] for folder in given.folders]
     (pixels,) = image_files.batches(files, SIDE, 2, crop=image_files.crop_exactly)
     found = {mode: Inception(given.weights, mode=mode)(pixels) for mode in MODES}
 

@@ -29,7 +29,7 @@ def test_the_data_set_of_scale_small(tmp_path: Path):
     assert sum(verdict.all_correct for verdict in verdicts) >= 19
     captions = (tmp_path / "captions.txt").read_text().splitlines()
     assert len(captions) == 5 and not set(captions) & set(row.captions)
-    files = image_files.find(str(tmp_path / "reference.tar"))
+    files = image_files.find(str(tmp_path / "reference.tar")).files
     squares = np.concatenate([batch.numpy() for batch in image_files.batches(files, 64, 4)])
     assert squares.shape == (7, 3, 64, 64) and squares.std() > 10
 

@@ -57,7 +57,7 @@ class Brightness:
 
 def test_metrics_by_hand(greys):
     networks = MetricNetworks(Brightness(), lambda a, b: torch.arange(len(a)).float(), {})
-    files = image_files.find(str(greys))
+    files = image_files.find(str(greys)).files
     figures, shown = table2.measure(Steps(), files, networks, batch_size=3, device="cpu")
     copy, changed = 10 * math.log10(255**2 * 12), 10 * math.log10(255**2 / 15**2)
     assert figures["psnr"] == pytest.approx((3 * copy + changed) / 4)
@@ -73,7 +73,7 @@ def test_metrics_by_hand(greys):
 
 
 def test_without_networks_their_metrics_are_missing(greys):
-    files = image_files.find(str(greys))
+    files = image_files.find(str(greys)).files
     figures, _ = table2.measure(Steps(), files, MetricNetworks(None, None, {}), batch_size=4, device="cpu")
     assert figures["frechet"] is None and figures["lpips"] is None and figures["psnr"] > 0
 

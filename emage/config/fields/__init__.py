@@ -9,6 +9,7 @@ fields is a method `problems(self, prefix)` of the class, which yields one messa
 
 from emage.config.fields.checks import check, check_arguments, problems
 from emage.config.fields.declaration import (
+    MAX_INTEGER,
     MAX_SEED,
     Leaf,
     Section,
@@ -24,6 +25,7 @@ from emage.config.fields.suggestions import nearest, nearest_key
 from emage.config.fields.wording import choices, describe_allowed, describe_rejection, format_bound, shown_value
 
 __all__ = [
+    "MAX_INTEGER",
     "MAX_SEED",
     "Leaf",
     "Section",

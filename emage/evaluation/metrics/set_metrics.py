@@ -37,13 +37,18 @@ def compare(
     Raises:
         InputError: A set has fewer than two images.
     """
-    for what, features in (("generated", generated), ("reference", reference)):
-        if len(features) < 2:
-            raise InputError(f"{', '.join(metrics)}: two {what} images or more are needed, not {len(features)}")
+    check_counts(metrics, len(generated), len(reference))
     values: dict[str, float] = {}
     for metric in metrics:
         values |= SET_METRICS[metric](generated, reference)
     return {metric_name(name, extractor): value for name, value in values.items()}
+
+
+def check_counts(metrics: Sequence[str], num_generated: int, num_reference: int) -> None:
+    """Raise InputError if a set has fewer than two images: it has no covariance."""
+    for what, count in (("generated", num_generated), ("reference", num_reference)):
+        if count < 2:
+            raise InputError(f"{', '.join(metrics)}: two {what} images or more are needed, not {count}")
 
 
 def metric_name(metric: str, extractor: FeatureExtractor) -> str:

@@ -19,6 +19,7 @@ from emage.evaluation import caption_list, image_files, image_shards, reference_
 from emage.evaluation.caption_list import ListedCaption
 from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
+from emage.evaluation.metrics import set_metrics
 from emage.evaluation.report import Report
 from emage.evaluation.scoring import CLIP, SET_METRIC_NETWORKS, Scorer
 from emage.inference.pipeline import Emage
@@ -60,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     validate(config)
     inputs = resolve(config)
+    print_inputs(inputs)
     with launch.output_run(inputs, "evaluate", parent=inputs.pipe.metadata.get("mlflow_run")) as tracked:
         made = run(inputs, tracked)
     print_report(made, inputs.output)
@@ -77,11 +79,10 @@ def resolve(config: EvaluateConfig) -> Inputs:
     if config.rank == "none":
         config = replace(config, candidates=1)  # without ranking, only the first is used
     _check_machine(config)
-    if is_compared := any(name in SET_METRIC_NETWORKS for name in config.metrics):
-        image_files.find(
-            str(config.judge.reference)
-        )  # only listed: a wrong folder is rejected before networks are loaded
     captions = caption_list.read(config.captions, config.limit, config.seed)
+    if compared := [name for name in config.metrics if name in SET_METRIC_NETWORKS]:
+        found = image_files.find(str(config.judge.reference))  # only listed: before networks are loaded
+        set_metrics.check_counts(compared, len(captions), len(found.files))
     for metric in stages.caption_metrics(config):
         metric.check([listed.caption for listed in captions])
     pipe = Emage.from_pretrained(config.checkpoint, device="cpu")
@@ -91,8 +92,9 @@ def resolve(config: EvaluateConfig) -> Inputs:
     made_by = _made_by(config, pipe, captions, ranked_by, scorers)
     output, identity = Path(config.output), {key: made_by[key] for key in ("checkpoint", "captions", "drawing")}
     launch.check_output(output, "evaluate", identity)
-    reference = reference_features.find(str(config.judge.reference)) if is_compared else None
+    reference = reference_features.find(str(config.judge.reference)) if compared else None
     if reference:
+        set_metrics.check_counts(compared, len(captions), len(reference.files))
         made_by["reference"] = reference_features.describe(str(config.judge.reference), reference, pipe.size[0])
     expected = ExpectedWeights(pipe.metadata["files"], ranked_by, made_by["judges"], _code())
     shards = image_shards.split(captions, config.candidates)
@@ -119,6 +121,14 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> Report:
     if metrics and Path(config.checkpoint).is_dir():  # not the hub's cache, which is not to be written
         add_to_checkpoint(inputs.pipe, config, made)
     return made
+
+
+def print_inputs(inputs: Inputs) -> None:
+    """Print which real images are used, and the warnings that the numbers of images give, before any work starts."""
+    if inputs.reference:
+        print(f"judge.reference: {inputs.reference.summary()}")
+    for line in report.warnings(Report({}, len(inputs.captions), 0, inputs.made_by)):
+        print(f"warning: {line}", flush=True)
 
 
 def print_report(made: Report, output: Path) -> None:

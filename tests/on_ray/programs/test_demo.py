@@ -34,7 +34,7 @@ def test_images_are_written(finished: Path):
     assert Image.open(finished / "evaluate" / "grid.png").width > 500
     assert Image.open(finished / "strip.png").width > 1000
     (shard,) = (finished / "evaluate" / "pictures").iterdir()
-    assert len(image_files.find(str(shard))) == 8
+    assert len(image_files.find(str(shard)).files) == 8
 
 
 def test_the_metrics_are_in_the_report(finished: Path):
