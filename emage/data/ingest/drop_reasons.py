@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from emage.data.images import file_kinds
 from emage.data.ingest.captions.caption_rules import RULES
+from emage.data.ingest.download import statuses
 
 NOTHING_TO_DO = "nothing to do"  # begins the advice if nothing is wrong on this side
 
@@ -54,8 +55,12 @@ EXPLANATIONS = {
         "Neither http nor https: local files and inline data are never read.",
         "serve such images by HTTP and list these URLs",
     ),
+    "bad_port": Explanation(
+        "The URL's port is not one of the web: neither 80 nor 443 nor above 1023, or one that browsers refuse.",
+        "serve such images on a port of the web and list these URLs",
+    ),
     "private_address": Explanation(
-        "The host's address is private: servers inside a network are not connected to.",
+        "The host's address is not public: servers inside a network, and services of a cloud, are not connected to.",
         "download.allow_private_hosts=true if the hosts are meant to be private",
     ),
     "dns_error": Explanation(
@@ -75,11 +80,11 @@ EXPLANATIONS = {
         "the network may be saturated; lower download.threads or raise download.timeout_s",
     ),
     "too_many_redirects": Explanation("More redirects than an image needs.", _SAME_SITES),
-    "bad_response": Explanation("The server's response is not HTTP.", _SAME_SITES),
+    "bad_response": Explanation("The server's response is not HTTP, or its compressed body is damaged.", _SAME_SITES),
     "too_big": Explanation("More bytes than download.max_bytes.", "raise download.max_bytes to take such files"),
     "empty": Explanation("The server sent no bytes.", _SAME_SITES),
     "opted_out": Explanation(
-        "The server's X-Robots-Tag forbids training on its images, which is respected.",
+        "The site's X-Robots-Tag header forbids to use the image, which is respected.",
         f"{NOTHING_TO_DO}, except to ask the owner",
     ),
     # The image
@@ -111,12 +116,27 @@ EXPLANATIONS = {
     ),
 }
 _FORMAT_ADVICE = "convert such files to JPEG or PNG and list these copies"
+_FEWER_REQUESTS = "lower download.shards_in_flight or download.threads"
+_LATER = "run the same command with one more of download.passes later"
 _HTTP_STATUSES = {  # the common ones, as they are met here; the others are explained by their official name
+    202: Explanation("The server has no image yet, or asks for proof that a browser sent the request.", _LATER),
+    206: Explanation("The server sent a part of the file.", _SAME_SITES),
     404: Explanation("Link rot: the page does not exist any more.", NOTHING_TO_DO),
     410: Explanation("Link rot: the page was removed for good.", NOTHING_TO_DO),
     401: Explanation("The server requires a password.", _SAME_SITES),
     403: Explanation("The server rejects the request, often from everything that is not a browser.", _SAME_SITES),
-    429: Explanation("Too many requests to one server.", "lower download.shards_in_flight or download.threads"),
+    420: Explanation("Too many requests to one server.", _FEWER_REQUESTS),
+    429: Explanation("Too many requests to one server.", _FEWER_REQUESTS),
+    509: Explanation("The server failed: it is over its limit of traffic.", _LATER),
+    520: Explanation("The server failed: the site behind Cloudflare gave no valid response.", _LATER),
+    521: Explanation("The server failed: the site behind Cloudflare is down.", _LATER),
+    522: Explanation("The server failed: the site behind Cloudflare did not answer in time.", _LATER),
+    523: Explanation("The server failed: the site behind Cloudflare cannot be reached.", _LATER),
+    524: Explanation("The server failed: the site behind Cloudflare did not answer in time.", _LATER),
+    525: Explanation("The server failed: no secure connection from Cloudflare to the site behind it.", _LATER),
+    526: Explanation("The server failed: the site behind Cloudflare has no valid certificate.", _SAME_SITES),
+    529: Explanation("The server failed: it is overloaded.", _LATER),
+    530: Explanation("The server failed: Cloudflare does not find the site behind it.", _LATER),
 }
 _CAPTION_ADVICE = "read the examples in the report; tokenize.caption_rules=false switches all caption rules off"
 _CONDITION_ADVICE = "change source.where to keep such rows"
@@ -147,6 +167,5 @@ def _explain_status(code: int) -> Explanation:
     if code in _HTTP_STATUSES:
         return _HTTP_STATUSES[code]
     name = HTTPStatus(code).phrase if code in set(HTTPStatus) else "a status that HTTP does not define"
-    if 500 <= code < 600:
-        return Explanation(f"The server failed: {name}.", "run the same command with one more of download.passes later")
-    return Explanation(f"The server answered: {name}.", _SAME_SITES)
+    subject = "The server failed" if 500 <= code < 600 else "The server answered"
+    return Explanation(f"{subject}: {name}.", _LATER if statuses.may_pass(f"http_{code}") else _SAME_SITES)

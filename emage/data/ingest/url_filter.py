@@ -4,12 +4,11 @@
     block_urls, block_hosts, block_md5              lists of images that must not be downloaded, one entry per line
 
 A list of URLs or of md5 sums is stored as sorted 64-bit hashes, 8 bytes per entry: with ten million entries, one row in
-2 * 10^12 is blocked by mistake. A URL's host is parsed as fetch.py parses it, so no spelling of it evades a list.
+2 * 10^12 is blocked by mistake. A URL's host is parsed as the download parses it, so no spelling of it evades a list.
 This module needs neither the network nor images.
 """
 
 import gzip
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute
 from pandas.util import hash_array
 
-from emage.data.ingest import fetch
+from emage.data.ingest.download.fetch_error import FetchError
+from emage.data.ingest.download.url import host_of
 from emage.utils.errors import InputError
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
@@ -128,7 +128,7 @@ class BlockLists:
         """Return True if a listed host is the URL's or a domain above it; False for a URL that is never fetched."""
         try:
             labels = _host(url).split(".")
-        except (ValueError, fetch.FetchError):
+        except FetchError:
             return False
         return any(".".join(labels[i:]) in self.hosts for i in range(len(labels)))
 
@@ -165,10 +165,10 @@ def _listed_host(entry: str) -> str:
     name = entry.removeprefix("*.").strip(".")
     try:
         if ":" in name:  # only an IPv6 address has colons, with brackets or without
-            return str(ipaddress.IPv6Address(name.strip("[]")))
+            return _host(f"http://[{name.strip('[]')}]")
         if not re.search(r"[/?#@]", name):
             return _host(f"http://{name}")
-    except (ValueError, fetch.FetchError):
+    except FetchError:
         pass
     raise InputError(
         f"select.block_hosts: {entry[:80]!r} is not a host; write it like example.com, without https:// or port"
@@ -176,9 +176,8 @@ def _listed_host(entry: str) -> str:
 
 
 def _host(url: str) -> str:
-    """Return the host that `fetch` connects to, in one spelling. Raise ValueError or FetchError if the URL has none."""
-    host = fetch.host_of(url)
-    return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower().rstrip(".")
+    """Return the host that the download asks, without a dot at its end. Raise FetchError if the URL has none."""
+    return host_of(url).rstrip(".")
 
 
 def hash_texts(texts: pa.Array) -> np.ndarray:

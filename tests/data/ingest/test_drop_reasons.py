@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from emage.data.images import decode_image, file_kinds
-from emage.data.ingest import fetch
 from emage.data.ingest.captions.caption_rules import RULES
+from emage.data.ingest.download import fetch, statuses
 from emage.data.ingest.drop_reasons import EXPLANATIONS, NOTHING_TO_DO, Explanation, explain
 
 
 def test_every_drop_reason_in_the_code_is_explained():
-    source = Path(fetch.__file__).read_text() + Path(decode_image.__file__).read_text()
+    files = [*Path(fetch.__file__).parent.glob("*.py"), Path(decode_image.__file__)]
+    source = "".join(file.read_text() for file in files)
     names = set(re.findall(r'(?:FetchError\(|ImageError\(|return )"([a-z_]+)"', source))
-    assert {"timeout", "private_address", "opted_out", "too_small"} <= names
+    assert {"timeout", "private_address", "opted_out", "bad_port", "too_big", "too_small"} <= names
     assert not names - EXPLANATIONS.keys()
 
 
@@ -26,6 +27,12 @@ def test_every_reason_names_what_a_person_can_do():
     for outcome, reason in reasons:
         explanation = explain(outcome, reason)
         assert explanation.description and explanation.advice, reason
+
+
+def test_what_may_pass_is_to_be_tried_again():
+    for reason in (f"http_{status}" for status in range(300, 600)):
+        advice = explain("failed", reason).advice
+        assert statuses.may_pass(reason) == ("download.passes" in advice or "download.threads" in advice), reason
 
 
 def test_no_reason_but_its_own_says_a_web_page():
@@ -45,5 +52,6 @@ def test_explanations():
     assert explain("failed", "http_503").description == "The server failed: Service Unavailable."
     assert "does not define" in explain("failed", "http_999").description
     assert explain("failed", "format_jxl").description == "The file is a JPEG XL image, which is not decoded."
+    assert "did not answer in time" in explain("failed", "http_522").description
     assert "source.where" in explain("filtered", "NSFW==UNLIKELY").description
     assert explain("failed", "never_seen") == Explanation("", NOTHING_TO_DO)

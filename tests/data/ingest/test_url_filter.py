@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from emage.data.ingest import fetch, url_filter
+from emage.data.ingest import url_filter
+from emage.data.ingest.download.url import host_of
 from emage.utils.errors import InputError
 
 URLS = pa.array(
@@ -88,7 +89,7 @@ EVIL = [
 
 def test_no_spelling_of_a_host_evades_a_list(tmp_path):
     for url in EVIL:  # the fetch connects to that host, or to a subdomain
-        assert fetch.host_of(url).rstrip(".").endswith("evil.com"), url
+        assert host_of(url).rstrip(".").endswith("evil.com"), url
     assert blocked_by(tmp_path, ["evil.com"], EVIL) == [True] * len(EVIL)
     others = [
         "http://good.com/evil.com",

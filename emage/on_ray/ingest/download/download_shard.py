@@ -18,7 +18,7 @@ import ray
 
 from emage.config import DownloadConfig
 from emage.data import schema
-from emage.data.ingest import fetch
+from emage.data.ingest.download import statuses
 from emage.on_ray.ingest.download import img2dataset_fetch
 from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.utils import manifest
@@ -105,7 +105,7 @@ def _retry_round(
     """Download the rows again that failed for a reason that may be temporary. `before` is the shard's manifest."""
     shard = Path(job.folder)
     failed = pq.read_table(shard / before["failures"])
-    is_temporary = np.isin(failed["cause"].to_pylist(), fetch.RETRIED_LATER)
+    is_temporary = np.array([statuses.may_pass(reason) for reason in failed["cause"].to_pylist()], bool)
     with TemporaryDirectory(prefix=f".{shard.name}.", dir=shard.parent) as temporary:
         folder = Path(temporary)
         rows = failed.filter(pa.array(is_temporary)).drop_columns(["cause"])

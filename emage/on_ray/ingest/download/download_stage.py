@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from emage.config import DownloadConfig
-from emage.data.ingest import fetch
+from emage.data.ingest.download import statuses
 from emage.on_ray import tasks
 from emage.on_ray.ingest.download import download_shard, image_shards
 from emage.on_ray.ingest.download.download_shard import URLS_MANIFEST, ShardJob
@@ -94,7 +94,7 @@ def _shards_to_download(jobs: list[ShardJob], round_number: int) -> list[tuple[S
             todo.append((job, job.rows))
             continue
         download_shard.check_origin(job, shard)
-        rows = sum(count for reason, count in shard["failed"].items() if reason in fetch.RETRIED_LATER)
+        rows = sum(count for reason, count in shard["failed"].items() if statuses.may_pass(reason))
         if shard["passes"] < round_number and rows:
             todo.append((job, rows))
     return todo

@@ -1,9 +1,9 @@
 """Rows of URLs -> pictures.parquet and failed.parquet, by img2dataset's Downloader. Only this file uses img2dataset.
 
-img2dataset provides the loop over the rows with its threads and its limit on images in memory, the checksum of the
-bytes, and the parser of opt-out headers. This package replaces the rest, because the web is slow, hostile and full of
-dead links: the request (emage.data.ingest.fetch), the decoding (emage.data.images.decode_image), the decision to stop
-if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
+img2dataset provides the loop over the rows with its threads and its limit on images in memory, and the checksum of the
+bytes. This package replaces the rest, because the web is slow, hostile and full of dead links: the request and the
+opt-outs (emage.data.ingest.download), the limit on bytes in memory, the decoding (emage.data.images.decode_image), the
+decision to stop if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import threading
 import types
 from collections import Counter
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ import pyarrow.parquet as pq
 from emage.config import DownloadConfig
 from emage.data import schema
 from emage.data.images import decode_image
-from emage.data.ingest import fetch
+from emage.data.ingest.download import fetch, robots_tag
+from emage.data.ingest.download.memory_budget import MemoryBudget, Share
 from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.on_ray.ingest.download.success_rate import SuccessRate
 from emage.utils.errors import InputError
 from emage.version import __version__
 
-OPT_OUT = {"noai", "noimageai", "noindex", "noimageindex"}  # of the X-Robots-Tag header
+BODY_BYTES = 500_000_000  # of large bodies in memory at a time, for all threads of a shard
 ROW_GROUP_ROWS = 1_000
 ROW_KEY = "row_key"  # the name of a row's key inside img2dataset, which makes keys of its own
 WINDOW_ROWS = 1_000  # over which the success rate is measured
@@ -75,7 +77,7 @@ def fetch_rows(
     stop = threading.Event()
     files = _SampleWriter(folder, SuccessRate(min(WINDOW_ROWS, len(rows)), min_success_rate), stop)
     # Replaces img2dataset's own download: it looks this name up in its module for every row.
-    downloader.download_image_with_retry = _make_fetcher(config, blocked, downloader.is_disallowed, stop)
+    downloader.download_image_with_retry = _make_fetcher(config, blocked, stop)
     downloader.Downloader(
         sample_writer_class=lambda *_: files,
         resizer=_make_resizer(config),
@@ -92,7 +94,7 @@ def fetch_rows(
         encode_format="jpg",
         retries=config.retries,
         user_agent_token=config.user_agent_token,
-        disallowed_header_directives=OPT_OUT,
+        disallowed_header_directives=None,
     ).download_shard((number, str(rows_file)))
     files.check(len(rows))
     return FetchCounts(files.failed, files.datasets)
@@ -112,33 +114,46 @@ def _import_downloader() -> Any:
     return importlib.import_module("img2dataset.downloader")
 
 
-def _make_fetcher(config: DownloadConfig, blocked: np.ndarray | None, is_disallowed: Any, stop: threading.Event) -> Any:
+def _make_fetcher(config: DownloadConfig, blocked: np.ndarray | None, stop: threading.Event) -> Any:
     limits = fetch.FetchLimits(
         timeout_s=config.timeout_s,
         max_bytes=config.max_bytes,
         allow_private_hosts=config.allow_private_hosts,
         user_agent=f"Mozilla/5.0 (compatible; {config.user_agent_token}/{__version__})",
     )
+    budget = MemoryBudget(max(BODY_BYTES, 2 * config.max_bytes))
+
+    def is_opted_out(headers: Message) -> bool:
+        return robots_tag.is_opted_out(headers, config.user_agent_token)
 
     def fetch_row(row, timeout, retries, user_agent_token, disallowed_header_directives):
-        """Download one row, as img2dataset calls it: (index, URL) -> (index, bytes or None, drop reason or None)."""
+        """Download one row, as img2dataset calls it: (index, URL) -> (index, file or None, drop reason or None)."""
         index, url = row
         if stop.is_set():
             return index, None, "stopped"
+        memory = Share(budget)
         try:
-            data = fetch.fetch_with_retries(
-                url,
-                limits,
-                lambda headers: is_disallowed(headers, user_agent_token, disallowed_header_directives),
-                retries,
-            )
+            data = fetch.fetch_with_retries(url, limits, is_opted_out, retries, memory)
         except fetch.FetchError as error:
             return index, None, error.reason
         if blocked is not None and is_blocked(data, blocked):
+            memory.keep(0)
             return index, None, "blocked_md5"
-        return index, io.BytesIO(data), None
+        return index, _Body(data, memory), None
 
     return fetch_row
+
+
+class _Body(io.BytesIO):
+    """A body in memory, which gives its share of the budget back when img2dataset closes it."""
+
+    def __init__(self, data: bytes, memory: Share):
+        super().__init__(data)
+        self.memory = memory
+
+    def close(self) -> None:
+        super().close()
+        self.memory.keep(0)
 
 
 def is_blocked(data: bytes, blocked: np.ndarray) -> bool:

@@ -1,6 +1,9 @@
 """Rows through img2dataset's Downloader, without Ray: the success rate, blocked images."""
 
+import hashlib
+import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +34,36 @@ def test_the_rate_is_that_of_the_last_rows(site, tmp_path, monkeypatch):
     assert requested["gone"] < 100
     outcome = img2dataset_fetch.fetch_rows(0, rows, tmp_path, CONFIG, None, min_success_rate=0.0)
     assert (outcome.datasets, outcome.failed) == ({"web": 30}, {"http_404": 300})
+
+
+def test_opt_outs_are_respected_as_search_engines_read_them(site, tmp_path):
+    """img2dataset's own reader of the header ends at the first colon."""
+    pages, address = site
+    pages |= {
+        "/mine": web.answer(GREY, X_Robots_Tag="max-image-preview:large, noai"),
+        "/named": web.answer(GREY, X_Robots_Tag="mybot: noindex, nofollow"),
+        "/others": web.answer(GREY, X_Robots_Tag="googlebot: noindex, nofollow"),
+    }
+    urls = [address + path for path in pages]
+    rows = pa.table([["0", "1", "2"], ["web"] * 3, urls, urls], schema=_rows_schema())
+    config = replace(CONFIG, user_agent_token="MyBot")
+    outcome = img2dataset_fetch.fetch_rows(0, rows, tmp_path, config, None, min_success_rate=0.0)
+    assert (outcome.datasets, outcome.failed) == ({"web": 1}, {"opted_out": 2})
+
+
+def test_large_bodies_give_their_memory_back(site, tmp_path, monkeypatch):
+    """With a budget for one of them at a time, all are downloaded, whatever becomes of each."""
+    pages, address = site
+    noise = random.Random(0).randbytes(3 << 20)
+    image = GREY + noise  # the decoder ends before it
+    pages |= {"/image": image, "/noise": noise, "/blocked": b"x" + noise}
+    blocked = np.array([int(hashlib.md5(b"x" + noise).hexdigest()[:16], 16)], np.uint64)
+    monkeypatch.setattr(img2dataset_fetch, "BODY_BYTES", 0)
+    config = replace(CONFIG, max_bytes=4 << 20, timeout_s=60.0)
+    urls = [address + path for path in pages] * 8
+    rows = pa.table([[f"{i:02d}" for i in range(24)], ["web"] * 24, urls, urls], schema=_rows_schema())
+    outcome = img2dataset_fetch.fetch_rows(0, rows, tmp_path, config, blocked, min_success_rate=0.0)
+    assert (outcome.datasets, outcome.failed) == ({"web": 8}, {"not_an_image": 8, "blocked_md5": 8})
 
 
 def _rows_schema() -> pa.Schema:

@@ -1,28 +1,16 @@
 """Downloads from hostile servers, on loopback: each attempt ends in time with its own drop reason."""
 
-import gzip
 import http.server
+import socket
 import time
-import zlib
 from email.message import Message
 
 import pytest
 import web
+from one_download import LIMITS, drop_reason, never_opted_out
 
-from emage.data.ingest import fetch, safe_connection
-from emage.data.ingest.fetch import FetchError, FetchLimits
-
-LIMITS = FetchLimits(timeout_s=0.5, max_bytes=100_000, allow_private_hosts=True)
-
-
-def never_opted_out(headers: Message) -> bool:
-    return False
-
-
-def drop_reason(url: str | None, limits: FetchLimits = LIMITS) -> str:
-    with pytest.raises(FetchError) as error:
-        fetch.fetch(url, limits, never_opted_out)
-    return error.value.reason
+from emage.data.ingest.download import fetch, robots_tag, safe_connection
+from emage.data.ingest.download.fetch import FetchError, FetchLimits
 
 
 def test_fetches_bytes_through_redirects_and_odd_paths(pages):
@@ -56,7 +44,7 @@ def test_fetches_bytes_through_redirects_and_odd_paths(pages):
         ("http://two..dots/a.jpg", "bad_url"),
         (f"http://{'a' * 300}/a.jpg", "bad_url"),
         (f"http://{'ä' * 100_000}/a.jpg", "bad_url"),
-        ("http://127.0.0.1:1/a.jpg", "connection_error"),
+        ("http://127.0.0.1:1/a.jpg", "bad_port"),
     ],
 )
 def test_bad_urls(url, expected):
@@ -124,24 +112,6 @@ def test_redirects_as_servers_write_them(pages):
     assert drop_reason(address + "/nowhere") == "bad_response"
 
 
-def test_compressed_responses_are_decompressed_within_the_limit(pages):
-    pages, address = pages
-    image = bytes(range(256)) * 100
-    compressed = gzip.compress(image)
-    pages |= {
-        "/gzip": web.answer(compressed, Content_Encoding="gzip"),
-        "/deflate": web.answer(zlib.compress(image), Content_Encoding="deflate"),
-        "/lie": web.answer(image, Content_Encoding="gzip"),
-        "/odd": web.answer(image, Content_Encoding="utf-8"),
-        "/bomb": web.answer(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip"),
-        "/truncated": web.answer(compressed[:-20], Content_Encoding="gzip"),
-    }
-    for path in ("/gzip", "/deflate", "/lie", "/odd"):
-        assert fetch.fetch(address + path, LIMITS, never_opted_out) == image
-    assert drop_reason(address + "/bomb") == "too_big"
-    assert drop_reason(address + "/truncated") == "connection_error"
-
-
 def test_header_bombs_end_as_bad_responses(pages):
     pages, address = pages
 
@@ -191,17 +161,46 @@ def test_responses_that_are_not_an_image(pages):
     }
 
 
+def test_a_closed_port_is_a_connection_error():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # not listening
+        assert drop_reason(f"http://127.0.0.1:{closed.getsockname()[1]}/a.jpg") == "connection_error"
+
+
+def is_opted_out(headers: Message) -> bool:
+    return robots_tag.is_opted_out(headers, "emage")
+
+
 def test_an_opt_out_is_respected_before_the_body(pages):
     pages, address = pages
 
     def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: noai\r\n\r\n")
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Robots-Tag: max-snippet:-1, noai\r\n\r\n")
         while True:
             handler.wfile.write(b"x" * 65536)
 
     pages["/mine"] = endless
     with pytest.raises(FetchError, match="opted_out"):
-        fetch.fetch(address + "/mine", LIMITS, lambda headers: headers["X-Robots-Tag"] == "noai")
+        fetch.fetch(address + "/mine", LIMITS, is_opted_out)
+
+
+def test_an_opt_out_of_a_redirect_counts_and_that_of_an_error_page_does_not(pages):
+    pages, address = pages
+    pages |= {
+        "/moved": web.answer(b"", 301, Location="/image", X_Robots_Tag="noai"),
+        "/image": b"image",
+        "/gone": web.answer(b"gone", 404, X_Robots_Tag="noindex"),
+    }
+    for path, reason in {"/moved": "opted_out", "/gone": "http_404"}.items():
+        with pytest.raises(FetchError, match=reason):
+            fetch.fetch(address + path, LIMITS, is_opted_out)
+    assert fetch.fetch(address + "/image", LIMITS, is_opted_out) == b"image"
+
+
+def test_a_redirect_to_a_port_of_another_service_is_rejected(pages):
+    pages, address = pages
+    pages["/mail"] = web.redirect("http://127.0.0.1:25/")
+    assert drop_reason(address + "/mail") == "bad_port"
 
 
 def test_only_temporary_failures_are_retried(pages):

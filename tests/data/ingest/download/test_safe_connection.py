@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -16,47 +15,10 @@ import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from one_download import LIMITS, drop_reason, never_opted_out
 
-from emage.data.ingest import fetch, safe_connection
-from emage.data.ingest.fetch import FetchError, FetchLimits
-from emage.data.ingest.safe_connection import is_public
-
-LIMITS = FetchLimits(timeout_s=0.5, max_bytes=100_000, allow_private_hosts=True)
-
-
-def never_opted_out(headers: Message) -> bool:
-    return False
-
-
-def drop_reason(url: str | None, limits: FetchLimits = LIMITS) -> str:
-    with pytest.raises(FetchError) as error:
-        fetch.fetch(url, limits, never_opted_out)
-    return error.value.reason
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        *(
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-        ),
-        *("255.255.255.255", "::1", "fe80::1%eth0", "fd00::1", "fec0::1", "ff02::1"),
-        *("::ffff:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "::7f00:1", "2001::1"),
-    ],
-)
-def test_private_addresses(address):
-    assert not is_public(address)
-
-
-def test_public_addresses():
-    assert all(map(is_public, ("8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8")))
+from emage.data.ingest.download import fetch, safe_connection
+from emage.data.ingest.download.fetch import FetchLimits
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # carries an IPv4 address in its last 32 bits
-LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # of one site alone (RFC 8215); Python 3.11 calls it global
+from emage.data.ingest.download.public_addresses import is_public
+
 MAX_LOOKUPS = 256  # names resolved at once: slow ones must not hold up the others
 
 Address = tuple[socket.AddressFamily, tuple]
@@ -43,7 +43,7 @@ def connect(host: str, port: int, deadline: float, *, is_tls: bool, allow_privat
         return plain
     try:
         plain.settimeout(seconds_left(deadline))
-        encrypted = tls_context().wrap_socket(plain, server_hostname=host)
+        encrypted = tls_context().wrap_socket(plain, server_hostname=host.rstrip("."))
     except BaseException:
         plain.close()
         raise
@@ -65,20 +65,6 @@ def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.sslsocket_class = _TlsSocket
     return context
-
-
-def is_public(address: str) -> bool:
-    """Return True if an IP address is public. If an IPv6 address contains an IPv4 address, that one decides."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip.is_site_local or ip in LOCAL_NAT64:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 # Resolving names
