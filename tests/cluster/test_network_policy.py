@@ -1,0 +1,43 @@
+"""cluster/kubernetes/network.yaml: download nodes may reach the networks that the download itself calls public."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emage.data.ingest.download import public_addresses
+
+FILE = Path(__file__).parents[2] / "cluster" / "kubernetes" / "network.yaml"
+
+
+def blocks() -> dict[str, list[str]]:
+    """Return the networks that download nodes may reach, each with its exceptions."""
+    policies: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
+    (policy,) = (policy for policy in policies if policy["metadata"]["name"] == "download-nodes-to-the-web")
+    peers = [peer["ipBlock"] for rule in policy["spec"]["egress"] if "ports" not in rule for peer in rule["to"]
+             if "ipBlock" in peer]  # fmt: skip
+    return {peer["cidr"]: peer["except"] for peer in peers}
+
+
+def test_the_policy_has_the_networks_of_the_download():
+    ours = public_addresses
+    ipv4 = {*ours.SPECIAL_IPV4, *(name for name in ours.CLOUD_SERVICES if "." in name)}
+    ipv6 = {*ours.SPECIAL_IPV6, ours.NAT64, *(name for name in ours.CLOUD_SERVICES if "." not in name)}
+    assert blocks().keys() == {"0.0.0.0/0", "::/0"}
+    assert sorted(blocks()["0.0.0.0/0"]) == sorted(ipv4)
+    assert sorted(blocks()["::/0"]) == sorted(ipv6)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_reached"),
+    [
+        *(("8.8.8.8", True), ("2606:4700::1", True), ("169.254.169.254", False), ("168.63.129.16", False)),
+        *(("192.0.0.192", False), ("100.100.100.200", False), ("fd00:ec2::254", False), ("64:ff9b::a9fe:a9fe", False)),
+    ],
+)
+def test_addresses(address, is_reached):
+    ip = ipaddress.ip_address(address)
+    (exceptions,) = (others for name, others in blocks().items() if ip in ipaddress.ip_network(name))
+    assert any(ip in ipaddress.ip_network(name) for name in exceptions) != is_reached
