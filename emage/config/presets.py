@@ -69,9 +69,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 **{"width": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
                 **{"text": "clip_tiny", "text_length": 16},
             },
-            "objective": {"warm_start": 0.6},  # iterative3 from scratch learns to ignore its image input
+            "objective": {
+                "warm_start": 0.6,  # iterative3 from scratch learns to ignore its image input
+                "given_share": 0.25,  # for inpainting with parallel_autoregressive
+            },
             "optim": {
-                **{"optimizer": "muon", "steps": 3_500, "batch_size": 32, "micro_batch_size": 32},
+                **{"optimizer": "muon", "steps": 1_500, "batch_size": 32, "micro_batch_size": 32},
                 **{"lr": 1.5e-3, "beta2": 0.99},
             },
             "sampling": {"order": "halton"},

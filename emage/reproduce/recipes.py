@@ -128,7 +128,9 @@ def _small_training(config: ReproduceConfig, name: str, method: Method, seed: in
         method=method,
         data=replace(base.data, path=f"{small_world(config).config.output}/{shapes_dataset.TOKENS}"),
         model=encoder,
-        objective=replace(base.objective, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0),
+        objective=replace(
+            base.objective, warm_start=WARM_START if METHODS[method].TWO_PASSES else 0.0, given_share=0.0
+        ),
         optim=replace(base.optim, steps=steps, batch_size=small.batch_size, micro_batch_size=small.batch_size),
         sampling=replace(base.sampling, order="confidence"),  # the paper's
         run=replace(
