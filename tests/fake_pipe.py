@@ -58,7 +58,7 @@ class FakePipe:
         self._go, self._broken = go, False
 
     def settings(self, **sampling: Any) -> SamplingConfig:
-        if sampling.get("steps", 1) < 1:
+        if not 1 <= sampling.get("steps", 1) <= TOKENS:
             raise InputError(f"steps={sampling['steps']}: must be a whole number from 1 to {TOKENS}")
         return replace(SamplingConfig(steps=4), **sampling)
 

@@ -19,6 +19,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,6 +39,8 @@ from emage.serving.batch_types import (
 from emage.utils.oom import is_out_of_memory, release
 
 _log = logging.getLogger(__name__)
+
+RECENT_BATCHES = 16  # whose mean is the estimate of the backlog
 
 
 class Batcher:
@@ -64,7 +67,7 @@ class Batcher:
         # One thread, always the same: each thread that generates would start worker threads of its own (OpenMP's), and
         # with more of those than cores all become slow.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generation")
-        self._seconds_per_image = 0.0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_BATCHES)  # seconds and images of each
 
     @property
     def waiting(self) -> int:
@@ -73,8 +76,12 @@ class Batcher:
 
     @property
     def backlog_s(self) -> float:
-        """Estimate of the seconds that the queue takes, from the last batch."""
-        return self.waiting * self._seconds_per_image
+        """Estimate of the seconds that the queue takes, by the mean of the last batches; 0 before the first has ended.
+
+        One batch alone may have waited for another program, or have had a single image.
+        """
+        seconds, images = (sum(values) for values in zip(*self._recent, strict=True)) if self._recent else (0.0, 1)
+        return self.waiting * seconds / images
 
     @property
     def stuck_s(self) -> float:
@@ -139,7 +146,7 @@ class Batcher:
         finally:
             self._last_progress = None
         if finished:
-            self._seconds_per_image = (time.monotonic() - started) / len(batch)
+            self._recent.append((time.monotonic() - started, len(batch)))
             for entry, image in zip(batch, finished, strict=True):
                 if not entry.result.done():
                     entry.result.set_result(image)

@@ -24,7 +24,11 @@ ERROR_CODES = {
     "invalid_value": ErrorCode(400, "A parameter has the wrong type or is out of its range.", _FIX),
     "unknown_parameter": ErrorCode(400, "A field or file does not exist in this API.", _FIX),
     "missing_required_parameter": ErrorCode(400, "A required field or file is missing.", _FIX),
-    "invalid_json": ErrorCode(400, "The body is not JSON.", "Send a JSON object."),
+    "invalid_json": ErrorCode(
+        400,
+        "The body is not a JSON object in UTF-8, or its Content-Type says that it is not.",
+        "Send a JSON object with `Content-Type: application/json`.",
+    ),
     "invalid_form": ErrorCode(400, "The body of an edit is not a form.", "Send `multipart/form-data`."),
     "invalid_image": ErrorCode(400, "An uploaded image cannot be decoded or is too large.", _FIX),
     "content_policy_violation": ErrorCode(400, "The safety hook rejected the prompt or image.", "Change the prompt."),
@@ -46,7 +50,9 @@ ERROR_CODES = {
     ),
     "model_not_found": ErrorCode(404, "`model` is not the served model.", "Use a name from `GET /v1/models`."),
     "not_found": ErrorCode(404, "The route does not exist.", "Correct the path."),
-    "method_not_allowed": ErrorCode(405, "The route exists, but not with this method.", "Correct the method."),
+    "method_not_allowed": ErrorCode(
+        405, "The route exists, but not with this method.", "Use one that the header `Allow` lists."
+    ),
     "timeout": ErrorCode(
         408,
         "The images were not ready within `timeout_s`, or the body did not arrive in time.",

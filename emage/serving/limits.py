@@ -30,5 +30,6 @@ WRONG_KEY_DELAY_S = 1.0  # before a wrong API key is rejected
 MAX_DELAYED_KEYS = 256  # such requests at one frontend at a time; further ones are answered at once
 
 # The processes
+MAX_RETRY_AFTER_S = 60  # in Retry-After of a full queue: an estimate for longer is worth little
 MAX_OPEN_REQUESTS = 4_096  # at one frontend at a time; further ones wait in Serve's proxy
 MAX_CONCURRENT_UPLOADS = 2  # decoded by one replica at a time: each may take a few hundred MB

@@ -33,7 +33,7 @@ from emage.serving.batch_types import (
 )
 from emage.serving.batcher import Batcher, warm_up
 from emage.serving.image_codec import InpaintingPipeline, encode_image, read_edit, size_text
-from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS
+from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS, MAX_RETRY_AFTER_S
 from emage.serving.request import Format, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.utils.errors import InputError
 
@@ -181,7 +181,7 @@ class Service:
         """Raise RequestError if the queue is full. A larger request is accepted if no other is waiting or running."""
         capacity = self._limits.max_batch_size + self._limits.max_queued
         if self._num_accepted and self._num_accepted + num_images > capacity:
-            seconds = max(1, math.ceil(self._batcher.backlog_s))
+            seconds = min(max(1, math.ceil(self._batcher.backlog_s)), MAX_RETRY_AFTER_S)
             message = f"{self._num_accepted} images are waiting or being generated already; try again in {seconds} s"
             raise RequestError("rate_limit_exceeded", message, retry_s=seconds)
 

@@ -237,6 +237,22 @@ def test_the_backlog_is_estimated_in_seconds() -> None:
     asyncio.run(scene())
 
 
+def test_one_slow_batch_does_not_make_the_estimate() -> None:
+    async def scene() -> None:
+        pipe, batcher = FakePipe(), Batcher(max_batch_size=2, wait_s=0.0)
+        assert batcher.backlog_s == 0
+        for _ in range(11):  # batches of one image, of 0.05 s
+            await batcher.generate(queued_image(pipe, "busy", steps=1))
+        await batcher.generate(queued_image(pipe, "slow", steps=4))  # 1.2 s
+        tasks = [asyncio.create_task(batcher.generate(queued_image(pipe, "busy", seed))) for seed in range(12)]
+        await until(lambda: batcher.waiting == 10)
+        assert 10 * 0.1 <= batcher.backlog_s < 10 * 0.6  # by the mean: (11 x 0.05 + 1.2) / 12 = 0.15 s
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(scene())
+
+
 def test_a_warm_up_runs_two_steps() -> None:
     pipe = FakePipe()
     warm_up(pipe)

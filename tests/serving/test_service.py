@@ -11,6 +11,7 @@ from PIL import Image
 from web import encode
 
 from emage.inference.seeds import candidate_seed
+from emage.serving.limits import MAX_RETRY_AFTER_S
 from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.serving.service import QueueLimits, Service
 
@@ -133,6 +134,13 @@ def test_a_full_queue_rejects_and_states_when_to_retry() -> None:
         whole.cancel()
         await asyncio.sleep(0.5)
         assert len(await service.generate(GenerationRequest("a"))) == 1
+        await service.generate(GenerationRequest("slow", sampling={"steps": 10}))  # 3 s
+        whole = asyncio.create_task(service.generate(large))
+        await asyncio.sleep(0.1)
+        with pytest.raises(RequestError) as caught:
+            await service.generate(GenerationRequest("a"))
+        assert caught.value.retry_s == MAX_RETRY_AFTER_S  # of 158 x 1.1 s
+        whole.cancel()
 
     asyncio.run(scene())
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
@@ -57,6 +58,9 @@ def _add_routes(app: FastAPI, with_metrics: bool) -> None:
         app.add_api_route("/metrics", routes.metrics, methods=["GET"], **openapi.METRICS)
     app.add_api_route("/docs", routes.docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", routes.page, methods=["GET"], include_in_schema=False)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            route.methods.add("HEAD")  # the HTTP server leaves the body out
     app.mount("/page", StaticFiles(directory=routes.PAGE_FOLDER), name="page")
 
 

@@ -3,11 +3,10 @@
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from emage.config import nearest
+from emage.config.fields import shown_value
 from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
 from emage.serving.request import RequestError
@@ -44,27 +43,13 @@ async def on_request_error(_: Request, error: Exception) -> Response:
     return error_answer(error.code, error.message, error.param, error.retry_s)
 
 
-async def on_invalid_body(_: Request, error: Exception) -> Response:
-    """Answer a body that does not fit the schema: the first of its faults."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if isinstance(part, str)).removeprefix("body").lstrip(".")
-    code, message = "invalid_value", f"{param or 'body'}: {first['msg']}"
-    if first["type"] == "extra_forbidden":
-        known = list(schemas.ImageRequest.model_fields)
-        code, message = "unknown_parameter", f"unknown parameter {param[:100]!r}{nearest(param[:100], known)}"
-    elif first["type"] == "missing":
-        code, message = "missing_required_parameter", f"{param or 'a JSON body'} is required"
-    elif first["type"] == "json_invalid":
-        code, param, message = "invalid_json", "", f"the body is not JSON: {first['ctx']['error']}"
-    return error_answer(code, message, param[:100] or None)
-
-
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what FastAPI and Starlette reject by themselves, such as an unknown path."""
+    """Answer what FastAPI and Starlette reject by themselves, such as an unknown path, with the headers they gave."""
     assert isinstance(error, HTTPException)
-    code = CODES_BY_STATUS.get(error.status_code, "invalid_request")
-    return error_answer(code, f"{request.method} {request.url.path}: {error.detail}"[:500])
+    code, headers = CODES_BY_STATUS.get(error.status_code, "invalid_request"), dict(error.headers or {})
+    if code == "method_not_allowed":
+        headers.setdefault("Allow", "GET, HEAD")  # of files, whose app names none
+    return error_answer(code, shown_value(f"{request.method} {request.url.path}: {error.detail}"), headers=headers)
 
 
 async def on_exception(_: Request, error: Exception) -> Response:
@@ -74,7 +59,6 @@ async def on_exception(_: Request, error: Exception) -> Response:
 
 HANDLERS: dict[Any, Any] = {
     RequestError: on_request_error,
-    RequestValidationError: on_invalid_body,
     HTTPException: on_http_exception,
     Exception: on_exception,
 }

@@ -1,5 +1,6 @@
 """The endpoint's OpenAPI description: its examples, answers, error codes and the form of an edit."""
 
+import warnings
 from typing import Any
 
 from fastapi import FastAPI
@@ -49,6 +50,10 @@ _EXAMPLES = {
 }
 
 
+def _generation_body() -> dict[str, Any]:
+    return {"schema": {**schemas.ImageRequest.model_json_schema(), "title": "ImageRequest"}, "examples": _EXAMPLES}
+
+
 def _edit_form() -> dict[str, Any]:
     """Return the fields of an edit: those of a generation, and two files."""
     schema = schemas.ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -61,7 +66,7 @@ def _edit_form() -> dict[str, Any]:
 GENERATIONS: dict[str, Any] = {
     "tags": ["images"],
     "responses": {**_IMAGES, **_errors()},
-    "openapi_extra": {"requestBody": {"content": {"application/json": {"examples": _EXAMPLES}}}},
+    "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": _generation_body()}}},
 }
 EDITS: dict[str, Any] = {
     "tags": ["images"],
@@ -83,8 +88,11 @@ METRICS: dict[str, Any] = {"tags": ["operation"], "response_class": PlainTextRes
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the endpoint's OpenAPI description, without FastAPI's own 422, which is not an answer of this API."""
     if app.openapi_schema is None:
-        description = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        with warnings.catch_warnings():  # GET and HEAD of a route have one name
+            warnings.simplefilter("ignore")
+            description = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
         for methods in description["paths"].values():
+            methods.pop("head", None)
             for operation in methods.values():
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):

@@ -25,13 +25,14 @@ another base URL. An endpoint also has this description as OpenAPI, at `/docs` a
 
 _GENERATION = """## Request: a generation
 
-`POST /v1/images/generations` takes a JSON object with these parameters. One that is left out has its default; an
-unknown one is an error."""
+`POST /v1/images/generations` takes a JSON object with these parameters. One that is left out, or null, has its
+default; an unknown one is an error."""
 
 _EDIT = """## Request: an edit
 
-`POST /v1/images/edits` takes a form with the same parameters and two files. The marked part of the image is
-regenerated, by whole positions of the token grid."""
+`POST /v1/images/edits` takes a form with the same parameters and two files. Numbers, true and false are written as in
+JSON; an empty field is one that is left out. The marked part of the image is regenerated, by whole positions of the
+token grid."""
 
 _EVENTS = """## Events of a stream
 
@@ -50,10 +51,12 @@ Each code has one status."""
 
 _HEADERS = (
     ("request", "`Authorization: Bearer KEY`", "required if the endpoint has an API key, except for the public routes"),
+    ("request", "`Content-Encoding`", "none: a packed body is an error"),
     ("request", "`Content-Type`", "`application/json` for a generation, `multipart/form-data` for an edit"),
     ("request", "`Origin`, `Host`", "checked if the endpoint has no API key: localhost, or a site of `access.origins`"),
     ("answer", "`Retry-After`", "seconds until a retry makes sense, with most 429 and 503"),
     ("answer", "`WWW-Authenticate: Bearer`", "with every 401"),
+    ("answer", "`Allow`", "with every 405: the methods of the route. A route with GET has HEAD as well"),
     ("answer", "`Cache-Control: no-store`", "with every stream"),
     *(("answer", f"`{name}: {value}`", "with every answer") for name, value in SECURITY_HEADERS.items()),
 )

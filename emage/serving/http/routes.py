@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 
-from emage.serving.http import schemas
+from emage.serving.http import parameters, schemas
 from emage.serving.http.backend import Backend
 from emage.serving.http.error_handlers import INTERNAL_ERROR_TEXT
-from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES
 from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 
 _log = logging.getLogger(__name__)
@@ -43,21 +39,15 @@ DOCS_SECURITY_POLICY = (
 _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-async def generations(http: Request, body: schemas.ImageRequest) -> Response:
+async def generations(http: Request) -> Response:
     """Generate `n` images of a prompt."""
-    request = body.to_generation_request(secrets.randbits(32))
-    return await _respond(http, body, request, "image_generation")
+    body = await parameters.from_json(http)
+    return await _respond(http, body, body.to_generation_request(secrets.randbits(32)), "image_generation")
 
 
 async def edits(http: Request) -> Response:
     """Regenerate a part of an image: where `mask` is transparent, or white in a black and white mask."""
-    form, files = await _read_form(http)
-    try:
-        body = schemas.ImageRequest.model_validate_strings(form, strict=True)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from None
-    if "image" not in files:
-        raise RequestError("missing_required_parameter", "image is required, as a file", "image")
+    body, files = await parameters.from_form(http)
     request = body.to_generation_request(secrets.randbits(32), files["image"], files.get("mask"))
     return await _respond(http, body, request, "image_edit")
 
@@ -166,27 +156,7 @@ def _timeout_error(timeout_s: float) -> RequestError:
     return RequestError("timeout", f"no image within {timeout_s:g} s")
 
 
-# --- Forms and the model's description ---
-
-
-async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Return the fields and files of a form. `image[]`, OpenAI's name for several images, is read as `image`."""
-    if not http.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise RequestError("invalid_form", "the body must be multipart/form-data")
-    fields, files = {}, {}
-    limits = {"max_files": MAX_FORM_FILES, "max_fields": MAX_FORM_FIELDS, "max_part_size": MAX_FORM_FIELD_BYTES}
-    async with http.form(**limits) as form:
-        for key, value in form.multi_items():
-            name = key.removesuffix("[]")
-            if name in fields or name in files:
-                raise RequestError("invalid_value", f"{name} is given twice", name)
-            if isinstance(value, UploadFile):
-                files[name] = await value.read()
-            else:
-                fields[name] = value
-    if unknown := sorted(set(files) - {"image", "mask"}):
-        raise RequestError("unknown_parameter", f"unknown file {unknown[0]!r}: only image and mask", unknown[0])
-    return fields, files
+# --- The model's description ---
 
 
 async def _describe_with_id(http: Request) -> dict[str, Any]:
