@@ -59,7 +59,7 @@ def _add_routes(app: FastAPI, with_metrics: bool) -> None:
     app.add_api_route("/docs", routes.docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", routes.page, methods=["GET"], include_in_schema=False)
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")  # the HTTP server leaves the body out
     app.mount("/page", StaticFiles(directory=routes.PAGE_FOLDER), name="page")
 
