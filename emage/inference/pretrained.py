@@ -97,7 +97,7 @@ class PretrainedMixin:
         """
         metadata = {key: value for key, value in self.metadata.items() if key not in REWRITTEN}
         metadata["prompts"] = list(metadata.get("prompts", ()) if prompts is None else prompts)
-        config, metadata = _without_folders(self.config, metadata)
+        config, metadata = without_folders(self.config, metadata)
         checkpoint.save(path, self.network, self.tokenizer, config, metadata, device_support.weights_dtype(dtype))
         if metadata["prompts"]:
             samples = image_grid.make_grid(self.generate(metadata["prompts"]), metadata["prompts"])
@@ -157,7 +157,7 @@ class PretrainedMixin:
         return self.config.grid
 
 
-def _without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
+def without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:
     """Shorten paths to file names: a checkpoint is for others, the folders of this machine are not."""
     if config.model.text_weights:
         config = replace(config, model=replace(config.model, text_weights=Path(config.model.text_weights).name))

@@ -1,7 +1,7 @@
 """A checkpoint folder: everything that is needed to generate images. No pickles.
 
 model.safetensors      text encoder and decoder
-tokenizer.safetensors  the image tokenizer
+tokenizer.safetensors  the image tokenizer; not in models of the package, which use the shipped one
 config.yaml            CheckpointConfig
 manifest.json          sha256 of the files, the tokenizer's identity, step, training settings; written last
 """
@@ -48,6 +48,7 @@ def save(
     config: CheckpointConfig,
     metadata: dict[str, Any],
     dtype: torch.dtype = torch.float32,
+    with_tokenizer: bool = True,
 ) -> None:
     """Write a checkpoint folder. An older checkpoint there is replaced when the new one is complete.
 
@@ -58,6 +59,7 @@ def save(
         config: Method, sizes and sampling settings.
         metadata: Further entries of the manifest: step, git commit, data, scores.
         dtype: Precision of the numbers in the file; loading makes them float32 again.
+        with_tokenizer: Write the tokenizer too. Only models of the package do without: it holds their tokenizer.
 
     Raises:
         InputError: If the folder holds something else, or the network is not in float32.
@@ -68,7 +70,8 @@ def save(
         raise InputError(f"{folder} already exists and is not a checkpoint: choose another folder")
     with manifest.new_folder(folder) as fresh:
         weight_files.write({key: value.to(dtype) for key, value in network.state_dict().items()}, fresh / MODEL)
-        tokenizers.save(tokenizer, fresh / TOKENIZER)
+        if with_tokenizer:
+            tokenizers.save(tokenizer, fresh / TOKENIZER)
         (fresh / CONFIG).write_text(to_yaml(config))
         files = {file.name: manifest.sha256(file) for file in sorted(fresh.iterdir())}
         record = {"emage": __version__, "tokenizer": asdict(describe(tokenizer)), "files": files, **metadata}
@@ -105,7 +108,7 @@ def load(
         network.load_state_dict(load_file(Path(folder) / MODEL))
     except MISFITS as error:
         raise unreadable(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
-    tokenizer = _tokenizer(Path(folder), record["tokenizer"], device)
+    tokenizer = _tokenizer(Path(folder), record, device)
     return network.to(device).eval(), tokenizer, config, record
 
 
@@ -131,7 +134,8 @@ def _record(folder: Path) -> dict[str, Any]:
         wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
         raise InputError(f"{folder} is not a checkpoint folder (it needs {wanted})")
     for name in (CONFIG, MODEL, TOKENIZER):
-        if not isinstance(record["files"], dict) or name not in record["files"]:
+        is_listed = isinstance(record["files"], dict) and name in record["files"]
+        if not is_listed and not (name == TOKENIZER and _uses_shipped_tokenizer(folder, record)):
             raise unreadable(folder, f"{manifest.NAME} does not list {name} under files")
     tokenizer = record.get("tokenizer")
     if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
@@ -139,10 +143,21 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _tokenizer(folder: Path, recorded: dict[str, Any], device: str | torch.device) -> Any:
-    """Return the folder's tokenizer. Raise InputError if its weights are not those that the manifest names."""
+def _uses_shipped_tokenizer(folder: Path, record: dict[str, Any]) -> bool:
+    """Return whether a folder has no tokenizer of its own because it was trained with one that the package holds."""
+    tokenizer = record.get("tokenizer")
+    is_shipped = isinstance(tokenizer, dict) and tokenizers.is_shipped(str(tokenizer.get("name")))
+    return is_shipped and not (folder / TOKENIZER).exists()
+
+
+def _tokenizer(folder: Path, record: dict[str, Any], device: str | torch.device) -> Any:
+    """Return the folder's tokenizer, or the package's. Raise InputError if it is not the one of the manifest."""
+    recorded = record["tokenizer"]
     try:
-        tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
+        if TOKENIZER in record["files"]:
+            tokenizer = tokenizers.load_file(folder / TOKENIZER, device)
+        else:
+            tokenizer = tokenizers.load(recorded["name"], device=device)
     except ValueError as error:
         raise unreadable(folder, str(error)) from error
     if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):

@@ -62,7 +62,7 @@ DEMO = "vqgan-demo-f8-512"  # the shipped one, for 64x64 images of shapes (emage
 
 # Name -> an object with load(name, path, device). `path`: the user's file or folder; None: published or shipped.
 TOKENIZERS = {
-    DEMO: Shipped(Path(__file__).parents[1] / "model" / "pretrained" / "demo" / "tokenizer.safetensors"),
+    DEMO: Shipped(Path(__file__).parent / "pretrained" / f"{DEMO}.safetensors"),
     "dvae": Published(
         DVAEConfig(),
         {
@@ -97,6 +97,11 @@ def needs_download(name: str, weights: str | Path | None = None) -> bool:
     """Return whether `load` would download the weights of this published tokenizer."""
     is_published = weights is None and isinstance(TOKENIZERS.get(name), Published)
     return is_published and not weights_cache.cached(name).exists()
+
+
+def is_shipped(name: str) -> bool:
+    """Return whether the package holds the weights of this tokenizer."""
+    return isinstance(TOKENIZERS.get(name), Shipped)
 
 
 def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Tokenizer:

@@ -319,3 +319,15 @@ def test_a_checkpoint_on_the_hub(folder: Path, made_by: TokenizerInfo, tmp_path:
             finetune.starting_point("someone/model", settings(width=32), made_by)
     assert torch.equal(logits(network), logits(checkpoint.load(folder)[0]))
     assert str(error.value).startswith("init=someone/model: model.width=64 in the checkpoint and 32 here")
+
+
+def test_a_folder_without_a_tokenizer_uses_the_shipped_one_of_the_same_weights(folder: Path):
+    (folder / "tokenizer.safetensors").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.safetensors is missing"):  # the manifest lists it
+        checkpoint.check(folder)
+    rewrite(folder, lambda record: record["files"].pop("tokenizer.safetensors"))
+    assert checkpoint.load(folder)[1].sha256 == tokenizers.load(tokenizers.DEMO).sha256
+    rewrite(folder, lambda record: record["tokenizer"].update(sha256="0" * 64))
+    assert "its tokenizer is vqgan-demo-f8-512" in load_error(folder)
+    rewrite(folder, lambda record: record["tokenizer"].update(name="dvae"))
+    assert load_error(folder) == "manifest.json does not list tokenizer.safetensors under files"
