@@ -153,6 +153,14 @@ class DataConfig:
     path: str = setting(
         MISSING, "Token table: a folder of parquet files, or one file, local or on object storage.", is_path=True
     )
+    rows: int | None = setting(
+        None,
+        "Rows of a token table that is not made yet, for dry_run=true: `path` is not read, and vocabulary and grid are "
+        "those of `tokenizer`. null: the table's own.",
+        unit="rows",
+        minimum=1,
+        maximum=_MAX_STEPS,
+    )
     tokenizer: str = setting(
         "vqgan-gumbel-f8-8192", "Name of the tokenizer (emage.tokenizers.TOKENIZERS).", source="paper, Sec. 4.1"
     )
@@ -240,11 +248,16 @@ class TrainConfig:
     mlflow: MLflowConfig = group(MLflowConfig)
 
     def problems(self, prefix: str = "") -> Iterator[str]:
-        """Yield a message if Muon is asked for with ZeRO, or if a worker would have a micro-batch without a row.
+        """Yield a message for rows by number in a run, Muon with ZeRO, or a micro-batch without a row.
 
         Every worker goes through as many micro-batches as the one with most rows; the one with fewest has
         batch_size // num_workers rows for them.
         """
+        if self.data.rows is not None and not self.dry_run:
+            yield (
+                f"{prefix}data.rows={self.data.rows} is for a plan ({prefix}dry_run=true): a run counts the rows "
+                "of its table"
+            )
         if self.optim.optimizer == "muon" and self.run.zero_stage:
             yield (
                 f"{prefix}optim.optimizer=muon needs {prefix}run.zero_stage=0 (it is {self.run.zero_stage}): ZeRO "

@@ -19,7 +19,7 @@ from emage.tokenizers.dvae import DVAEConfig
 from emage.tokenizers.vqgan import VQGANConfig
 from emage.tokenizers.weight_files import Config, Tokenizer, load_file, save
 
-__all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "needs_download", "save"]
+__all__ = ["DEMO", "TOKENIZERS", "Published", "Tokenizer", "load", "load_file", "needs_download", "save", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Shipped:
     """A tokenizer whose weights are a file of this package, which holds its config as well."""
 
     file: Path
+
+    @property
+    def config(self) -> Config:
+        """Return the sizes of the network."""
+        described = weight_files.describe(self.file)
+        assert described is not None
+        return described[1]
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         """Load the shipped file. Raise ValueError if there is a `path`."""
@@ -104,6 +111,15 @@ def is_shipped(name: str) -> bool:
     return isinstance(TOKENIZERS.get(name), Shipped)
 
 
+def sizes(name: str, weights: str | Path | None = None) -> Config:
+    """Return the sizes of a tokenizer, `vocab_size` and `grid` among them, without reading or downloading its weights.
+
+    The arguments and errors are those of `load`.
+    """
+    described = _check(name, weights)
+    return described[1] if described else TOKENIZERS[name].config
+
+
 def load(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Tokenizer:
     """Load a tokenizer by name, in eval mode.
 
@@ -130,12 +146,19 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
         pixels = tokenizer.decode(tokens)
         ```
     """
+    if _check(name, weights) and weights is not None:
+        return load_file(weights, device)
+    return TOKENIZERS[name].load(name, weights, device)
+
+
+def _check(name: str, weights: str | Path | None) -> tuple[str, Config] | None:
+    """Return name and sizes in a file that `save` wrote, None for others. Raise ValueError if the two do not fit."""
     if weights is not None and not Path(weights).exists():
         raise ValueError(f"{weights} does not exist")
     if weights is not None and Path(weights).suffix == ".safetensors" and (described := weight_files.describe(weights)):
         if described[0] != name:
             raise ValueError(f"{weights} holds {described[0]!r}, not {name!r}")
-        return load_file(weights, device)
+        return described
     if name not in TOKENIZERS:
         raise ValueError(f"no tokenizer {name!r}{nearest(name, list(TOKENIZERS))} (all: {', '.join(TOKENIZERS)})")
-    return TOKENIZERS[name].load(name, weights, device)
+    return None

@@ -35,6 +35,12 @@ class DVAEConfig:
     num_blocks: int = 2  # per group
     resolution: int = 256  # px; determines `grid`. Images of other sizes work as well
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return the rows and columns of tokens of an image of `resolution`."""
+        side = self.resolution // STRIDE
+        return side, side
+
 
 class DVAE(nn.Module):
     """The tokenizer: encoder and decoder."""
@@ -46,7 +52,7 @@ class DVAE(nn.Module):
         self.sha256 = ""  # of the weights, set by weight_files.build
         self.vocab_size = config.vocab_size
         self.stride = STRIDE
-        self.grid = (config.resolution // STRIDE,) * 2  # of an image of the config's resolution
+        self.grid = config.grid
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 

@@ -43,6 +43,12 @@ class VQGANConfig:
         """Return the px per token, along each side."""
         return 2 ** (len(self.channel_mult) - 1)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return the rows and columns of tokens of an image of `resolution`."""
+        side = self.resolution // self.stride
+        return side, side
+
     def has_attention(self, level: int) -> bool:
         """Return True if a level, numbered from the image's side, has attention."""
         return self.resolution >> level in self.attention_resolutions
@@ -58,8 +64,7 @@ class VQGAN(nn.Module):
         self.sha256 = ""  # of the weights, set by weight_files.build
         self.vocab_size = config.vocab_size
         self.stride = config.stride
-        side = config.resolution // config.stride
-        self.grid = (side, side)  # of an image of the config's resolution
+        self.grid = config.grid
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = GumbelQuantizer(config) if config.quantizer == "gumbel" else NearestQuantizer(config)

@@ -53,6 +53,33 @@ def test_unknown_name_gets_the_nearest():
         tokenizers.load("vqgan-f8-16348")
 
 
+def test_sizes_are_known_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMAGE_CACHE", str(tmp_path))  # empty
+    found = {name: (size.vocab_size, size.grid) for name in tokenizers.TOKENIZERS for size in [tokenizers.sizes(name)]}
+    assert found == {
+        "vqgan-demo-f8-512": (512, (8, 8)),
+        "dvae": (8192, (32, 32)),
+        "vqgan-f16-1024": (1024, (16, 16)),
+        "vqgan-f16-16384": (16384, (16, 16)),
+        "vqgan-f8-256": (256, (32, 32)),
+        "vqgan-f8-16384": (16384, (32, 32)),
+        "vqgan-gumbel-f8-8192": (8192, (32, 32)),
+    }
+    demo = tokenizers.load("vqgan-demo-f8-512")
+    assert (demo.vocab_size, demo.grid) == found[demo.name]
+    with pytest.raises(ValueError, match="did you mean vqgan-f8-16384"):
+        tokenizers.sizes("vqgan-f8-16348")
+
+
+def test_sizes_of_a_file_are_those_in_it(model, tmp_path):
+    tokenizers.save(model, tmp_path / "tiny.safetensors")
+    assert tokenizers.sizes(model.name, tmp_path / "tiny.safetensors") == model.config
+    with pytest.raises(ValueError, match="holds 'tiny', not 'vqgan-f8-256'"):
+        tokenizers.sizes("vqgan-f8-256", tmp_path / "tiny.safetensors")
+    with pytest.raises(ValueError, match="does not exist"):
+        tokenizers.sizes("vqgan-f8-256", tmp_path / "absent.ckpt")
+
+
 def test_missing_file():
     with pytest.raises(ValueError, match="does not exist"):
         tokenizers.load("vqgan-f8-256", weights="not-here.ckpt")

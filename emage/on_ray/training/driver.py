@@ -24,21 +24,16 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from emage import tokenizers
 from emage.config import TrainConfig, check
 from emage.data import schema
-from emage.data.schema import TokenizerInfo
 from emage.data.token_table import TokenTable
-from emage.methods.sampling import check_sampling
-from emage.model import checkpoint, finetune, hub
 from emage.model.device_support import check_device, check_precision
-from emage.model.text import load_published
 from emage.on_ray import launch, tasks, tracking
+from emage.on_ray.training import input_checks
 from emage.on_ray.training import job as train_job
-from emage.on_ray.training import worker
 from emage.training import plot_curves, step_log
 from emage.training.estimate import estimate_report
-from emage.utils import manifest, storage
+from emage.utils import manifest
 from emage.utils.errors import InputError
 
 CURVES = "curves.png"
@@ -97,7 +92,7 @@ def resolve(config: TrainConfig) -> Inputs:
     Raises:
         InputError: Something would fail in the workers. They check their own machines again.
     """
-    config, _ = _with_checked_inputs(config, fetch=True)
+    config, _ = input_checks.with_checked_inputs(config, fetch=True)
     _check_machine(config)
     output, identity = Path(config.run.output).absolute(), _identity(config)
     launch.check_output(output, "train", identity)
@@ -125,49 +120,13 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _plan(config: TrainConfig) -> str:
-    """Return the text of a dry run. It needs no GPUs, and downloads nothing."""
-    config, tokenizer = _with_checked_inputs(config, fetch=False)
-    launch.check_output(Path(config.run.output).absolute(), "train", _identity(config))
-    return estimate_report.describe(config, tokenizer, TokenTable(config.data.path, config.run.seed).num_rows)
-
-
-def _with_checked_inputs(config: TrainConfig, fetch: bool) -> tuple[TrainConfig, TokenizerInfo]:
-    """Return the settings with absolute paths, and the tokenizer that made the token table.
-
-    Args:
-        config: The settings.
-        fetch: Download weights that are missing. False: they are not compared with the settings.
-
-    Raises:
-        InputError: The table, the tokenizer or the weights to start from are not usable, or do not fit together.
-    """
-    config = _with_absolute_paths(config)
-    made_by = _tokenizer_of_table(config)
-    _check_tokenizer(config, made_by, fetch)
-    is_new = not any(Path(config.run.output).absolute().glob("checkpoints/step_*"))
-    _check_network(config, made_by, is_new, fetch)
-    return config, made_by
-
-
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    def absolute(path: str | None) -> str | None:
-        return path and os.path.abspath(path)
-
-    data = replace(
-        config.data,
-        path=storage.absolute(config.data.path),
-        tokenizer_weights=absolute(config.data.tokenizer_weights),
-    )
-    init = absolute(config.init) if config.init and Path(config.init).exists() else config.init  # else a hub's id
-    model = replace(config.model, text_weights=absolute(config.model.text_weights))
-    return replace(config, init=init, data=data, model=model)
-
-
-def _tokenizer_of_table(config: TrainConfig) -> TokenizerInfo:
-    """Return the tokenizer of the token table. Raise InputError if it is not a table, or sampling does not fit."""
-    _, tokenizer = schema.open_token_table(config.data.path)
-    check_sampling(config.sampling, tokenizer.num_tokens)
-    return tokenizer
+    """Return the text of a dry run. It needs no GPUs, and downloads nothing; with `data.rows` it needs no table."""
+    config, tokenizer = input_checks.with_checked_inputs(config, fetch=False)
+    num_rows = config.data.rows
+    if num_rows is None:
+        launch.check_output(Path(config.run.output).absolute(), "train", _identity(config))
+        num_rows = TokenTable(config.data.path, config.run.seed).num_rows
+    return estimate_report.describe(config, tokenizer, num_rows)
 
 
 def _check_machine(config: TrainConfig) -> None:
@@ -178,47 +137,6 @@ def _check_machine(config: TrainConfig) -> None:
     elif torch.cuda.is_available():  # a cluster's head may have none
         check_device("cuda")
         check_precision(config.run.precision, "cuda")
-
-
-def _check_tokenizer(config: TrainConfig, made_by: TokenizerInfo, fetch: bool) -> None:
-    """Raise InputError if the settings' tokenizer did not make the table.
-
-    It is not used later: the workers load it on their own machines. One of another name is not downloaded to find that
-    it differs.
-    """
-    name, weights = config.data.tokenizer, config.data.tokenizer_weights
-    is_loaded = not tokenizers.needs_download(name, weights) or (fetch and name == made_by.name)
-    try:
-        sha256 = tokenizers.load(name, weights=weights).sha256 if is_loaded else None
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from None
-    if sha256 == made_by.sha256 or (sha256 is None and name == made_by.name):
-        return
-    theirs, ours = f"{made_by.name} ({made_by.sha256[:12]})", f"{name} ({sha256[:12]})" if sha256 else name
-    raise InputError(
-        f"{config.data.path} was made with tokenizer {theirs}, not with {ours}: set data.tokenizer (and "
-        "data.tokenizer_weights) to that one"
-    )
-
-
-def _check_network(config: TrainConfig, made_by: TokenizerInfo, is_new: bool, fetch: bool) -> None:
-    """Raise InputError if the settings describe no network, or a new run cannot start from its weights.
-
-    Nothing that is loaded here is used later: the workers load it on their own machines.
-    """
-    settings = worker.checkpoint_config(config, made_by)
-    try:
-        with torch.device("meta"):
-            network = checkpoint.build(settings)
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from None
-    if not is_new:
-        return
-    if config.init:
-        if fetch or hub.local(config.init) or not hub.is_hub_id(config.init):
-            finetune.starting_point(config.init, settings, made_by)
-    elif fetch or config.model.text_weights:
-        load_published(network.text.to_empty(device="cpu"), config.model)  # downloads them here, once, or raises
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
