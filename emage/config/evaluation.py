@@ -12,6 +12,7 @@ from emage.config.model import Dtype, SamplingConfig
 
 Rank = Literal["none", "likelihood", "clip"]
 FidMode = Literal["torch-fidelity", "pytorch-fid", "clean"]
+ReferenceImages = Literal["all", "captioned"]
 SetMetric = Literal["fid", "kid", "precision_recall", "frechet"]  # metrics that compare a set of images with real ones
 Metric = Literal["fid", "kid", "precision_recall", "frechet", "clip_score", "shapes"]
 
@@ -22,6 +23,11 @@ class JudgeConfig:
 
     reference: str | None = setting(
         None, "Real images: a folder or a .tar; fid, kid, precision_recall and frechet need it.", is_path=True
+    )
+    reference_images: ReferenceImages = setting(
+        "all",
+        "Which of these images are compared with: all, or those of the selected captions (the paper's N captioned "
+        "images), which COCO's json or a column `image` names.",
     )
     mode: FidMode = setting(
         "torch-fidelity", "How images are resized for Inception; FIDs of two modes cannot be compared."

@@ -39,7 +39,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "IngestConfig": {},
         "TrainConfig": {},
-        "EvaluateConfig": {"metrics": ["fid", "kid", "precision_recall", "clip_score"]},
+        "EvaluateConfig": {
+            "metrics": ["fid", "kid", "precision_recall", "clip_score"],
+            "judge": {"reference_images": "captioned"},  # Sec. 4: a random subset of 30k images
+        },
         "ServeConfig": {},
     },
     "paper_250k": {"TrainConfig": {"optim": {"steps": 250_000}}},

@@ -20,7 +20,7 @@ from emage.config import nearest
 from emage.config.fields import shown_value
 from emage.utils.errors import InputError
 
-CAPTION, ID = "caption", "id"  # names of the columns
+CAPTION, ID, IMAGE = "caption", "id", "image"  # names of the columns
 WANTED_JSON = (
     'a caption json is COCO\'s captions_*.json ({"annotations": [{"caption": ...}]}), or a list of captions or of '
     "objects with `caption`"
@@ -33,7 +33,7 @@ class CaptionRow(NamedTuple):
 
     id: int
     caption: str | None  # None: missing
-    image: int | str | None = None  # COCO's image id
+    image: str | None = None  # file name of the real image that it describes; None: unknown
 
 
 def read_rows(path: Path) -> list[CaptionRow]:
@@ -105,14 +105,15 @@ def _named_columns(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[Ca
     filled = ((number, row) for number, row in rows if row not in ([], [""]))
     _, names = next(filled, (1, []))
     _check_names(path, names)
-    captions, ids = [], []
+    captions, ids, images = [], [], []
     for number, row in filled:
         if len(row) != len(names):
             raise InputError(f"{path}: line {number} has {len(row)} fields, the first line {len(names)}")
         captions.append(row[names.index(CAPTION)])
         ids.append(row[names.index(ID)] if ID in names else None)
+        images.append(row[names.index(IMAGE)] if IMAGE in names else None)
     are_ids = all(value is not None and re.fullmatch(r"-?\d{1,19}", value) for value in ids)
-    return _numbered(captions, list(map(int, ids)) if are_ids else None)
+    return _numbered(captions, list(map(int, ids)) if are_ids else None, images)
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -121,8 +122,12 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise InputError(f"{path}: no column `{CAPTION}`{nearest(CAPTION, names)} (it has {has})")
 
 
-def _numbered(captions: Sequence[str | None], ids: Sequence[int] | None) -> list[CaptionRow]:
-    return [CaptionRow(i, caption) for i, caption in zip(ids or range(len(captions)), captions, strict=True)]
+def _numbered(
+    captions: Sequence[str | None], ids: Sequence[int] | None, images: Sequence[Any] | None = None
+) -> list[CaptionRow]:
+    """Return rows with their ids, or row numbers, and images; values that are no names of images are left out."""
+    names = [image if image and isinstance(image, str) else None for image in images or [None] * len(captions)]
+    return [CaptionRow(*row) for row in zip(ids or range(len(captions)), captions, names, strict=True)]
 
 
 # --- JSON and parquet -------------------------------------------------------------------------------------------------
@@ -142,7 +147,7 @@ def _read_jsonl(path: Path) -> list[CaptionRow]:
         _check_names(path, list(names))
     captions = [_text(row.get(CAPTION), f"{path}: line {number}") for number, row in rows]
     ids = [row.get(ID) for _, row in rows]
-    return _numbered(captions, _whole_numbers(ids))
+    return _numbered(captions, _whole_numbers(ids), [row.get(IMAGE) for _, row in rows])
 
 
 def _read_json(path: Path) -> list[CaptionRow]:
@@ -159,11 +164,10 @@ def _read_json(path: Path) -> list[CaptionRow]:
     if not any(CAPTION in row for row in rows):
         raise InputError(f"{path}: its annotations have no `{CAPTION}`, but {_contents(rows[0])}; {WANTED_JSON}")
     places = [f"{path}: annotation {number}" for number in range(1, len(rows) + 1)]
-    ids = _whole_numbers([row.get(ID) for row in rows]) or range(len(rows))
-    return [
-        CaptionRow(id, _text(row.get(CAPTION), place), _image_id(row.get("image_id")))
-        for id, row, place in zip(ids, rows, places, strict=True)
-    ]
+    captions = [_text(row.get(CAPTION), place) for row, place in zip(rows, places, strict=True)]
+    names = _coco_images(found) if isinstance(found, dict) else {}
+    images = [_image_name(row, names) for row in rows]
+    return _numbered(captions, _whole_numbers([row.get(ID) for row in rows]), images)
 
 
 def _read_parquet(path: Path) -> list[CaptionRow]:
@@ -174,7 +178,9 @@ def _read_parquet(path: Path) -> list[CaptionRow]:
     _check_names(path, table.column_names)
     values = table[CAPTION].to_pylist()
     captions = [_text(value, f"{path}: row {number}") for number, value in enumerate(values, 1)]
-    return _numbered(captions, _whole_numbers(table[ID].to_pylist()) if ID in table.column_names else None)
+    ids = _whole_numbers(table[ID].to_pylist()) if ID in table.column_names else None
+    is_named = IMAGE in table.column_names and pa.types.is_string(table.schema.field(IMAGE).type)
+    return _numbered(captions, ids, table[IMAGE].to_pylist() if is_named else None)
 
 
 class _Number(str):
@@ -210,8 +216,19 @@ def _whole_numbers(values: Sequence[Any]) -> list[int] | None:
     return list(values) if values and are_whole else None
 
 
-def _image_id(value: Any) -> int | str | None:
-    return value if isinstance(value, int | str) else None
+def _coco_images(content: dict[str, Any]) -> dict[Any, Any]:
+    """Return the file names of a COCO json's images by their ids."""
+    listed = content.get("images")
+    images = [image for image in listed if isinstance(image, dict)] if isinstance(listed, list) else []
+    return {image["id"]: image.get("file_name") for image in images if isinstance(image.get("id"), int | str)}
+
+
+def _image_name(row: dict[str, Any], names: dict[Any, Any]) -> Any:
+    """Return the file name of an annotation's image: as the json lists it, or as COCO makes it of the id."""
+    image = row.get("image_id")
+    if not isinstance(image, int | str) or isinstance(image, bool):
+        return row.get(IMAGE)
+    return names.get(image) or (f"{image:012d}" if isinstance(image, int) else image)
 
 
 def _kind(value: Any) -> str:

@@ -23,10 +23,14 @@ _HALF_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can name one; no file ca
 
 @dataclass(frozen=True)
 class ListedCaption:
-    """A caption and its id, which names its images and determines their seeds."""
+    """A caption and its id, which names its images and determines their seeds.
+
+    `image` is the file name of the real image that it describes; None: unknown.
+    """
 
     id: int
     caption: str
+    image: str | None = None
 
     def seed(self, run_seed: int) -> int:
         """Return the seed of the first candidate; those of the other candidates are derived from it."""
@@ -37,7 +41,7 @@ def read(path: str, limit: int, seed: int) -> list[ListedCaption]:
     """Read captions and, if there are more than `limit`, select as many at random; return them sorted by id.
 
     COCO has five captions per image: one of each image is selected before a second one of any (paper, Sec. 4: 30k
-    images).
+    images). COCO's json names the image of each caption; in a table the column `image` may.
 
     Args:
         path: parquet, csv, tsv or jsonl with a column `caption`, COCO's caption json, or .txt with one caption per
@@ -56,11 +60,11 @@ def read(path: str, limit: int, seed: int) -> list[ListedCaption]:
     ids = {row.id for row in rows}
     if len(ids) < len(rows) or min(ids) < 0 or max(ids) > MAX_INTEGER:
         raise InputError(f"{path}: ids name images: each must be unique and 0 or more; or leave the column `id` out")
-    if broken := next((row for row in rows if _HALF_SURROGATE.search(row.caption or "")), None):
+    if broken := next((row for row in rows if _HALF_SURROGATE.search(f"{row.caption}{row.image}")), None):
         raise InputError(f"{path}: the caption with the id {broken.id} has half of a surrogate pair: it is no text")
     if len(rows) > limit:
         rows = _select(rows, limit, seed)
-    return sorted((ListedCaption(row.id, row.caption or "") for row in rows), key=lambda listed: listed.id)
+    return sorted((ListedCaption(row.id, row.caption or "", row.image) for row in rows), key=lambda listed: listed.id)
 
 
 def _select(rows: Sequence[CaptionRow], limit: int, seed: int) -> list[CaptionRow]:
@@ -76,7 +80,12 @@ def _select(rows: Sequence[CaptionRow], limit: int, seed: int) -> list[CaptionRo
 
 def write(path: str | Path, captions: Sequence[ListedCaption]) -> None:
     """Write the list as parquet, which `read` accepts."""
-    columns = {"id": [listed.id for listed in captions], "caption": [listed.caption for listed in captions]}
+    columns: dict[str, list[Any]] = {
+        caption_files.ID: [listed.id for listed in captions],
+        caption_files.CAPTION: [listed.caption for listed in captions],
+    }
+    if any(listed.image for listed in captions):
+        columns[caption_files.IMAGE] = [listed.image for listed in captions]
     with manifest.new_file(path) as fresh:
         pyarrow.parquet.write_table(pa.table(columns), fresh)
 

@@ -5,6 +5,7 @@
 Letters: M real images, D features.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,46 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from emage.evaluation import image_files
-from emage.evaluation.image_files import ImageFile, UsableImages
+from emage.config import JudgeConfig
+from emage.evaluation import captioned_images, image_files
+from emage.evaluation.caption_list import ListedCaption
+from emage.evaluation.image_files import FoundImages, ImageFile, UsableImages
 from emage.evaluation.networks import network_weights
 from emage.evaluation.networks.features import FeatureExtractor
 from emage.tokenizers.weight_files import fingerprint, write
 from emage.utils import manifest
+from emage.utils.errors import InputError
 
 
-def find(path: str) -> UsableImages:
-    """Return the usable images of a folder or .tar.
+def list_images(judge: JudgeConfig, captions: Sequence[ListedCaption]) -> FoundImages:
+    """Return the real images to compare with: all of `judge.reference`, or those of the captions. None is read yet.
 
     Raises:
-        InputError: There are none.
+        InputError: There are none, or a caption's image is not there.
     """
-    return image_files.check_images(image_files.find(path), crop=image_files.crop_exactly)
+    found = image_files.find(str(judge.reference))
+    if judge.reference_images == "all":
+        return found
+    files = captioned_images.select(found.files, captions, str(judge.reference))
+    return FoundImages(files, found.left_out + Counter({"not captioned": len(found.files) - len(files)}))
+
+
+def find(judge: JudgeConfig, captions: Sequence[ListedCaption]) -> UsableImages:
+    """Return the images of `list_images` that can be decoded.
+
+    Raises:
+        InputError: There are none; or with `reference_images=captioned`, one of them cannot be decoded.
+    """
+    listed = list_images(judge, captions)
+    images = image_files.check_images(listed, crop=image_files.crop_exactly)
+    if judge.reference_images == "captioned" and images.rejected:
+        usable = set(images.files)
+        first = next(file.name for file in listed.files if file not in usable)
+        raise InputError(
+            f"{judge.reference}: {images.rejected.total()} of the {len(listed.files)} images of the selected captions "
+            f"cannot be decoded, the first is {first}; replace them, {captioned_images.REMEDY}"
+        )
+    return images
 
 
 def features(files: Sequence[ImageFile], extractor: FeatureExtractor, side: int, batch_size: int) -> Tensor:
@@ -37,10 +63,11 @@ def features(files: Sequence[ImageFile], extractor: FeatureExtractor, side: int,
     return torch.cat([extractor(pixels) for pixels in batches])
 
 
-def describe(path: str, images: UsableImages, side: int) -> dict[str, Any]:
+def describe(judge: JudgeConfig, images: UsableImages, side: int) -> dict[str, Any]:
     """Return what reports state about the reference images."""
     return {
-        "place": Path(path).absolute().name,
+        "place": Path(str(judge.reference)).absolute().name,
+        "images": judge.reference_images,
         "count": len(images.files),
         "refused": dict(images.rejected),
         "sha256": images.sha256,

@@ -125,9 +125,10 @@ def _description(name: str, report: Report) -> str:
     of_tokenizer = "tokenizer" in name and name.startswith("frechet") and "tokenizer" in report.made_by["judges"]
     network = report.made_by["judges"]["tokenizer" if of_tokenizer else "inception"]
     reference = report.made_by["reference"]
+    captioned = " captioned images" if reference.get("images") == "captioned" else ""
     better = "higher" if name.startswith(("precision", "recall")) else "lower"
     return (
-        f"{report.num_captions} {images} against {reference['count']} of {reference['place']} "
+        f"{report.num_captions} {images} against {reference['count']}{captioned} of {reference['place']} "
         f"({reference['sha256'][:8]}), {network['mode']}, weights {network['weights_sha256'][:8]}; {better} is better"
     )
 

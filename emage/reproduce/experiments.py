@@ -36,7 +36,7 @@ IGNORED_SETTINGS = (
 )
 # Settings that are newer than results on disk, each with the value that means what was done before there was a choice:
 # with this value they do not count, so that a new setting does not make every experiment run again.
-ADDED_LATER = {"optimizer": "adamw", "mask_curriculum": 0.0}
+ADDED_LATER = {"optimizer": "adamw", "mask_curriculum": 0.0, "reference_images": "all", "rows": None}
 
 
 @dataclass(frozen=True)

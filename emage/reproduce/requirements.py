@@ -28,7 +28,7 @@ from emage.config import (
 from emage.data import schema, shapes
 from emage.data.schema import TokenizerInfo
 from emage.data.token_table import Batch
-from emage.evaluation import caption_list, image_files
+from emage.evaluation import caption_list, reference_features
 from emage.evaluation.metrics.clip_score import ClipScore
 from emage.evaluation.networks import inception
 from emage.evaluation.networks.inception import Inception
@@ -120,8 +120,7 @@ def load_weights(experiments: Sequence[Experiment]) -> None:
     # The captions of scale=small do not exist before its data set is made.
     by_captions = {config.captions: config for config in evaluations if Path(config.captions).exists()}
     for config in by_captions.values():
-        caption_list.read(config.captions, config.limit, config.seed)
-        image_files.find(str(config.judge.reference))
+        reference_features.list_images(config.judge, caption_list.read(config.captions, config.limit, config.seed))
         if config.judge.inception:
             Inception(config.judge.inception)
 

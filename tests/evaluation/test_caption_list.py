@@ -45,8 +45,8 @@ def test_ids_of_coco_do_not_depend_on_the_position_in_the_file(tmp_path: Path):
     rows = [{"id": 770337, "image_id": 1, "caption": " A man. \n"}, {"id": 38, "image_id": 1, "caption": "A dog."}]
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
     assert read(str(tmp_path / "captions.json"), 10, 0) == [
-        ListedCaption(38, "A dog."),
-        ListedCaption(770337, "A man."),
+        ListedCaption(38, "A dog.", "000000000001"),
+        ListedCaption(770337, "A man.", "000000000001"),
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from web import encode
 
+from emage.config import JudgeConfig
 from emage.data.images import decode_image
 from emage.data.images.decode_image import ImageError
 from emage.evaluation import image_files, reference_features
@@ -29,6 +30,11 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def find(folder):
+    """Return all usable images of a folder."""
+    return reference_features.find(JudgeConfig(reference=str(folder)), captions=[])
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Five images, one smaller than ingest accepts, and an HTML page."""
@@ -43,7 +49,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_an_image_of_the_correct_size_is_unchanged(place):
-    files = reference_features.find(str(place)).files
+    files = find(place).files
     (batch,) = image_files.batches(files[:4], 96, 8, crop=image_files.crop_exactly)
     for i in range(4):
         assert np.array_equal(batch[i].permute(1, 2, 0).numpy(), noise(96, 96, seed=i))
@@ -70,7 +76,7 @@ def test_images_that_are_unsafe_to_decode_are_rejected():
 
 
 def test_features_come_in_the_files_order(place):
-    images = reference_features.find(str(place))
+    images = find(place)
     found = reference_features.features(images.files, MeanColour(), side=96, batch_size=2)
     assert found.shape == (5, 3) and [file.name for file in images.files][-1] == "small.png"
     for i in range(4):
@@ -78,30 +84,30 @@ def test_features_come_in_the_files_order(place):
 
 
 def test_description(place):
-    images = reference_features.find(str(place))
-    described = reference_features.describe(f"{place}/", images, 96)
+    images = find(place)
+    described = reference_features.describe(JudgeConfig(reference=f"{place}/"), images, 96)
     assert described.items() >= {"place": "real", "count": 5, "refused": {"web_page": 1}}.items()
     assert described["sha256"] == images.sha256 and "96 px" in described["preprocessing"]
 
 
 def test_no_images_are_one_line(tmp_path):
     with pytest.raises(InputError, match="no images in it"):
-        reference_features.find(str(tmp_path))
+        find(tmp_path)
 
 
 def test_features_are_cached_by_content(place):
-    key = reference_features.key(reference_features.find(str(place)), MeanColour(), 96)
+    key = reference_features.key(find(place), MeanColour(), 96)
     assert reference_features.load_cached(key) is None
     features = torch.rand(5, 3)
     reference_features.store(key, features)
     found = reference_features.load_cached(key)
     assert found is not None and torch.equal(found, features)
     moved = place.rename(place.with_name("elsewhere"))
-    assert reference_features.key(reference_features.find(str(moved)), MeanColour(), 96) == key
+    assert reference_features.key(find(moved), MeanColour(), 96) == key
 
 
 def test_other_images_networks_or_sizes_are_other_features(place):
-    images, other = reference_features.find(str(place)), MeanColour()
+    images, other = find(place), MeanColour()
     other.metadata = {**MeanColour.metadata, "network": "median"}
     changed = dataclasses.replace(images, sha256="0")
     keys = [(images, MeanColour(), 96), (images, MeanColour(), 64), (images, other, 96), (changed, MeanColour(), 96)]

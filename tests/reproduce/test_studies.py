@@ -190,7 +190,7 @@ FINGERPRINTS = {
     },
     "paper": {
         "models/iterative3-seed0": "2c064ba5b9a977e9ba178ddc9126f53192042a017714e24b1f1350a45085663c",
-        "evaluations/iterative3-seed0-500k": "423863dc671f4fc2ab7fba7445b58285fd507b09782b68cda068dd5271269146",
+        "evaluations/iterative3-seed0-500k": "adb8b6ae7a41ef136ae11a177c97a4b63c50e9a0bd2fb4510f3bfa2958c24a08",
         "tokenizers": "03c2b70be0633cd6bd5e0d419e4956bc38bb01504c2ab5d96992d79a3061c680",
         "strips/iterative3-seed0-500k": "67b55a6c32efb2603e8c5c4bf6b999a881f8b5919d5000c9599a0b29305753c9",
         "latency/iterative3-seed0-500k": "3bdbab790bb636d8d992215a436eebcfa504946774edce0db1e758832fbc55b0",

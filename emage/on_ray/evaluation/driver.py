@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from emage.config import EvaluateConfig, check
-from emage.evaluation import caption_list, image_files, image_shards, reference_features, report, scoring
+from emage.evaluation import caption_list, image_shards, reference_features, report, scoring
 from emage.evaluation.caption_list import ListedCaption
 from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
@@ -81,7 +81,7 @@ def resolve(config: EvaluateConfig) -> Inputs:
     _check_machine(config)
     captions = caption_list.read(config.captions, config.limit, config.seed)
     if compared := [name for name in config.metrics if name in SET_METRIC_NETWORKS]:
-        found = image_files.find(str(config.judge.reference))  # only listed: before networks are loaded
+        found = reference_features.list_images(config.judge, captions)  # before networks are loaded
         set_metrics.check_counts(compared, len(captions), len(found.files))
     for metric in stages.caption_metrics(config):
         metric.check([listed.caption for listed in captions])
@@ -92,10 +92,10 @@ def resolve(config: EvaluateConfig) -> Inputs:
     made_by = _made_by(config, pipe, captions, ranked_by, scorers)
     output, identity = Path(config.output), {key: made_by[key] for key in ("checkpoint", "captions", "drawing")}
     launch.check_output(output, "evaluate", identity)
-    reference = reference_features.find(str(config.judge.reference)) if compared else None
+    reference = reference_features.find(config.judge, captions) if compared else None
     if reference:
         set_metrics.check_counts(compared, len(captions), len(reference.files))
-        made_by["reference"] = reference_features.describe(str(config.judge.reference), reference, pipe.size[0])
+        made_by["reference"] = reference_features.describe(config.judge, reference, pipe.size[0])
     expected = ExpectedWeights(pipe.metadata["files"], ranked_by, made_by["judges"], _code())
     shards = image_shards.split(captions, config.candidates)
     return Inputs(config, output, identity, captions, shards, pipe, scorers, expected, reference, made_by)

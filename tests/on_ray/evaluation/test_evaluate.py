@@ -102,7 +102,7 @@ def test_the_distributed_metrics_are_those_of_one_process(settings: EvaluateConf
     assert judge.extractor is not None
     parts = split(settings)
     images = list(image_shards.images(Path(settings.output), image_shards.BEST, parts))
-    real = reference_features.find(str(settings.judge.reference)).files
+    real = reference_features.find(settings.judge, []).files
     ours = Moments.of(judge.rows(images, [""] * len(images)))
     theirs = Moments.of(reference_features.features(real, judge.extractor, 64, 40))
     assert figures["frechet_tokenizer"] == pytest.approx(frechet.distance(ours, theirs), rel=1e-6)
@@ -122,6 +122,31 @@ def test_the_report_states_everything_that_the_metrics_depend_on(settings: Evalu
     warnings = " ".join(record["warnings"])
     assert all(part in warnings for part in ("no FID", "DO NOT COMPARE", "best of several"))
     assert all((output / name).exists() for name in ("grid.png", "best.png", "worst.png"))
+
+
+def test_captioned_images_are_the_reference_of_the_same_generated_images(settings: EvaluateConfig, figures, tmp_path):
+    """Only the comparison is made again; the report says with which real images."""
+    output = Path(shutil.copytree(settings.output, tmp_path / "out"))
+    listed = caption_list.read(settings.captions, 100, settings.seed)
+    images = [f"{3 * one.id}.png" for one in listed]
+    caption_list.write(
+        tmp_path / "list.parquet", [replace(one, image=name) for one, name in zip(listed, images, strict=True)]
+    )
+    judge = replace(settings.judge, reference_images="captioned")
+    again = replace(
+        settings, captions=str(tmp_path / "list.parquet"), judge=judge, output=str(output), metrics=("frechet",)
+    )
+    values = evaluate(again)
+    record = json.loads((output / "report.json").read_text())
+    reference = record["made_by"]["reference"]
+    assert reference["images"] == "captioned" and reference["count"] == CAPTIONS
+    assert f"{CAPTIONS} images against {CAPTIONS} captioned images of real" in (output / "report.md").read_text()
+    (tmp_path / "few").mkdir()
+    for name in images:
+        shutil.copy(Path(str(settings.judge.reference)) / name, tmp_path / "few" / name)
+    alone = replace(settings.judge, reference=str(tmp_path / "few"))
+    assert evaluate(replace(again, judge=alone)) == values
+    assert values["frechet_tokenizer"] != figures["frechet_tokenizer"]
 
 
 @pytest.mark.faults
