@@ -5,12 +5,24 @@ the budget in one piece, and waits if that is not there. Since a download never 
 download can always go on.
 """
 
+import ctypes
 import threading
 from collections import deque
+from contextlib import suppress
 
 from emage.data.ingest.download.safe_connection import seconds_left
 
 SMALL_BYTES = 1 << 20
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+def return_freed_bodies() -> None:
+    """Have the C library give the memory of freed large bodies back to the system at once, if it is glibc.
+
+    By default it learns to keep blocks of up to 32 MB, and the holes between them add up from shard to shard.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, SMALL_BYTES)
 
 
 class MemoryBudget:

@@ -28,7 +28,7 @@ from emage.config import DownloadConfig
 from emage.data import schema
 from emage.data.images import decode_image
 from emage.data.ingest.download import fetch, robots_tag
-from emage.data.ingest.download.memory_budget import MemoryBudget, Share
+from emage.data.ingest.download.memory_budget import MemoryBudget, Share, return_freed_bodies
 from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.on_ray.ingest.download.success_rate import SuccessRate
 from emage.utils.errors import InputError
@@ -69,6 +69,7 @@ def fetch_rows(
     Raises:
         InputError: The fraction is lower; the other rows are not downloaded.
     """
+    return_freed_bodies()
     downloader = _import_downloader()
     rows = rows.rename_columns({"key": ROW_KEY})
     rows_file = folder / "rows.arrow"  # the Downloader deletes it
