@@ -104,6 +104,7 @@ def test_no_spelling_of_a_host_evades_a_list(tmp_path):
         "http://evil.com:port",
         "ftp://evil.com",
         "//evil.com",
+        "http://evil.com:25/",  # no port of the web
     ]
     assert blocked_by(tmp_path, ["evil.com"], others) == [False] * len(others)  # none of them is fetched from there
 
@@ -119,7 +120,14 @@ def test_no_spelling_of_a_host_evades_a_list(tmp_path):
         ("wild.net.", "http://wild.net"),
         ("wild.net", "http://wild.net./"),
         ("\ufeffwild.net", "http://wild.net"),  # a byte order mark
+        ("stra\u00dfe.de", "http://xn--strae-oqa.de/"),
+        ("xn--strae-oqa.de", "http://STRA\u1e9eE.de/"),  # a capital sharp s
+        ("\U0001f408.la", "http://www.\U0001f408.la/"),
         ("192.0.2.1", "http://192.0.2.1:80/"),
+        ("192.0.2.1", "http://0xc0000201/"),
+        ("192.0.2.1", "http://192.513/"),
+        ("192.0.2.1", "http://[::ffff:c000:201]/"),
+        ("::ffff:192.0.2.1", "http://3221225985./"),
         ("2001:db8::1", "http://[2001:0DB8:0::1]/"),
         ("[2001:db8:0::1]", "http://[2001:db8::1]:80/"),
     ],
