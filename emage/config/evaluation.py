@@ -22,7 +22,7 @@ class JudgeConfig:
     """The real images that generated ones are compared with, and the networks that compare them."""
 
     reference: str | None = setting(
-        None, "Real images: a folder or a .tar; fid, kid, precision_recall and frechet need it.", is_path=True
+        None, "Real images: a folder, .tar or .parquet; fid, kid, precision_recall and frechet need it.", is_path=True
     )
     reference_images: ReferenceImages = setting(
         "all",

@@ -32,7 +32,7 @@ class Table2Config:
 
     pictures: str | None = setting(
         None,
-        "Images: a folder of jpg, png or .tar files, or one .tar. null: rendered ones (scale=small only).",
+        "Images: a folder of images, .tar or .parquet files, or one such file. null: rendered (scale=small only).",
         is_path=True,
     )
     tokenizers: tuple[str, ...] = setting(
@@ -68,7 +68,7 @@ class PaperConfig:
     data: str | None = setting(None, "Token table.", is_path=True)
     tokenizer_weights: str | None = setting(None, "Weights of the tokenizer, a file. null: by name.", is_path=True)
     captions: str | None = setting(None, "Captions: COCO's captions_val2014.json.", is_path=True)
-    reference: str | None = setting(None, "The images of these captions: a folder or a .tar.", is_path=True)
+    reference: str | None = setting(None, "The images of these captions: a folder, .tar or .parquet.", is_path=True)
     inception: str | None = setting(None, "Weights of Inception, a file. null: from the cache.", is_path=True)
     text_weights: str | None = setting(None, "Weights of CLIP's text encoder, a file. null: by name.", is_path=True)
     bert_weights: str | None = setting(None, "Weights of BERT, a folder. null: by name.", is_path=True)

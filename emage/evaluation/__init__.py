@@ -1,7 +1,6 @@
 """Evaluation without a cluster: captions, generated images, scores and the report.
 
 caption_list         which captions get images, and with which seeds
-image_files          real images of a folder or .tar as squares
 reference_features   features of the real images, cached by content
 image_shards         generated images as PNGs in .tar files, and the networks' outputs for them
 scoring              scorers: networks that turn images into features or similarities; metric values from these

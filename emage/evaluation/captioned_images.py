@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
+from emage.data.images.image_files import ImageFile
 from emage.evaluation.caption_list import ListedCaption
-from emage.evaluation.image_files import ImageFile
 from emage.utils.errors import InputError
 
 _COCO_ID = re.compile(r"(?:.*_)?(\d{12})")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from emage.config import JudgeConfig
-from emage.evaluation import captioned_images, image_files
+from emage.data.images import image_files
+from emage.data.images.image_files import FoundImages, ImageFile, UsableImages
+from emage.evaluation import captioned_images
 from emage.evaluation.caption_list import ListedCaption
-from emage.evaluation.image_files import FoundImages, ImageFile, UsableImages
 from emage.evaluation.networks import network_weights
 from emage.evaluation.networks.features import FeatureExtractor
 from emage.tokenizers.weight_files import fingerprint, write

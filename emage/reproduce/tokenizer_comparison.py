@@ -25,8 +25,8 @@ from tqdm import tqdm
 from emage import tokenizers
 from emage.config import Table2Config
 from emage.config import check as check_config
-from emage.evaluation import image_files
-from emage.evaluation.image_files import ImageFile, UsableImages
+from emage.data.images import image_files
+from emage.data.images.image_files import ImageFile, UsableImages
 from emage.evaluation.metrics import frechet
 from emage.evaluation.metrics.reconstruction import MetricNetworks, ReconstructionMetrics, load_networks
 from emage.model.device_support import check_device

@@ -11,7 +11,8 @@ from PIL import Image
 from test_reference_features import MeanColour, noise
 
 from emage.config import EvaluateConfig, JudgeConfig, preset
-from emage.evaluation import caption_list, captioned_images, image_files, reference_features
+from emage.data.images import image_files
+from emage.evaluation import caption_list, captioned_images, reference_features
 from emage.evaluation.caption_list import ListedCaption
 from emage.utils.errors import InputError
 

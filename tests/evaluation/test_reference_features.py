@@ -10,9 +10,9 @@ from PIL import Image
 from web import encode
 
 from emage.config import JudgeConfig
-from emage.data.images import decode_image
+from emage.data.images import decode_image, image_files
 from emage.data.images.decode_image import ImageError
-from emage.evaluation import image_files, reference_features
+from emage.evaluation import reference_features
 from emage.utils.errors import InputError
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from emage.data import shapes
-from emage.evaluation import image_files, reference_features
+from emage.data.images import image_files
+from emage.evaluation import reference_features
 from emage.evaluation.metrics import set_metrics
 from emage.evaluation.networks.inception import MODES, Inception
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from emage import tokenizers
 from emage.data import shapes, shapes_checker
+from emage.data.images import image_files
 from emage.data.token_table import TokenTable
-from emage.evaluation import image_files
 from emage.model import checkpoint
 from emage.reproduce import shapes_dataset
 from emage.reproduce.shapes_dataset import SmallWorld

@@ -10,7 +10,7 @@ from PIL import Image
 
 from emage import tokenizers
 from emage.config import Table2Config
-from emage.evaluation import image_files
+from emage.data.images import image_files
 from emage.evaluation.metrics.reconstruction import MetricNetworks
 from emage.reproduce import tokenizer_comparison as table2
 from emage.reproduce.paper_numbers import TABLE2

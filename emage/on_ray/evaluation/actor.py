@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from emage.config import EvaluateConfig
+from emage.data.images.image_files import ImageFile
 from emage.evaluation import image_shards, reference_features, scoring
-from emage.evaluation.image_files import ImageFile
 from emage.evaluation.image_shards import CandidateImages, Shard
 from emage.evaluation.scoring import Scorer
 from emage.inference.pipeline import Emage

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from emage.config import EvaluateConfig, check
+from emage.data.images.image_files import UsableImages
 from emage.evaluation import caption_list, image_shards, reference_features, report, scoring
 from emage.evaluation.caption_list import ListedCaption
-from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
 from emage.evaluation.metrics import set_metrics
 from emage.evaluation.report import Report

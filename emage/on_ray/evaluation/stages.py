@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from emage.config import EvaluateConfig
+from emage.data.images.image_files import UsableImages
 from emage.evaluation import image_shards, reference_features, scoring
-from emage.evaluation.image_files import UsableImages
 from emage.evaluation.image_shards import BEST, Shard
 from emage.evaluation.metrics import METRICS
 from emage.evaluation.networks.features import FeatureExtractor

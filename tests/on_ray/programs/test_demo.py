@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from emage.config import DemoConfig
-from emage.evaluation import image_files
+from emage.data.images import image_files
 from emage.on_ray.programs.demo import BROKEN_ROWS, demo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]

@@ -1,4 +1,4 @@
-"""Images on disk as squares: the files of a folder, however deep, and the members of .tar archives in it.
+"""Images on disk as squares: the files of a folder, however deep, the members of .tar archives, rows of parquet files.
 
 There are two ways to crop, for `check_images` and `batches`: `crop_as_ingest`, as ingest crops what it downloads, so
 that a tokenizer gets the same images here and there; `crop_exactly`, the same square without the compression and the
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emage.config import DownloadConfig
-from emage.data.images import decode_image
+from emage.data.images import decode_image, parquet_images
 from emage.data.images.decode_image import ImageError
 from emage.utils.errors import InputError
 
@@ -40,19 +40,23 @@ Crop = Callable[[bytes, int], np.ndarray]  # (bytes of a file, side) -> uint8 (H
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, or a member of a .tar archive.
+    """An image file, a member of a .tar archive, or a row of a parquet file.
 
-    `name` is the path below the folder; the name of a member is appended to that of its archive. `offset` and `size`
-    are the position of its bytes in `path`; a size of -1 means up to the end.
+    `name` is the path below the folder; the name of a member or the number of a row is appended to that of its file.
+    `offset` and `size` are the position of its bytes in `path`; a size of -1 means up to the end. `row`: row group and
+    index in it, of a parquet file.
     """
 
     name: str
     path: Path
     offset: int = 0
     size: int = -1
+    row: tuple[int, int] | None = None
 
     def read(self) -> bytes:
         """Return the bytes of the image file."""
+        if self.row is not None:
+            return parquet_images.read(self.path, *self.row)
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -93,19 +97,20 @@ def _counts(counter: Counter[str]) -> str:
 
 
 def find(path: str) -> FoundImages:
-    """Return the images of a folder or of one .tar, sorted by name. Links are followed, hidden files are left out.
+    """Return the images of a folder, .tar or .parquet, sorted by name. Links are followed, hidden files are left out.
 
     Raises:
         InputError: The path does not exist, cannot be read, or holds no images.
     """
     root, left_out = Path(path), Counter[str]()
     if not root.exists():
-        raise InputError(f"{path}: no such folder or .tar of images")
+        raise InputError(f"{path}: no such folder or .tar or .parquet of images")
     paths = sorted(_files_below(root, left_out)) if root.is_dir() else [root]
     found = [image for file in paths for image in _images_of(file, root, left_out)]
     if not found:
         others = f"; it has other files: {_counts(left_out)}" if left_out else ""
-        raise InputError(f"{path}: no images in it ({', '.join(ENDINGS)}, or .tar archives of them){others}")
+        wanted = f"{', '.join(ENDINGS)}, .tar archives of them, or .parquet with a column {parquet_images.COLUMN!r}"
+        raise InputError(f"{path}: no images in it ({wanted}){others}")
     return FoundImages(found, left_out)
 
 
@@ -137,6 +142,8 @@ def _images_of(path: Path, root: Path, left_out: Counter[str]) -> list[ImageFile
     name = path.relative_to(root).as_posix() if root.is_dir() else path.name
     if path.suffix.lower() in ENDINGS:
         return [ImageFile(name, path)]
+    if path.suffix.lower() == ".parquet" and (rows := parquet_images.rows(path)) is not None:
+        return [ImageFile(f"{name}/{i:09d}", path, row=row) for i, row in enumerate(rows)]
     if path.suffix.lower() != ".tar":
         left_out[_ending(path.name)] += 1
         return []

@@ -2,13 +2,14 @@
 
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from web import encode
 
-from emage.data.images import decode_image
-from emage.evaluation import image_files
+from emage.data.images import decode_image, image_files
 from emage.utils.errors import InputError
 
 
@@ -44,6 +45,41 @@ def test_found_by_name(folder):
 
 def test_one_archive(folder):
     assert [file.name for file in image_files.find(str(folder / "c.tar")).files] == ["c.tar/in/3.png", "c.tar/in/4.png"]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.struct({"path": pa.string(), "bytes": pa.binary()})]
+)
+def test_rows_of_a_parquet_file(folder, kind):
+    images = [png(red) for red in (50, 60, 70)]
+    rows = [{"path": "x.png", "bytes": image} for image in images] if pa.types.is_struct(kind) else images
+    table = pa.table({"caption": ["a", "b", "c"], "image": pa.array(rows, kind)})
+    pq.write_table(table, folder / "d.parquet", row_group_size=2)
+    pq.write_table(table.drop(["image"]), folder / "e.parquet")  # captions alone, as img2dataset writes them
+    files, left_out = image_files.find(str(folder))
+    assert [file.name for file in files][4:] == [f"d.parquet/00000000{i}" for i in range(3)]
+    assert left_out[".parquet"] == 1
+    assert [file.read() for file in files[4:]] == images
+    assert [file.read() for file in image_files.find(str(folder / "d.parquet")).files] == images
+    with pytest.raises(InputError, match=r"e\.parquet: no images in it .*a column 'image'"):
+        image_files.find(str(folder / "e.parquet"))
+
+
+def test_a_damaged_row_group_is_rejected(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [png(50), png(60)]}), path, row_group_size=1, compression="none")
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    usable = image_files.check_images(image_files.find(str(path)))
+    assert len(usable.files) == 1 and usable.rejected == {"unreadable_file": 1}
+
+
+def test_a_missing_image_of_a_parquet_file_is_rejected(tmp_path):
+    pq.write_table(pa.table({"image": [png(50), None]}), tmp_path / "a.parquet")
+    usable = image_files.check_images(image_files.find(str(tmp_path)))
+    assert [file.name for file in usable.files] == ["a.parquet/000000000"] and usable.rejected.total() == 1
 
 
 def test_batches_are_cropped_as_ingest_crops_and_in_order(folder):
@@ -96,7 +132,7 @@ def test_links_are_followed_and_what_is_left_out_is_counted(tmp_path):
         "a folder twice, by a link": 1,
     }
     summary = image_files.check_images(image_files.find(str(real))).summary()
-    assert summary.startswith("3 images; 1 cannot be used (not_an_image 1); 5 other files left out (")
+    assert summary.startswith("3 images; 1 cannot be used (web_page 1); 5 other files left out (")
 
 
 def test_hidden_members_and_links_of_an_archive_are_counted(tmp_path):
@@ -133,6 +169,10 @@ def test_no_usable_images_are_one_line(tmp_path):
     (tmp_path / "page.jpg").write_bytes(b"<html>")
     with pytest.raises(InputError, match=r"none of 1 images can be used: \{'web_page': 1\}"):
         image_files.check_images(image_files.find(str(tmp_path)))
+    (tmp_path / "broken.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"broken.parquet: unreadable parquet file"):
+        image_files.find(str(tmp_path))
+    (tmp_path / "broken.parquet").unlink()
     (tmp_path / "broken.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"broken.tar: unreadable archive"):
         image_files.find(str(tmp_path))
