@@ -65,10 +65,11 @@ def flops_per_sample(network: Network, method: Method, *, in_warm_start: bool = 
     Args:
         network: The network; it may be on the meta device.
         method: The method of the training.
-        in_warm_start: Count a step of the warm start, which has no first pass.
+        in_warm_start: Count a step of the warm start, which has no first pass. Methods without a first pass have no
+            warm start, and their steps count as always.
     """
     text, keys_values, decoder = _text_flops(network), _keys_values_flops(network), decoder_flops(network)
-    if getattr(METHODS[method], "TWO_STREAMS", False) and not in_warm_start:
+    if getattr(METHODS[method], "TWO_STREAMS", False):  # such a method has no warm start
         decoder = _two_stream_flops(network)
     frozen = network.text.frozen
     forwards = 4 if METHODS[method].TWO_PASSES and not in_warm_start else 3

@@ -59,6 +59,15 @@ def test_the_flops_of_a_run_count_its_warm_start():
     assert run_flops(config, network) == 200 * warm + 600 * full
 
 
+@pytest.mark.parametrize("method", ["iterative1", "autoregressive", "parallel_autoregressive"])
+def test_methods_with_one_pass_have_no_warm_start(method: Any):
+    config = replace(
+        paper(method=method, objective={"warm_start": 0.6}, optim={"steps": 10, "batch_size": 8}), model=TINY
+    )
+    network = build_network(config, Tokens(11, (4, 3)))
+    assert run_flops(config, network) == 80 * flops_per_sample(network, method)
+
+
 def test_flops_of_a_layer_by_hand():
     # D 4, one layer, GELU of width 8, 2 x 1 positions, 5 codes, S 3 of text width 64: multiply-adds of one forward pass
     model = ModelConfig(4, 1, 1, "gelu", 2.0, text="clip_tiny", text_length=3)
