@@ -1,9 +1,11 @@
-"""Training of the demo's tokenizer, a VQGAN, on the images of the toy world (emage/data/shapes.py).
+"""Training of a tokenizer, a VQGAN: of the demo's, on the images of the toy world (emage/data/shapes.py), or on any.
 
     python -m emage.training.train_vqgan --out vqgan-demo-f8-512.safetensors --grid reconstructions.png
+    python -m emage.training.train_vqgan --images FOLDER --side 128 --codes 1024 --name mine --out mine.safetensors
 
-Cost: about 5 minutes of one core. Expected: the checker confirms the caption for more than 99 % of the reconstructions,
-of training scenes and of unseen objects, and the background is a single code.
+Cost of the demo's: about 5 minutes of one core. Expected: the checker confirms the caption for more than 99 % of the
+reconstructions, of training scenes and of unseen objects, and the background is a single code. emage/training/vqgan/
+sampled.py explains the training on `--images`; the rest of this text is about the demo's.
 
 It learns from training scenes only. There is no discriminator and no perceptual loss: the images have few flat colours,
 and the loss over pixels is enough for sharp edges. What matters is the codebook:
@@ -22,19 +24,22 @@ latent, V codes.
 """
 
 import argparse
-import math
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 from tqdm import trange
 
-from emage.data import shapes, shapes_checker
+from emage.data import shapes
 from emage.tokenizers import save
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
+from emage.training.vqgan.codebook import assign, fix_codes, move_codes, move_unused_codes
+from emage.training.vqgan.losses import learning_rate, pixel_loss, repulsion, unit_latents
+from emage.training.vqgan.patches import assemble, distinct_patches, read_images, to_pixels
+from emage.training.vqgan.report import codes_in_use, comparison, correct_fraction, psnr, smallest_code_margin
+from emage.training.vqgan.sampled import Recipe, train_on
+from emage.utils.errors import InputError, exit_on_bad_input
 
 NAME = "vqgan-demo-f8-512"
 CONFIG = VQGANConfig(
@@ -50,15 +55,12 @@ CONFIG = VQGANConfig(
     quantizer="nearest",
     patchwise=True,
 )
-STRIDE = CONFIG.stride
 CODE_EMA_DECAY = 0.9
 COMMITMENT_WEIGHT = 0.25
-REPULSION_COSINE = 0.5  # between two latents, from which on they repel each other
-SHAPE_WEIGHT = 4.0  # of the loss over pixels on or near a shape; 1 for the background
 
 
 def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, seed: int) -> VQGAN:
-    """Train the tokenizer.
+    """Train the demo's tokenizer.
 
     Args:
         steps: Optimizer steps.
@@ -105,154 +107,65 @@ def train(steps: int, batch: int, lr: float, freeze: float, num_images: int, see
     return model.eval()
 
 
-def to_pixels(images: np.ndarray) -> Tensor:
-    """Convert images (n, H, W, 3) uint8 to pixels (n, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
-def distinct_patches(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct patches (P, 3, s, s) of images (n, 3, H, W), and the index of each image's patches (n, N)."""
-    patches = F.unfold(images, STRIDE, stride=STRIDE).transpose(1, 2)  # (n, N, 3*s*s)
-    keys = (patches * 255).round().to(torch.uint8).flatten(0, 1).numpy()
-    _, first, inverse = np.unique(
-        np.ascontiguousarray(keys).view(f"V{keys.shape[1]}").ravel(), return_index=True, return_inverse=True
-    )
-    distinct = patches.flatten(0, 1)[torch.from_numpy(first)].view(-1, 3, STRIDE, STRIDE)
-    return distinct, torch.from_numpy(inverse).view(patches.shape[:2])
-
-
-def assemble(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Join patches (B, N, 3, s, s) to images (B, 3, H, W)."""
-    return patches.unflatten(1, grid).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Return the fraction of the peak rate: 5 % warm-up, then a cosine to 0."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def pixel_loss(reconstructed: Tensor, true: Tensor) -> Tensor:
-    """Return L1 + L2, with SHAPE_WEIGHT within 3 px of a shape: most of an image is background."""
-    near = F.max_pool2d((true < 1).any(1, keepdim=True).float(), 7, stride=1, padding=3)
-    weight = 1 + (SHAPE_WEIGHT - 1) * near
-    error = reconstructed - true
-    return ((error.abs() + error.square()) * weight).sum() / (3 * weight.sum())
-
-
-def unit_latents(model: VQGAN, patches: Tensor) -> Tensor:
-    """Encode patches (P, 3, s, s) to latents (P, E) of unit length."""
-    return F.normalize(model.latents(patches).flatten(1), dim=1)
-
-
-def repulsion(latents: Tensor) -> Tensor:
-    """Return the loss that keeps the latents (P, E) of distinct patches apart, summed over each one's neighbours."""
-    cosine = latents @ latents.T - 2 * torch.eye(len(latents))  # none repels itself
-    return F.relu(cosine - REPULSION_COSINE).square().sum(1).mean()
-
-
-# --- Codebook: latents (P, E) and codes (V, E), both of unit length; ids (P,) -----------------------------------------
-
-
-@torch.no_grad()
-def assign(latents: Tensor, codes: Tensor) -> Tensor:
-    """Return the id of the nearest code of each latent."""
-    return (latents @ codes.T).argmax(1)
-
-
-@torch.no_grad()
-def move_codes(codes: Tensor, latents: Tensor, ids: Tensor, decay: float) -> None:
-    """Move every used code towards the mean of its latents; with decay 0, onto it."""
-    used, inverse = ids.unique(return_inverse=True)
-    mean = torch.zeros(len(used), latents.shape[1]).index_add_(0, inverse, latents)
-    codes[used] = F.normalize(decay * codes[used] + (1 - decay) * F.normalize(mean, dim=1), dim=1)
-
-
-@torch.no_grad()
-def move_unused_codes(codes: Tensor, latents: Tensor, ids: Tensor) -> None:
-    """Move unused codes onto the latents that are farthest from their own code."""
-    unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
-    error = (latents - codes[ids]).square().sum(1)
-    worst = error.argsort(descending=True)[: len(unused)]
-    codes[unused[: len(worst)]] = latents[worst]
-
-
-@torch.no_grad()
-def fix_codes(codes: Tensor, latents: Tensor, rng: torch.Generator) -> Tensor:
-    """Move used codes onto the means of their latents and the others far away from all latents.
-
-    Rounding on another machine then picks the same codes. Returns the ids.
-    """
-    ids = assign(latents, codes)
-    move_codes(codes, latents, ids, decay=0.0)
-    unused = torch.ones(len(codes), dtype=torch.bool).index_fill_(0, ids, False).nonzero().squeeze(1)
-    candidates = F.normalize(torch.randn(20 * len(codes), codes.shape[1], generator=rng), dim=1)
-    similarity = (candidates @ codes[ids.unique()].T).amax(1)
-    codes[unused] = candidates[similarity.argsort()[: len(unused)]]
-    return ids
-
-
-# --- Report -----------------------------------------------------------------------------------------------------------
-
-
-def correct_fraction(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> float:
-    """Return the fraction of reconstructions for which the checker confirms the caption."""
-    reconstructed = reconstruct(model, shapes.render_many(scenes, seed))
-    pairs = zip(reconstructed, scenes, strict=True)
-    return float(np.mean([shapes_checker.check(Image.fromarray(a), s.caption).all_correct for a, s in pairs]))
-
-
-def reconstruct(model: VQGAN, images: np.ndarray) -> np.ndarray:
-    """Return images (n, H, W, 3) uint8 after encoding and decoding."""
-    pixels = torch.cat([model.decode(model.encode(part)) for part in to_pixels(images).split(50)])
-    return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
-def smallest_code_margin(model: VQGAN, images: np.ndarray) -> float:
-    """Return the smallest difference in cosine to the latent between the nearest code and the next."""
-    patches, _ = distinct_patches(to_pixels(images))
-    best = (unit_latents(model, patches) @ model.quantize.codes.T).topk(2, dim=1).values
-    return float((best[:, 0] - best[:, 1]).min())
-
-
-def comparison(model: VQGAN, scenes: list[shapes.Scene], seed: int) -> Image.Image:
-    """Return rows of rendered scenes, each above its reconstructions, three times their size."""
-    images = shapes.render_many(scenes, seed)
-    tiles = np.stack([images, reconstruct(model, images)])
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=200)  # grey lines
-    rows = tiles.reshape(2, -1, 8, 65, 65, 3)  # (2, r, 8, y, x, 3)
-    image_grid = Image.fromarray(rows.transpose(1, 0, 3, 2, 4, 5).reshape(-1, 8 * 65, 3))
-    return image_grid.resize((3 * image_grid.width, 3 * image_grid.height), Image.Resampling.NEAREST)
-
-
 def main() -> None:
+    """Train by the command line; print how well the tokenizer reconstructs images that it has not seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(f"{NAME}.safetensors"))
-    parser.add_argument("--grid", type=Path, help="PNG: rendered scenes above their reconstructions")
+    parser.add_argument("--grid", type=Path, help="PNG: images above their reconstructions")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument(
-        "--freeze", type=float, default=0.15, help="fraction of the steps after which only the decoder is trained"
-    )
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, help="images at most (shapes: 4000, --images: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    of_shapes = parser.add_argument_group("shapes, without --images")
+    of_shapes.add_argument(
+        "--freeze", type=float, default=0.15, help="fraction of the steps after which only the decoder is trained"
+    )
+    of_images = parser.add_argument_group("any images")
+    of_images.add_argument("--images", help="folder, .tar or .parquet; a tenth is held out; --steps are the decoder's")
+    of_images.add_argument("--encoder-steps", type=int, default=2500)
+    of_images.add_argument("--side", type=int, default=128, help="px; images are resized and cropped to squares")
+    of_images.add_argument("--codes", type=int, default=1024, help="vocabulary")
+    of_images.add_argument("--name", default="vqgan-f8", help="name of the tokenizer")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = train(args.steps, args.batch, args.lr, args.freeze, args.pictures, args.seed)
+    with exit_on_bad_input():
+        (train_shapes if args.images is None else train_images)(args)
+
+
+def train_shapes(args: argparse.Namespace) -> None:
+    """Train the demo's tokenizer, save it, and print what the checker says of newly rendered scenes."""
+    model = train(args.steps, args.batch, args.lr, args.freeze, args.pictures or 4000, args.seed)
     print(f"{args.out}  sha256 {save(model, args.out)}")
     with torch.no_grad():
         fresh = args.seed + 1000
         for kind, sample in (("train", shapes.sample_train_scenes), ("unseen", shapes.sample_unseen_kind_scenes)):
             print(f"correct, {kind} scenes: {correct_fraction(model, sample(1000, fresh), fresh):.1%} of 1000")
         images = shapes.render_many(shapes.sample_scenes(4000, fresh), fresh)
-        print(f"smallest margin of a code: {smallest_code_margin(model, images):.3f}")
+        print(f"smallest margin of a code: {smallest_code_margin(model, to_pixels(images)):.3f}")
         if args.grid:
             scenes = shapes.sample_train_scenes(24, fresh) + shapes.sample_unseen_kind_scenes(16, fresh)
-            comparison(model, scenes, fresh).save(args.grid)
+            comparison(model, to_pixels(shapes.render_many(scenes, fresh)), enlarge=3).save(args.grid)
+
+
+def train_images(args: argparse.Namespace) -> None:
+    """Train a tokenizer on nine tenths of the images, save it, and print PSNR and codes in use."""
+    if args.side < CONFIG.stride or args.side % CONFIG.stride or args.codes < 2:
+        raise InputError(f"--side {args.side} --codes {args.codes}: a multiple of {CONFIG.stride}, and 2 codes or more")
+    images = read_images(args.images, args.side, args.pictures)
+    if len(images) < 10:
+        raise InputError(f"{args.images}: {len(images)} usable images; a tokenizer needs ten or more")
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))]
+    held_out, seen = images[: len(images) // 10], images[len(images) // 10 :]
+    config = replace(CONFIG, vocab_size=args.codes, resolution=args.side)
+    model = train_on(seen, config, args.name, Recipe(args.encoder_steps, args.steps, args.batch, args.lr, args.seed))
+    print(f"{args.out}  sha256 {save(model, args.out)}")
+    with torch.no_grad():
+        print(f"PSNR of {len(held_out)} held-out images: {psnr(model, held_out):.2f} dB")
+        print(f"codes in use: {codes_in_use(model, seen)} of {args.codes}")
+        if args.grid:
+            comparison(model, held_out[:40].float() / 255, enlarge=1).save(args.grid)
 
 
 if __name__ == "__main__":
