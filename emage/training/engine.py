@@ -120,3 +120,13 @@ class BareEngine:
             self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
+
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimizer's state of each parameter, by the parameter's name in the network."""
+        named = self.objective.network.named_parameters()
+        return {name: self._optimizer.state[parameter] for name, parameter in named}
+
+    def load_optimizer_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Continue from a state that `optimizer_state` has returned, of the same network and optimizer."""
+        for name, parameter in self.objective.network.named_parameters():
+            self._optimizer.state[parameter] = state[name]  # not load_state_dict: Muon and AdamW share one dict
