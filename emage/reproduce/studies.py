@@ -151,7 +151,9 @@ def _table6(config: ReproduceConfig) -> Study:
 
 def _figure3(config: ReproduceConfig) -> Study:
     methods: tuple[Method, ...] = ("fully_nar", *ITERATIVE)
-    models = {method: [training(config, method, seed) for seed in _seeds(config)] for method in methods}
+    models: dict[Method, list[Experiment]] = {
+        m: [training(config, m, seed) for seed in _seeds(config)] for m in methods
+    }
     rows = [TableRow(method, METHOD_LABELS[method], NO_NUMBERS, tuple(found)) for method, found in models.items()]
     curves = [model for found in models.values() for model in found]
     note = (
