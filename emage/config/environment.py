@@ -87,6 +87,12 @@ SET_IF_ABSENT = (
         "Keep img2dataset's albumentations from asking the internet for its newest version.",
         "1",
     ),
+    Variable(
+        "RAY_DEDUP_LOGS_SKIP_REGEX",
+        "all programs on Ray",
+        "Lines of Ray's processes that are not shown, since they need no action; Ray's logs keep them.",
+        "those of Gloo and of the end of Ray Serve",
+    ),
     Variable("RAY_TRAIN_ENABLE_PRINT_PATCH", "train", "Keep Ray Train from printing each line of a worker twice.", "0"),
     Variable(
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",

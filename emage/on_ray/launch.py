@@ -30,6 +30,8 @@ from emage.utils.errors import InputError
 # Environment variable of the nodes that gives Ray Serve's HTTP proxy middlewares, and its value (module:function).
 PROXY_HOOK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.serving.http_proxy:middlewares")
 
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+
 
 class OutputInputs(Protocol):
     """The part of a driver's `Inputs` that `output_run` reads; each driver's own class holds more."""
@@ -141,6 +143,7 @@ def start_ray(min_cpus: float = 0) -> None:
     """
     if ray.is_initialized():
         return
+    quieten_ray()
     # Workers inherit it: albumentations (of img2dataset) would otherwise look up its newest version on the internet.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     if os.environ.get("RAY_ADDRESS"):
@@ -158,3 +161,12 @@ def start_ray(min_cpus: float = 0) -> None:
         os.environ.setdefault(loop, "0")
     # Without the dashboard Ray Train cannot query its controller's state, and warns every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+
+
+def quieten_ray() -> None:
+    """Do not show Ray's line that its ports need a token: every process here has it. See also emage/on_ray/__init__."""
+    logging.getLogger(_TOKEN_LOGGER).addFilter(_needs_action)
+
+
+def _needs_action(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Token authentication is enabled")

@@ -216,3 +216,30 @@ def test_guided_cached_tokens_equal_the_uncached_ones():
     ]
     assert torch.equal(steps[0][-1].y_obs, steps[1][-1].y_obs)
     assert (steps[0][0].y_obs == MASK).sum() == B * (N - 1)  # a step is not changed by later ones
+
+
+def test_the_guess_of_the_autoregressive_method_is_the_known_tokens_and_token_0_elsewhere():
+    net = network("autoregressive").eval()
+    context = net.encode_text(net.text.tokenize(["a cup", ""])[0])
+    y_obs = all_masked(2, N)
+    y_obs[:, 5] = 7  # given
+    for step in METHODS["autoregressive"].generate(net.decoder, context, y_obs, SamplingConfig(), rngs(2)):
+        known = step.y_obs != MASK
+        assert torch.equal(step.guess[known], step.y_obs[known])
+        assert (step.guess[~known] == 0).all()
+    zeros = ConstantDecoder(certain_logits([0], V))
+    *_, last = METHODS["autoregressive"].generate(zeros, None, all_masked(1, 4), SamplingConfig(temperature=0), rngs(1))
+    assert last.guess.tolist() == last.y_obs.tolist() == [[0, 0, 0, 0]]
+
+
+class ConstantDecoder:
+    """A network with a cache that always gives the same logits (1,V)."""
+
+    def __init__(self, logits: torch.Tensor):
+        self.logits = logits
+
+    def new_cache(self, batch: int, n: int) -> None:
+        return None
+
+    def __call__(self, y: torch.Tensor, context, cache) -> torch.Tensor:
+        return self.logits.expand(len(y), 1, V)

@@ -215,6 +215,13 @@ def test_least_confident_positions_are_the_least_probable_of_the_unmasked():
     assert least_confident(unmasked, log_p, 0.99, torch.tensor([1, 0])).sum(1).tolist() == [1, 0]
 
 
+def test_halton_order_begins_with_the_first_point_of_the_sequence():
+    """Points 1 to 4 of bases 2 and 3 are (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9): of 5 x 7 positions."""
+    ranks = halton_rank(35).reshape(5, 7)
+    assert [int(ranks[place]) for place in ((2, 2), (1, 4), (3, 0), (0, 3))] == [0, 1, 2, 3]
+    assert ranks[0, 0] > 3  # point 0 of the sequence is not used
+
+
 def test_halton_order_visits_every_position_once_and_spreads_out():
     ranks = halton_rank(64)
     assert sorted(ranks.tolist()) == list(range(64))
