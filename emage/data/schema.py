@@ -5,8 +5,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.fs
 import pyarrow.parquet as pq
 
@@ -14,6 +16,10 @@ from emage.utils import manifest, storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact
 from emage.version import __version__
+
+pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
+TRAINED_COLUMNS = ("uid", "caption", "tokens")  # of a token table
+MAX_VOCABULARY = 1 << 16  # tokens are uint16
 
 # A shard of URLs: one row per URL, as the download reads it.
 URL_SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
@@ -96,7 +102,10 @@ def read_tokenizer_info(schema: pa.Schema) -> TokenizerInfo:
         raise ValueError("no tokenizer in the schema metadata")
     try:
         values = json.loads(metadata[b"emage.tokenizer"])
-        return TokenizerInfo(**{**values, "grid": tuple(values["grid"])})
+        info = TokenizerInfo(**{**values, "grid": tuple(values["grid"])})
+        if not (0 < info.vocab_size <= MAX_VOCABULARY and len(info.grid) == 2 and min(info.grid) > 0):
+            raise ValueError(f"vocab_size={info.vocab_size}, grid={info.grid}, which no tokenizer has")
+        return info
     except (ValueError, TypeError, KeyError) as error:
         made_by = metadata.get(b"emage.version", b"an unknown version").decode(errors="replace")
         raise ValueError(f"made by emage {made_by}, this is emage {__version__}: {error}") from None
@@ -149,7 +158,8 @@ def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInf
         info: The tokenizer of the table's first file.
 
     Raises:
-        InputError: The file is damaged, was made by another tokenizer, or lacks a column that training reads.
+        InputError: The file is damaged, was made by another tokenizer, lacks a column that training reads, or has
+            values that training cannot use.
     """
     with _explain_read_errors(file):
         metadata = pq.read_metadata(file, filesystem=filesystem)
@@ -158,10 +168,45 @@ def read_footer(filesystem: pyarrow.fs.FileSystem, file: str, info: TokenizerInf
     if other != info:
         raise InputError(f"{file} was made by {other}, the first file by {info}; keep one table per folder")
     expected = token_schema(info, "")
-    for name in ("uid", "caption", "tokens"):
+    for name in TRAINED_COLUMNS:
         if name not in columns.names or columns.field(name).type != expected.field(name).type:
             raise InputError(f"{file}: no column {name} of {expected.field(name).type}; pipelines/ingest.py writes it")
+    for i in range(metadata.num_row_groups):
+        _check_statistics(file, metadata.row_group(i), info)
     return metadata
+
+
+def check_values(file: str, rows: pa.Table, info: TokenizerInfo) -> None:
+    """Raise InputError if a column that training reads has a missing value, or a token is outside the vocabulary."""
+    tokens = pc.list_flatten(rows["tokens"])
+    for name in TRAINED_COLUMNS:
+        _check_column(file, name, rows[name].null_count + (tokens.null_count if name == "tokens" else 0))
+    _check_largest_token(file, pc.max(tokens).as_py(), info)
+
+
+def _check_statistics(file: str, group: pq.RowGroupMetaData, info: TokenizerInfo) -> None:
+    """Do what `check_values` does by the statistics in the footer, which other programs may leave out."""
+    for i in range(group.num_columns):
+        name, statistics = group.column(i).path_in_schema.partition(".")[0], group.column(i).statistics
+        if statistics is None or name not in TRAINED_COLUMNS:
+            continue
+        if statistics.has_null_count:
+            _check_column(file, name, statistics.null_count)
+        if name == "tokens" and statistics.has_min_max:
+            _check_largest_token(file, statistics.max, info)
+
+
+def _check_column(file: str, name: str, missing: int) -> None:
+    if missing:
+        raise InputError(f"{file}: {missing} values of the column {name} are missing; leave such rows out of the table")
+
+
+def _check_largest_token(file: str, largest: int | None, info: TokenizerInfo) -> None:
+    if largest is not None and largest >= info.vocab_size:
+        raise InputError(
+            f"{file} has token {largest}, but the vocabulary of {info.name}, which the file names, is 0 to "
+            f"{info.vocab_size - 1}: the tokens are of another tokenizer; make the table again with the right one"
+        )
 
 
 @contextmanager

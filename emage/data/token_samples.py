@@ -79,7 +79,7 @@ def sample_rows(
     groups = [(file.path, i) for file in files for i in range(len(file.group_rows))]
     for index in rng.permutation(len(groups)):
         name, i = groups[index]
-        with explain_read_errors(name), pq.ParquetFile(name) as file:
+        with explain_read_errors(name), pq.ParquetFile(name, page_checksum_verification=True) as file:
             table = file.read_row_group(i, columns=COLUMNS)
         most = min(num_rows, max_per_group or num_rows)
         if len(table) > most:

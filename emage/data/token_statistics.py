@@ -95,7 +95,7 @@ def _count_datasets(files: Iterable[TokenFile], rows: int) -> dict[str, int]:
         for file in files:
             with (
                 token_samples.explain_read_errors(file.path),
-                pq.ParquetFile(file.path, read_dictionary=["dataset"]) as table,
+                pq.ParquetFile(file.path, read_dictionary=["dataset"], page_checksum_verification=True) as table,
             ):
                 for batch in table.iter_batches(columns=["dataset"]):
                     for count in batch["dataset"].value_counts().to_pylist():

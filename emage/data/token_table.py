@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from emage.data.schema import TokenizerInfo, open_token_table, read_footer
+from emage.data.schema import TRAINED_COLUMNS, TokenizerInfo, check_values, open_token_table, read_footer
 from emage.utils import storage
 from emage.utils.errors import InputError
 
@@ -142,7 +142,9 @@ class TokenTable:
                 group = int(self._epoch(epoch)[0][i])
                 seeds = [self.seed, epoch, group]
                 # Not a method: a thread that held the table would keep it alive.
-                self._decoded[new] = self._readers.submit(_decode, self._filesystem, *self._groups[group], seeds)
+                self._decoded[new] = self._readers.submit(
+                    _decode, self._filesystem, self.tokenizer, *self._groups[group], seeds
+                )
 
 
 def row_seed(seed: int, index: int) -> int:
@@ -161,7 +163,9 @@ def _group_sizes(filesystem: pyarrow.fs.FileSystem, files: list[str], info: Toke
         return list(pool.map(sizes, files))
 
 
-def _decode(filesystem: pyarrow.fs.FileSystem, file: str, i: int, seeds: Sequence[int]) -> RowGroup:
+def _decode(
+    filesystem: pyarrow.fs.FileSystem, info: TokenizerInfo, file: str, i: int, seeds: Sequence[int]
+) -> RowGroup:
     """Return row group `i` of a file, in an order that depends on `seeds`. Raise an InputError that names the file."""
     for pause in (*RETRY_PAUSES_S, None):  # a short failure of storage must not stop a run
         try:
@@ -173,13 +177,16 @@ def _decode(filesystem: pyarrow.fs.FileSystem, file: str, i: int, seeds: Sequenc
                     f"{file}: cannot be read ({storage.first_line(error)}); put the file back, or ingest again"
                 ) from None
             time.sleep(pause)
-    uid, captions, tokens = (table[name].chunk(0) for name in ("uid", "caption", "tokens"))
+    check_values(file, table, info)  # the footer need not have told them
+    uid, captions, tokens = (table[name].combine_chunks() for name in TRAINED_COLUMNS)
     rows = np.random.default_rng(seeds).permutation(len(table))
-    return RowGroup(uid.to_numpy(), captions, tokens.flatten().to_numpy().reshape(len(table), -1), rows)
+    return RowGroup(uid.to_numpy(), captions, tokens.flatten().to_numpy().reshape(-1, info.num_tokens), rows)
 
 
 def _read(filesystem: pyarrow.fs.FileSystem, file: str, i: int) -> pa.Table:
     with filesystem.open_input_file(file) as stream:
+        parquet = pq.ParquetFile(stream, pre_buffer=True, page_checksum_verification=True)
         # This is a thread already: pyarrow's own threads would only compete with it.
-        columns = ["uid", "caption", "tokens"]
-        return pq.ParquetFile(stream, pre_buffer=True).read_row_group(i, columns, use_threads=False).combine_chunks()
+        table = parquet.read_row_group(i, list(TRAINED_COLUMNS), use_threads=False)
+        table["caption"].validate(full=True)  # UTF-8
+        return table

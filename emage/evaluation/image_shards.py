@@ -92,10 +92,15 @@ def write(
 
 
 def is_written(output: Path, index: int) -> bool:
-    """Return whether the shard is complete: its manifest exists, and its files have the recorded sizes."""
+    """Return whether the shard is complete: its manifest exists, and its files have the recorded content.
+
+    A damaged shard is not: it is generated again.
+    """
     record = manifest.read_json(_manifest(output, index))
     return record is not None and all(
-        _tar(output, kind, index).is_file() and _tar(output, kind, index).stat().st_size == file["bytes"]
+        _tar(output, kind, index).is_file()
+        and _tar(output, kind, index).stat().st_size == file["bytes"]
+        and manifest.sha256(_tar(output, kind, index)) == file["sha256"]
         for kind, file in record["files"].items()
     )
 

@@ -62,7 +62,8 @@ def write_table(
     folder.mkdir(parents=True, exist_ok=True)
     size = -(-len(table) // files)
     for i in range(files):
-        pq.write_table(table.slice(i * size, size), folder / f"{i:05d}.parquet", row_group_size=row_group)
+        part, file = table.slice(i * size, size), folder / f"{i:05d}.parquet"
+        pq.write_table(part, file, row_group_size=row_group, write_page_checksum=True)
 
 
 def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: TokenizerInfo, first: int = 0) -> pa.Table:

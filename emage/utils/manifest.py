@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,53 @@ def write_json(path: str | Path, value: Any) -> None:
     with new_file(path) as temporary, open(temporary, "w") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the JSON value in a file, or None if the file does not exist."""
+    """Return the JSON value in a file, or None if the file does not exist. Raise InputError if it is damaged."""
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if not os.path.getsize(path) else f"no JSON: {error}"
+        raise InputError(f"{path} is damaged ({reason}); delete this file and run the same command again") from None
+
+
+def check_outputs(folder: Path, names: Collection[str]) -> list[Path]:
+    """Return the paths of some files of a finished folder, if their content is what was written.
+
+    Args:
+        folder: Its manifest has the sha256 of each file under "outputs".
+        names: Of the files.
+
+    Raises:
+        InputError: The sha256 of a file is another one.
+    """
+    listed = (read_json(folder / NAME) or {}).get("outputs", {})
+    for name in names:
+        if not (folder / name).is_file() or sha256(folder / name) != listed.get(name):
+            raise InputError(
+                f"{folder / name} is damaged: it is not the file that {NAME} next to it lists; delete the folder "
+                f"{folder} and run the same command again, which makes it again"
+            )
+    return [folder / name for name in names]
 
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; renamed to `path` after the block, or removed if the block raises."""
-    temporary = _temporary_name(Path(path))
+    """Yield a temporary path next to `path`; renamed to `path` after the block, or removed if the block raises.
+
+    The content is on the disk before the file has its name, so that a power failure leaves no empty file of this name.
+    """
+    path = Path(path)
+    temporary = _temporary_name(path)
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,8 +89,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
 def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder next to `folder`; it is renamed to it after the block, or removed if the block raises.
 
-    A `folder` that exists is replaced or, without `replace`, kept: another process was first. The caller writes the
-    manifest inside the block, last.
+    A `folder` that exists is replaced or, without `replace`, kept if it has a manifest: another process was first. The
+    caller writes the manifest inside the block, last. All content is on the disk before the folder has its name.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +98,28 @@ def new_folder(folder: str | Path, replace: bool = True) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if replace and folder.exists():  # out of sight at once: half of a folder must not look like one
-            old = _temporary_name(folder)
+        for path in sorted(temporary.rglob("*"), reverse=True):  # a folder after what is in it
+            _sync(path)
+        _sync(temporary)
+        if folder.exists() and (replace or not (folder / NAME).exists()):
+            old = _temporary_name(folder)  # out of sight at once: half of a folder must not look like one
             os.replace(folder, old)
             shutil.rmtree(old)
         with suppress(OSError) if folder.exists() else nullcontext():  # a folder that is not empty is not replaced
             os.replace(temporary, folder)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError) if path.is_dir() else nullcontext():  # some network file systems sync no folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -110,7 +151,10 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
     if "://" in str(folder):
         raise InputError(f"{folder}: an output is a folder that every node sees, not a URL")
     folder = Path(folder)
-    known = read_json(folder / "run.json") if folder.is_dir() else None
+    try:
+        known = read_json(folder / "run.json") if folder.is_dir() else None
+    except InputError:
+        raise InputError(f"{folder / 'run.json'} is damaged; choose another output= or delete the folder") from None
     if known is None:
         if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
             raise InputError(f"{folder} already exists and is not an output of {program}; choose another output=")

@@ -55,7 +55,7 @@ def test_one_candidate_has_no_second_file(tmp_path: Path):
     assert not (tmp_path / "first").exists() and image_shards.is_written(tmp_path, 0)
 
 
-def test_equal_images_make_equal_bytes_and_a_truncated_file_is_not_complete(tmp_path: Path):
+def test_equal_images_make_equal_bytes_and_a_damaged_file_is_not_complete(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         image_shards.write(tmp_path / name, 0, CANDIDATES, candidates=2, made_by=MADE_BY)
@@ -63,6 +63,10 @@ def test_equal_images_make_equal_bytes_and_a_truncated_file_is_not_complete(tmp_
     assert one.read_bytes() == two.read_bytes()
     one.write_bytes(one.read_bytes()[:-1])
     assert not image_shards.is_written(tmp_path / "a", 0)
+    flipped = bytearray(two.read_bytes())
+    flipped[600] ^= 1
+    two.write_bytes(flipped)
+    assert not image_shards.is_written(tmp_path / "b", 0)
 
 
 def test_scorer_outputs_belong_to_the_images_they_were_computed_from(tmp_path: Path):

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from emage.data import table_check
 from emage.data.images import decode_image
 from emage.data.ingest.report import chart, markdown, rejected_captions, summary
 from emage.on_ray import tracking
@@ -38,6 +39,7 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
         output: The ingest's folder.
 
     Raises:
+        InputError: The token table is damaged.
         RuntimeError: The numbers of a stage do not add up.
     """
     dropped = {kind: Counter[str]() for kind in DROPS}
@@ -54,6 +56,7 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
         before = values["written"]
     written = 0
     if "shuffle" in done:
+        table_check.check_table(str(output / "tokens"))
         files = [output / "tokens" / file["name"] for file in done["shuffle"]["files"]]
         written = sum(pq.read_metadata(file).num_rows for file in files)
         if written != before:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import ray
 
 from emage.config import ShuffleConfig
-from emage.data import schema
+from emage.data import schema, table_check
 from emage.data.ingest import url_filter
 from emage.on_ray import tasks
 from emage.on_ray.ingest import sorted_runs, tokenize_shards
@@ -34,8 +34,8 @@ from emage.version import __version__
 
 RUN_BYTES = 256 << 20  # of tokenized shards, compressed, in one sorted run
 COMPARED_ROWS = 4_000_000  # rows whose sha256 one task compares
+LISTED = ("name", "rows", "sha256", "footer")  # of a file, in the table's manifest
 RANGES_PER_FILE = 4  # with more ranges fewer rows are read twice, but in smaller pieces
-MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with an underscore
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def run(config: ShuffleConfig, *, tokenized: Path, work: Path, folder: Path) -> 
         "same_content": same,
         "filtered": {"same_content": same} if config.drop_same_content and same else {},
         "datasets": _sum_datasets(files),
-        "files": sorted(({k: file[k] for k in ("name", "rows", "sha256")} for file in files), key=lambda f: f["name"]),
+        "files": sorted(({k: file[k] for k in LISTED} for file in files), key=lambda file: file["name"]),
         "input": input_fingerprint(before),
         "tokenizer": before["tokenizer"],
     }
     manifest.remove_leftovers(plan.table_folder)
-    manifest.write_json(plan.table_folder / MANIFEST, values)
+    manifest.write_json(plan.table_folder / table_check.MANIFEST, values)
     if folder.exists():  # made from other tokenized shards
         shutil.rmtree(folder)
     os.replace(plan.table_folder, folder)
@@ -136,7 +136,7 @@ def input_fingerprint(tokenized: dict[str, Any]) -> str:
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """Return the token table's manifest if all its files exist, else None."""
-    values = manifest.read_json(folder / MANIFEST)
+    values = manifest.read_json(folder / table_check.MANIFEST)
     return values if values and all((folder / file["name"]).exists() for file in values["files"]) else None
 
 
@@ -155,12 +155,18 @@ def _group_shards(tokenized: Path, count: int) -> Iterator[list[str]]:
     for number in range(count):
         file = image_shards.shard_folder(tokenized, number) / tokenize_shards.TOKENS
         group.append(str(file))
-        size += file.stat().st_size
+        size += file.stat().st_size if file.is_file() else 0  # the task that reads it says that it is missing
         if size >= RUN_BYTES:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+def _checked(file: str) -> Path:
+    """Return the path of a tokenized shard's file. Raise InputError if it is damaged."""
+    path = Path(file)
+    return manifest.check_outputs(path.parent, [path.name])[0]
 
 
 # Step 1: equal images
@@ -187,7 +193,7 @@ def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
     """Write a sorted run of (uid, second 8 bytes of sha256), in the order of the first 8 bytes. Return its rows."""
     path = plan.digests_path(number)
     if not sorted_runs.exists(path):
-        rows = pa.concat_tables([pq.read_table(file, columns=["uid", "sha256"]) for file in files])
+        rows = pa.concat_tables([pq.read_table(_checked(file), columns=["uid", "sha256"]) for file in files])
         digests = np.frombuffer(bytes.fromhex("".join(rows["sha256"].to_pylist())), ">u8").reshape(len(rows), 4)
         table = pa.table({"uid": rows["uid"], "rest": digests[:, 1].astype(np.uint64)})
         sorted_runs.write(path, table, digests[:, 0].astype(np.uint64), "uid")
@@ -213,7 +219,7 @@ def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
     """Write a sorted run of step 2. Return (num_ranges + 1,): the number of its rows before each range."""
     path = plan.run_path(number)
     if not sorted_runs.exists(path):
-        table = pa.concat_tables([pq.read_table(file) for file in files])
+        table = pa.concat_tables([pq.read_table(_checked(file)) for file in files])
         same = np.load(plan.same_images_path, mmap_mode="r")
         if plan.config.drop_same_content and len(same):
             table = table.filter(pa.array(~url_filter.is_in(same, table["uid"].to_numpy())))
@@ -237,11 +243,13 @@ def _write_file(plan: ShufflePlan, number: int, starts: np.ndarray) -> dict[str,
         table = table.slice(first - int(starts[low]), last - first)
         table = table.cast(schema.token_schema(plan.tokenizer, __version__))
         with manifest.new_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd", row_group_size=plan.config.row_group_rows)
+            size = plan.config.row_group_rows
+            pq.write_table(table, temporary, compression="zstd", row_group_size=size, write_page_checksum=True)
     names = pq.read_table(path, columns=["dataset"])["dataset"].value_counts().to_pylist()
     return {
         "name": path.name,
         "rows": last - first,
         "sha256": manifest.sha256(path),
+        "footer": table_check.footer_sha256(path),
         "datasets": {count["values"]: count["counts"] for count in names},
     }

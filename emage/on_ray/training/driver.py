@@ -25,7 +25,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from emage.config import TrainConfig, check
-from emage.data import schema
+from emage.data import schema, table_check
 from emage.data.token_table import TokenTable
 from emage.model.device_support import check_device, check_precision
 from emage.on_ray import launch, tasks, tracking
@@ -99,6 +99,9 @@ def resolve(config: TrainConfig) -> Inputs:
     done = manifest.read_json(output / "model" / manifest.NAME)
     is_trained = bool(done) and done["step"] == config.optim.steps
     is_finished = is_trained and (output / CURVES).exists()
+    if not is_trained:
+        table_check.check_table(config.data.path)
+        TokenTable(config.data.path, config.run.seed).close()  # its footers: workers would fail later
     return Inputs(config, output, identity, is_trained, is_finished)
 
 

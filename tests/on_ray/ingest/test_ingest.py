@@ -22,6 +22,7 @@ from emage.data import schema, shapes_checker
 from emage.on_ray import tracking
 from emage.on_ray.ingest import driver as ingest
 from emage.on_ray.ingest.tokenize_workers import Reader
+from emage.utils import manifest
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -131,6 +132,9 @@ def test_a_damaged_image_is_dropped_alone(ingested, tmp_path):
     images[3], images[largest] = b"no image", images[largest][: len(images[largest]) // 2]
     damaged = shard.set_column(shard.schema.get_field_index("image"), "image", pa.array(images, pa.binary()))
     pq.write_table(damaged, shards / "00000" / "pictures.parquet")
+    values = manifest.read_json(shards / "00000" / "manifest.json")
+    values["outputs"]["pictures.parquet"] = manifest.sha256(shards / "00000" / "pictures.parquet")
+    manifest.write_json(shards / "00000" / "manifest.json", values)
     reader = Reader(shards, ingested.settings.tokenize, image_size=64)
     *found, last = [row for table in reader(pa.table({"shard": [0]})) for row in table.to_pylist()]
     assert json.loads(last["counts"])["failed"] == {"not_an_image": 1, "truncated": 1}

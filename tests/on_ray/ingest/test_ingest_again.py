@@ -90,7 +90,7 @@ def test_a_stop_between_the_stages_of_a_second_run(ingested, tmp_path, is_within
     values["written"] -= 1
     values["datasets"][dataset] -= 1
     values["failed"]["http_404"] = values["failed"].get("http_404", 0) + 1
-    values["outputs"]["pictures.parquet"] = manifest.sha256(shard / "pictures.parquet")
+    values["outputs"] |= {name: manifest.sha256(shard / name) for name in ("pictures.parquet", values["failures"])}
     manifest.write_json(shard / "manifest.json", values)
     (output / "shards" / "manifest.json").unlink()
     if not is_within_a_round:

@@ -97,7 +97,7 @@ def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]]
 @pytest.mark.ray
 def test_every_row_is_written_or_rejected_with_its_drop_reason(tokenized):
     folder, rows, values = tokenized
-    reasons = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "not_an_image"}
+    reasons = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "decode_error"}
     bad = {row["key"]: reasons[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in reasons}
     written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
     rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))
@@ -110,7 +110,7 @@ def test_every_row_is_written_or_rejected_with_its_drop_reason(tokenized):
     assert not by_key
     assert values["rows"] == len(rows) and values["written"] == len(written) == len(rows) - len(bad)
     assert values["rejected"] == {"empty": SHARDS, reasons[11]: SHARDS}
-    assert values["failed"] == {"not_an_image": 2 * SHARDS}
+    assert values["failed"] == {"not_an_image": SHARDS, "decode_error": SHARDS}
     assert values["datasets"] == Counter(row["dataset"] for row in written)
     assert set(values["datasets"]) == set(DATASETS)
 

@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,11 +19,13 @@ from safetensors.torch import load_file
 
 import emage
 from emage.config import CheckpointConfig, TrainConfig, cli, preset
+from emage.data import table_check
 from emage.data.token_table import TokenTable
 from emage.model.hub import SHIPPED
 from emage.on_ray.training.driver import train
 from emage.training import resume_state, step_log
 from emage.training.step_metrics import batch_checksum
+from emage.utils import manifest
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -117,6 +121,29 @@ def test_a_table_of_another_tokenizer_is_rejected_before_anything_is_written(tok
         pq.write_table(table.replace_schema_metadata(metadata), file)
     with pytest.raises(InputError, match="was made with tokenizer vqgan-f8-256"):
         train(config(other, tmp_path / "run", run={"num_workers": 1}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_that_cannot_be_trained_on_is_rejected_before_ray_starts(token_table: Path, tmp_path: Path):
+    other = shutil.copytree(token_table, tmp_path / "tokens")
+    file = other / "00001.parquet"
+    table = pq.read_table(file)
+    tokens = np.stack(table["tokens"].to_numpy())
+    tokens[7, 7] = 512  # of a vocabulary of 512
+    column = pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), tokens.shape[1])
+    pq.write_table(table.set_column(table.schema.get_field_index("tokens"), table.schema.field("tokens"), column), file)
+    settings = config(other, tmp_path / "run", run={"num_workers": 1})
+    for either in (settings, replace(settings, dry_run=True)):
+        with pytest.raises(InputError, match=r"00001\.parquet has token 512, but the vocabulary of vqgan-demo-f8-512"):
+            train(either)
+    pq.write_table(table, file)
+    listed = [{"name": path.name, "sha256": manifest.sha256(path)} for path in sorted(other.glob("*.parquet"))]
+    manifest.write_json(other / table_check.MANIFEST, {"files": listed})
+    content = bytearray(file.read_bytes())
+    content[200] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"00001\.parquet is damaged: it is not the file that _manifest\.json"):
+        train(settings)
     assert not (tmp_path / "run").exists()
 
 

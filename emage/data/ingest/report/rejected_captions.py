@@ -22,6 +22,9 @@ def select_captions(tokenized: Path, seed: int = 0, num_per_rule: int = 20) -> d
         tokenized: The stage's folder. If its shards were deleted, there are no examples.
         seed: Decides the order of the shards and the captions.
         num_per_rule: Maximum number of captions of one rule.
+
+    Raises:
+        InputError: A shard is damaged.
     """
     rng = np.random.default_rng(seed)
     numbers = sorted(name for name in os.listdir(tokenized) if name.isdigit()) if tokenized.is_dir() else []
@@ -31,7 +34,8 @@ def select_captions(tokenized: Path, seed: int = 0, num_per_rule: int = 20) -> d
     for index in rng.permutation(len(numbers))[:MAX_SHARDS]:
         if all(len(captions[rule]) >= wanted[rule] for rule in wanted):
             break
-        table = pq.read_table(tokenized / numbers[index] / REJECTED_FILE, columns=["caption", "cause"])
+        (file,) = manifest.check_outputs(tokenized / numbers[index], [REJECTED_FILE])
+        table = pq.read_table(file, columns=["caption", "cause"])
         rules, texts = table["cause"].to_pylist(), table["caption"].to_pylist()
         for row in rng.permutation(len(table)):
             if len(captions.get(rules[row], ())) < wanted.get(rules[row], 0):

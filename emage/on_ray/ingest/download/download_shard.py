@@ -104,7 +104,7 @@ def _retry_round(
 ) -> tuple[int, int]:
     """Download the rows again that failed for a reason that may be temporary. `before` is the shard's manifest."""
     shard = Path(job.folder)
-    failed = pq.read_table(shard / before["failures"])
+    failed = pq.read_table(*manifest.check_outputs(shard, [before["failures"]]))
     is_temporary = np.array([statuses.may_pass(reason) for reason in failed["cause"].to_pylist()], bool)
     with TemporaryDirectory(prefix=f".{shard.name}.", dir=shard.parent) as temporary:
         folder = Path(temporary)

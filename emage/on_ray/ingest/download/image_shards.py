@@ -7,7 +7,6 @@
 The folders of tokenized shards, `tokenized/NNNNN`, have the same names, and a manifest as well.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,8 @@ def finished(folder: Path, rounds: int = 1) -> dict[str, Any] | None:
 
 
 def all_exist(folder: Path, num_shards: int) -> bool:
-    """Return True if `folder` has the folders of shards 0 to num_shards - 1. Only a complete shard has this name."""
-    names = set(os.listdir(folder))
-    return all(shard_folder(folder, number).name in names for number in range(num_shards))
+    """Return True if `folder` has the shards 0 to num_shards - 1, each with its manifest."""
+    return all((shard_folder(folder, number) / manifest.NAME).is_file() for number in range(num_shards))
 
 
 def shard_folder(folder: Path, number: int) -> Path:
@@ -42,8 +40,12 @@ def read_manifest(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def image_files(folder: Path, number: int) -> list[Path]:
-    """Return the parquet files (schema.IMAGE_SCHEMA) of an image shard, of all rounds in order."""
-    return [shard_folder(folder, number) / name for name in _existing(folder, number)["pictures"]]
+    """Return the parquet files (schema.IMAGE_SCHEMA) of an image shard, of all rounds in order.
+
+    Raises:
+        InputError: One of them is damaged.
+    """
+    return manifest.check_outputs(shard_folder(folder, number), _existing(folder, number)["pictures"])
 
 
 def fingerprint(folder: Path, number: int) -> str:
