@@ -61,7 +61,11 @@ READ = (
         "Cluster to join (a submitted job has it set); not set: Ray is started on this machine for this program.",
     ),
     Variable("CXX", "generation on a CPU with compile=true", "C++ compiler that torch.compile uses.", "g++ or clang++"),
-    Variable("EMAGE_DATA", "benchmarks/loader.py and tests", "Folder with laion_urls_10k.parquet: real captions."),
+    Variable(
+        "EMAGE_DATA",
+        "benchmarks/loader.py, benchmarks/emoji.py and tests",
+        "Folder with laion_urls_10k.parquet, real captions, and noto_emoji_128.parquet, emoji with their names.",
+    ),
     Variable("LOCAL_RANK", "doctor", "GPU of a process of its NCCL check; torchrun sets it."),
     Variable(
         "MLFLOW_ARTIFACTS_DESTINATION", "cluster/mlflow", "Bucket for the files of runs: s3://NAME; created if missing."
