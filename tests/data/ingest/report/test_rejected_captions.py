@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from emage.data.ingest.captions.caption_rules import RULES
 from emage.data.ingest.report import rejected_captions
 from emage.data.ingest.report.rejected_captions import select_captions
 from emage.utils import manifest
+from emage.utils.errors import InputError
 
 
 def write_tokenized(folder: Path, shards: list[dict[str, list[str]]]) -> Path:
@@ -20,8 +22,11 @@ def write_tokenized(folder: Path, shards: list[dict[str, list[str]]]) -> Path:
         rows = [(reason, caption) for reason, texts in rejected.items() for caption in texts]
         counts.update(reason for reason, _ in rows if reason in RULES)
         columns = {"caption": [caption for _, caption in rows], "cause": [reason for reason, _ in rows]}
-        (folder / f"{number:05d}").mkdir(parents=True)
-        pq.write_table(pa.table(columns), folder / f"{number:05d}" / "rejected.parquet")
+        shard = folder / f"{number:05d}"
+        shard.mkdir(parents=True)
+        pq.write_table(pa.table(columns), shard / "rejected.parquet")
+        outputs = {"rejected.parquet": manifest.sha256(shard / "rejected.parquet")}
+        manifest.write_json(shard / manifest.NAME, {"outputs": outputs})
     (folder / ".00099.deadbeef").mkdir()  # left by a killed worker
     manifest.write_json(folder / "manifest.json", {"rejected": counts})
     return folder
@@ -55,3 +60,10 @@ def test_no_examples_without_shards(tmp_path: Path):
     folder = write_tokenized(tmp_path / "tokenized", [{"url": ["a.test"]}])
     shutil.rmtree(folder / "00000")  # deleted to save space, after the token table was written
     assert select_captions(folder) == {}
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path):
+    folder = write_tokenized(tmp_path / "tokenized", [{"url": ["a.test"]}])
+    (folder / "00000" / "rejected.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"00000/rejected\.parquet is damaged"):
+        select_captions(folder)
