@@ -56,13 +56,14 @@ def table(pages: dict[str, web.Page], address: str) -> list[tuple[str | None, st
         "/drip.jpg": web.dripping_body,
         "/drip2.jpg": web.dripping_headers,
         "/endless.jpg": web.endless,
+        "/hung-up.jpg": lambda handler: None,  # the connection ends without an answer
         "/mine.png": web.answer(pages["/0.png"], X_Robots_Tag="noai"),  # type: ignore[arg-type]
     }
     bad: list[str | None] = [f"{address}/missing{i}.jpg" for i in range(12)]
     for page in ("text.jpg", "short.jpg", "small.png"):
         bad += [f"{address}/{page}"] * 2
     bad += [f"{address}/{page}" for page in ("huge.png", "drip.jpg", "drip2.jpg", "endless.jpg", "mine.png")]
-    bad += ["file:///etc/hostname", "data:image/png;base64,iVBORw0KGgo=", None, "http://127.0.0.1:1/a.jpg"]
+    bad += ["file:///etc/hostname", "data:image/png;base64,iVBORw0KGgo=", None, f"{address}/hung-up.jpg"]
     rows += [(url, f"a caption of something bad, number {i}") for i, url in enumerate(bad)]
     rows += [(f"{address}/0.png", "")] * 3
     order = np.random.default_rng(0).permutation(len(rows))
