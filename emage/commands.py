@@ -15,7 +15,6 @@ from typing import Any
 
 from emage import __version__, config
 from emage.utils.errors import exit_on_bad_input
-from emage.utils.redact import redact
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def run(name: str, argv: Sequence[str]) -> None:
                 _load(command.function)(argv)
                 return
             settings = config.parse(_load(command.settings), argv, f"emage {name}", command.words)
-            print(redact(config.to_yaml(settings)), flush=True)
+            print(config.to_yaml(settings, show_secrets=False), flush=True)
             _load(command.function)(settings)
     except ModuleNotFoundError as error:
         package = (error.name or "emage").partition(".")[0]

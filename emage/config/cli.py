@@ -26,6 +26,7 @@ from emage.config.fields import (
 from emage.config.help_text import explain, usage
 from emage.config.presets import PRESETS, presets
 from emage.utils.errors import InputError
+from emage.utils.redact import redact_settings
 
 Config = TypeVar("Config")
 
@@ -80,18 +81,20 @@ def parse(
     return expand_home(config)
 
 
-def to_yaml(config: Any) -> str:
+def to_yaml(config: Any, show_secrets: bool = True) -> str:
     """Return a config as YAML text, in the order of its fields.
 
     Args:
         config: Any config of this package.
+        show_secrets: False replaces passwords and keys in addresses, for texts that are shown or recorded.
 
     Examples:
         ```python
         print(config.to_yaml(config.preset(config.ServeConfig, "demo", checkpoint="demo")))
         ```
     """
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    values = OmegaConf.to_container(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(values if show_secrets else redact_settings(values)))
 
 
 def from_yaml(program: type[Config], text: str) -> Config:

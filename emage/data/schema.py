@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact, redact_settings
 from emage.version import __version__
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
@@ -127,10 +127,10 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
     try:
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(redact(f"{path}: {storage.first_line(error)}")) from None
+        raise InputError(redact(f"{redact_settings(path)}: {storage.first_line(error)}")) from None
     files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
     if not files:
-        raise InputError(f"{redact(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
+        raise InputError(f"{redact_settings(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
     with _explain_read_errors(files[0]):
         return files, read_tokenizer_info(pq.read_schema(files[0], filesystem=filesystem))
 

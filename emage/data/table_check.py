@@ -18,7 +18,7 @@ from tqdm import tqdm
 from emage.data import schema
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact_settings
 
 MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with an underscore
 NUM_READERS = 8  # threads: hashing takes half a second per GB and lets other threads run
@@ -39,7 +39,7 @@ def check_table(path: str) -> None:
     if listed is None:
         return
     found = {file.rpartition("/")[2]: file for file in schema.open_token_table(path)[0]}
-    where = redact(path)
+    where = redact_settings(path)
     for name in sorted(listed.keys() ^ found.keys()):
         if name in listed:
             raise InputError(f"{where}: {name} is missing, which {MANIFEST} lists; put it back, or ingest again")
@@ -80,7 +80,7 @@ def _listed_files(filesystem: pyarrow.fs.FileSystem, path: str) -> dict[str, dic
             return {entry["name"]: entry for entry in json.loads(file.read())["files"]}
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(
-            f"{redact(path)} is damaged ({storage.first_line(error)}); put a whole copy back, or ingest again"
+            f"{redact_settings(path)} is damaged ({storage.first_line(error)}); put a whole copy back, or ingest again"
         ) from None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emage.config import MLflowConfig
 from emage.utils import manifest
-from emage.utils.redact import redact
+from emage.utils.redact import redact, redact_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,13 +124,14 @@ class MlflowWriter:
     def _open(self, client: "MlflowClient") -> str:
         """Return the id of the run in the run file or, in the process that starts the stage, of a new run."""
         saved = manifest.read_json(self._run_file) if self._run_file else None
-        if saved and saved["uri"] == self._config.uri:
+        server = redact_settings(self._config.uri)  # its password may change, and is not for a file
+        if saved and redact_settings(saved["uri"]) == server:
             return self._reopen(client, saved["run"])
         if self._stage is None:
             raise ConnectionError("the driver has not reached it yet")
         self._created = self._created or self._create(client)  # once, even if a full disk rejects the run file
         if self._run_file:
-            manifest.write_json(self._run_file, {"uri": self._config.uri, "run": self._created})
+            manifest.write_json(self._run_file, {"uri": server, "run": self._created})
         return self._created
 
     def _reopen(self, client: "MlflowClient", run_id: str) -> str:
@@ -154,7 +155,7 @@ class MlflowWriter:
             return
         self._warned.add(trouble)
         reason = redact((str(error) or repr(error)).splitlines()[0])[:160]
-        server = redact(self._config.uri)
+        server = redact_settings(self._config.uri)
         if trouble == "unreachable":
             _log.warning(
                 "MLflow at %s is unreachable; the stage continues, records follow if it returns (%s)", server, reason

@@ -23,7 +23,7 @@ from PIL import Image
 
 from emage.config import MLflowConfig, to_yaml
 from emage.on_ray.mlflow_writer import MlflowWriter, now_ms, sqlite_file
-from emage.utils.redact import redact
+from emage.utils.redact import redact_settings
 
 RUN_FILE = "mlflow.json"  # in the output of a stage that continues its run
 MAX_PARAM_CHARS = 500
@@ -63,7 +63,7 @@ def start(
     config = dataclasses.replace(config, uri=resolve_uri(config), artifacts=artifacts)
     run = TrackedRun(config, stage=stage, run_file=run_file, parent=parent)
     run.params(dataclasses.asdict(settings))
-    run.text("config.yaml", redact(to_yaml(settings)))
+    run.text("config.yaml", to_yaml(settings, show_secrets=False))
     run.wait()
     return run
 
@@ -115,7 +115,7 @@ class TrackedRun:
 
     def params(self, settings: dict[str, Any]) -> None:
         """Record a (nested) dict of settings under dotted names. A run that is continued keeps its first settings."""
-        flat = _flatten(settings)
+        flat = _flatten(redact_settings(settings))
 
         def write(client: Any, run_id: str, names: list[str]) -> None:
             if self._writer.is_new:
@@ -180,5 +180,5 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[prefix + name] = redact(text)[:MAX_PARAM_CHARS]
+            flat[prefix + name] = text[:MAX_PARAM_CHARS]
     return flat

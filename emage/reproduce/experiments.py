@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from emage.utils import manifest, provenance
+from emage.utils.redact import redact_settings
 from emage.version import __version__
 
 RESULT, STARTED, WORK, LOCKS = "result.json", "started.json", "work", ".locks"
@@ -81,7 +82,7 @@ def fingerprint(experiment: Experiment, output: Path) -> str:
 
 def settings(experiment: Experiment, output: Path) -> dict[str, Any]:
     """Return the settings on which the result depends: without IGNORED_SETTINGS, and ADDED_LATER if one is unused."""
-    return _without_ignored(asdict(experiment.config), f"{output.absolute()}{os.sep}")
+    return _without_ignored(redact_settings(asdict(experiment.config)), f"{output.absolute()}{os.sep}")
 
 
 def _without_ignored(value: Any, root: str) -> Any:

@@ -34,6 +34,7 @@ from emage.reproduce.paper_numbers import TABLE2
 from emage.tokenizers import TOKENIZERS, weights_cache
 from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
+from emage.utils.redact import redact_settings
 from emage.version import __version__
 
 NUM_SHOWN = 6  # images in the grid
@@ -193,7 +194,7 @@ def describe(
     """Return record.json without measurements: settings, device, versions, images, networks."""
     packages = ("torch", "torchvision", "torch-fidelity", "lpips", "pillow")
     return {
-        "settings": asdict(config),
+        "settings": redact_settings(asdict(config)),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {"emage": __version__, **{name: version(name) for name in packages}},

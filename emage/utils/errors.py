@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from emage.utils.redact import redact
+
 
 class InputError(ValueError):
     """Bad input. The message is one line: what is wrong, and what to do.
@@ -14,10 +16,10 @@ class InputError(ValueError):
 
 @contextmanager
 def exit_on_bad_input() -> Iterator[None]:
-    """End the program if the block raises an InputError: with its line on stderr, and exit code 2."""
+    """End the program if the block raises an InputError: with its line on stderr, without secrets, and exit code 2."""
     try:
         yield
     except InputError as error:
         cause = getattr(error, "cause", error)  # Ray's error of a task is an InputError as well, with its stack trace
-        print(f"error: {cause}", file=sys.stderr)
+        print(redact(f"error: {cause}"), file=sys.stderr)
         sys.exit(2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emage.utils.errors import InputError
+from emage.utils.redact import redact_settings
 
 NAME = "manifest.json"
 
@@ -142,7 +143,8 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
     Args:
         folder: A new or empty folder, or the output of an earlier run of the same command.
         program: Name of the program.
-        identity: The settings on which the result depends, as nested dicts.
+        identity: The settings on which the result depends, as nested dicts. Secrets in addresses do not count, since
+            they may change, and are not recorded.
 
     Raises:
         InputError: The folder holds another run (the message names a setting that differs) or other files. Nothing has
@@ -150,7 +152,7 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
     """
     if "://" in str(folder):
         raise InputError(f"{folder}: an output is a folder that every node sees, not a URL")
-    folder = Path(folder)
+    folder, identity = Path(folder), redact_settings(identity)
     try:
         known = read_json(folder / "run.json") if folder.is_dir() else None
     except InputError:
@@ -166,7 +168,7 @@ def claim_output(folder: str | Path, program: str, identity: dict[str, Any]) -> 
         return
     if known["program"] != program:
         raise InputError(f"{folder} holds the output of {known['program']}, not of {program}; choose another output=")
-    before, now = _flat(known["settings"]), _flat(json.loads(json.dumps(identity)))
+    before, now = _flat(redact_settings(known["settings"])), _flat(json.loads(json.dumps(identity)))
     if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
         key = changed[0]
         raise InputError(

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact, redact_settings
 
 
 def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -20,7 +20,7 @@ def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         return pyarrow.fs.FileSystem.from_uri(address)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(redact(f"{uri}: {first_line(error)}")) from None
+        raise InputError(redact(f"{redact_settings(uri)}: {first_line(error)}")) from None
 
 
 def absolute(uri: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow.fs
 from emage.config import SourceConfig
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact, redact_settings
 
 # Suffix -> format.
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -23,7 +23,7 @@ def find_files(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     Raises:
         InputError: The path does not exist or is unreachable, or a folder has no file of the wanted format.
     """
-    table = redact(config.table)
+    table = redact_settings(config.table)
     filesystem, path = storage.find(config.table)
     try:
         info = filesystem.get_file_info(path)

@@ -25,7 +25,7 @@ from emage.config.presets import PRESETS
 from emage.data.ingest import table_files, table_formats, url_filter
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact_settings
 
 METADATA_PREFIX = "meta."  # of column names, so that a metadata column may be called url or caption as well
 PART_ROWS = 1_000_000  # of a parquet file, read by one task
@@ -118,7 +118,7 @@ def read(
 
 def check(config: SourceConfig) -> None:
     """Raise InputError if the table is missing, unreadable, empty, or lacks a column that the settings name."""
-    table, bad = redact(config.table), Counter[str]()
+    table, bad = redact_settings(config.table), Counter[str]()
     first = next(read(config, bad=bad), None)
     if first is None and bad:
         raise InputError(f"{table}: no row has as many columns as there are names (source.names, source.format)")

@@ -7,7 +7,6 @@
 The same command resumes: a stage that is finished is not run again.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from emage.data.ingest import url_filter, url_table
 from emage.on_ray import launch, tracking
 from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_shards
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact_settings
 
 # Settings, by group, that decide how fast and with how many retries an ingest runs, but do not belong to its identity.
 NOT_IN_IDENTITY = {
@@ -125,8 +124,6 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> dict[str, Any]:
 def _identity(config: IngestConfig) -> dict[str, Any]:
     """Return the settings that the token table depends on."""
     settings = asdict(config)
-    settings["source"]["table"] = redact(settings["source"]["table"])  # without credentials, which may change
-    settings["more"] = json.loads(redact(json.dumps(settings["more"])))
     identity: dict[str, Any] = {}
     for group in ("source", "more", "select", "download", "tokenize", "shuffle"):
         without = NOT_IN_IDENTITY.get(group, ())
@@ -137,7 +134,7 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
 def _check_unchanged(config: IngestConfig, tables: list[SourceConfig], selected: dict[str, Any], output: Path) -> None:
     """Raise InputError if a table or a block list has changed since the finished select stage read it."""
     if selected["source"] != select_urls.describe(tables, config.select):
-        names = [*(redact(table.table) for table in tables), *select_urls.block_list_files(config.select)]
+        names = [*(redact_settings(table.table) for table in tables), *select_urls.block_list_files(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "
             "choose another output= or delete the folder"

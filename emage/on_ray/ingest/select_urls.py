@@ -30,6 +30,7 @@ from emage.on_ray.ingest import select_tasks
 from emage.on_ray.ingest.select_tasks import SelectPlan
 from emage.utils import manifest
 from emage.utils.errors import InputError
+from emage.utils.redact import redact_settings
 
 MANIFEST = "_manifest.json"
 RUN_ROWS = 500_000  # per sorted run: about 100 MB
@@ -62,7 +63,7 @@ def run(
         InputError: No row is left.
     """
     described = describe(tables, config)
-    key = manifest.fingerprint([described, list(map(asdict, tables)), shard_rows])[:16]
+    key = manifest.fingerprint([described, redact_settings(list(map(asdict, tables))), shard_rows])[:16]
     plan = SelectPlan(str(work / key), shard_rows, RUN_ROWS)
     plan.urls_folder.mkdir(parents=True, exist_ok=True)
     parts = _read_tables(plan, tables, blocked, folder.parent)

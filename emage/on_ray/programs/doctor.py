@@ -43,7 +43,7 @@ from emage.on_ray import launch, tracking
 from emage.tokenizers import weights_cache
 from emage.utils import storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact
+from emage.utils.redact import redact, redact_settings
 
 GIB = 1 << 30
 MIN_MEMORY, MIN_DISK, MIN_STORE = 8 * GIB, 20 * GIB, 1 * GIB
@@ -176,10 +176,10 @@ def check_shared_storage(folder: str, nodes: list[dict[str, Any]]) -> Iterator[C
     advice = "mount the same storage, writable, on every node (or give object storage by its URI)"
     for node in nodes:
         wrong = run_on_node(node, _write, paths[node["NodeID"]], token)
-        yield make_check(f"storage written, {host_name(node)}", not wrong, wrong or redact(folder), advice)
+        yield make_check(f"storage written, {host_name(node)}", not wrong, wrong or redact_settings(folder), advice)
     for node in nodes:
         wrong = run_on_node(node, _read, list(paths.values()), token)
-        yield make_check(f"storage read, {host_name(node)}", not wrong, wrong or redact(folder), advice)
+        yield make_check(f"storage read, {host_name(node)}", not wrong, wrong or redact_settings(folder), advice)
     for path in paths.values():
         system, path = storage.find(path)
         with contextlib.suppress(OSError):  # it may never have been written
@@ -241,7 +241,7 @@ def check_services(config: DoctorConfig) -> Iterator[Check]:
 
 
 def check_tracking_server(uri: str) -> Check:
-    shown = redact(uri)
+    shown = redact_settings(uri)
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
         existing = next(path for path in (file, *file.parents) if os.path.exists(path))  # Path.exists() may raise

@@ -24,6 +24,7 @@ from emage.training.estimate.parameters_and_flops import flops_per_sample
 from emage.training.step_log import StepLog
 from emage.training.step_metrics import Metrics
 from emage.utils import image_grid, provenance
+from emage.utils.redact import redact_settings
 
 NUM_FILMSTRIPS = 2  # prompts whose decoding steps are shown
 MAX_RESENT_STEPS = 1_000  # steps that were logged before a restart and are sent to MLflow again
@@ -106,7 +107,7 @@ class TrainingRecorder:
             "step": config.optim.steps,
             "method": config.method,
             "data": {
-                "path": config.data.path,
+                "path": redact_settings(config.data.path),
                 "rows": table.num_rows,
                 "fingerprint": schema.fingerprint(config.data.path),
             },
