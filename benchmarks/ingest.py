@@ -166,7 +166,8 @@ def write_shards(folder: Path, jpegs: list[bytes], benchmark: TokenizeBenchmark,
         shard.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows, schema.IMAGE_SCHEMA), shard / image_shards.IMAGES)
         counts = {"rows": len(rows), "written": len(rows), "failed": {}}
-        files = {"pictures": [image_shards.IMAGES], "outputs": {image_shards.IMAGES: str(number)}}
+        outputs = {image_shards.IMAGES: manifest.sha256(shard / image_shards.IMAGES)}
+        files = {"pictures": [image_shards.IMAGES], "outputs": outputs}
         manifest.write_json(shard / manifest.NAME, counts | files)
     total = {"rows": benchmark.pictures, "written": benchmark.pictures, "failed": {}, "passes": 1}
     manifest.write_json(folder / manifest.NAME, {"shards": len(starts), **total})

@@ -243,6 +243,8 @@ def tokenize(folder: str, file: str, info: schema.TokenizerInfo) -> int:
     with manifest.new_folder(image_shards.shard_folder(Path(folder), number)) as temporary:
         table = pa.table([columns[name] for name in target.names], schema=target)
         pq.write_table(table, temporary / tokenize_shards.TOKENS, compression="zstd")
+        outputs = {tokenize_shards.TOKENS: manifest.sha256(temporary / tokenize_shards.TOKENS)}
+        manifest.write_json(temporary / manifest.NAME, {"outputs": outputs})
     return len(rows)
 
 
