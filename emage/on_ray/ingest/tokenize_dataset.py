@@ -178,4 +178,5 @@ def _set_up_ray_data() -> None:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # an InputError is raised as one
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # what it logs is raised as well
+    for name in ("exceptions", "_internal.execution.streaming_executor_state"):  # what these log is raised as well
+        logging.getLogger(f"ray.data.{name}").setLevel(logging.CRITICAL)

@@ -41,13 +41,15 @@ def copy_without(ingested: Ingested, output: Path, *names: str) -> IngestConfig:
 
 @pytest.mark.parametrize("damage", [flip, cut, os.unlink])
 def test_a_damaged_image_shard_is_named_and_made_again_once_it_is_deleted(
-    ingested: Ingested, tmp_path: Path, damage: Callable[[Path], None]
+    ingested: Ingested, tmp_path: Path, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ):
     settings = copy_without(ingested, tmp_path / "out", "tokenized", "tokens")
     shard = tmp_path / "out" / "shards" / "00001"
     damage(shard / "pictures.parquet")
     with pytest.raises(InputError, match=rf"^{shard}/pictures.parquet is damaged: [^\n]*delete the folder {shard} and"):
         ingest.ingest(settings)
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed and "ERROR" not in printed
     assert not (tmp_path / "out" / "tokenized" / "00001").exists()
     if damage is flip:
         shutil.rmtree(shard)
