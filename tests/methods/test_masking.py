@@ -228,3 +228,13 @@ def test_halton_order_visits_every_position_once_and_spreads_out():
     first = (ranks < 4).nonzero().flatten()
     quadrants = {(int(i) // 8 // 4, int(i) % 8 // 4) for i in first}
     assert len(quadrants) >= 3
+
+
+def test_compiled_the_mask_of_the_highest_scores_is_the_same():
+    compiled = torch.compile(top_k_mask, backend="eager")
+    scores = torch.tensor([[1.0, 3.0, 2.0, 3.0, 0.5], [2.0, 2.0, 2.0, 2.0, 2.0]])
+    for counts in ([0, 3], [1, 5], [2, 1], [3, 2]):
+        expected = top_k_mask(scores, torch.tensor(counts))
+        assert torch.equal(compiled(scores, torch.tensor(counts)), expected)
+        assert expected.sum(1).tolist() == counts
+    assert top_k_mask(scores, torch.tensor([1, 2])).int().tolist() == [[0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]

@@ -2,8 +2,9 @@
 
 import * as api from "./api.js";
 import { Brush } from "./brush.js";
-import { curl, link, settingsFromAddress } from "./command.js";
+import { curl, link, setAddress, settingsFromAddress, wasSeedKept } from "./command.js";
 import { isSeedKept, keepSeed, requestBody, setSettings, showExamples } from "./form.js";
+import * as gallery from "./gallery.js";
 import { hideProblem, showProblem } from "./problem.js";
 import { addEvent, beginRun, endRun, isComplete, isEmpty, releaseRun } from "./run.js";
 import { View } from "./view.js";
@@ -43,8 +44,21 @@ async function load() {
   $("steps").max = rows * columns;
   $("steps-range").max = Math.min(rows * columns, 64); // a slider with a thousand values can't be set precisely
   const { prompt, ...others } = settingsFromAddress(); // a prompt that was typed meanwhile stays
-  setSettings({ ...model.sampling, ...others });
+  setSettings({ ...model.sampling, ...others }, wasSeedKept());
   showExamples(model.examples.slice(0, 5));
+  await restoreRuns();
+}
+
+/** Brings back the runs of this tab. After a reload the one that was shown is shown again; a link shows none. */
+async function restoreRuns() {
+  const kept = await gallery.restore();
+  if (runs.length || running || !kept.shown) return;
+  runs.push(...kept.runs);
+  if (wasSeedKept() !== undefined) {
+    view.show(kept.shown);
+    updateLinks();
+  }
+  view.showEarlier(runs, true);
 }
 
 const imageSize = () => model.size.split("x").map(Number);
@@ -155,13 +169,15 @@ function requestOfImage() {
   return { ...body, seed: view.shown.image.seed };
 }
 
-/** Makes the address and the command those of the image that is shown. */
+/** Makes the address and the command those of what is shown: one image or several. An edit has no address. */
 function updateLinks() {
-  const { edit, chosen } = view.run;
-  if (chosen === null || view.shown.image.seed === undefined) return;
-  $("curl").textContent = curl(requestOfImage(), edit);
+  const { edit, chosen, body } = view.run;
+  if (view.shown.image.seed === undefined) return;
+  const request = chosen === null ? { ...body, seed: view.shown.image.seed } : requestOfImage();
+  $("curl").textContent = curl(request, edit);
   if (edit) [$("image-file").href, $("mask-file").href] = edit.urls;
-  else history.replaceState(null, "", link(requestOfImage()));
+  setAddress(edit ? null : request, isSeedKept());
+  gallery.save(runs, view.run);
 }
 
 function enterBrush() {
@@ -218,7 +234,10 @@ on("stop", "click", () => running?.abort());
 on("steps-range", "input", () => ($("steps").value = $("steps-range").value));
 on("steps", "input", () => ($("steps-range").value = $("steps").value));
 on("seed", "input", () => keepSeed($("seed").value !== ""));
-on("keep", "click", () => keepSeed(!isSeedKept()));
+on("keep", "click", () => {
+  keepSeed(!isSeedKept());
+  history.replaceState({ isKept: isSeedKept() }, "");
+});
 
 on("edit", "click", enterBrush);
 on("leave", "click", () => {
@@ -236,6 +255,7 @@ on("erase", "click", () => {
 on("all", "click", () => {
   Object.assign(view.run, { chosen: null, frame: null });
   view.show(view.run);
+  updateLinks();
   $("thumbnails").querySelector("input").focus();
 });
 on("back", "click", () => {
@@ -254,5 +274,5 @@ addEventListener("keydown", ({ key }) => {
 
 if (matchMedia("(max-width: 54rem)").matches) $("settings").open = false; // so that the image is near the prompt
 if (matchMedia("(pointer: fine)").matches) $("prompt").focus();
-setSettings(settingsFromAddress());
+setSettings(settingsFromAddress(), wasSeedKept());
 load();

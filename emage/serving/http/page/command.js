@@ -30,6 +30,14 @@ export function link(body) {
   return url.href;
 }
 
+/** Makes the address that of a request, or of no request (null); `isKept` stays with it over a reload, not in a link. */
+export function setAddress(body, isKept) {
+  history.replaceState({ isKept }, "", body ? link(body) : new URL(document.baseURI).href.split("#")[0]);
+}
+
+/** Returns whether the seed was kept when this page was last shown; undefined if it was opened by a link. */
+export const wasSeedKept = () => history.state?.isKept;
+
 /** Returns the settings in this page's address by name; empty if it has none. */
 export function settingsFromAddress() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));

@@ -10,13 +10,15 @@ export function keepSeed(isKept) {
   $("keep").ariaPressed = String(isKept);
 }
 
-/** Fills the form with those of its settings that `values` has. */
-export function setSettings(values) {
+/** Fills the form with those of its settings that `values` has. `isKept`: its seed is kept for the next run. */
+export function setSettings(values, isKept = true) {
   for (const name of ["prompt", "steps", ...ADVANCED]) if (name in values) $(name).value = values[name];
   $("steps-range").value = $("steps").value;
+  const n = [...$("form").elements.n].find((choice) => choice.value === String(values.n));
+  if (n) n.checked = true;
   if ("seed" in values) {
     $("seed").value = values.seed;
-    keepSeed(true);
+    keepSeed(isKept);
   }
 }
 

@@ -17,7 +17,7 @@ export function addEvent(run, event) {
   const { step, steps, known: unmasked } = event;
   const blob = toBlob(event);
   const url = URL.createObjectURL(blob);
-  const frame = { step, steps, unmasked, at: elapsed(run), url, format: event.output_format };
+  const frame = { step, steps, unmasked, at: elapsed(run), blob, url, format: event.output_format };
   if (event.type.endsWith(".completed")) {
     frame.step = frame.steps ??= previous?.steps ?? 1; // an image of one step has no previous frame
     frame.unmasked = 1;
