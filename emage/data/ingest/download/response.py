@@ -108,6 +108,8 @@ def read_body(
         request_method="GET",
     )
     length = body.length_remaining
+    if response.length is None:  # http.client does not read a list of equal lengths, which some proxies make
+        file.length = length
     if (length or 0) > max_bytes:
         raise FetchError("too_big")
     needed = (max_bytes if length is None else length) + (max_bytes if codings else 0)

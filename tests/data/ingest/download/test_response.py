@@ -141,6 +141,14 @@ def test_a_connection_that_ends_early_is_a_connection_error():
     assert fetch_raw(b"HTTP/1.0 200 OK\r\n\r\n" + BODY) == BODY  # its end is that of the connection
 
 
+def test_equal_lengths_are_one():
+    size = len(BODY)
+    for lengths in (f"Content-Length: {size}, {size}", f"Content-Length: {size}\r\nContent-Length: {size}"):
+        head = f"HTTP/1.1 200 OK\r\n{lengths}\r\n\r\n".encode()
+        assert fetch_raw(head + BODY + b"what follows on the connection") == BODY
+        assert reason(head + BODY[:-1]) == "connection_error"
+
+
 def test_chunks_of_no_size_are_a_bad_response():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert [reason(head + size) for size in (b"xyz\r\nabc", b"1" * 100_000)] == ["bad_response"] * 2
