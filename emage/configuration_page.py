@@ -26,6 +26,9 @@ emage train demo data.path=runs/demo/ingest/tokens run.output=runs/my_model opti
 - A key on the command line overrides the preset, and the preset overrides the default. An unknown key, or a value
   that is not allowed, ends the program with one line before anything starts.
 - Values are YAML: `null`, `true`, `1e-3`, `[a, b]` for lists. Put quotes around `[...]` if your shell expands brackets.
+- `${KEY}` in a value of a command line is the value of another key, `${oc.env:NAME}` that of an environment variable.
+  It is filled in once, and the result is recorded with the run: not for secrets. Files (a checkpoint's `config.yaml`)
+  must hold values: references in them are refused.
 - `~` at the start of a path is the home folder.
 - `emage train --help` lists the keys, `emage train --help optim.lr` explains one: what is allowed, its unit, its
   value in each preset, the source of its default.

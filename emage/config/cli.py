@@ -1,7 +1,8 @@
 """`PRESET key=value ...` -> a frozen config dataclass, through OmegaConf; and a config as YAML and back.
 
-A mistake on a command line is an InputError of one line, with the nearest name if something is mistyped. The code here
-does not depend on the fields of any config.
+A mistake on a command line is an InputError of one line, with the nearest name if something is mistyped. A value of a
+command line may refer to another key (${KEY}) or to an environment variable (${oc.env:NAME}); one of a file may not, as
+the file may be a stranger's. The code here does not depend on the fields of any config.
 """
 
 import sys
@@ -27,6 +28,7 @@ from emage.config.help_text import explain, usage
 from emage.config.presets import PRESETS, presets
 from emage.utils.errors import InputError
 from emage.utils.redact import redact_settings
+from emage.utils.untrusted import plain_data
 
 Config = TypeVar("Config")
 
@@ -105,7 +107,8 @@ def from_yaml(program: type[Config], text: str) -> Config:
         text: The YAML text; keys that are left out get their defaults.
 
     Raises:
-        InputError: The text is not YAML, has an unknown key, or a value that its field does not allow.
+        InputError: The text is not plain YAML, refers to another value (${...}), has an unknown key, or a value that
+            its field does not allow.
 
     Examples:
         ```python
@@ -113,9 +116,27 @@ def from_yaml(program: type[Config], text: str) -> Config:
         ```
     """
     try:
-        config: Config = OmegaConf.to_object(OmegaConf.merge(_writable(program), OmegaConf.create(text)))  # type: ignore[assignment]
-    except (OmegaConfBaseException, OverflowError, yaml.YAMLError) as error:
-        raise InputError(f"not a {program.__name__}: {str(error).splitlines()[0]}") from None
+        values = plain_data.parse_yaml(text)
+    except ValueError as error:
+        raise InputError(f"not a {program.__name__}: {error}") from None
+    return from_values(program, values)
+
+
+def from_values(program: type[Config], values: Any) -> Config:
+    """Return the config of values that were read from a file. Raises InputError as `from_yaml` does.
+
+    Args:
+        program: The config class.
+        values: Plain values (emage.utils.untrusted.plain_data), by the names of the fields.
+    """
+    try:
+        if not isinstance(values, dict):
+            raise ValueError("it has no keys")
+        plain_data.refuse_references(values)  # OmegaConf would look up ${oc.env:NAME}: a variable of this machine
+        config: Config = OmegaConf.to_object(OmegaConf.merge(_writable(program), values))  # type: ignore[assignment]
+    except (OmegaConfBaseException, OverflowError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"not a {program.__name__}: {line[:300]}") from None
     if broken := next(problems(config), None):
         raise InputError(f"not a {program.__name__}: {broken}")
     return config

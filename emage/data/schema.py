@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact, redact_settings
+from emage.utils.untrusted import plain_data
 from emage.version import __version__
 
 pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
@@ -95,13 +96,16 @@ def token_schema(info: TokenizerInfo, version: str) -> pa.Schema:
     )
 
 
+TOKENIZER_KEYS = {"name": str, "sha256": str, "vocab_size": int, "grid": [int]}  # of the schema's metadata
+
+
 def read_tokenizer_info(schema: pa.Schema) -> TokenizerInfo:
     """Return the tokenizer that the metadata of a token table's schema names. Raise ValueError if it names none."""
     metadata = schema.metadata or {}
     if b"emage.tokenizer" not in metadata:
         raise ValueError("no tokenizer in the schema metadata")
     try:
-        values = json.loads(metadata[b"emage.tokenizer"])
+        values = plain_data.select(plain_data.parse_json(metadata[b"emage.tokenizer"].decode()), TOKENIZER_KEYS)
         info = TokenizerInfo(**{**values, "grid": tuple(values["grid"])})
         if not (0 < info.vocab_size <= MAX_VOCABULARY and len(info.grid) == 2 and min(info.grid) > 0):
             raise ValueError(f"vocab_size={info.vocab_size}, grid={info.grid}, which no tokenizer has")

@@ -22,6 +22,7 @@ from emage.config import nearest
 from emage.model.text import clip_weights
 from emage.tokenizers.weight_files import fingerprint
 from emage.utils.errors import InputError
+from emage.utils.untrusted import plain_data
 
 
 class Clip:
@@ -130,7 +131,7 @@ def _open_clip_name(model: str) -> Iterator[str]:
     if not model.endswith(".json"):
         yield model
         return
-    config = json.loads(Path(model).read_text())
+    config = plain_data.parse_json(plain_data.read_text(model))
     with tempfile.TemporaryDirectory() as folder:
         whole = config if "model_cfg" in config else {"model_cfg": config}
         Path(folder, "open_clip_config.json").write_text(json.dumps(whole))

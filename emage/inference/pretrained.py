@@ -163,4 +163,7 @@ def without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple
         config = replace(config, model=replace(config.model, text_weights=Path(config.model.text_weights).name))
     if "path" in metadata.get("data", {}):
         metadata = metadata | {"data": metadata["data"] | {"path": Path(metadata["data"]["path"]).name}}
+    init = metadata.get("settings", {}).get("init")
+    if isinstance(init, str) and Path(init).is_absolute():  # a name or a hub id stays
+        metadata = metadata | {"settings": metadata["settings"] | {"init": Path(init).name}}
     return config, metadata

@@ -1,4 +1,4 @@
-"""A checkpoint folder: everything that is needed to generate images. No pickles.
+"""A checkpoint folder: everything that is needed to generate images. No pickles, and no trust in whoever made it.
 
 model.safetensors      text encoder and decoder
 tokenizer.safetensors  the image tokenizer; not in models of the package, which use the shipped one
@@ -19,16 +19,19 @@ from emage import tokenizers
 from emage.config import CheckpointConfig, from_yaml, to_yaml
 from emage.data.schema import TokenizerInfo
 from emage.methods import METHODS
+from emage.model import checkpoint_manifest
 from emage.model.transformer import Network
 from emage.tokenizers import weight_files
 from emage.utils import manifest
 from emage.utils.errors import InputError
+from emage.utils.untrusted import plain_data, weights_header
 from emage.version import __version__
 
 MODEL, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.safetensors", "config.yaml"
 
+MAX_CONFIG_BYTES = 100_000  # a config has a thousand
 # The errors of networks and files whose sizes or names contradict each other.
-MISFITS = (SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
+MISFITS = (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError, LookupError)
 
 
 def describe(tokenizer: Any) -> TokenizerInfo:
@@ -93,7 +96,7 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
             expected = "this model was trained with" if name == TOKENIZER else f"that {manifest.NAME} lists"
             raise damaged(folder, f"{name} is not the one {expected}")
     try:
-        return from_yaml(CheckpointConfig, (folder / CONFIG).read_text()), record
+        return from_yaml(CheckpointConfig, plain_data.read_text(folder / CONFIG, MAX_CONFIG_BYTES)), record
     except MISFITS as error:
         raise unreadable(folder, f"{CONFIG}: {one_line(error)}") from error
 
@@ -104,6 +107,7 @@ def load(
     """Return network (eval mode, float32), tokenizer, config and manifest of a folder. Raise the errors of `check`."""
     config, record = check(folder)
     try:
+        weights_header.check_weights(lambda: build(config), Path(folder) / MODEL)
         network = build(config)
         network.load_state_dict(load_file(Path(folder) / MODEL))
     except MISFITS as error:
@@ -124,21 +128,20 @@ def _reject_rounded(network: Network) -> None:
 
 def _record(folder: Path) -> dict[str, Any]:
     """Return the manifest. It must list all files of a model, or they would be read without a check."""
-    try:
-        record = manifest.read_json(folder / manifest.NAME)
-    except (OSError, ValueError):
-        record = None
+    record = _read_any(folder)
     if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
-        if isinstance(record, dict) and _is_of_another_version(record):
+        if _is_of_another_version(record):
             raise unreadable(folder, "its files are others")
         wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
         raise InputError(f"{folder} is not a checkpoint folder (it needs {wanted})")
+    try:
+        record = checkpoint_manifest.known_keys(record)
+    except ValueError as error:
+        raise unreadable(folder, f"{manifest.NAME}: {error}") from None
     for name in (CONFIG, MODEL, TOKENIZER):
-        is_listed = isinstance(record["files"], dict) and name in record["files"]
-        if not is_listed and not (name == TOKENIZER and _uses_shipped_tokenizer(folder, record)):
+        if name not in record["files"] and not (name == TOKENIZER and _uses_shipped_tokenizer(folder, record)):
             raise unreadable(folder, f"{manifest.NAME} does not list {name} under files")
-    tokenizer = record.get("tokenizer")
-    if not isinstance(tokenizer, dict) or not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
+    if not {"name", "sha256"} <= record.get("tokenizer", {}).keys():
         raise unreadable(folder, f"{manifest.NAME} does not name the tokenizer it was trained with")
     return record
 
@@ -176,17 +179,25 @@ def damaged(folder: str | Path, what: str) -> InputError:
 
 def unreadable(folder: str | Path, what: str) -> InputError:
     """Return the error for a checkpoint that this version cannot read: another version made it, or it is damaged."""
-    record = manifest.read_json(Path(folder) / manifest.NAME)
+    record = _read_any(folder)
     if not _is_of_another_version(record):
         return damaged(folder, what)
+    version = checkpoint_manifest.version(record)
     return InputError(
-        f"{folder} was made by emage {record['emage']}, this is emage {__version__}, which cannot read it ({what}): "
-        f"use emage {record['emage']}"
+        f"{folder} was made by emage {version}, this is emage {__version__}, which cannot read it ({what}): "
+        f"use emage {version}"
     )
 
 
-def _is_of_another_version(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("emage"), str) and record["emage"] != __version__
+def _read_any(folder: str | Path) -> Any:
+    try:
+        return checkpoint_manifest.read_any(folder)
+    except (OSError, ValueError):
+        return None
+
+
+def _is_of_another_version(record: Any) -> bool:
+    return checkpoint_manifest.version(record) not in (None, __version__)
 
 
 def one_line(error: Exception) -> str:

@@ -1,10 +1,13 @@
 """The model card: README.md of a checkpoint folder, generated from its manifest and the model.
 
+The manifest of a model that was loaded is a stranger's: its texts are shown as code, in which nothing is markup.
+
 The front matter is indexed by the model hub. Sections: how to use the model, its parts, its training, its scores with
 the settings that produced them, and its limits.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +17,11 @@ from torch import nn
 
 from emage.config import CheckpointConfig
 from emage.methods import METHODS
+from emage.model import checkpoint_manifest
 from emage.model.transformer import Network
 from emage.utils import manifest
+from emage.utils.image_grid import printable
+from emage.utils.untrusted.markdown import code_span
 
 NAME, SAMPLES = "README.md", "samples.png"
 PROMPT = "a red bus on a street"  # in the example of a model that was saved without prompts
@@ -47,7 +53,7 @@ def write(folder: str | Path, pipe: Described, name: str = ".") -> None:
     """Write the card of the checkpoint in `folder`, whose model is `pipe`. `name`: the path or id in its example."""
     from huggingface_hub import ModelCard
 
-    metadata = manifest.read_json(Path(folder) / manifest.NAME)
+    metadata = checkpoint_manifest.read(folder)
     shown = f"![sample images]({SAMPLES})" if (Path(folder) / SAMPLES).exists() else ""
     sections = [
         f"# Emage, {pipe.config.method}",
@@ -77,7 +83,7 @@ def add_scores(folder: str | Path, pipe: Described, record: dict[str, Any]) -> N
     """
     path = Path(folder) / manifest.NAME
     with FileLock(Path(folder) / ".scores.lock"):  # two evaluations may end at the same time
-        metadata = manifest.read_json(path)
+        metadata = checkpoint_manifest.read(folder)
         scores = metadata.setdefault("scores", {})
         key = manifest.fingerprint(record["settings"])
         earlier = scores.get(key, {"figures": {}})["figures"]
@@ -96,8 +102,8 @@ def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
         EvalResult(
             task_type="text-to-image",
             dataset_type="captions",
-            dataset_name=record["file"],
-            metric_type=name,
+            dataset_name=printable(record["file"]),
+            metric_type=printable(name),
             metric_value=value,
             metric_args=record["settings"],
         )
@@ -106,7 +112,7 @@ def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
     ]
     data = ModelCardData(
         language="en",
-        license=metadata.get("license", "apache-2.0"),
+        license=printable(metadata.get("license", "apache-2.0")),
         library_name="emage",
         pipeline_tag="text-to-image",
         tags=["emage", pipe.config.method],
@@ -121,7 +127,8 @@ def _front_matter(pipe: Described, metadata: dict[str, Any]) -> str:
 
 
 def _use(metadata: dict[str, Any], name: str) -> str:
-    prompt = json.dumps((metadata.get("prompts") or [PROMPT])[0], ensure_ascii=False)
+    first = (metadata.get("prompts") or [PROMPT])[0]
+    prompt = json.dumps(first, ensure_ascii=not first.isprintable())  # one line in any case
     source = "this folder" if name == "." else "downloaded once, then from the cache"
     return f"""\
 ## Use
@@ -142,7 +149,7 @@ def _model(pipe: Described, metadata: dict[str, Any]) -> str:
     parts = {
         f"text encoder (`{model.text}`, {model.text_length} positions)": pipe.network.text,
         f"decoder ({decoder})": pipe.network.decoder,
-        f"image tokenizer (`{tokenizer['name']}`)": pipe.tokenizer,
+        f"image tokenizer ({code_span(tokenizer['name'])})": pipe.tokenizer,
     }
     rows = [(what, f"{_parameters(part):,}") for what, part in parts.items()]
     rows.append(("all", f"{sum(map(_parameters, parts.values())):,}"))
@@ -150,14 +157,15 @@ def _model(pipe: Described, metadata: dict[str, Any]) -> str:
     return (
         f"## Model\nAn image is {width} x {height} pixels: {config.grid[0]} x {config.grid[1]} tokens of "
         f"{config.vocab_size} codes.\n\n{_table(('part', 'parameters'), rows)}\n\n"
-        f"The tokenizer's weights have sha256 `{tokenizer['sha256']}`; the model works with no other."
+        f"The tokenizer's weights have sha256 {code_span(tokenizer['sha256'])}; the model works with no other."
     )
 
 
 def _training(metadata: dict[str, Any]) -> str:
-    rows = [(name, str(value)) for name, value in _training_rows(metadata) if value is not None]
+    facts = ((name, value) for name, value in _training_rows(metadata) if value is not None)
+    rows = [(name, _shown(value) if isinstance(value, str) else str(value)) for name, value in facts]
     settings = metadata.get("settings")
-    shown = f"\n\nSettings:\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else ""
+    shown = f"\n\nSettings:\n\n{_json_block(settings)}" if settings else ""
     return f"## Training\n{_table(('what', 'value'), rows)}{shown}"
 
 
@@ -169,10 +177,10 @@ def _training_rows(metadata: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "steps", metadata.get("step")
     yield "seconds", metadata.get("seconds")
     for name, value in metadata.get("metrics", {}).items():
-        if name not in ("samples", "time"):  # a checksum of the last batch, and the time
-            yield f"{name} at the end", f"{value:.4g}"
+        if name not in ("samples", "time") and value is not None:  # a checksum of the last batch, and the time
+            yield f"{_shown(name)} at the end", f"{value:.4g}"
     yield "git commit", metadata.get("git")
-    yield "emage", metadata["emage"]
+    yield "emage", metadata.get("emage")
 
 
 def _scores(metadata: dict[str, Any]) -> str:
@@ -180,11 +188,10 @@ def _scores(metadata: dict[str, Any]) -> str:
         return "## Scores\nNot measured."
     parts = ["## Scores"]
     for record in metadata["scores"].values():
-        rows = [(name, f"{value:.4f}") for name, value in record["figures"].items()]
-        settings = json.dumps(record["settings"], indent=2)
+        rows = [(_shown(name), f"{value:.4f}") for name, value in record["figures"].items()]
         parts.append(
-            f"{record['captions']} captions of `{record['file']}`, one run:\n\n{_table(('metric', 'value'), rows)}\n\n"
-            f"with\n\n```json\n{settings}\n```"
+            f"{record['captions']} captions of {code_span(record['file'])}, one run:\n\n"
+            f"{_table(('metric', 'value'), rows)}\n\nwith\n\n{_json_block(record['settings'])}"
         )
     return "\n\n".join(parts)
 
@@ -211,8 +218,19 @@ def _limits(pipe: Described, metadata: dict[str, Any]) -> str:
     return "## Limits\n" + "\n".join(f"- {limit}" for limit in limits)
 
 
+def _shown(text: str) -> str:
+    """Return a text of the manifest; as code, if it is more than words or a number."""
+    return text if re.fullmatch(r"[\w -]+|[\d.e+-]+", text, re.ASCII) else code_span(text)
+
+
+def _json_block(value: Any) -> str:
+    """Return a value as a block of JSON. Its texts cannot end the block: JSON has no line breaks in them."""
+    return f"```json\n{json.dumps(value, indent=2)}\n```"
+
+
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"| {name} | {value} |" for name, value in [head, ("---", "---"), *rows])
+    lines = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {name} | {value} |" for name, value in [head, ("---", "---"), *lines])
 
 
 def _parameters(module: nn.Module) -> int:

@@ -5,7 +5,7 @@
     a folder: encoder.pkl and decoder.pkl  OpenAI's dVAE: pickled modules of the package dall_e
     a .safetensors file                    any of these, converted
 
-Pickles are read by emage/utils/safe_pickle.py; the classes that they name are listed here.
+Pickles are read by emage/utils/untrusted/safe_pickle.py; the classes that they name are listed here.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from typing import IO, Any
 import safetensors.torch
 from torch import Tensor
 
-from emage.utils.safe_pickle import PlaceholderClass, unpickle, unpickle_legacy, unsafe_file
+from emage.utils.untrusted.safe_pickle import PlaceholderClass, unpickle, unpickle_legacy, unsafe_file
 
 DVAE_FILES = ("encoder", "decoder")  # one .pkl each
 

@@ -11,13 +11,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from emage.config import from_yaml
+from emage.config.cli import from_values
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils import manifest
+from emage.utils.untrusted import plain_data, weights_header
 
 Tokenizer = VQGAN | DVAE
 Config = VQGANConfig | DVAEConfig
+
+MAX_DESCRIPTION = 100_000  # characters of a file's description; ours have 300
+MAX_NAME = 100  # characters
 
 METADATA_KEY = "emage"  # one key only: safetensors writes several in random order, and equal weights must hash equal
 # Name of an architecture in files -> the classes of its config and its network. A new architecture is one line here.
@@ -90,6 +94,10 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
     if described is None:
         raise ValueError(f"{path} does not name the tokenizer that it holds: use load(name, weights=path)")
     name, config = described
+    try:
+        weights_header.check_weights(lambda: build_network(config, name), path)
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"the weights do not fit {name}: {error}") from error
     return build(name, config, safetensors.torch.load_file(path), device)
 
 
@@ -104,22 +112,28 @@ def describe(path: str | Path) -> tuple[str, Config] | None:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     if text is None:
         return None
-    described = _json(text)
-    kind = next((kind for kind in ARCHITECTURES if isinstance(described, dict) and kind in described), None)
-    if kind is None or not isinstance(described.get("name"), str):
+    described = _json_object(text)
+    kind = next((kind for kind in ARCHITECTURES if kind in described), None)
+    if kind is None or not _is_name(described.get("name")):
         raise ValueError(f"{path} holds no tokenizer of an architecture of this version ({', '.join(ARCHITECTURES)})")
     try:
-        config = from_yaml(ARCHITECTURES[kind][0], json.dumps(described[kind]))  # which checks names and types
-        return described["name"], config
+        return described["name"], from_values(ARCHITECTURES[kind][0], described[kind])  # which checks names and types
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"{path} holds a tokenizer that this version of emage cannot build: {error}") from error
 
 
-def _json(text: str) -> Any:
+def _json_object(text: str) -> dict[str, Any]:
+    """Return the object in a JSON text; an empty one for anything else, and for a text of unusual size."""
     try:
-        return json.loads(text)
+        value = plain_data.parse_json(text) if len(text) <= MAX_DESCRIPTION else None
     except ValueError:
-        return None
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def _is_name(value: Any) -> bool:
+    """Return whether a value can be a tokenizer's name, which is shown in messages and in model cards."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
 def build_network(config: Config, name: str) -> Tokenizer:

@@ -96,6 +96,24 @@ def test_bad_values_name_their_key(argument: str, message: str):
     assert str(error.value) == message
 
 
+def test_a_command_line_may_refer_to_a_variable_and_to_another_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_TABLE", "/data/urls.csv")
+    settings = parse(
+        IngestConfig, ["source.table=${oc.env:MY_TABLE}", "output=o/${source.dataset}", "source.dataset=cc"]
+    )
+    assert (settings.source.table, settings.output) == ("/data/urls.csv", "o/cc")
+
+
+def test_a_file_may_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_TABLE", "/data/urls.csv")
+    for text in ("method: ${oc.env:MY_TABLE}", "model: {mlp: '${method}'}", "${oc.env:MY_TABLE}: 1"):
+        with pytest.raises(
+            InputError, match=r"^not a CheckpointConfig: .*references in files are not resolved"
+        ) as error:
+            from_yaml(CheckpointConfig, text)
+        assert "/data" not in str(error.value)
+
+
 def test_help_names_every_preset_and_key(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         parse(IngestConfig, ["--help"])

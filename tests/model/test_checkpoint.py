@@ -65,16 +65,33 @@ def test_the_manifest_must_list_every_file(name: str, folder: Path):
         checkpoint.check(folder)
 
 
-@pytest.mark.parametrize("files", [{}, [], None, "model.safetensors"])
-def test_a_manifest_that_lists_nothing(files, folder: Path):
-    rewrite(folder, lambda record: record.update(files=files))
-    assert load_error(folder) == "manifest.json does not list config.yaml under files"
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("files", {}, " does not list config.yaml under files"),
+        ("files", [], ": files is a list, not a group of keys"),
+        ("files", None, ": files is None, not a group of keys"),
+        ("files", "model.safetensors", ": files is 'model.safetensors', not a group of keys"),
+        ("tokenizer", {}, " does not name the tokenizer it was trained with"),
+        ("tokenizer", {"name": "demo"}, " does not name the tokenizer it was trained with"),
+        ("tokenizer", None, ": tokenizer is None, not a group of keys"),
+        ("tokenizer", {"name": "demo", "sha256": 3}, ": tokenizer.sha256 is 3, not a text"),
+        ("data", {"path": ["a"]}, ": data.path is a list, not a text"),
+        ("step", True, ": step is True, not a whole number"),
+        ("prompts", ["a", 3], ": prompts[1] is 3, not a text"),
+        ("metrics", {"loss": "<b>low</b>"}, ": metrics.loss is '<b>low</b>', not a whole number or a number or null"),
+        ("scores", {"a": {"figures": {}}}, ": scores.a has no captions"),
+    ],
+)
+def test_a_manifest_with_a_wrong_value(key: str, value: Any, message: str, folder: Path):
+    rewrite(folder, lambda record: record.update({key: value}))
+    assert load_error(folder) == f"manifest.json{message}"
 
 
-@pytest.mark.parametrize("tokenizer", [None, {}, "demo", {"name": "demo"}, {"name": "demo", "sha256": 3}])
-def test_a_manifest_without_a_tokenizer(tokenizer, folder: Path):
-    rewrite(folder, lambda record: record.update(tokenizer=tokenizer))
-    assert load_error(folder) == "manifest.json does not name the tokenizer it was trained with"
+def test_unknown_keys_of_a_manifest_are_left_out(folder: Path):
+    rewrite(folder, lambda record: record.update(later={"a": 1}, data={"path": "p", "more": "<b>"}))
+    _, record = checkpoint.check(folder)
+    assert "later" not in record and record["data"] == {"path": "p"}
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", "no json"])
@@ -87,9 +104,9 @@ def test_a_manifest_of_something_else(text: str, folder: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("width: 64", "width: 32", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
+        ("width: 64", "width: 32", "model.safetensors is not of the network in config.yaml: its decoder.tokens.weight"),
         ("width: 64", "width: 63", "config.yaml: not a CheckpointConfig: model.width=63: must be a multiple of"),
-        ("depth: 2", "depth: 3", "model.safetensors is not of the network in config.yaml: Error(s) in loading"),
+        ("depth: 2", "depth: 3", "model.safetensors is not of the network in config.yaml: it has no decoder.blocks.2."),
         ("num_heads: 2", "num_heads: 0", "config.yaml: not a CheckpointConfig: model.num_heads=0: must be a whole"),
         ("width: 64", "new_option: 1", "config.yaml: not a CheckpointConfig: Key 'new_option' not in 'ModelConfig'"),
         ("method: iterative3", "method: magic", "config.yaml: not a CheckpointConfig: Invalid value 'magic'"),

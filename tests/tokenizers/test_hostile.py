@@ -18,7 +18,7 @@ import torch
 from published_files import lightning, zipped
 
 from emage import tokenizers
-from emage.utils.safe_pickle import PlaceholderClass
+from emage.utils.untrusted.safe_pickle import PlaceholderClass
 
 
 def text(value: str) -> bytes:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from emage.tokenizers import weights_cache
 from emage.utils import manifest
 from emage.utils.errors import InputError
-from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
+from emage.utils.untrusted.safe_pickle import UNPICKLING_ERRORS, reason
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ network: a training step depends on its seeds alone.
 Letters: B captions, S positions, D width.
 """
 
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,14 @@ from torch import Tensor, nn
 from emage.config import ModelConfig
 from emage.model.text.state_cache import StateCache
 from emage.utils.errors import InputError
-from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
+from emage.utils.untrusted import plain_data
+from emage.utils.untrusted.safe_pickle import UNPICKLING_ERRORS, reason
 
 PUBLISHED = "google-bert/bert-base-uncased"
 FILES = ("config.json", "vocab.txt", "model.safetensors")
 PAD, SPECIAL = 0, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+MAX_VOCABULARY_BYTES = 10_000_000  # bert-base-uncased has 230 kB, or 700 kB as JSON
 # The vocabulary of an encoder without a published one: letters, digits and punctuation, one token each.
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 LETTERS = (*SPECIAL, *_CHARACTERS, *("##" + character for character in _CHARACTERS))
@@ -139,7 +140,7 @@ def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[
 
     try:
         folder = folder or snapshot_download(PUBLISHED, allow_patterns=list(FILES))
-        config = {**BertConfig().to_dict(), **json.loads(Path(folder, "config.json").read_text())}
+        config = {**BertConfig().to_dict(), **plain_data.parse_json(plain_data.read_text(Path(folder, "config.json")))}
         return folder, config, _words(Path(folder)), _weights(Path(folder))
     except (OSError, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
@@ -152,8 +153,8 @@ def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[
 def _words(folder: Path) -> list[str]:
     """Return the vocabulary in the order of its ids, from vocab.txt or tokenizer.json."""
     if (folder / "vocab.txt").exists() or not (folder / "tokenizer.json").exists():
-        return (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    ids = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        return plain_data.read_text(folder / "vocab.txt", MAX_VOCABULARY_BYTES).rstrip("\n").split("\n")
+    ids = plain_data.parse_json(plain_data.read_text(folder / "tokenizer.json", MAX_VOCABULARY_BYTES))["model"]["vocab"]
     words = sorted(ids, key=ids.__getitem__)
     if [ids[word] for word in words] != list(range(len(words))):
         raise ValueError("tokenizer.json has gaps between its ids")

@@ -17,7 +17,7 @@ from emage.model.text.clip_tokenizer import encode, vocabulary
 from emage.model.text.state_cache import StateCache
 from emage.utils import manifest
 from emage.utils.errors import InputError
-from emage.utils.safe_pickle import UNPICKLING_ERRORS, reason
+from emage.utils.untrusted.safe_pickle import UNPICKLING_ERRORS, reason
 
 # (width, heads, layers); the tiny one has CLIP's architecture and vocabulary, and no published weights.
 SIZES = {"clip_l14": (768, 12, 12), "clip_tiny": (64, 4, 4)}

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -16,6 +17,7 @@ from emage.on_ray.serving.metrics import ModelMetrics
 from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
 from emage.serving.service import QueueLimits, Service, ServicePipeline
 
+NOT_LOADED_TEXT = "it could not be loaded; the server's log has the reason"
 STUCK_S = 60.0  # a decoding step that takes longer than this, and longer than `timeout_s`, is considered stuck
 
 Load = Callable[[ServeConfig], ServicePipeline]  # loads the model of `config.checkpoint`
@@ -70,7 +72,7 @@ class Model:
 
     async def _replace(self, service: Service, checkpoint: str) -> None:
         """Load another checkpoint and let the service use it; if that fails, the previous model stays."""
-        self._reload_state = {"loading": checkpoint}
+        self._reload_state = {"loading": _public_name(checkpoint)}
         try:
             pipe = await self._load_pipeline(checkpoint)
             await service.replace(pipe)
@@ -85,7 +87,8 @@ class Model:
 
     def _note_failed_load(self, checkpoint: str, error: Exception) -> None:
         _log.error("%s could not be loaded; the previous model stays", checkpoint, exc_info=error)
-        self._reload_state = {"not_loaded": checkpoint, "reason": (str(error) or repr(error)).splitlines()[0][:300]}
+        # Not the error itself: clients read this, and its text may hold paths of this machine, or what a file held.
+        self._reload_state = {"not_loaded": _public_name(checkpoint), "reason": NOT_LOADED_TEXT}
 
     async def generate(self, request: GenerationRequest) -> list[GeneratedImage] | RequestError:
         try:
@@ -120,6 +123,11 @@ class Model:
     def _ready_service(self) -> Service:
         assert self._service is not None, "Serve calls reconfigure before it sends a request"
         return self._service
+
+
+def _public_name(checkpoint: str) -> str:
+    """Return what clients may know of a checkpoint's place: a hub id, or the last folder of a path."""
+    return Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint
 
 
 def load_checkpoint(config: ServeConfig) -> ServicePipeline:

@@ -3,12 +3,11 @@
 Captions and names of data sets are text from outside: nothing in them acts as Markdown, HTML or terminal commands.
 """
 
-import re
 from collections import Counter
 
 from emage.data.ingest.drop_reasons import explain
 from emage.data.ingest.report.summary import DROPPED, Report, list_outcomes, list_steps, percent, summarize
-from emage.utils.image_grid import printable
+from emage.utils.untrusted.markdown import code_span, escape
 
 CHART_FILE = "ingest_report.png"  # next to the Markdown file, which shows it
 MAX_EXAMPLE_LENGTH = 300  # characters
@@ -24,7 +23,7 @@ def format_markdown(report: Report, rejected: dict[str, list[str]]) -> str:
     """
     sections = [
         "# Ingest report",
-        "\n".join(f"- {_text(sentence)}" for sentence in summarize(report)),
+        "\n".join(f"- {escape(sentence)}" for sentence in summarize(report)),
         f"## Where the rows went\n\n{_outcome_table(report)}\n\n![rows by data set and by drop reason]({CHART_FILE})",
         "## By data set\n\n" + _dataset_table(report),
         *(_reason_section(outcome, report) for outcome in DROPPED if report[outcome]),
@@ -54,7 +53,7 @@ def _dataset_table(report: Report) -> str:
     for name, rows in counts.items():
         values = [f"{rows[step]:,} ({percent(rows[step], rows['rows_in'])})" for step in steps[1:]]
         share = [percent(rows["written"], report["written"])] if is_finished else []
-        lines.append((_code(name), f"{rows['rows_in']:,}", *values, *share))
+        lines.append((code_span(name), f"{rows['rows_in']:,}", *values, *share))
     head = ("data set", *(step.replace("_", " ") for step in steps), *([SHARE] if is_finished else []))
     return _table(head, lines)
 
@@ -69,7 +68,7 @@ def _sum_of_datasets(report: Report) -> Counter[str]:
 def _reason_section(outcome: str, report: Report) -> str:
     counts = Counter(report[outcome])
     lines = [
-        (_code(reason), f"{rows:,}", percent(rows, counts.total()), *map(_text, explain(outcome, reason)))
+        (code_span(reason), f"{rows:,}", percent(rows, counts.total()), *map(escape, explain(outcome, reason)))
         for reason, rows in counts.most_common()
     ]
     total = (f"**{outcome}**", f"**{counts.total():,}**", "**100.0%**", "", "")
@@ -97,8 +96,8 @@ def _time_table(report: Report) -> str:
 def _rejected_section(report: Report, rejected: dict[str, list[str]]) -> str:
     sections = []
     for rule in sorted(rejected, key=lambda rule: -report["rejected"].get(rule, 0)):
-        captions = "\n".join(f"- {_code(_truncated(caption))}" for caption in rejected[rule])
-        sections.append(f"### {rule}\n\n{_text(explain('rejected', rule).description)}\n\n{captions}")
+        captions = "\n".join(f"- {code_span(_truncated(caption))}" for caption in rejected[rule])
+        sections.append(f"### {rule}\n\n{escape(explain('rejected', rule).description)}\n\n{captions}")
     return "\n\n".join(sections)
 
 
@@ -124,19 +123,3 @@ def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     alignment = tuple("---:" if name in numeric else "---" for name in head)
     rows = ([value.replace("|", "\\|") for value in values] for values in (head, alignment, *lines))
     return "\n".join(f"| {' | '.join(values)} |" for values in rows)
-
-
-def _text(text: str) -> str:
-    """Return text in which nothing is markup except our own backticks."""
-    return re.sub(r"([\\*\[\]<&])", r"\\\1", printable(text))
-
-
-def _code(text: str) -> str:
-    """Return text from outside as a code span, inside which Markdown and HTML have no effect.
-
-    The span's fence is longer than any sequence of backticks in the text.
-    """
-    text = printable(text) or "(nothing)"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
