@@ -40,6 +40,23 @@ from PIL import Image
         ("train", "tiny data.path=nothing run.output=out", "nothing: no token table"),
         ("train", "tiny data.path=TABLE run.output=taken", "taken already exists and is not an output of train"),
         ("train", "tiny data.path=TABLE data.tokenizer=vqgan-f9 run.output=out", "vqgan-f9"),
+        ("train", "tiny data.path=TABLE run.output=out lr=1", "unknown key 'lr'; did you mean optim.lr?"),
+        ("train", "tiny data.path=TABLE run.output=out moderation=low", "unknown key 'moderation' (--help"),
+        ("train", "tiny data.path=TABLE run.output=out model.width=65 dry_run=true", "a multiple of model.num_heads=2"),
+        ("train", "tiny data.path=TABLE run.output=out model.depth=0 dry_run=true", "model.depth=0: must be"),
+        ("train", f"tiny data.path=TABLE run.output=out optim.lr=1{'0' * 400}", "optim.lr=1000"),
+        (
+            "train",
+            "tiny data.path=TABLE run.output=out data.tokenizer=vqgan-f16-1024 dry_run=true",
+            "was made with tokenizer vqgan-demo-f8-512",
+        ),
+        ("evaluate", "tiny checkpoint=MODEL captions=latin.csv output=out", "line 2 is not UTF-8"),
+        ("evaluate", "tiny checkpoint=MODEL captions=open.csv output=out", "line 2: a quote is not closed"),
+        ("evaluate", "tiny checkpoint=MODEL captions=boxes.json output=out", "COCO's captions_*.json"),
+        ("evaluate", "tiny checkpoint=MODEL captions=deep.json output=out", "nested too deeply"),
+        ("evaluate", "tiny checkpoint=MODEL captions=half.jsonl output=out", "half of a surrogate pair"),
+        ("evaluate", "tiny checkpoint=newer captions=c.txt output=out", "was made by emage 7.1.0, this is emage"),
+        ("serve", "tiny checkpoint=newer port=8731", "was made by emage 7.1.0, this is emage"),
         ("evaluate", "tiny checkpoint=taken captions=c.txt output=out", "is not a checkpoint folder"),
         ("evaluate", "tiny checkpoint=MODEL captions=none.txt output=out", "no such caption file"),
         ("evaluate", "tiny checkpoint=MODEL captions=c.txt output=out metrics=[shape]", "did you mean shapes?"),
@@ -84,6 +101,13 @@ def test_one_line_exit_2_nothing_written(
     Path("empty.csv").write_text("link,text\n")
     Path("broken.parquet").write_bytes(b"PAR1 is how it begins")
     Path("c.txt").write_text("a cat\n")
+    Path("latin.csv").write_bytes("caption\nfür\n".encode("latin-1"))
+    Path("open.csv").write_text('caption\n"a cat\na dog\n')
+    Path("boxes.json").write_text('{"annotations": [{"id": 1, "bbox": [0, 0, 1, 1]}]}')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("half.jsonl").write_text('{"caption": "\\ud800"}\n')
+    Path("newer").mkdir()
+    Path("newer/manifest.json").write_text('{"emage": "7.1.0", "parts": []}')
     Path("two.txt").write_text("a cat\na dog\n")
     Path("real").mkdir()
     Image.new("RGB", (64, 64)).save("real/1.png")
@@ -94,6 +118,7 @@ def test_one_line_exit_2_nothing_written(
     done = run_command(program, *arguments)
     error = done.stderr.strip().splitlines()
     assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr and "  File " not in done.stderr
     assert len(error) == 1 and error[0].startswith("error: ") and message in error[0], error
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     shutil.rmtree("taken")
