@@ -172,7 +172,8 @@ def _evaluated_with(output: Path) -> dict[str, str]:
     described = {"captions": f"{report['captions']:,}, sha256 {made_by['captions']['sha256'][:8]}"}
     if reference := made_by.get("reference"):
         place, sha256 = reference["place"], reference["sha256"][:8]
-        described["reference"] = f"{reference['count']:,} images of {place}, sha256 {sha256}"
+        kind = "captioned images" if reference.get("images") == "captioned" else "images"
+        described["reference"] = f"{reference['count']:,} {kind} of {place}, sha256 {sha256}"
     for name, metadata in made_by["judges"].items():
         network = metadata.get("network") or metadata["model"]
         described[f"judge {name}"] = f"{network}; {metadata['mode']}; weights sha256 {metadata['weights_sha256'][:8]}"
