@@ -29,7 +29,7 @@ FAILED = {  # drop reason -> rows; `table` has the rows
     "opted_out": 1,
     "too_many_pixels": 1,
     "no_url": 1,
-    "bad_port": 1,
+    "connection_error": 1,
 }
 
 
