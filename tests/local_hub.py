@@ -44,6 +44,8 @@ class LocalHub:
 
     def oid(self, repo: str, revision: str) -> str:
         files = self.repos[repo][revision]
+        if len(revision) == 40:  # a commit's own id
+            return revision
         return next((key for key, value in self.repos[repo].items() if value is files and len(key) == 40), "0" * 40)
 
 
@@ -154,6 +156,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._files(repo, revision or "main")
         return ({"id": repo, "sha": self.hub.oid(repo, revision or "main"), "siblings": []},)
 
+    def tree(self, body: bytes, repo: str, revision: str):
+        files = self._files(repo, revision)
+        return ([{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files],)
+
     def resolve(self, body: bytes, repo: str, revision: str, name: str):
         files = self._files(repo, revision)
         if name not in files:
@@ -177,6 +183,7 @@ ROUTES: dict[str, Callable] = {
     rf"POST /api/models/{REPO}/commit/{REVISION}": Handler.commit,
     rf"GET /api/models/{REPO}": Handler.info,
     rf"GET /api/models/{REPO}/revision/{REVISION}": Handler.info,
+    rf"GET /api/models/{REPO}/tree/{REVISION}": Handler.tree,
     rf"(?:GET|HEAD) /{REPO}/resolve/{REVISION}/(.+)": Handler.resolve,
 }
 

@@ -12,7 +12,9 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+from email.message import Message
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 from torch import Tensor
@@ -23,6 +25,7 @@ from emage.tokenizers.weight_files import write
 from emage.utils import manifest
 
 BLOCK_BYTES = 1 << 20  # read at a time
+MAX_BYTES = 4 << 30  # of a published file; the largest has about 1 GB
 
 
 def cache_folder() -> Path:
@@ -122,25 +125,37 @@ def pin(path: Path) -> str:
     return actual
 
 
-def download(url: str, path: Path) -> None:
-    """Download a URL to a temporary name and rename it to `path`, resuming an unfinished download.
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, but not from https to anything else: that would give up what TLS protects."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith(("https://", f"{req.type}://")):
+            raise ConnectionError(f"it redirects to {newurl.partition('?')[0]}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def download(url: str, path: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Download an http(s) URL to a temporary name and rename it to `path`, resuming an unfinished download.
 
     Raises:
-        ConnectionError: The download failed; the next call resumes it.
+        ConnectionError: The download failed, or the file is longer than `max_bytes`. The next call resumes it, or
+            starts anew.
     """
     part = path.with_name(path.name + ".part")
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.build_opener(_SafeRedirects).open(request, timeout=60) as answer:
             if answer.status != 206:  # the server does not support ranges and starts over
                 done = 0
             length = answer.headers.get("Content-Length")
             total = done + int(length) if length else None
             bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=path.stem)
             with bar, open(part, "ab" if done else "wb") as file:
-                while block := answer.read(BLOCK_BYTES):
-                    file.write(block)
+                while done <= max_bytes and (block := answer.read(BLOCK_BYTES)):
+                    done += file.write(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
         if error.code != 416 or not done:  # 416: nothing is left to send, the file is complete
@@ -148,6 +163,9 @@ def download(url: str, path: Path) -> None:
         total = None
     except OSError as error:
         raise ConnectionError(f"{url} failed ({error}); the part received is kept, call again to resume") from error
+    if part.stat().st_size > max_bytes:
+        part.unlink()
+        raise ConnectionError(f"{url} sends more than the {max_bytes:,} bytes of what was published; try again later")
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"{url} ended after {part.stat().st_size} of {total} bytes; call again to resume")
     part.replace(path)

@@ -1,25 +1,32 @@
 """The cache of published weights, filled from a local HTTP server."""
 
 import http.server
+import io
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 
 import pytest
 import torch
 from published_files import lightning, openai, zipped
 
 from emage import tokenizers
-from emage.tokenizers import Published, weight_files
+from emage.tokenizers import Published, weight_files, weights_cache
 
 
 @pytest.fixture
 def server():
-    """Serves server.files by path, with ranges; server.requests lists (path, Range header)."""
+    """Serves server.files by path, with ranges, and server.redirects; server.requests lists (path, Range header)."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             range_header = self.headers.get("Range")
             self.server.requests.append((self.path, range_header))
+            if target := self.server.redirects.get(self.path):
+                self.send_response(302)
+                self.send_header("Location", target)
+                return self.end_headers()
             content = self.server.files.get(self.path)
             if content is None:
                 return self.send_error(404)
@@ -27,7 +34,8 @@ def server():
             if start >= len(content):
                 return self.send_error(416)
             self.send_response(206 if range_header else 200)
-            self.send_header("Content-Length", str(len(content) - start))
+            if not self.server.hides_length:
+                self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             self.wfile.write(content[start:][: self.server.breaks_off_after])
 
@@ -36,6 +44,7 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.requests, server.breaks_off_after = {}, [], None
+        server.redirects, server.hides_length = {}, False
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -119,6 +128,42 @@ def test_a_missing_publication(site):
     del site.files["/1"]
     with pytest.raises(ConnectionError, match="404"):
         tokenizers.load("tiny")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_publication_that_is_too_long(hidden, site, tmp_path):
+    """Its length is known, or is not: the download ends soon after the limit, and leaves nothing."""
+    site.files["/1"] = bytes(8 << 20)
+    site.hides_length = hidden
+    with pytest.raises(ConnectionError, match="sends more than the 1,000,000 bytes of what was published"):
+        weights_cache.download(f"{site.url}/1", tmp_path / "a.ckpt", max_bytes=1_000_000)
+    assert not list(tmp_path.glob("a.ckpt*"))
+
+
+def redirected(address, url):
+    """Return the request that follows a redirect."""
+    handler = weights_cache._SafeRedirects()
+    return handler.redirect_request(urllib.request.Request(address), io.BytesIO(), 302, "Found", Message(), url)
+
+
+@pytest.mark.parametrize("url", ["http://a.test/1", "ftp://a.test/1", "http://a.test/1?token=abc"])
+def test_a_redirect_from_https_to_another_protocol_is_not_followed(url):
+    with pytest.raises(ConnectionError, match=r"redirects to \w+://a.test/1, which is not https"):
+        redirected("https://b.test/1", url)
+
+
+def test_other_redirects_are_followed():
+    for address, url in (("https://b.test/1", "https://a.test/1"), ("http://b.test/1", "https://a.test/1")):
+        assert redirected(address, url).full_url == url
+
+
+def test_a_redirect_of_a_server_is_checked(site, tmp_path):
+    site.redirects["/2"] = "ftp://127.0.0.1/2"
+    with pytest.raises(ConnectionError, match="which is not https"):
+        weights_cache.download(f"{site.url}/2", tmp_path / "a.ckpt")
+    site.redirects["/2"] = "/1"
+    weights_cache.download(f"{site.url}/2", tmp_path / "a.ckpt")
+    assert (tmp_path / "a.ckpt").read_bytes() == site.files["/1"]
 
 
 PAGE = b"<html>This link has expired</html>"

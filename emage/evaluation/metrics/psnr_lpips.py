@@ -16,7 +16,12 @@ from emage.utils.errors import InputError
 ROUNDING_ERROR = 1 / 12
 
 LPIPS_MODE = "LPIPS 0.1, AlexNet"
-ALEXNET = PublishedWeights("lpips", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")
+ALEXNET = PublishedWeights(
+    "lpips",
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    244_408_911,
+)
 
 
 def psnr(originals: Tensor, rebuilt: Tensor) -> Tensor:

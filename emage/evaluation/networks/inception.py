@@ -34,7 +34,8 @@ MODES: dict[Mode, str] = {
 WEIGHTS = PublishedWeights(
     "inception",
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-    "6726825d",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    95_628_359,
 )
 # D -> the layer whose mean over positions are these features. The FID uses 2048. Other implementations also offer 64,
 # for sets with too few images for a covariance of 2048 features.

@@ -23,12 +23,14 @@ class PublishedWeights:
     Args:
         setting: The program's setting that takes a local file: setting=FILE.
         url: Where it is published.
-        sha256_prefix: The first digits of its sha256.
+        sha256: Its sha256.
+        num_bytes: Its size; a download is not longer.
     """
 
     setting: str
     url: str
-    sha256_prefix: str
+    sha256: str
+    num_bytes: int
 
     @property
     def cached(self) -> Path:
@@ -42,7 +44,7 @@ class PublishedWeights:
 
     def matches(self, path: str | Path) -> bool:
         """Return whether the file is the published one, by its sha256."""
-        return manifest.sha256(path).startswith(self.sha256_prefix)
+        return manifest.sha256(path) == self.sha256
 
 
 def cache_folder() -> Path:
@@ -69,11 +71,9 @@ def find(published: PublishedWeights, file: str | None, fetch: bool) -> Path | N
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # two processes would write into the same partial file
             if not path.exists():
-                weights_cache.download(published.url, path)
+                weights_cache.download(published.url, path, published.num_bytes)
     if not published.matches(path):
-        raise InputError(
-            f"{path} is not what was published (sha256 {published.sha256_prefix}...): delete it and fetch again"
-        )
+        raise InputError(f"{path} is not what was published (sha256 {published.sha256}): delete it and fetch again")
     return path
 
 

@@ -25,6 +25,7 @@ from emage.utils.untrusted import plain_data
 from emage.utils.untrusted.safe_pickle import UNPICKLING_ERRORS, reason
 
 PUBLISHED = "google-bert/bert-base-uncased"
+REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"  # a commit names its files by their hashes
 FILES = ("config.json", "vocab.txt", "model.safetensors")
 PAD, SPECIAL = 0, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -139,7 +140,7 @@ def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[
     from transformers import BertConfig
 
     try:
-        folder = folder or snapshot_download(PUBLISHED, allow_patterns=list(FILES))
+        folder = folder or snapshot_download(PUBLISHED, revision=REVISION, allow_patterns=list(FILES))
         config = {**BertConfig().to_dict(), **plain_data.parse_json(plain_data.read_text(Path(folder, "config.json")))}
         return folder, config, _words(Path(folder)), _weights(Path(folder))
     except (OSError, SafetensorError, *UNPICKLING_ERRORS) as error:

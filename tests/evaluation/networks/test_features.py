@@ -85,7 +85,10 @@ def test_the_published_inception_is_fetched_once_and_gives_an_fid(
     folder, url = serve_folder
     os.link(weights_file, folder / "inception.pth")
     published = dataclasses.replace(
-        inception.WEIGHTS, url=f"{url}/inception.pth", sha256_prefix=manifest.sha256(weights_file)[:8]
+        inception.WEIGHTS,
+        url=f"{url}/inception.pth",
+        sha256=manifest.sha256(weights_file),
+        num_bytes=weights_file.stat().st_size,
     )
     monkeypatch.setattr(inception, "WEIGHTS", published)
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))

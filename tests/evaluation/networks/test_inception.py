@@ -16,8 +16,7 @@ from emage.utils.errors import InputError
 def test_features_of_both_layers_are_torch_fidelitys(tmp_path, monkeypatch):
     path = tmp_path / "inception.pth"
     network = inception_file.write(path)
-    digits = manifest.sha256(path)[:8]
-    monkeypatch.setattr(inception, "WEIGHTS", dataclasses.replace(inception.WEIGHTS, sha256_prefix=digits))
+    monkeypatch.setattr(inception, "WEIGHTS", dataclasses.replace(inception.WEIGHTS, sha256=manifest.sha256(path)))
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     early, last = (Inception(path, width=width) for width in LAYERS)
     for extractor, theirs, width in zip((early, last), network(pixels), LAYERS, strict=True):

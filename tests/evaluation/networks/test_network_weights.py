@@ -1,7 +1,9 @@
 """Weights of metric networks come from the named file, the cache, and the network only on request."""
 
+import dataclasses
 import hashlib
 import http.server
+import re
 import sys
 import threading
 import time
@@ -11,13 +13,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from emage.evaluation.metrics.psnr_lpips import Lpips
-from emage.evaluation.networks.inception import Inception
+from emage.evaluation.metrics.psnr_lpips import ALEXNET, Lpips
+from emage.evaluation.networks.inception import WEIGHTS, Inception
 from emage.evaluation.networks.network_weights import PublishedWeights, find, read
 from emage.utils.errors import InputError
 
 CONTENT = b"weights"
-DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def published(serve_folder, tmp_path, monkeypatch):
     folder, url = serve_folder
     (folder / "judge.pth").write_bytes(CONTENT)
     monkeypatch.setenv("EMAGE_CACHE", str(tmp_path / "cache"))
-    return PublishedWeights("judge", f"{url}/judge.pth", DIGITS)
+    return PublishedWeights("judge", f"{url}/judge.pth", SHA256, len(CONTENT))
 
 
 def test_nothing_is_fetched_without_request(published):
@@ -64,7 +66,7 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
     Slow.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        judge = PublishedWeights("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", DIGITS)
+        judge = PublishedWeights("judge", f"http://127.0.0.1:{server.server_port}/judge.pth", SHA256, len(CONTENT))
         found = list(pool.map(lambda _: find(judge, None, True), range(3)))
         server.shutdown()
     assert found == [judge.cached] * 3 and judge.cached.read_bytes() == CONTENT
@@ -86,6 +88,25 @@ def test_a_changed_publication_is_rejected(published, serve_folder):
     for fetch in (True, False):
         with pytest.raises(InputError, match="not what was published"):
             find(published, None, fetch)
+
+
+def test_a_file_that_differs_only_after_the_first_digits_is_not_the_published_one(published, tmp_path):
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    similar = dataclasses.replace(published, sha256=SHA256[:8] + 56 * "0")
+    assert published.matches(tmp_path / "mine.pth") and not similar.matches(tmp_path / "mine.pth")
+
+
+def test_a_longer_publication_is_not_read_to_its_end(published, serve_folder):
+    (serve_folder[0] / "judge.pth").write_bytes(CONTENT + bytes(10 << 20))
+    with pytest.raises(ConnectionError, match="sends more than the 7 bytes of what was published"):
+        find(published, None, fetch=True)
+    assert [path.name for path in published.cached.parent.iterdir()] == ["judge.pth.lock"]
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, ALEXNET])
+def test_published_files_are_known_by_whole_hashes(weights):
+    assert re.fullmatch(r"[0-9a-f]{64}", weights.sha256)
+    assert f"-{weights.sha256[:8]}.pth" in weights.url  # their names have the first digits
 
 
 def test_the_named_file_is_used_and_may_hold_other_weights(published, tmp_path):

@@ -4,15 +4,17 @@ import copy
 import json
 from pathlib import Path
 
+import local_hub
 import pytest
 import torch
 from bert_files import WORDS, write_bert
+from huggingface_hub import constants
 
 from emage import tokenizers
 from emage.config import CheckpointConfig, ModelConfig, SamplingConfig
 from emage.model import checkpoint
 from emage.model.text import load_published
-from emage.model.text.bert import BertText
+from emage.model.text.bert import PUBLISHED, REVISION, BertText, published
 from emage.utils.errors import InputError
 
 CONFIG = ModelConfig(text="bert_tiny", text_length=8)
@@ -35,6 +37,26 @@ def test_the_base_size_is_bert_base():
         base = BertText(ModelConfig(text="bert_base"))
     assert sum(p.numel() for p in base.parameters()) == 108_891_648  # 109,482,240 published, less the pooler
     assert (base.width, base.length, base.tower.config.num_hidden_layers) == (768, 77, 12)
+
+
+def test_the_published_weights_are_those_of_one_commit(tmp_path, monkeypatch):
+    """What the hub's branch holds later is not loaded."""
+    write_bert(tmp_path / "known", "safetensors", seed=1)
+    write_bert(tmp_path / "later", "safetensors", seed=2)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with local_hub.serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for branch, name in ((REVISION, "known"), ("main", "later")):
+            files = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+            hub.commit(PUBLISHED, branch, files)
+        _, _, words, weights = published(None)
+        asked = [path for _, path in hub.requests if PUBLISHED in path]
+    expected = published(str(tmp_path / "known"))[3]
+    assert asked and all(REVISION in path for path in asked)
+    assert words == WORDS and weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 def test_without_a_published_vocabulary_a_token_is_a_character():
