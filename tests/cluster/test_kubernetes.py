@@ -234,7 +234,7 @@ ELSEWHERE = ("kuberay-operator", "kube-dns", "monitoring", "kube-system")  # pod
 
 def test_policies_name_pods_and_ports_that_exist():
     policies = of_kind("NetworkPolicy")
-    assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}  # everything else is denied
+    assert policies[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}  # everything else is denied
     for policy in policies:
         name, spec = policy["metadata"]["name"], policy["spec"]
         assert chosen(spec["podSelector"]), f"{name} is for no pod"
@@ -307,16 +307,57 @@ def test_five_files_define_the_same_nodes():
         for group, spec in groups(name).items():
             ours, theirs = (copy.deepcopy(found["template"]["spec"]) for found in (spec, groups("cluster")[group]))
             for found in (ours, theirs):  # without an autoscaler a head has none
-                found.pop("automountServiceAccountToken", None)
+                found["volumes"] = [volume for volume in found["volumes"] if volume["name"] != "api-token"]
             assert ours == theirs, (name, group)
 
 
-def test_only_a_head_that_autoscales_has_a_kubernetes_token():
+def test_no_container_but_the_autoscaler_has_a_kubernetes_token():
+    for pod in every_pod():
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        for container in containers(pod):
+            assert "api-token" not in {mount["name"] for mount in container.get("volumeMounts", [])}
     for name in RAY_FILES:
-        scales = ray_cluster(name).get("enableInTreeAutoscaling", False)
+        cluster = ray_cluster(name)
+        mounts = [mount["name"] for mount in cluster.get("autoscalerOptions", {}).get("volumeMounts", [])]
+        assert ("api-token" in mounts) == cluster.get("enableInTreeAutoscaling", False), name
         for group, spec in groups(name).items():
-            may = spec["template"]["spec"].get("automountServiceAccountToken", True)
-            assert may == (group == "head" and scales), (name, group)
+            volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+            assert ("api-token" in volumes) == ("api-token" in mounts and group == "head"), (name, group)
+            assert group != "head" or {*mounts} <= volumes
+
+
+def test_containers_write_only_into_volumes_of_a_bounded_size():
+    for pod in every_pod():
+        mounted = {mount["name"] for container in containers(pod) for mount in container.get("volumeMounts", [])}
+        for container in containers(pod):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert {"ephemeral-storage"} <= set(container["resources"]["requests"]) & set(
+                container["resources"]["limits"]
+            )
+        for volume in pod["spec"].get("volumes", []):
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], volume
+            assert volume["name"] in {*mounted, "api-token"}
+    for name in RAY_FILES:
+        for group in groups(name).values():
+            (container,) = containers(group["template"])
+            paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {"/tmp", "/home/emage", "/shared"} <= paths  # Ray's sessions, caches, outputs
+        options = ray_cluster(name).get("autoscalerOptions")
+        assert options is None or options["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_every_pod_may_reach_only_what_a_policy_names():
+    """By the ports of the selected pods, which tell the groups apart: 8265 is a head's, 5000 MLflow's."""
+    found = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
+    out = {name: spec for name, spec in found.items() if spec.get("egress")}
+    assert {name for name, spec in out.items() if any(8265 in ports for ports in chosen(spec["podSelector"]))} == {
+        "heads-to-the-kubernetes-api",
+        "download-nodes-and-heads-to-the-web",
+    }
+    assert [name for name, spec in out.items() if {5000} in chosen(spec["podSelector"])] == ["mlflow-to-its-stores"]
+    stores = out["mlflow-to-its-stores"]["egress"]
+    assert {port["port"] for rule in stores for port in rule["ports"]} == {5432, 7070, 53}
+    assert all("ipBlock" not in peer for rule in stores[:2] for peer in rule["to"])
 
 
 def test_ray_and_the_image_have_the_pinned_versions():
@@ -382,6 +423,9 @@ def test_compose_runs_the_same_as_kubernetes():
             if "${" not in value:
                 assert theirs[variable] == value
             assert variable in theirs
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"] and service["read_only"] is True
+        assert service["security_opt"] == ["no-new-privileges:true"] and "/tmp" in service["tmpfs"]
     assert services["postgres"]["networks"] == services["s3"]["networks"] == ["inside"]
     assert compose()["networks"]["inside"] == {"internal": True}
     assert services["mlflow"]["ports"] == ["${LISTEN:-127.0.0.1}:5000:5000"]

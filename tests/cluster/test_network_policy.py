@@ -15,7 +15,7 @@ FILE = Path(__file__).parents[2] / "cluster" / "kubernetes" / "network.yaml"
 def blocks() -> dict[str, list[str]]:
     """Return the networks that download nodes may reach, each with its exceptions."""
     policies: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
-    (policy,) = (policy for policy in policies if policy["metadata"]["name"] == "download-nodes-to-the-web")
+    (policy,) = (policy for policy in policies if policy["metadata"]["name"] == "download-nodes-and-heads-to-the-web")
     peers = [peer["ipBlock"] for rule in policy["spec"]["egress"] if "ports" not in rule for peer in rule["to"]
              if "ipBlock" in peer]  # fmt: skip
     return {peer["cidr"]: peer["except"] for peer in peers}

@@ -52,6 +52,25 @@ def test_the_head_runs_no_job_and_only_replaceable_nodes_are_spot():
     assert all(kind["max_workers"] > 0 for name, kind in types.items() if name != "head")
 
 
+def test_machines_in_the_cloud_are_private():
+    """Ray makes an open security group and an almighty role where a node type names none (its aws/config.py)."""
+    config = cluster("aws.yaml")
+    assert config["provider"]["use_internal_ips"] is True
+    roles = {}
+    for name, kind in config["available_node_types"].items():
+        node = kind["node_config"]
+        roles[name] = node["IamInstanceProfile"]["Arn"]
+        assert node["SecurityGroupIds"] == ["GROUP"] and node["SubnetIds"] == ["SUBNET"]
+        assert node["MetadataOptions"]["HttpTokens"] == "required"
+        assert [disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"]] == [True]
+    assert {name for name, role in roles.items() if role == "HEAD_ROLE"} == {"head"}
+    assert set(roles.values()) == {"HEAD_ROLE", "NODE_ROLE"}
+    (mount,) = (line for line in config["initialization_commands"] if "FILESYSTEM" in line)
+    assert " -o tls " in mount
+    readme = (ROOT / "cluster" / "README.md").read_text()
+    assert all(word in readme for word in ("SUBNET", "GROUP", "HEAD_ROLE", "NODE_ROLE"))
+
+
 def test_node_resources_of_jobs_exist_in_aws_yaml():
     """The resources that docs/guides/cluster.md and serve.yaml name."""
     types = cluster("aws.yaml")["available_node_types"]
