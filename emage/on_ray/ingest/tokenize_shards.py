@@ -78,7 +78,7 @@ def run(
     folder.mkdir(exist_ok=True)
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
-    rules = caption_rules.RULES_VERSION if config.caption_rules else None
+    rules = [caption_rules.RULES_VERSION, config.caption_rules]  # captions are cleaned without the rules too
     settings = manifest.fingerprint([asdict(info), rules])
     inputs = _fingerprints(shards, downloaded["shards"])
     totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}

@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from html.entities import html5
 
 from ftfy import fix_encoding
 from ftfy.badness import is_bad
@@ -20,8 +21,19 @@ INLINE = frozenset(INLINE_TAGS.split())
 MOJIBAKE = re.compile(r"[^\x00-\x7f]{2}|[ÂÃâ]\s")  # two such characters or more; the second may be a space
 QUOTE = re.compile("[‘’‚‛′´]")  # NFKC would turn the last one into a space and a combining accent
 DOUBLE_QUOTE = re.compile("[“”„‟″]")
-INVISIBLE = re.compile("[™℠®\ufffd\u200b-\u200f\ufeff\u00ad]")  # NFKC turns ™ into TM; the others are not readable
+# NFKC turns ™ into TM. The others have no glyph: soft hyphens, zero-width characters, controls of the direction of text
+# (which can make a caption read as another one), tags, marks of annotations, private-use characters, noncharacters.
+INVISIBLE = re.compile(
+    "[™℠®\ufffd\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ue000-\uf8ff\ufdd0-\ufdef\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f\U000f0000-\U0010ffff"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0xF0000, 0x10000))
+    + "]"
+)
 CONTROL = re.compile(r"(?!\s)[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # UTF-8 cannot encode a lone surrogate
+
+# A character reference by the rules of HTML's attributes, of which alt is one: without a semicolon it is none if a
+# letter, a digit or "=" follows, so that "&centre" and "?a=1&copy=2" stay.
+ENTITY = re.compile(r"&(?:#(?:[0-9]++|[xX][0-9a-fA-F]++);?|([A-Za-z][A-Za-z0-9]*+(?:;|(?!=))))")
 
 # Text that software writes in front of an alt-text: Shopify on product pages, Google on its page of results.
 PREFIX = re.compile(r"\A(Load image into Gallery viewer, |(Google )?Image Result for )", re.IGNORECASE)
@@ -54,7 +66,7 @@ def clean_once(text: str) -> str:
     if text.startswith('"') and text.endswith('"') and '""' in text:  # a CSV field, still quoted: "a 6"" plate"
         text = text[1:-1].replace('""', '"')
     if "&" in text:
-        text = html.unescape(text)
+        text = ENTITY.sub(_unescape, text)
     if not text.isascii():
         if MOJIBAKE.search(text) and is_bad(text):  # is_bad, ftfy's own test, takes 14 us; the repair about 50
             text = fix_encoding(text)
@@ -68,3 +80,8 @@ def clean_once(text: str) -> str:
     if not text.isprintable() or "  " in text:  # every space except " " counts as not printable
         text = " ".join(CONTROL.sub("", text).split())
     return text.strip()
+
+
+def _unescape(reference: re.Match[str]) -> str:
+    name = reference[1]
+    return html5.get(name, reference[0]) if name else html.unescape(reference[0])

@@ -32,6 +32,7 @@ from emage.data.ingest.captions.caption_words import (
     LATIN_WORD,
     LETTER,
     MARKUP,
+    MISSING,
     NOT_ENGLISH,
     NOT_LATIN,
     PLACEHOLDER,
@@ -50,8 +51,8 @@ def words(text: str) -> frozenset[str]:
 
 
 def empty(text: str) -> bool:
-    """Nothing is left after cleaning, or the caption is not a string (a missing value, a number)."""
-    return not text
+    """Nothing is left after cleaning, or what is left means a missing value: nan, NULL, N/A."""
+    return text in MISSING
 
 
 def too_short(text: str) -> bool:
@@ -213,10 +214,9 @@ RULES: dict[str, Callable[[str], bool]] = {
     "keyword_list": keyword_list,
 }
 
-# Part of a tokenized shard's identity. If the rules give any caption another result, set a new value: otherwise shards
-# that were made by the old rules are taken for shards of the new ones. The present value is the sha256 that outputs
-# recorded before the rules had a version.
-RULES_VERSION = "bab6e35199fc63598c0bde4310bfe7b8b024b0f867f44e5ef03dd99c91381cfc"
+# Part of a tokenized shard's identity. If cleaning or rules give any caption another result, set a new value: otherwise
+# shards that were made by the old rules are taken for shards of the new ones.
+RULES_VERSION = "2"
 
 
 def drop_reason(text: object) -> str | None:

@@ -7,6 +7,12 @@ They were tuned by reading 10,000 LAION rows, with COCO's 25,014 captions, which
 
 import re
 
+# What programs write for a missing text: pandas, numpy, databases ("\\N"), JavaScript, spreadsheets. No whole caption.
+_MISSING = "nan NaN NaT nat null none nil na n/a n.a. #n/a <na> undefined".split()
+MISSING = frozenset(
+    ["", "\\N", "(null)", *(f(word) for word in _MISSING for f in (str, str.upper, str.lower, str.capitalize))]
+)
+
 LETTER = re.compile(r"[^\W\d_]")
 # Letters of other scripts: not U+1E00-1EFF (Vietnamese), not U+2000-2BFF (signs), not the emoji above U+1F000.
 NOT_LATIN = re.compile(r"[\u0250-\u1dff\u1f00-\u1fff\u2c00-\ud7ff\uf900-\uffef\U00020000-\U0003ffff]")
