@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 
 from emage.config import SourceConfig
 from emage.data.ingest import url_table
+from emage.data.ingest.tables import row_count, table_files
 from emage.utils.errors import InputError
 
 PAIR = pa.schema([("url", pa.string()), ("caption", pa.string())])
@@ -26,6 +28,19 @@ def read_pairs(source: SourceConfig) -> list[tuple[str, str]]:
     batches = list(url_table.read(source))
     assert all(len(batch) and batch.schema == PAIR for batch in batches)
     return [(row["url"], row["caption"]) for batch in batches for row in batch.to_pylist()]
+
+
+def count_rows(source: SourceConfig) -> int:
+    """Return the rows of a table's files by the count that is independent of the reader."""
+    return sum(row_count.survey(source, file)["rows"] for file in table_files.find_files(source).paths)
+
+
+def read_and_count(source: SourceConfig) -> tuple[list[tuple[str | None, str]], int, int]:
+    """Return the pairs of a table, the number of bad rows, and all rows by the independent count."""
+    bad = Counter[str]()
+    rows = [(row["url"], row["caption"]) for batch in url_table.read(source, bad=bad) for row in batch.to_pylist()]
+    assert set(bad) <= {"bad_row"}
+    return rows, bad["bad_row"], count_rows(source)
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], delimiter: str = ",") -> Path:

@@ -1,8 +1,9 @@
-"""Local paths and URIs of object storage (s3://, gs://, hdfs://), through pyarrow."""
+"""Local paths and URIs of object storage (s3://, gs://, hdfs://, abfs://, hf://), through pyarrow."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import pyarrow as pa
 import pyarrow.fs
 
 from emage.utils.errors import InputError
@@ -17,9 +18,25 @@ def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
         # Google's client retries for 15 minutes before it reports an error; half a minute is enough.
         address += ("&" if "?" in uri else "?") + "retry_limit_seconds=30"
-    try:
+    if uri.startswith(("http://", "https://")):
+        raise InputError(
+            redact(f"{redact_settings(uri)}: files of web servers are not read; download it first, and name the file")
+        )
+    with explain_errors(uri):
         return pyarrow.fs.FileSystem.from_uri(address)
-    except (pa.ArrowException, OSError) as error:
+
+
+@contextmanager
+def explain_errors(uri: str) -> Iterator[None]:
+    """Turn an error of the storage into an InputError of one line that names the address.
+
+    Each kind of storage has its own client and errors: hf:// raises those of the HTTP library, for example.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(redact(f"{redact_settings(uri)}: {first_line(error)}")) from None
 
 

@@ -1,6 +1,7 @@
 """Tables in object storage: a real S3 server on 127.0.0.1, read through the same URIs as a bucket in the cloud."""
 
 import gzip
+import hashlib
 import io
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
+from url_tables import count_rows
 
 from emage.config import SourceConfig
 from emage.data.ingest import url_table
+from emage.data.ingest.tables import row_count, table_files
 from emage.data.token_table import TokenTable
 from emage.utils import storage
 from emage.utils.errors import InputError
@@ -96,9 +99,15 @@ def test_tables_in_a_bucket(address, path):
 @pytest.mark.parametrize("path", ["one.parquet", "one.csv", "folder"])
 def test_rows_and_files_are_known_before_reading(address, path):
     config = source(address, f"tables/{path}")
-    assert url_table.count_rows(config) == len(ROWS)
+    assert count_rows(config) == len(ROWS)
     expected = [key for key in sorted(OBJECTS) if key == path or (key.startswith(f"{path}/") and "_" not in key)]
-    assert url_table.list_file_sizes(config) == [[key.rpartition("/")[2], len(OBJECTS[key])] for key in expected]
+    files = table_files.find_files(config)
+    assert [info.size for info in files.infos] == [len(OBJECTS[key]) for key in expected]
+    assert [files.name_of(file) for file in files.paths] == [
+        key.removeprefix("folder/" if path == "folder" else "") for key in expected
+    ]
+    digests = [row_count.survey(config, file)["sha256"] for file in files.paths]
+    assert digests == [hashlib.sha256(OBJECTS[key]).hexdigest() for key in expected]
 
 
 @pytest.mark.parametrize("path", ["tables/none.parquet", "tables/none", "no-such-bucket/one.parquet", "no-such-bucket"])
@@ -125,11 +134,26 @@ def test_unreachable_storage(table):
     assert said.startswith(table.partition("://")[0]) and "one.parquet" in said
 
 
-@pytest.mark.parametrize(
-    "table", ["s3:///one.parquet", "ftp://a.test/one.parquet", "s3://bucket/one.parquet?colour=red"]
-)
+INVALID = [
+    "s3:///one.parquet",
+    "ftp://a.test/one.parquet",
+    "s3://bucket/one.parquet?colour=red",
+    "hf://one.parquet",  # the client of Hugging Face raises a ValueError
+    "http://a.test/one.parquet",
+    "https://a.test/one.csv",
+]
+
+
+@pytest.mark.parametrize("table", INVALID)
 def test_invalid_addresses(table):
     assert line(SourceConfig(table=table)).startswith(table)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no network\nin two lines"), KeyError("x"), TimeoutError()])
+def test_any_error_of_a_storage_client_is_one_line(error):
+    with pytest.raises(InputError) as raised, storage.explain_errors("hf://key@datasets/a/b"):
+        raise error
+    assert str(raised.value).startswith("hf://***@datasets/a/b: ") and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("secret", ["secret", "sec/ret", "se%cret"])

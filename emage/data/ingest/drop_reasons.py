@@ -33,8 +33,9 @@ _OPEN_ONE = (
 EXPLANATIONS = {
     # Before the download
     "bad_row": Explanation(
-        "A line of the table that cannot be read: too many or too few columns, or not a JSON object.",
-        "check source.format and source.names",
+        "A row of the table that cannot be read: too many or too few columns, quotes that are not closed, not a JSON "
+        "object, a line of over 8 million characters, or a URL of over 8,192.",
+        "check source.format and source.names, and the quotes of csv",
     ),
     "duplicate": Explanation("The same URL with the same caption came before.", f"{NOTHING_TO_DO}: the first is kept"),
     "same_content": Explanation(

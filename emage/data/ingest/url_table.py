@@ -4,17 +4,18 @@ For every format `read` yields record batches with two string columns, url and c
 the conditions need, in the table's own order and with one batch in memory at a time. An error in a table is an
 InputError that names the file or the column; an unreadable row of a text file (csv, tsv, jsonl) is counted and skipped.
 
-table_files.py finds the files, table_formats.py reads them.
+The modules of tables/ find the files, read them, and count their rows a second time.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,13 +23,19 @@ from emage.config import IngestConfig, SourceConfig, preset
 from emage.config import check as check_config
 from emage.config.cli import override_error
 from emage.config.presets import PRESETS
-from emage.data.ingest import table_files, table_formats, url_filter
+from emage.data.ingest import url_filter
+from emage.data.ingest.captions.caption_cleaning import MAX_CHARACTERS
+from emage.data.ingest.tables import column_values, table_files, table_formats
+from emage.data.ingest.tables.text_rows import BAD_ROW
 from emage.utils import storage
 from emage.utils.errors import InputError
 from emage.utils.redact import redact_settings
 
+pc: Any = pyarrow.compute  # made at import, so that type checkers do not see its functions
 METADATA_PREFIX = "meta."  # of column names, so that a metadata column may be called url or caption as well
 PART_ROWS = 1_000_000  # of a parquet file, read by one task
+MAX_URL = 8_192  # characters; servers take no longer one, and a row with one is a bad row
+CHECKED_ROWS = 1_000_000  # of a jsonl table: a column that none of them has is taken for a misspelt name
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class TablePart:
     """The part of a table that one task reads: a whole file of text, or some row groups of a parquet file."""
 
     file: str
+    name: str  # of the file within the table's folder
     row_groups: tuple[int, ...] | None = None  # None: all
 
 
@@ -69,22 +77,24 @@ def list_tables(config: IngestConfig) -> list[SourceConfig]:
 
 def split(config: SourceConfig) -> list[TablePart]:
     """Return the parts of a table, of about PART_ROWS rows each; a text file is one part, whatever its size."""
-    filesystem, files = table_files.find_files(config)
+    table = table_files.find_files(config)
     parts: list[TablePart] = []
-    for file in files:
+    for file in table.paths:
+        name = table.name_of(file)
         if table_files.format_of(config, file) != "parquet":
-            parts.append(TablePart(file))
+            parts.append(TablePart(file, name))
             continue
         groups: list[int] = []
         rows = 0
         with table_files.explain_read_errors(config, file):
-            metadata = pq.read_metadata(file, filesystem=filesystem)
-        for group in range(metadata.num_row_groups):
-            groups, rows = [*groups, group], rows + metadata.row_group(group).num_rows
+            metadata = pq.read_metadata(file, filesystem=table.filesystem)
+            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        for group, size in enumerate(sizes):
+            groups, rows = [*groups, group], rows + size
             if rows >= PART_ROWS:
-                parts.append(TablePart(file, tuple(groups)))
+                parts.append(TablePart(file, name, tuple(groups)))
                 groups, rows = [], 0
-        parts += [TablePart(file, tuple(groups))] if groups else []
+        parts += [TablePart(file, name, tuple(groups))] if groups else []
     return parts
 
 
@@ -96,59 +106,65 @@ def read(
     Args:
         config: The table.
         part: One of `split`; None: the whole table.
-        bad: The counter of the rows of text files that cannot be read; they are added to it as "bad_row".
+        bad: The counter of the rows that cannot be read; they are added to it as "bad_row".
 
     Yields:
         Batches with the columns url (null if missing), caption ("" if missing) and, named METADATA_PREFIX + name,
-        the columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD.
+        the columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD, captions are cut to MAX_CHARACTERS.
     """
-    bad = Counter() if bad is None else bad
+    yield from _read(config, part, Counter() if bad is None else bad, set())
+
+
+def _read(config: SourceConfig, part: TablePart | None, bad: Counter[str], seen: set[str]) -> Iterator[pa.RecordBatch]:
     if part is None:
-        filesystem, files = table_files.find_files(config)
+        table = table_files.find_files(config)
+        filesystem, files = table.filesystem, table.paths
     else:
         filesystem, files = storage.find(config.table)[0], [part.file]
-    columns = list(dict.fromkeys((config.url, *config.caption, *_metadata_columns(config))))
+    columns = _columns(config)
     for file in files:
         with table_files.explain_read_errors(config, file):
             groups = part and part.row_groups
-            for batch in table_formats.read_file(config, filesystem, file, columns, groups, bad):
-                if len(batch):
-                    yield _converted(config, batch)
+            for batch in table_formats.read_file(config, filesystem, file, columns, groups, bad, seen):
+                if len(converted := _converted(config, batch, bad)):
+                    yield converted
 
 
 def check(config: SourceConfig) -> None:
     """Raise InputError if the table is missing, unreadable, empty, or lacks a column that the settings name."""
-    table, bad = redact_settings(config.table), Counter[str]()
-    first = next(read(config, bad=bad), None)
+    table, bad, seen = redact_settings(config.table), Counter[str](), set[str]()
+    batches = _read(config, None, bad, seen)
+    first = next(batches, None)
     if first is None and bad:
-        raise InputError(f"{table}: no row has as many columns as there are names (source.names, source.format)")
+        raise InputError(f"{table}: {_all_bad(config)}")
     if first is None:
         raise InputError(f"{table}: the table has no rows")
+    _check_seen(config, chain([first], batches), seen)
     for condition in parse_conditions(config):
         values = first[METADATA_PREFIX + condition.column]
-        name, where = repr(condition.column), f"(source.where: {condition.text})"
-        try:
-            condition.holds(values)
-        except pa.ArrowException:
-            raise InputError(f"{table}: {name} holds {values.type}, which cannot be compared {where}") from None
         if isinstance(condition.value, float) and url_filter.lacks_numbers(values):
+            name, where = repr(condition.column), f"(source.where: {condition.text})"
             raise InputError(f"{table}: {name} holds no numbers {where}")
 
 
-def list_file_sizes(config: SourceConfig) -> list[list[Any]]:
-    """Return [name, bytes] of each file: enough to notice that a table has changed."""
-    filesystem, files = table_files.find_files(config)
-    return [[PurePosixPath(info.path).name, info.size] for info in filesystem.get_file_info(files)]
+def _all_bad(config: SourceConfig) -> str:
+    """Return the reason why a table may have no row that can be read."""
+    file = table_files.find_files(config).paths[0]
+    if table_files.format_of(config, file) == "jsonl":
+        return "not a JSON object in any line; jsonl has one object per line (source.format)"
+    return "no row has as many columns as there are names (source.names, source.format)"
 
 
-def count_rows(config: SourceConfig) -> int:
-    """Return the number of rows: exact for parquet; for text the lines, too many if captions have line breaks."""
-    filesystem, files = table_files.find_files(config)
-    total = 0
-    for file in files:
-        with table_files.explain_read_errors(config, file):
-            total += table_formats.count_rows(config, filesystem, file)
-    return total
+def _check_seen(config: SourceConfig, batches: Iterator[pa.RecordBatch], seen: set[str]) -> None:
+    """Raise InputError if a column is in none of the first CHECKED_ROWS rows. Reads on until each was found."""
+    columns, rows = _columns(config), 0
+    for batch in batches:
+        rows += len(batch)
+        if seen.issuperset(columns):
+            return
+        if rows >= CHECKED_ROWS:
+            break
+    column_values.check_names(config, redact_settings(config.table), sorted(seen), columns)
 
 
 def parse_conditions(config: SourceConfig) -> list[url_filter.Condition]:
@@ -160,30 +176,30 @@ def _metadata_columns(config: SourceConfig) -> list[str]:
     return [*(condition.column for condition in parse_conditions(config)), *([config.md5] if config.md5 else [])]
 
 
-def _converted(config: SourceConfig, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a file's batch with the columns and types that `read` promises."""
-    columns = {"url": _text(batch.column(config.url)), "caption": _captions(config, batch)}
-    columns |= {METADATA_PREFIX + name: _values(batch.column(name)) for name in _metadata_columns(config)}
-    return pa.record_batch(columns)
+def _columns(config: SourceConfig) -> list[str]:
+    return list(dict.fromkeys((config.url, *config.caption, *_metadata_columns(config))))
 
 
-def _values(column: pa.Array) -> pa.Array:
-    """Return a dictionary column as its values, bytes as text, any other column as it is."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return _text(column) if pa.types.is_binary(column.type) else column
-
-
-def _text(column: pa.Array) -> pa.Array:
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:  # bytes that are not UTF-8
-        return pa.array((v if v is None else v.decode(errors="replace") for v in column.to_pylist()), pa.string())
+def _converted(config: SourceConfig, batch: pa.RecordBatch, bad: Counter[str]) -> pa.RecordBatch:
+    """Return a file's batch with the columns and types that `read` promises, without rows of too long a URL."""
+    columns = {"url": column_values.texts(batch.column(config.url), MAX_URL + 1), "caption": _captions(config, batch)}
+    columns |= {
+        METADATA_PREFIX + name: column_values.metadata(batch.column(name)) for name in _metadata_columns(config)
+    }
+    converted = pa.record_batch(columns)
+    is_short = pc.fill_null(pc.less_equal(pc.utf8_length(columns["url"]), MAX_URL), True)
+    short = pc.sum(is_short).as_py() or 0
+    if short == len(batch):
+        return converted
+    bad[BAD_ROW] += len(batch) - short
+    return converted.filter(is_short)
 
 
 def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
-    if len(config.caption) == 1 and not config.unquote:
-        return _text(batch.column(config.caption[0])).fill_null("")
-    texts = [_text(batch.column(column)).to_pylist() for column in config.caption]
+    columns = [batch.column(column) for column in config.caption]
+    if len(columns) == 1 and not config.unquote:
+        return column_values.texts(columns[0], MAX_CHARACTERS).fill_null("")
+    texts = [column_values.texts(column, column_values.MAX_ESCAPED).to_pylist() for column in columns]
     joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
-    return pa.array((unquote_plus(text) if config.unquote else text for text in joined), pa.string())
+    captions = (unquote_plus(text) if config.unquote else text for text in joined)
+    return pa.array((caption[:MAX_CHARACTERS] for caption in captions), pa.string())

@@ -15,6 +15,7 @@ from typing import Any
 from emage.config import IngestConfig, SourceConfig, check
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
+from emage.data.ingest.tables import table_files
 from emage.on_ray import launch, tracking
 from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_shards
 from emage.utils.errors import InputError
@@ -84,6 +85,8 @@ def resolve(config: IngestConfig) -> Inputs:
     if "select" in requested:
         for table in tables:
             url_table.check(table)
+            if passed_over := table_files.find_files(table).passed_over_text(table):
+                print(passed_over, flush=True)
         select = config.select
         block_lists = url_filter.read_block_lists(select.block_urls, select.block_hosts, select.block_md5)
     identity = _identity(config)
@@ -133,7 +136,7 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
 
 def _check_unchanged(config: IngestConfig, tables: list[SourceConfig], selected: dict[str, Any], output: Path) -> None:
     """Raise InputError if a table or a block list has changed since the finished select stage read it."""
-    if selected["source"] != select_urls.describe(tables, config.select):
+    if select_urls.has_changed(selected["source"], tables, config.select):
         names = [*(redact_settings(table.table) for table in tables), *select_urls.block_list_files(config.select)]
         raise InputError(
             f"{' or '.join(names)} has changed since {output} was made from it; "

@@ -70,6 +70,8 @@ def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
         "same_content": done.get("shuffle", {}).get("same_content"),
         "won_back": done.get("download", {}).get("won_back"),
         "datasets": _count_by_dataset(done),
+        "miscounted": done["select"].get("miscounted", []),  # not in manifests of earlier versions
+        "passed_over": done["select"]["source"].get("passed_over", []),
     }
 
 

@@ -14,11 +14,14 @@ import ray
 from emage.config import SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
+from emage.data.ingest.tables import row_count
 from emage.on_ray.ingest import sorted_runs
 from emage.utils import manifest
 
 TABLE_ORDER = pa.field("place", pa.int64())  # a row's position in all tables: part << PART_SHIFT | row
 PART_SHIFT = 40
+RUN_BYTES = 128 << 20  # of URLs and captions in a sorted run, which may then have fewer rows than planned
+TASK_BYTES = 512 << 20  # of URLs and captions in the shards that one task writes
 RUN_SCHEMA = pa.schema([*schema.URL_SCHEMA, TABLE_ORDER])
 
 
@@ -30,12 +33,18 @@ class SelectPlan:
     shard_rows: int  # per shard, on average
     run_rows: int  # per sorted run, at least
     num_rows: int = 0  # after the filters, duplicates included; 0 until all parts are read
+    num_bytes: int = 0  # of their URLs and captions
     num_runs: tuple[int, ...] = ()  # sorted runs of each part
 
     @property
     def num_shards(self) -> int:
         """Return the number of shards of URLs."""
         return max(1, -(-self.num_rows // self.shard_rows))
+
+    def shards_per_task(self, task_rows: int) -> int:
+        """Return how many shards one task writes: of at most `task_rows` rows and TASK_BYTES, but at least one."""
+        by_bytes = TASK_BYTES * self.num_shards // max(1, self.num_bytes)
+        return max(1, min(task_rows // self.shard_rows, by_bytes))
 
     @property
     def urls_folder(self) -> Path:
@@ -60,6 +69,15 @@ class SelectPlan:
         return Path(self.folder) / f"shards-{first:05d}.json"
 
 
+# Before them: what the tables' files hold
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def survey_file(number: int, table: SourceConfig, file: str) -> tuple[int, dict[str, Any]]:
+    """Return `number`, and what row_count.survey returns for a file."""
+    return number, row_count.survey(table, file)
+
+
 # Steps 1 and 2: parts of tables -> sorted runs
 
 
@@ -70,24 +88,26 @@ def read_part(
     """Write the sorted runs of one part. Return the counters of its rows."""
     if written := manifest.read_json(plan.counts_path(number)):
         return written
-    filtered = Counter[str]()
-    counts = {"part": number, "dataset": table.dataset, "rows": 0, "kept": 0, "runs": 0}
-    waiting: list[pa.Table] = []
-    hashes: list[np.ndarray] = []
-    bad = Counter[str]()
+    filtered, bad = Counter[str](), Counter[str]()
+    counts: dict[str, Any] = {"part": number, "dataset": table.dataset, "file": part.name}
+    counts |= dict.fromkeys(("rows", "kept", "bytes", "runs"), 0)
+    run = _SortedRun()
     for batch in url_table.read(table, part, bad):
         kept = _filter(table, blocked, batch, filtered)
         positions = pa.array(np.flatnonzero(kept) + (counts["rows"] + (number << PART_SHIFT)))
         pairs = batch.select(schema.URL_SCHEMA.names[:2]).filter(pa.array(kept))
         names = pa.array([table.dataset] * len(pairs), pa.string())
-        waiting.append(pa.table([*pairs.columns, names, positions], schema=RUN_SCHEMA))
-        hashes.append(_hash_pairs(pairs))
+        run.add(pa.table([*pairs.columns, names, positions], schema=RUN_SCHEMA), _hash_pairs(pairs), pairs.nbytes)
         counts["rows"] += len(batch)
         counts["kept"] += len(pairs)
-        if sum(map(len, waiting)) >= plan.run_rows:
-            counts["runs"] += _write_run(plan.run_path(number, counts["runs"]), waiting, hashes)
-    if waiting:
-        counts["runs"] += _write_run(plan.run_path(number, counts["runs"]), waiting, hashes)
+        counts["bytes"] += pairs.nbytes
+        if run.num_rows >= plan.run_rows or run.num_bytes >= RUN_BYTES:
+            filtered["duplicate"] += run.write(plan.run_path(number, counts["runs"]))
+            counts["runs"] += 1
+            run = _SortedRun()
+    if run.num_rows:
+        filtered["duplicate"] += run.write(plan.run_path(number, counts["runs"]))
+        counts["runs"] += 1
     counts["rows"] += bad.total()
     counts["filtered"] = dict(filtered + bad)
     manifest.write_json(plan.counts_path(number), counts)
@@ -116,13 +136,32 @@ def _hash_pairs(pairs: pa.RecordBatch) -> np.ndarray:
     return sorted_runs.mix(urls ^ sorted_runs.mix(captions))
 
 
-def _write_run(path: Path, waiting: list[pa.Table], hashes: list[np.ndarray]) -> int:
-    """Write the waiting rows as one more sorted run and empty both lists. Return 1."""
-    if not sorted_runs.exists(path):
-        sorted_runs.write(path, pa.concat_tables(waiting), np.concatenate(hashes), TABLE_ORDER.name)
-    waiting.clear()
-    hashes.clear()
-    return 1
+class _SortedRun:
+    """The rows of a sorted run that is not written yet."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+        self.hashes: list[np.ndarray] = []
+        self.num_rows = self.num_bytes = 0
+
+    def add(self, rows: pa.Table, hashes: np.ndarray, num_bytes: int) -> None:
+        """Add rows, their hashes and the size of their URLs and captions."""
+        self.tables.append(rows)
+        self.hashes.append(hashes)
+        self.num_rows += len(rows)
+        self.num_bytes += num_bytes
+
+    def write(self, path: Path) -> int:
+        """Write the rows, each pair once. Return the number of rows that were left out as duplicates.
+
+        Equal pairs all go to the same shard: without this, a table that repeats one pair would make that shard as
+        large as the table.
+        """
+        rows, hashes = sorted_runs.sort(pa.concat_tables(self.tables), np.concatenate(self.hashes), TABLE_ORDER.name)
+        is_first = first_of_equal(rows, hashes)
+        if not sorted_runs.exists(path):
+            sorted_runs.write(path, rows.filter(pa.array(is_first)), hashes[is_first], TABLE_ORDER.name)
+        return int((~is_first).sum())
 
 
 # Step 3: sorted runs -> shards

@@ -25,6 +25,7 @@ import ray
 
 from emage.config import SelectConfig, SourceConfig
 from emage.data.ingest import url_filter, url_table
+from emage.data.ingest.tables import table_files, table_record
 from emage.on_ray import tasks
 from emage.on_ray.ingest import select_tasks
 from emage.on_ray.ingest.select_tasks import SelectPlan
@@ -63,14 +64,25 @@ def run(
         InputError: No row is left.
     """
     described = describe(tables, config)
-    key = manifest.fingerprint([described, redact_settings(list(map(asdict, tables))), shard_rows])[:16]
+    _survey(tables, described, folder.parent)
+    key = manifest.fingerprint([_content(described), redact_settings(list(map(asdict, tables))), shard_rows])[:16]
     plan = SelectPlan(str(work / key), shard_rows, RUN_ROWS)
     plan.urls_folder.mkdir(parents=True, exist_ok=True)
-    parts = _read_tables(plan, tables, blocked, folder.parent)
-    plan = replace(plan, num_rows=sum(part["kept"] for part in parts), num_runs=tuple(part["runs"] for part in parts))
+    counted = sum(file["rows"] for _, files in described["tables"] for file in files)
+    parts = _read_tables(plan, tables, blocked, counted, folder.parent)
+    plan = replace(
+        plan,
+        num_rows=sum(part["kept"] for part in parts),
+        num_bytes=sum(part["bytes"] for part in parts),
+        num_runs=tuple(part["runs"] for part in parts),
+    )
     if not plan.num_rows:
         raise InputError(f"no row is left to download: all {sum(part['rows'] for part in parts)} were filtered")
-    values = _sum_up(parts, _write_all_shards(plan, folder.parent)) | {"source": described}
+    values = _sum_up(parts, _write_all_shards(plan, folder.parent))
+    read = Counter[tuple[str, str]]()
+    for part in parts:
+        read[part["dataset"], part["file"]] += part["rows"]
+    values |= {"source": described, "miscounted": table_record.compare_counts(described["tables"], read)}
     manifest.remove_leftovers(plan.urls_folder)
     manifest.write_json(plan.urls_folder / MANIFEST, values)
     if folder.exists():  # made from tables that have changed
@@ -81,11 +93,46 @@ def run(
 
 
 def describe(tables: list[SourceConfig], config: SelectConfig) -> dict[str, Any]:
-    """Return enough of the tables and the block lists to notice that one of them has changed."""
+    """Return what is known of the tables and the block lists before the tables are read.
+
+    Returns:
+        {"tables": [data set, records of its files (table_record.py)] of each; "passed_over": sentences on files of
+        the tables' folders that are not read; "lists": [path, sha256] of each}
+    """
+    found = [(table, table_files.find_files(table)) for table in tables]
     return {
-        "tables": [[table.dataset, url_table.list_file_sizes(table)] for table in tables],
-        "lists": [[file, manifest.sha256(file)] for file in block_list_files(config)],
+        "tables": [[table.dataset, [table_record.facts(at, info) for info in at.infos]] for table, at in found],
+        "passed_over": [text for table, at in found if (text := at.passed_over_text(table))],
+        "lists": _list_digests(config),
     }
+
+
+def _survey(tables: list[SourceConfig], described: dict[str, Any], output: Path) -> None:
+    """Add the number of rows and the sha256 of each file of the tables to their description."""
+    paths = [(table, path) for table in tables for path in table_files.find_files(table).paths]
+    records = [record for _, records in described["tables"] for record in records]
+    with tasks.progress_bar("select: count", len(paths), "files") as bar:
+        calls = (lambda n=n, p=p: select_tasks.survey_file.remote(n, *p) for n, p in enumerate(paths))
+        for number, survey in tasks.run(calls, output):
+            records[number] |= survey
+            bar.update()
+
+
+def has_changed(described: dict[str, Any], tables: list[SourceConfig], config: SelectConfig) -> bool:
+    """Return True if a table or a block list is not what the stage read, as its manifest describes it."""
+    datasets = [dataset for dataset, _ in described["tables"]]
+    if described["lists"] != _list_digests(config) or datasets != [table.dataset for table in tables]:
+        return True
+    known = [files for _, files in described["tables"]]
+    return any(table_record.has_changed(files, table) for files, table in zip(known, tables, strict=True))
+
+
+def _list_digests(config: SelectConfig) -> list[list[str]]:
+    return [[file, manifest.sha256(file)] for file in block_list_files(config)]
+
+
+def _content(described: dict[str, Any]) -> list[Any]:
+    return [[[name, table_record.content(files)] for name, files in described["tables"]], described["lists"]]
 
 
 def block_list_files(config: SelectConfig) -> tuple[str, ...]:
@@ -103,13 +150,13 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _read_tables(
-    plan: SelectPlan, tables: list[SourceConfig], blocked: url_filter.BlockLists, output: Path
+    plan: SelectPlan, tables: list[SourceConfig], blocked: url_filter.BlockLists, num_rows: int, output: Path
 ) -> list[dict[str, Any]]:
     """Write the sorted runs of all tables. Return the counters of each part."""
     parts = [(table, part) for table in tables for part in url_table.split(table)]
     shared = ray.put(blocked)
     counters: dict[int, dict[str, Any]] = {}
-    with tasks.progress_bar("select: read", sum(map(url_table.count_rows, tables)), "rows") as bar:
+    with tasks.progress_bar("select: read", num_rows, "rows") as bar:
         calls = (
             lambda n=n, p=p: select_tasks.read_part.remote(plan, n, p[0], p[1], shared) for n, p in enumerate(parts)
         )
@@ -122,7 +169,7 @@ def _read_tables(
 def _write_all_shards(plan: SelectPlan, output: Path) -> list[dict[str, Any]]:
     """Write all shards. Return the counters of each, in any order."""
     shards: list[dict[str, Any]] = []
-    step = max(1, TASK_ROWS // plan.shard_rows)
+    step = plan.shards_per_task(TASK_ROWS)
     with tasks.progress_bar("select: write", plan.num_rows, "rows") as bar:
         calls = (lambda n=n: select_tasks.write_shards.remote(plan, n, step) for n in range(0, plan.num_shards, step))
         for written in tasks.run(calls, output):

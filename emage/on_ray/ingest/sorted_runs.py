@@ -39,7 +39,7 @@ def range_bounds(num_ranges: int) -> np.ndarray:
 
 def write(path: Path, rows: pa.Table, hashes: np.ndarray, tie_column: str) -> None:
     """Sort rows by (`hashes`, `tie_column`) and write them as the run `path`."""
-    rows, hashes = _sort(rows, hashes, tie_column)
+    rows, hashes = sort(rows, hashes, tie_column)
     with (
         manifest.new_file(path.with_suffix(".arrow")) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -78,7 +78,7 @@ def read_ranges(
         high = int(np.searchsorted(of_run, bounds[last])) if last < num_ranges else len(of_run)
         pieces.append(_read_rows(path, low, high))
         hashes.append(np.array(of_run[low:high]))  # a copy: a view would keep the file open, and there are thousands
-    return _sort(pa.concat_tables(pieces), np.concatenate(hashes), tie_column)
+    return sort(pa.concat_tables(pieces), np.concatenate(hashes), tie_column)
 
 
 def _read_rows(path: Path, low: int, high: int) -> pa.Table:
@@ -93,6 +93,7 @@ def _hashes(path: Path) -> np.ndarray:
     return np.load(path.with_suffix(".npy"), mmap_mode="r")
 
 
-def _sort(rows: pa.Table, hashes: np.ndarray, tie_column: str) -> tuple[pa.Table, np.ndarray]:
+def sort(rows: pa.Table, hashes: np.ndarray, tie_column: str) -> tuple[pa.Table, np.ndarray]:
+    """Return rows and their hashes in the order of (`hashes`, `tie_column`)."""
     order = np.lexsort((rows[tie_column].to_numpy(), hashes))
     return rows.take(pa.array(order)), hashes[order]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from url_tables import ROWS, error_of, read_pairs, write_csv, write_jsonl, write_parquet
+from url_tables import ROWS, count_rows, error_of, read_pairs, write_csv, write_jsonl, write_parquet
 
 from emage import config
 from emage.config import SourceConfig
@@ -18,7 +18,7 @@ def test_published_tables_without_header(tmp_path, name, order):
     file = write_csv(tmp_path / "published.tsv", [(row[order[0]], row[order[1]]) for row in ROWS], "\t")
     source = config.preset(config.IngestConfig, name, output="o", source={"table": str(file)}).source
     assert read_pairs(source) == ROWS
-    assert url_table.count_rows(source) == 5
+    assert count_rows(source) == 5
 
 
 def test_laion_and_yfcc_columns(tmp_path):
@@ -152,5 +152,5 @@ def test_real_laion_rows(real_data):
         config.IngestConfig, "laion400m", output="o", source={"table": str(real_data / "laion_urls_10k.parquet")}
     ).source
     found = read_pairs(source)
-    assert len(found) == 10_000 == url_table.count_rows(source)
+    assert len(found) == 10_000 == count_rows(source)
     assert [url for url, _ in found if not url.startswith("http")] == ["UNLIKELY"]  # the fetch counts it as bad_scheme

@@ -1,8 +1,10 @@
 """The same ingest started again: it resumes, does nothing, or is rejected, and the bytes are always the same."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,6 +114,20 @@ def test_two_at_once_on_one_output_are_rejected(ingested, tmp_path):
 def test_other_settings_on_the_same_output_are_rejected(ingested):
     with pytest.raises(InputError, match=r"download.image_size=64 \(now 32\)"):
         ingest.ingest(replace(ingested.settings, download=replace(ingested.settings.download, image_size=32)))
+
+
+def test_a_table_that_was_edited_in_place_at_the_same_size_is_rejected(ingested):
+    table = Path(ingested.settings.more["more"]["table"])
+    content = table.read_bytes()
+    try:
+        os.utime(table, (1, 1))  # another time, the same bytes: a copy, for example
+        assert ingest.ingest(ingested.settings) == ingested.report
+        assert content.endswith(b"0.1\r\n")
+        table.write_bytes(content[:-5] + b"0.7\r\n")
+        with pytest.raises(InputError, match="has changed since"):
+            ingest.ingest(ingested.settings)
+    finally:
+        table.write_bytes(content)
 
 
 def test_a_table_that_changed_is_rejected(ingested, tmp_path):

@@ -115,9 +115,11 @@ def test_a_block_list_that_changes_is_noticed(tables, tmp_path, name):
     file.write_text("h1.test\n")
     lists = SelectConfig(**{name: (str(file),)})
     before = select_urls.describe(tables, lists)
-    assert before == select_urls.describe(tables, lists) != select_urls.describe(tables, SelectConfig())
+    assert not select_urls.has_changed(before, tables, lists)
+    assert select_urls.has_changed(before, tables, SelectConfig())
+    assert select_urls.has_changed(before, tables[::-1], lists)
     file.write_text("h2.test\n")
-    assert select_urls.describe(tables, lists) != before
+    assert select_urls.has_changed(before, tables, lists)
 
 
 def test_the_same_shards_however_the_work_is_split(ray_cluster, tables, tmp_path, monkeypatch):
@@ -231,5 +233,33 @@ def test_rows_that_cannot_be_read_are_counted(ray_cluster, tmp_path):
         "url\tcaption\nhttp://a.test/1\ta\nhttp://a.test/2\tb\ttoo much\nhttp://a.test/3\tc\n"
     )
     values, rows = select([SourceConfig(str(tmp_path / "t.tsv"), "a")], tmp_path)
-    assert values["filtered"] == {"bad_row": 1} and values["rows"] == 3
+    assert values["filtered"] == {"bad_row": 1} and values["rows"] == 3 and values["miscounted"] == []
     assert sorted(row["caption"] for row in rows) == ["a", "c"]
+
+
+def test_rows_that_another_count_does_not_find_are_said(ray_cluster, tmp_path):
+    """The quote of row 1 is closed by the inch mark of row 3: a count of lines takes them for one row."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    captions = ["a", '"wide', "b", 'of 24"', "c"]
+    (folder / "inch.csv").write_text(
+        "url,caption\n" + "".join(f"http://a.test/{n},{caption}\n" for n, caption in enumerate(captions))
+    )
+    (folder / "good.tsv").write_text("url\tcaption\nhttp://a.test/5\td\n")
+    (folder / "_old.csv").write_text("url,caption\n")
+    values, rows = select([SourceConfig(str(folder), "shop")], tmp_path)
+    assert values["filtered"] == {"bad_row": 1} and values["rows"] == 6
+    assert values["miscounted"] == [{"dataset": "shop", "file": "inch.csv", "read": 5, "counted": 3}]
+    assert values["source"]["passed_over"] == [
+        f"{folder}: 1 files of this folder are not read (1 hidden: the name, or a folder's, begins with . or _)"
+    ]
+    assert sorted(row["caption"] for row in rows) == ["a", "b", "c", "d", 'of 24"']
+
+
+def test_a_pair_that_repeats_is_kept_once_in_each_run(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(select_urls, "RUN_ROWS", 100)
+    columns = {"url": ["http://a.test/1"] * 5_000 + ["http://a.test/2"], "caption": ["a fox"] * 5_001}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=50)
+    values, rows = select([SourceConfig(str(tmp_path / "t.parquet"), "a")], tmp_path)
+    assert values["rows"] == 5_001 and values["filtered"] == {"duplicate": 4_999}
+    assert sorted(row["url"] for row in rows) == ["http://a.test/1", "http://a.test/2"]

@@ -5,7 +5,9 @@ The functions of this folder take the report as the ingest writes it to ingest_r
     {"rows_in", "written", "waiting": n, "filtered", "rejected", "failed": {drop reason: n},
      "won_back": n images that arrived in a retry round, "same_content": n images with the same bytes as another one,
      "datasets": {name: {"rows_in", "selected", "arrived", "written": n}}, "seconds": {stage: s},
-     "stages": the names of the finished stages}
+     "stages": the names of the finished stages, "passed_over": sentences on files of the tables' folders that were not
+     read, "miscounted": [{"dataset", "file", "read", "counted"}] of files in which the reader met another number of
+     rows than a second count, by another way, found}
 
 While the stage that counts them has not run, `won_back` and `same_content` are None, and "arrived" and "written" are
 missing. A row is filtered before the download, fails in the download or in the decoder, is rejected for its caption,
@@ -73,6 +75,12 @@ def summarize(report: Report) -> list[str]:
     if report["same_content"]:
         kept = "and were dropped" if dropped_late else "and were kept (shuffle.drop_same_content=true drops them)"
         sentences.append(f"{report['same_content']:,} images have the same bytes as another one {kept}.")
+    for file in report.get("miscounted", []):  # not in reports of earlier versions
+        sentences.append(
+            f"{file['file']} of {file['dataset']}: {file['read']:,} rows were read, but a count of its lines finds "
+            f"{file['counted']:,}: look for quotes that are not closed."
+        )
+    sentences += [f"{text}." for text in report.get("passed_over", [])]
     return sentences + [f"{problem}: {advice}." for problem, advice in _advice(report, requested)]
 
 

@@ -70,3 +70,13 @@ def test_no_advice_for_rare_failures():
     assert not any("timeout" in sentence for sentence in summarize(report))
     evenly = REPORT | {"failed": {"http_404": 100, "too_big": 100, "opted_out": 100}}
     assert "most often with http_404" in summarize(evenly)[3]
+
+
+def test_rows_that_two_counts_find_differently_and_files_that_are_not_read_are_said():
+    miscounted = [{"dataset": "cc3m", "file": "a/b.csv", "read": 1200, "counted": 1199}]
+    sentences = summarize(
+        REPORT | {"miscounted": miscounted, "passed_over": ["/t: 2 files of this folder are not read"]}
+    )
+    assert set(summarize(REPORT)) < set(sentences)
+    assert "a/b.csv of cc3m: 1,200 rows were read, but a count of its lines finds 1,199: " in "\n".join(sentences)
+    assert "/t: 2 files of this folder are not read." in sentences

@@ -4,10 +4,11 @@ import gzip
 from collections import Counter
 
 import pytest
-from url_tables import ROWS, error_of, read_pairs, write_csv, write_jsonl, write_parquet
+from url_tables import ROWS, count_rows, error_of, read_pairs, write_csv, write_jsonl, write_parquet
 
 from emage.config import SourceConfig
-from emage.data.ingest import table_formats, url_table
+from emage.data.ingest import url_table
+from emage.data.ingest.tables import table_formats
 from emage.utils.errors import InputError
 
 
@@ -23,7 +24,7 @@ def test_every_format_gives_the_same_pairs(tmp_path):
     (tmp_path / "z.csv.gz").write_bytes(gzip.compress((tmp_path / "t.csv").read_bytes()))
     for file in [*files, tmp_path / "z.csv.gz"]:
         assert read_pairs(SourceConfig(table=str(file))) == ROWS, file
-    assert [url_table.count_rows(SourceConfig(table=str(file))) for file in files] == [5] * 4
+    assert [count_rows(SourceConfig(table=str(file))) for file in files] == [5] * 4
 
 
 def test_a_bad_row_of_text_is_skipped_alone(tmp_path):
@@ -38,17 +39,16 @@ def test_a_bad_row_of_text_is_skipped_alone(tmp_path):
         url_table.check(source)
         rows = [(row["url"], row["caption"]) for batch in url_table.read(source, bad=bad) for row in batch.to_pylist()]
         assert rows == good == read_pairs(source)
-        assert bad == {"bad_row": 2} and url_table.count_rows(source) == 5
+        assert bad == {"bad_row": 2} and count_rows(source) == 5
     (tmp_path / "t.tsv").write_bytes(b"url\tcaption\nu1\tc\t1\n")
     assert "no row has as many columns as there are names" in error_of(SourceConfig(str(tmp_path / "t.tsv")))
 
 
-def test_bad_rows_are_counted_in_every_block(tmp_path, monkeypatch):
-    """The first block is opened twice; its rows count once."""
-    monkeypatch.setattr(table_formats, "BLOCK_BYTES", 1000)
+def test_bad_rows_are_counted_in_every_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_formats, "BATCH_ROWS", 10)
     write_csv(tmp_path / "t.csv", [("url", "caption"), *[("u", "c"), ("u", "c", "d")] * 500])
     source, bad = SourceConfig(str(tmp_path / "t.csv")), Counter()
-    assert sum(map(len, url_table.read(source, bad=bad))) == 500
+    assert [len(batch) for batch in url_table.read(source, bad=bad)] == [10] * 50
     assert bad == {"bad_row": 500}
 
 
@@ -97,7 +97,7 @@ def test_tables_that_cannot_be_read(tmp_path):
     garbage = tmp_path / "garbage.parquet"
     garbage.write_bytes(b"PAR1 but not really")
     open_quote = tmp_path / "quote.csv"
-    open_quote.write_text('url,caption\nu,"' + "c\n" * table_formats.BLOCK_BYTES)
+    open_quote.write_text('"url,caption\nu,c\n')
     truncated = tmp_path / "truncated.csv.gz"
     truncated.write_bytes(gzip.compress(b"url,caption\nu,c\n" * 1000)[:-9])
     list_json = tmp_path / "list.jsonl"
@@ -111,7 +111,7 @@ def test_tables_that_cannot_be_read(tmp_path):
     assert "the table has no rows" in error_of(SourceConfig(table=str(empty)))
     assert "the table has no rows" in error_of(SourceConfig(table=str(header)))
     assert "not a readable parquet file" in error_of(SourceConfig(table=str(garbage)))
-    assert "not a readable csv file" in error_of(SourceConfig(table=str(open_quote)))
+    assert "the header, line 1, cannot be read: its quotes are not closed" in error_of(SourceConfig(str(open_quote)))
     assert "not a JSON object" in error_of(SourceConfig(table=str(list_json)))
     assert "not a JSON object" in error_of(SourceConfig(table=str(deep_json)))
     assert "source.format=" in error_of(SourceConfig(table=str(strange)))
@@ -119,4 +119,4 @@ def test_tables_that_cannot_be_read(tmp_path):
     assert "not a readable parquet file" in error_of(SourceConfig(table=str(header), format="parquet"))
     for file, format in ((garbage, "parquet"), (truncated, "csv")):
         with pytest.raises(InputError, match=f"{file.name}: not a readable {format} file"):
-            url_table.count_rows(SourceConfig(table=str(file)))
+            count_rows(SourceConfig(table=str(file)))
