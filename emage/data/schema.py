@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from emage.utils import manifest, storage
 from emage.utils.errors import InputError
-from emage.utils.redact import redact, redact_settings
+from emage.utils.redact import redact_settings
 from emage.utils.untrusted import plain_data
 from emage.version import __version__
 
@@ -128,10 +128,8 @@ def open_token_table(path: str) -> tuple[list[str], TokenizerInfo]:
         InputError: The folder has no parquet file of a token table, or is unreachable.
     """
     filesystem, folder = storage.find(path)
-    try:
+    with storage.explain_errors(path):
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(redact(f"{redact_settings(path)}: {storage.first_line(error)}")) from None
     files = sorted(info.path for info in found if info.is_file and info.extension == "parquet")
     if not files:
         raise InputError(f"{redact_settings(path)}: no token table (*.parquet) here; pipelines/ingest.py writes one")
