@@ -4,11 +4,12 @@
     python benchmarks/emoji.py --methods iterative1 iterative2    # some methods; start several such processes at once
     python benchmarks/emoji.py --report                           # results and figures of what is finished
 
-A tenth of the captions is held out, by seed. A tokenizer is trained on the other emoji (12 minutes of one core), then
-each method on their tokens, with the model of the preset demo, one seed and equally many steps. Each method generates
-an image for every held-out caption in 4, 8, 16 and 32 decoding steps, in both orders where it has them. Reported are
-the Frechet distance of the tokenizer's features between these images and the real ones of the captions, how often the
-real image of the caption is one of the ten nearest to the generated one, and the FLOP of training and of generating.
+A tenth of the captions is held out, by seed. A tokenizer is trained on the other emoji (12 minutes of one core; with
+seed 0 a PSNR of 22.8 dB on held-out emoji, all 1,024 codes in use), then each method on their tokens, with the model
+of the preset demo, one seed and equally many steps. Each method generates an image for every held-out caption in 4, 8,
+16 and 32 decoding steps, in both orders where it has them. Reported are the Frechet distance of the tokenizer's
+features between these images and the real ones of the captions, how often the real image of the caption is one of the
+ten nearest to the generated one, and the FLOP of training and of generating.
 
 It can be stopped at any time: the same command continues. A method that another process works on is left to it.
 Writes results/emoji.json, emoji.png (quality against decoding steps), emoji-grid.png (the same captions and seeds for
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
         tokenizer, about = prepare(args, train, held_out)
     extractor = TokenizerFeatures(tokenizer)
     real = emoji_measure.Real(held_out.captions, emoji_measure.features(extractor, held_out.images))
-    about["bounds"] = emoji_measure.bounds(extractor, tokenizer, held_out.images, train.images, real)
+    others = emoji_data.sample(train, len(held_out.captions), args.seed)
+    about["bounds"] = emoji_measure.bounds(extractor, tokenizer, held_out.images, others.images, real)
     about |= {"settings": settings, "captions": {"train": len(train.captions), "held_out": len(held_out.captions)}}
     for method in () if args.report else args.methods:
         folder = args.work / method

@@ -77,6 +77,11 @@ def split(emoji: Emoji, share: float, seed: int) -> tuple[Emoji, Emoji]:
     return emoji.take(np.flatnonzero(~np.array(rows)).tolist()), emoji.take(np.flatnonzero(rows).tolist())
 
 
+def sample(emoji: Emoji, count: int, seed: int) -> Emoji:
+    """Return random rows: those of the file are sorted by subject."""
+    return emoji.take(np.random.default_rng(seed).permutation(len(emoji.captions))[:count].tolist())
+
+
 def make_tokenizer(folder: Path, train: Emoji, recipe: Recipe, given: Path | None) -> VQGAN:
     """Return the tokenizer in `folder`: on the first call a `given` one, or one that is trained on the emoji."""
     file = folder / "tokenizer.safetensors"
@@ -101,7 +106,7 @@ def describe_tokenizer(folder: Path, model: VQGAN, train: Emoji, held_out: Emoji
         record = {
             "sha256": model.sha256,
             "psnr_held_out_db": report.psnr(model, held_out.images),
-            "psnr_train_db": report.psnr(model, train.images[: len(held_out.images)]),
+            "psnr_train_db": report.psnr(model, sample(train, len(held_out.images), seed=0).images),
             "codes": model.vocab_size,
             "codes_in_use": report.codes_in_use(model, train.images),
         }

@@ -55,14 +55,14 @@ def scores(generated: Tensor, real: Tensor) -> dict[str, float]:
     }
 
 
-def bounds(extractor: TokenizerFeatures, tokenizer: Any, held_out: Tensor, train: Tensor, real: Real) -> dict[str, Any]:
-    """Return the scores of the tokenizer's own reconstructions, and of as many training images, of other captions."""
+def bounds(extractor: TokenizerFeatures, tokenizer: Any, held_out: Tensor, other: Tensor, real: Real) -> dict[str, Any]:
+    """Return the scores of the tokenizer's own reconstructions, and of as many training images (n, 3, H, W)."""
     with torch.no_grad():
         parts = [reconstruct(tokenizer, part.float() / 255) for part in held_out.split(IMAGES_AT_A_TIME)]
     rebuilt = torch.cat(parts).mul(255).round().to(torch.uint8)
     return {
         "reconstructions": scores(features(extractor, rebuilt), real.features),
-        "training_images": scores(features(extractor, train[: len(held_out)]), real.features),
+        "training_images": scores(features(extractor, other), real.features),
     }
 
 

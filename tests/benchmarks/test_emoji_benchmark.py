@@ -63,6 +63,8 @@ def test_whole_captions_are_held_out_by_seed(data, tmp_path):
     assert torch.equal(held_out.images[0], emoji.images[index])
     assert data.split(twice, 0.2, seed=1)[1].captions == held_out.captions
     assert data.split(twice, 0.2, seed=2)[1].captions != held_out.captions
+    some = data.sample(emoji, 10, seed=0)
+    assert some.captions != emoji.captions[:10] and len(set(some.captions)) == 10
 
 
 def test_equal_features_have_no_distance_and_find_their_own_image(measuring):
