@@ -12,8 +12,10 @@ MAX_HEADER_BYTES. In addition:
 """
 
 import asyncio
+import ctypes
 import functools
 import resource
+import sys
 from collections import OrderedDict
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,6 +42,10 @@ CHUNKED = (b"transfer-encoding", b"chunked")
 # The connections of each server without a request in progress, in the order in which their wait began.
 _waiting: WeakKeyDictionary[ServerState, OrderedDict["LimitedProtocol", None]] = WeakKeyDictionary()
 
+# The most connections of each server since its memory was last given back.
+_most: WeakKeyDictionary[ServerState, int] = WeakKeyDictionary()
+MANY_CONNECTIONS = 500  # after so many, what they took is given back once most of them are gone
+
 
 @functools.cache
 def max_connections() -> int:
@@ -53,6 +59,14 @@ def max_connections() -> int:
     if hard == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
     return max(1, min(MAX_CONNECTIONS, hard - RESERVED_FILES))
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system: glibc keeps what thousands of small buffers took."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim:
+            trim(0)
 
 
 class LimitedProtocol(H11Protocol):
@@ -70,6 +84,7 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _most[self.server_state] = max(_most.get(self.server_state, 0), len(self.connections))
         if len(self.connections) > max_connections():
             longest = next(iter(self._waiting), self)
             longest._abort()
@@ -121,6 +136,9 @@ class LimitedProtocol(H11Protocol):
         self._end_wait()
         self._stop_answer_deadline()
         super().connection_lost(exc)
+        if MANY_CONNECTIONS < _most.get(self.server_state, 0) > 10 * len(self.connections):
+            _most[self.server_state] = len(self.connections)
+            self.loop.call_later(1.0, give_memory_back)  # once the last of them are freed
 
     # --- State ---
 

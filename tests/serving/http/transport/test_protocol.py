@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -207,6 +208,18 @@ def test_an_upgrade_to_a_websocket_without_an_application_for_it_ends(url: str) 
     with connect(url) as connection:
         connection.sendall(upgrade)
         seconds_until_closed(connection)
+
+
+def test_memory_is_given_back_once_many_connections_are_gone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr(protocol, "MANY_CONNECTIONS", 20)
+    monkeypatch.setattr(protocol, "give_memory_back", given_back.set)
+    with hostile.held_open(url, 15):
+        time.sleep(0.1)
+    assert not given_back.wait(1.5)
+    with hostile.held_open(url, 30):
+        time.sleep(0.1)
+    assert given_back.wait(5)
 
 
 def test_a_process_that_may_open_few_files_has_fewer_connections() -> None:
