@@ -11,6 +11,7 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v)))
 READY := .venv/.ready
 PEERS := .venv/.peers
 DOCS := .venv/.docs
+AUDIT := .venv/.audit
 RUN := .venv/bin/python
 # One process more than cores, since tests with the Ray cluster wait for Ray's processes.
 PARALLEL = --numprocesses=$(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) --dist=loadgroup --no-loadscope-reorder
@@ -20,7 +21,7 @@ FAST := not faults and not chaos and not gpu
 
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE # else programs that tests start would compile the package each time
-.PHONY: help demo test faults chaos lint format docs serve ui bench bench-all doctor setup
+.PHONY: help demo test faults chaos lint format docs serve ui bench bench-all audit doctor setup
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -37,9 +38,10 @@ faults: $(READY) ## test every kind of fault once, and what takes longer than te
 chaos: $(READY) ## before a release: make faults, all combinations of faults, whole scripts, 3,000 examples per property (40 minutes)
 	$(RUN) -m pytest -m "faults or chaos or hypothesis" --hypothesis-profile=chaos $(IN_PAIRS) $(ARGS)
 
-lint: $(READY) ## run ruff, pyright, and check which folder may import which
+lint: $(READY) ## run ruff, bandit, pyright, and check which folder may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive emage pipelines cluster
 	$(RUN) -m pyright
 	.venv/bin/lint-imports --no-logo --no-cache
 
@@ -70,6 +72,9 @@ bench-all: bench ## measure every number of the documentation except the paper's
 	$(RUN) benchmarks/serve.py
 	$(RUN) benchmarks/nodes.py
 
+audit: $(AUDIT) ## look for published advisories on the pinned versions; asks the package registry
+	.venv/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
+
 doctor: $(READY) ## check this machine, its cluster and its services (STORAGE=folder that all nodes share)
 	$(RUN) -m emage doctor storage=$(STORAGE)
 
@@ -86,6 +91,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS): $(READY)
 	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+$(AUDIT): $(READY)
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[audit]'
 	@touch $@
 
 $(DOCS): $(READY)

@@ -92,9 +92,10 @@ def ray_cluster() -> Iterator[None]:
     """Start a local Ray with 4 CPUs for the session."""
     import ray
 
-    from emage.on_ray import launch
+    from emage.on_ray import cluster_token, launch
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    cluster_token.make_private()
     os.environ.update([launch.PROXY_HOOK])
     ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level=logging.WARNING)
     yield

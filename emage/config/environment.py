@@ -82,6 +82,7 @@ READ_BY_LIBRARIES = (
     Variable("AWS_DEFAULT_REGION", "object storage", "Region of s3:// paths."),
     Variable("RAY_AUTH_MODE", "Ray", f"token: Ray's ports require the cluster's token; {_NODES}."),
     Variable("RAY_AUTH_TOKEN_PATH", "Ray", "File with that token.", "~/.ray/auth_token"),
+    Variable("RAY_AUTH_TOKEN", "Ray", "That token itself; a program that cannot write the file sets it."),
 )
 SET_IF_ABSENT = (
     Variable("DS_ACCELERATOR", "train", "DeepSpeed's device.", "cuda or cpu, by run.use_gpu"),

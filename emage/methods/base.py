@@ -150,7 +150,8 @@ def first_pass(model, y_mask: Tensor, context, objective: ObjectiveConfig, rng: 
     # Under autocast this pass has cached casts of the weights without a graph; the second pass would reuse them, and
     # half of the parameters would get no gradient.
     torch.clear_autocast_cache()
-    return sampled.tokens if objective.first_pass == "sample" else sampled.best
+    is_sampled = objective.first_pass == "sample"  # nosec B105 # no password
+    return sampled.tokens if is_sampled else sampled.best
 
 
 def mix_in_truth(y_pred: Tensor, y: Tensor, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:

@@ -23,14 +23,14 @@ from typing import Any, Protocol
 import ray
 from filelock import FileLock, Timeout
 
-from emage.on_ray import tasks, tracking
+from emage.on_ray import cluster_token, tasks, tracking
 from emage.utils import manifest
 from emage.utils.errors import InputError
 
 # Environment variable of the nodes that gives Ray Serve's HTTP proxy middlewares, and its value (module:function).
 PROXY_HOOK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "emage.on_ray.serving.http_proxy:middlewares")
 
-_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # nosec B105 # a name
 
 
 class OutputInputs(Protocol):
@@ -140,6 +140,9 @@ def start_ray(min_cpus: float = 0) -> None:
 
     Args:
         min_cpus: Logical CPUs that a cluster started here has at least: a task that asks for more waits forever.
+
+    Raises:
+        InputError: This Ray asks for no token, so that whoever reaches its ports could run code.
     """
     if ray.is_initialized():
         return
@@ -159,8 +162,12 @@ def start_ray(min_cpus: float = 0) -> None:
     # one, and every change of thread costs a request milliseconds (benchmarks/serve.py).
     for loop in ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"):
         os.environ.setdefault(loop, "0")
+    cluster_token.make_private()
     # Without the dashboard Ray Train cannot query its controller's state, and warns every second.
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+    if not os.environ.get("RAY_AUTH_MODE"):  # `ray.init` sets it, if its ports ask for the token
+        ray.shutdown()
+        raise InputError(f"Ray {ray.__version__} starts a cluster that asks for no token: pip install 'ray>=2.60'")
 
 
 def quieten_ray() -> None:

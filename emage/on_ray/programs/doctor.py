@@ -6,7 +6,7 @@
 "This machine" is where it runs: a job with `--entrypoint-num-gpus=2` runs on a node with GPUs.
 
 1. This machine: Python, compiler, memory, disk, GPUs and the build of PyTorch, a sum over two GPUs with NCCL.
-2. The cluster of RAY_ADDRESS, or this machine alone: object stores; every node reads what every other node wrote.
+2. The cluster of RAY_ADDRESS, or this machine alone: its token; object stores; every node reads what every other wrote.
 3. Services: the tracking server, published weights.
 
 Each check is one row of a table, with advice if it did not pass. If one failed, the exit code is 1.
@@ -39,7 +39,7 @@ from emage import tokenizers
 from emage.config import DoctorConfig
 from emage.evaluation.networks.inception import WEIGHTS as INCEPTION
 from emage.model.device_support import check_device
-from emage.on_ray import launch, tracking
+from emage.on_ray import cluster_token, launch, tracking
 from emage.tokenizers import weights_cache
 from emage.utils import storage
 from emage.utils.errors import InputError
@@ -163,10 +163,24 @@ def check_cluster(config: DoctorConfig) -> Iterator[Check]:
         yield make_check(
             f"object store, {host_name(node)}", store >= MIN_STORE, format_gib(store), advice, otherwise="warning"
         )
+    yield check_token()
     if config.storage:
         yield from check_shared_storage(storage.absolute(config.storage), nodes)
     else:
         yield Check("shared storage", "skipped", "none given", "storage=FOLDER, where all nodes will write")
+
+
+def check_token() -> Check:
+    """Return the row that states whether the cluster rejects clients without its token, and who can read the token."""
+    try:
+        if not cluster_token.is_required(ray.get_runtime_context().gcs_address):
+            advice = "start every node with RAY_AUTH_MODE=token and one token: a client that reaches it can run code"
+            return Check("token of the cluster", "failed", "none: it lets in any client", advice)
+    except subprocess.TimeoutExpired:
+        return Check("token of the cluster", "warning", "a client without it got no answer", "run the doctor again")
+    exposed = cluster_token.exposed_file()
+    found = f"required, but other users can read {exposed}" if exposed else "required"
+    return make_check("token of the cluster", not exposed, found, f"chmod 600 {exposed}", otherwise="warning")
 
 
 def check_shared_storage(folder: str, nodes: list[dict[str, Any]]) -> Iterator[Check]:
@@ -254,7 +268,8 @@ def check_tracking_server(uri: str) -> Check:
         return Check("tracking", "skipped", shown)
     advice = "start it (mlflow server), or set MLFLOW_TRACKING_URI; runs continue without it, and are not recorded"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S) as answer:
+        address = f"{uri.rstrip('/')}/health"
+        with urllib.request.urlopen(address, timeout=SERVER_TIMEOUT_S) as answer:  # nosec B310 # http(s) alone, see above
             return make_check("tracking", answer.status == 200, shown, advice, otherwise="warning")
     except (OSError, HTTPException, ValueError) as error:  # no connection; another protocol; no address
         return Check("tracking", "warning", f"{shown}: {storage.first_line(error)}", advice)

@@ -57,7 +57,7 @@ def parse_json(text: str) -> Any:
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text. Raises ValueError."""
     try:
-        value = yaml.load(text, _PlainLoader)  # a SafeLoader
+        value = yaml.load(text, _PlainLoader)  # nosec B506 # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not plain YAML: {_first_line(error)}") from None
     _check_plain(value)

