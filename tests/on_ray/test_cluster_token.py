@@ -97,3 +97,16 @@ def test_the_doctor_says_that_a_cluster_has_none():
         [sys.executable, "-c", code], env={**os.environ, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True
     )
     assert "failed" in done.stdout and "it lets in any client" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.faults
+def test_a_cluster_that_a_program_starts_asks_for_the_token(file: Path):
+    """As a user has it: no variable is set, and no token is there."""
+    code = (
+        "from emage.on_ray import launch; from emage.on_ray.programs import doctor\n"
+        "launch.start_ray(); print(doctor.check_token())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "result='ok', found='required'" in done.stdout, done.stderr[-2000:]
+    assert mode(file) == 0o600

@@ -112,6 +112,28 @@ def test_a_run_is_read_back_over_rest(
 
 
 @pytest.mark.faults
+def test_the_password_of_a_server_is_recorded_nowhere(server: tuple[str, subprocess.Popen], tmp_path: Path) -> None:
+    """Neither on the server nor in the run file; with another password the run is continued."""
+    url, run_file, seen = server[0], tmp_path / "mlflow.json", set()
+    for password in ("Pl4nted", "Pl4nted@2"):
+        address = url.replace("://", f"://me:{password}@")
+        config = ingest_config(MLflowConfig(uri=address))
+        with tracking.start(config.mlflow, stage="train", settings=config, run_file=run_file) as run:
+            run.metrics({"rows_in": 100})
+        seen.add(run.id)
+        assert json.loads(run_file.read_text()) == {"uri": url.replace("://", "://***@"), "run": run.id}
+    assert len(seen) == 1 and None not in seen
+    found = rest(url, f"/runs/get?run_id={run.id}")
+    assert {"key": "rows_in", "value": 100.0} in [
+        {key: metric[key] for key in ("key", "value")} for metric in found["run"]["data"]["metrics"]
+    ]
+    assert "mlflow.uri" in json.dumps(found) and "Pl4nted" not in json.dumps(found)
+    with urllib.request.urlopen(f"{url}/get-artifact?run_id={run.id}&path=config.yaml", timeout=10) as answer:
+        text = answer.read().decode()
+    assert "***@127.0.0.1" in text and "Pl4nted" not in text
+
+
+@pytest.mark.faults
 def test_killing_the_server_costs_one_warning(
     server: tuple[str, subprocess.Popen], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
