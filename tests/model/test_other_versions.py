@@ -68,7 +68,7 @@ def test_changed_bytes_are_damage_whatever_the_version(tiny_model: Path, tmp_pat
 
 
 def test_a_token_table_of_another_version_names_both(tmp_path: Path) -> None:
-    info = {"name": "vqgan-x", "sha256": "0", "vocab_size": 8, "grid": [2, 2], "depth": 3}
+    info = {"name": "vqgan-x", "sha256": "0", "vocab_size": 8, "grid": "2 x 2"}
     metadata = {"emage.tokenizer": json.dumps(info), "emage.version": "7.1.0"}
     pq.write_table(pa.table({"uid": [1]}).replace_schema_metadata(metadata), tmp_path / "00000.parquet")
     with pytest.raises(InputError) as error:

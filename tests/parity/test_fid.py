@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from emage.config.evaluation import JudgeConfig
 from emage.data import shapes
 from emage.data.images import image_files
 from emage.evaluation import reference_features
@@ -59,7 +60,7 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(given):
     """By mode: the features of both folders, each (COUNT, WIDTH)."""
-    surveys = [reference_features.find(folder) for folder in given.folders]
+    surveys = [reference_features.find(JudgeConfig(reference=str(folder)), captions=[]) for folder in given.folders]
     extractors = {mode: Inception(given.weights, mode=mode, width=WIDTH) for mode in MODES}
     return {
         mode: [reference_features.features(survey.files, extractor, SIDE, batch_size=16) for survey in surveys]
