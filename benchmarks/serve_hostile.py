@@ -174,6 +174,7 @@ def hostile_clients(port: int, count: int) -> Iterator[dict[str, int]]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_run_hostile, args=(port, count, theirs), daemon=True)
     process.start()
+    theirs.close()  # else a process that ended would be waited for
     ended: dict[str, int] = {}
     try:
         if not ours.poll(CONNECT_S):

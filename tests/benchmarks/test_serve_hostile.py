@@ -1,7 +1,9 @@
 """The endpoint as a user starts it, under hostile connections: the load of the benchmark, smaller."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -9,11 +11,11 @@ SCRIPT = "serve_hostile.py"
 
 
 @pytest.mark.faults
-def test_honest_clients_among_hostile_ones_get_their_images(benchmark: ModuleType, tmp_path: Path) -> None:
-    settings = benchmark.HostileBenchmark(
-        ("load",), hostile=400, honest=8, seconds=12.0, steps=4, results=str(tmp_path / "r.json")
-    )
-    found = benchmark.load(settings)
+def test_honest_clients_among_hostile_ones_get_their_images(script: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    settings = ["parts=[load]", "hostile=400", "honest=8", "seconds=12", "steps=4", f"results={results}"]
+    subprocess.run([sys.executable, str(script), *settings], check=True, timeout=300)
+    found = json.loads(results.read_text())["load"]
     assert set(found["outcomes"]) == set(found["outcomes_afterwards"]) == {"200"}, found
     assert found["outcomes"]["200"] >= 8
     connections = found["hostile_connections"]
