@@ -20,7 +20,7 @@ from emage.methods.masking import ImageRng
 from emage.model.device_support import choose, wait_for
 from emage.model.transformer import Network
 from emage.training.engine import Objective
-from emage.training.optimizer import adamw
+from emage.training.optimizer import make_optimizer
 
 
 class Tokens(NamedTuple):
@@ -93,7 +93,7 @@ def network_and_optimizer(bench: Bench, causal: bool, compiled: bool = False) ->
     if compiled:
         network.text.compile()
         network.decoder.compile()
-    return network, adamw(network, bench.config.optim)
+    return network, make_optimizer(network, bench.config.optim)
 
 
 def bare_step(
@@ -103,7 +103,7 @@ def bare_step(
     config: TrainConfig,
     forward: AbstractContextManager,
 ) -> Callable[[Batch], None]:
-    """Return one training step in bare PyTorch: loss, gradients, clipping, AdamW."""
+    """Return one training step in bare PyTorch: loss, gradients, clipping, optimizer."""
     objective = Objective(network, method, config.objective, forward)
     device = network.decoder.head.weight.device
 
