@@ -26,7 +26,7 @@ from emage.config.fields import (
 )
 from emage.config.help_text import explain, usage
 from emage.config.presets import PRESETS, presets
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact_settings
 from emage.utils.untrusted import plain_data
 
@@ -76,7 +76,7 @@ def parse(
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... (--help lists every key)")
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:  # an interpolation, ${KEY}, of a key that does not exist
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{error.full_key}: {first_line(error)}") from None
     groups = tuple(f"{key}." for key in given)  # optim={steps: 5} sets optim.steps
     from_preset = [key for key in presets(program)[preset] if not f"{key}.".startswith(groups)] if preset else []
     check(config, preset=preset or "", preset_keys=from_preset)
@@ -135,8 +135,7 @@ def from_values(program: type[Config], values: Any) -> Config:
         plain_data.refuse_references(values)  # OmegaConf would look up ${oc.env:NAME}: a variable of this machine
         config: Config = OmegaConf.to_object(OmegaConf.merge(_writable(program), values))  # type: ignore[assignment]
     except (OmegaConfBaseException, OverflowError, ValueError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"not a {program.__name__}: {line[:300]}") from None
+        raise InputError(f"not a {program.__name__}: {first_line(error)[:300]}") from None
     if broken := next(problems(config), None):
         raise InputError(f"not a {program.__name__}: {broken}")
     return config
@@ -173,7 +172,7 @@ def override_error(program: type, error: Exception, key: str, value: Any) -> str
     """
     leaf = leaves(program).get(key)
     if leaf is None:  # a group, or an entry of an open dict
-        return f"{key}: {shown_value(str(error).splitlines()[0])}"
+        return f"{key}: {shown_value(first_line(error))}"
     if "is not a TupleConfig" in str(error) and value:  # a list without its brackets
         return f"{key}: this is a list; write it as [{shown_value(value)}]"
     if isinstance(value, str) and value.startswith("["):
@@ -206,7 +205,7 @@ def _override(value: str) -> Any:
     try:
         return OmegaConf.from_dotlist([value])
     except yaml.YAMLError as error:
-        raise InputError(f"{value} is not a YAML value: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{value} is not a YAML value: {first_line(error)}") from None
 
 
 def _check_key(program: type, key: str) -> None:

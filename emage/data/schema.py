@@ -13,7 +13,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from emage.utils import manifest, storage
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact_settings
 from emage.utils.untrusted import plain_data
 from emage.version import __version__
@@ -217,5 +217,5 @@ def _explain_read_errors(file: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = storage.first_line(error)
+        reason = first_line(error)
         raise InputError(f"{file}: not a token table ({reason}); pipelines/ingest.py writes one") from None

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from emage.data import schema
 from emage.utils import storage
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact_settings
 
 MANIFEST = "_manifest.json"  # readers of the folder as one table skip names that begin with an underscore
@@ -80,7 +80,7 @@ def _listed_files(filesystem: pyarrow.fs.FileSystem, path: str) -> dict[str, dic
             return {entry["name"]: entry for entry in json.loads(file.read())["files"]}
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(
-            f"{redact_settings(path)} is damaged ({storage.first_line(error)}); put a whole copy back, or ingest again"
+            f"{redact_settings(path)} is damaged ({first_line(error)}); put a whole copy back, or ingest again"
         ) from None
 
 
@@ -94,4 +94,4 @@ def _is_whole(filesystem: pyarrow.fs.FileSystem, file: str, entry: dict[str, Any
                 digest.update(block)
         return digest.hexdigest() == entry["sha256"]
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: cannot be read ({storage.first_line(error)}); try again, or put it back") from None
+        raise InputError(f"{file}: cannot be read ({first_line(error)}); try again, or put it back") from None

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emage.data import schema
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 COLUMNS = ["uid", "caption", "tokens", "width", "height"]  # of a sample
 
@@ -37,7 +37,7 @@ def explain_read_errors(file: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]}); ingest again to replace it") from None
+        raise InputError(f"{file}: cannot be read ({first_line(error)}); ingest again to replace it") from None
 
 
 def read_footer(file: str, info: schema.TokenizerInfo) -> TokenFile:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from emage.data.schema import TRAINED_COLUMNS, TokenizerInfo, check_values, open_token_table, read_footer
 from emage.utils import storage
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 RETRY_PAUSES_S = (0.5, 2.0)  # before a row group that could not be read is tried again
 NUM_READERS = 2  # threads that decode row groups
@@ -174,7 +174,7 @@ def _decode(
         except (pa.ArrowException, OSError) as error:
             if pause is None:
                 raise InputError(
-                    f"{file}: cannot be read ({storage.first_line(error)}); put the file back, or ingest again"
+                    f"{file}: cannot be read ({first_line(error)}); put the file back, or ingest again"
                 ) from None
             time.sleep(pause)
     check_values(file, table, info)  # the footer need not have told them

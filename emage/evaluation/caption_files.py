@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from emage.config import nearest
 from emage.config.fields import shown_value
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 CAPTION, ID, IMAGE = "caption", "id", "image"  # names of the columns
 WANTED_JSON = (
@@ -174,7 +174,7 @@ def _read_parquet(path: Path) -> list[CaptionRow]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: unreadable caption file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: unreadable caption file ({first_line(error)})") from None
     _check_names(path, table.column_names)
     values = table[CAPTION].to_pylist()
     captions = [_text(value, f"{path}: row {number}") for number, value in enumerate(values, 1)]

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfDiskError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from tqdm import tqdm
 
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 MARKER_AMOUNT = (
     0.001  # of a node's custom resource, per task: so little that the resource does not limit the number of tasks
@@ -111,10 +111,9 @@ def _next_result(running: list[ray.ObjectRef], folder: Path | None) -> Any:
             raise
         raise input_error from None  # without a stack trace
     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, OutOfDiskError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"a worker died in every attempt ({type(error).__name__}: {reason}); look at the memory and the disk of "
-            "its node, run fewer tasks at once, and run the same command again"
+            f"a worker died in every attempt ({type(error).__name__}: {first_line(error)}); look at the memory and the "
+            "disk of its node, run fewer tasks at once, and run the same command again"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """InputError, the error whose message is meant for the user, and the end of a program with it."""
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,16 @@ class InputError(ValueError):
 
     Programs print it without a stack trace and exit with code 2; nothing has been written when it is raised.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message; its type, if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message on one line, its beginning if it is long; its type, if it has none."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,8 @@ class HalvedOnOom:
             if not is_out_of_memory(error):
                 raise
             if len(part) == 1:
-                text = str(error).splitlines()[0]
                 raise InputError(
-                    f"not even a batch of one fits into memory; free some and start again ({text})"
+                    f"not even a batch of one fits into memory; free some and start again ({first_line(error)})"
                 ) from None
             return None
 

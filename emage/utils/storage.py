@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pyarrow.fs
 
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact, redact_settings
 
 
@@ -20,7 +20,7 @@ def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         address += ("&" if "?" in uri else "?") + "retry_limit_seconds=30"
     if uri.startswith(("http://", "https://")):
         raise InputError(
-            redact(f"{redact_settings(uri)}: files of web servers are not read; download it first, and name the file")
+            f"{redact_settings(uri)}: files of web servers are not read; download it first, and name the file"
         )
     with explain_errors(uri):
         return pyarrow.fs.FileSystem.from_uri(address)
@@ -43,8 +43,3 @@ def explain_errors(uri: str) -> Iterator[None]:
 def absolute(uri: str) -> str:
     """Return a path as an absolute one, for processes with another working folder; a URI is returned unchanged."""
     return uri if "://" in uri else os.path.abspath(uri)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

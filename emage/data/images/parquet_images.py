@@ -10,7 +10,7 @@ from threading import Lock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 COLUMN = "image"
 
@@ -29,7 +29,7 @@ def rows(path: Path) -> list[tuple[int, int]] | None:
                 return None
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: unreadable parquet file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: unreadable parquet file ({first_line(error)})") from None
     return [(group, index) for group, size in enumerate(sizes) for index in range(size)]
 
 

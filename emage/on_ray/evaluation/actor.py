@@ -21,7 +21,7 @@ from emage.inference.pipeline import Emage
 from emage.inference.ranking import ClipRanker
 from emage.model import device_support
 from emage.on_ray import tasks
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 
 class ExpectedWeights(NamedTuple):
@@ -65,9 +65,8 @@ class EvaluationActor:
         try:
             return getattr(self, method)(*arguments)
         except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
             raise InputError(
-                f"a GPU's memory is too small ({reason}): lower batch_size={self.config.batch_size}"
+                f"a GPU's memory is too small ({first_line(error)}): lower batch_size={self.config.batch_size}"
             ) from None
 
     def generate(self, shard: Shard) -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from emage.config import TokenizeConfig
 from emage.on_ray import tasks
 from emage.on_ray.ingest.tokenize_workers import UNKNOWN_COUNT, Encoder, Reader
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 BLOCK_BYTES = 16 << 20  # of Ray's blocks: two batches of 32 images of 256x256
 SHARDS_PER_DATASET = 2_048  # each costs the driver 1 ms and 4 kB before the first is read
@@ -93,10 +93,10 @@ def tokenize(
                     raise _without_advice(error) from None
                 restarts += 1
                 if restarts > MAX_RESTARTS:
-                    raise InputError(f"{LOST_ENCODERS} ({_first_line(error)}); check the memory of its nodes") from None
+                    raise InputError(f"{LOST_ENCODERS} ({first_line(error)}); check the memory of its nodes") from None
                 num_lost = sum(shard.num_rows for shard in waiting.values())
                 bar.update(-num_lost)
-                _log.warning("%s (%s); %d rows are tokenized again", LOST_ENCODERS, _first_line(error), num_lost)
+                _log.warning("%s (%s); %d rows are tokenized again", LOST_ENCODERS, first_line(error), num_lost)
             assert not left or restarts, f"shards {sorted(left)} are incomplete"
 
 
@@ -114,11 +114,7 @@ def _assemble(
 
 def _without_advice(error: RayTaskError) -> Exception:
     """Return an InputError of the encoder without the lines of advice and the stack trace that Ray adds."""
-    return InputError(_first_line(error.cause)) if isinstance(error.cause, InputError) else error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(first_line(error.cause)) if isinstance(error.cause, InputError) else error
 
 
 def _make_dataset(config: TokenizeConfig, numbers: list[int], image_size: int, shards: Path) -> ray.data.Dataset:

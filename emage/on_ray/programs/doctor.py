@@ -42,7 +42,7 @@ from emage.model.device_support import check_device
 from emage.on_ray import cluster_token, launch, tracking
 from emage.tokenizers import weights_cache
 from emage.utils import storage
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact, redact_settings
 
 GIB = 1 << 30
@@ -208,7 +208,7 @@ def run_on_node(node: dict[str, Any], work: Any, *arguments: Any) -> str:
             work.options(num_cpus=0, scheduling_strategy=pinned).remote(*arguments), timeout=NODE_TIMEOUT_S
         )
     except RayError as error:
-        wrong = storage.first_line(error)
+        wrong = first_line(error)
     return redact(wrong)
 
 
@@ -221,7 +221,7 @@ def _write(path: str, token: str) -> str:
         with system.open_output_stream(path) as file:
             file.write(token.encode())
     except (OSError, InputError) as error:
-        return storage.first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -272,7 +272,7 @@ def check_tracking_server(uri: str) -> Check:
         with urllib.request.urlopen(address, timeout=SERVER_TIMEOUT_S) as answer:  # nosec B310 # http(s) alone, see above
             return make_check("tracking", answer.status == 200, shown, advice, otherwise="warning")
     except (OSError, HTTPException, ValueError) as error:  # no connection; another protocol; no address
-        return Check("tracking", "warning", f"{shown}: {storage.first_line(error)}", advice)
+        return Check("tracking", "warning", f"{shown}: {first_line(error)}", advice)
 
 
 def check_weights(what: str, path: Path, setting: str) -> Check:

@@ -11,7 +11,7 @@ import pyarrow.fs
 
 from emage.config import SourceConfig
 from emage.utils import storage
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact, redact_settings
 
 # Suffix, in small letters -> format.
@@ -153,7 +153,7 @@ def explain_read_errors(config: SourceConfig, file: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = storage.first_line(error)
+        reason = first_line(error)
         raise InputError(f"{redact(file)}: not a readable {format_of(config, file)} file ({reason})") from None
 
 
