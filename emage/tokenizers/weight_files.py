@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,6 @@ def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]
     # Not safetensors' save_file: only their owner can read its files.
     with manifest.new_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # before the manifest that lists it
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
