@@ -131,7 +131,7 @@ def _open_clip_name(model: str) -> Iterator[str]:
     if not model.endswith(".json"):
         yield model
         return
-    config = plain_data.parse_json(plain_data.read_text(model))
+    config = plain_data.read_json(model)
     with tempfile.TemporaryDirectory() as folder:
         whole = config if "model_cfg" in config else {"model_cfg": config}
         Path(folder, "open_clip_config.json").write_text(json.dumps(whole))

@@ -3,29 +3,30 @@
 from pathlib import Path
 from typing import Any
 
+from emage.data.schema import TOKENIZER_KEYS
 from emage.utils import manifest
 from emage.utils.untrusted import plain_data
 from emage.utils.untrusted.plain_data import Each
 
 NUMBER = (int, float)
+SCORE_KEYS = {"figures": Each(NUMBER), "captions": int, "file": str, "settings": Each(None)}
 # Key -> shape of its value (plain_data.select). Other keys are left out when a checkpoint is read.
 KEYS: dict[str, Any] = {
     "emage": str,  # the version that wrote it
-    "tokenizer": {"name": str, "sha256": str, "vocab_size": int, "grid": [int]},
+    "tokenizer": TOKENIZER_KEYS,
     "files": Each(str),  # file -> sha256
     "step": int,
     "method": str,
     "data": {"path": str, "rows": int, "fingerprint": str},
     "git": (str, type(None)),
     "mlflow_run": (str, type(None)),
-    "metrics": Each((int, float, type(None))),  # of the last steps
+    "metrics": Each((*NUMBER, type(None))),  # of the last steps
     "settings": Each(None),  # of the training
     "seconds": NUMBER,
     "prompts": [str],
-    "scores": Each({"figures": Each(NUMBER), "captions": int, "file": str, "settings": Each(None)}),
+    "scores": Each(SCORE_KEYS),
     "license": str,
 }
-SCORE_KEYS = ("figures", "captions", "file", "settings")
 
 
 def read(folder: str | Path) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def read(folder: str | Path) -> dict[str, Any]:
 
 def read_any(folder: str | Path) -> Any:
     """Return the value in manifest.json, whatever wrote it. Raises ValueError, or OSError if it cannot be read."""
-    return plain_data.parse_json(plain_data.read_text(Path(folder) / manifest.NAME))
+    return plain_data.read_json(Path(folder) / manifest.NAME)
 
 
 def known_keys(record: Any) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def published(folder: str | None) -> tuple[str, dict[str, Any], list[str], dict[
 
     try:
         folder = folder or snapshot_download(PUBLISHED, revision=REVISION, allow_patterns=list(FILES))
-        config = {**BertConfig().to_dict(), **plain_data.parse_json(plain_data.read_text(Path(folder, "config.json")))}
+        config = {**BertConfig().to_dict(), **plain_data.read_json(Path(folder, "config.json"))}
         return folder, config, _words(Path(folder)), _weights(Path(folder))
     except (OSError, SafetensorError, *UNPICKLING_ERRORS) as error:
         raise InputError(
@@ -155,7 +155,7 @@ def _words(folder: Path) -> list[str]:
     """Return the vocabulary in the order of its ids, from vocab.txt or tokenizer.json."""
     if (folder / "vocab.txt").exists() or not (folder / "tokenizer.json").exists():
         return plain_data.read_text(folder / "vocab.txt", MAX_VOCABULARY_BYTES).rstrip("\n").split("\n")
-    ids = plain_data.parse_json(plain_data.read_text(folder / "tokenizer.json", MAX_VOCABULARY_BYTES))["model"]["vocab"]
+    ids = plain_data.read_json(folder / "tokenizer.json", MAX_VOCABULARY_BYTES)["model"]["vocab"]
     words = sorted(ids, key=ids.__getitem__)
     if [ids[word] for word in words] != list(range(len(words))):
         raise ValueError("tokenizer.json has gaps between its ids")

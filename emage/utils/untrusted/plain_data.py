@@ -1,6 +1,7 @@
 """JSON and YAML of strangers as plain values: nothing is resolved, called or repeated, and sizes are bounded.
 
     read_text(path)         the text of a file
+    read_json(path)         the value in a JSON file
     parse_json(text)        dicts with text keys, lists, texts, numbers, booleans and None
     parse_yaml(text)        the same; aliases, tags and dates are refused
     refuse_references(v)    ${...}, which OmegaConf would replace, by an environment variable for example
@@ -13,12 +14,14 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from emage.utils.errors import one_line
 
 MAX_BYTES = 1_000_000  # of a file; manifests and settings have a few thousand
 MAX_DEPTH = 50
@@ -44,12 +47,17 @@ def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
         raise ValueError("it is not UTF-8") from None
 
 
+def read_json(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the value in a JSON file. Raises the errors of `read_text` and `parse_json`."""
+    return parse_json(read_text(path, max_bytes))
+
+
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text. Raises ValueError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {_first_line(error)}") from None
+        raise ValueError(f"not JSON: {one_line(error)}") from None
     _check_plain(value)
     return value
 
@@ -59,16 +67,19 @@ def parse_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, _PlainLoader)  # nosec B506 # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"not plain YAML: {_first_line(error)}") from None
+        raise ValueError(f"not plain YAML: {one_line(error)}") from None
     _check_plain(value)
     return value
 
 
 def refuse_references(value: Any) -> None:
     """Raise ValueError if a text in a plain value has ${...}, by which a stranger could read this machine's secrets."""
-    for item in _walk(value):
-        if isinstance(item, str) and "${" in item:
-            raise ValueError(f"{item[:60]!r} holds ${{...}}, and references in files are not resolved: write the value")
+    for item, _ in _walk(value):
+        for text in item if isinstance(item, dict) else [item]:
+            if isinstance(text, str) and "${" in text:
+                raise ValueError(
+                    f"{text[:60]!r} holds ${{...}}, and references in files are not resolved: write the value"
+                )
 
 
 def select(value: Any, shape: Any, name: str = "") -> Any:
@@ -124,29 +135,24 @@ def _open_regular(path: str, flags: int) -> int:
     return os.open(path, flags)
 
 
-def _walk(value: Any) -> list[Any]:
-    """Return all keys and values of a plain value."""
-    found, left = [], [value]
-    while left:
-        item = left.pop()
-        found.append(item)
-        left += [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else []
-    return found
-
-
-def _check_plain(value: Any) -> None:
+def _walk(value: Any) -> Iterator[tuple[Any, int]]:
+    """Yield a value and all values in it, each with its depth, a group or list before what is in it."""
     left = [(value, 0)]
     while left:
         item, depth = left.pop()
+        yield item, depth
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        left += [(child, depth + 1) for child in children]
+
+
+def _check_plain(value: Any) -> None:
+    for item, depth in _walk(value):
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        if isinstance(item, dict):
-            if wrong := next((key for key in item if not isinstance(key, str)), None):
-                raise ValueError(f"the key {wrong!r} is no text")
-            left += [(child, depth + 1) for child in item.values()]
-        elif isinstance(item, list):
-            left += [(child, depth + 1) for child in item]
-        elif not isinstance(item, PLAIN):
+        for key in item if isinstance(item, dict) else ():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is no text")
+        if not isinstance(item, (*PLAIN, dict, list)):
             raise ValueError(f"a value of the type {type(item).__name__}")
 
 
@@ -163,7 +169,3 @@ def _describe_shape(shape: Any) -> str:
         return "a list"
     names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     return " or ".join(names[kind] for kind in (shape if isinstance(shape, tuple) else (shape,)) if kind in names)
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

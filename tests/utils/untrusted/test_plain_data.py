@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from emage.utils.untrusted.plain_data import Each, parse_json, parse_yaml, read_text, refuse_references, select
+from emage.utils.untrusted.plain_data import (
+    Each,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    refuse_references,
+    select,
+)
 
 
 def test_yaml_gives_plain_values() -> None:
@@ -28,6 +36,9 @@ def test_yaml_gives_plain_values() -> None:
         ("a: !!binary aGk=", "bytes"),
         ("a: !!set {b}", "set"),
         ("1: a", "the key 1 is no text"),
+        ("0: a", "the key 0 is no text"),
+        ("a: {null: 1}", "the key None is no text"),
+        ("- no: a", "the key False is no text"),
         ("a: [", "not plain YAML"),
         ("? [a]\n: b", "not plain YAML"),
         ("{a: " * 60 + "}" * 60, "nested deeper than 50"),
@@ -62,10 +73,11 @@ def test_references_are_refused_at_any_depth(value: Any) -> None:
 def test_a_file_is_regular_small_and_utf_8(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(b"\xef\xbb\xbf{}")
-    assert read_text(file) == "{}"
+    assert read_text(file) == "{}" and read_json(file) == {}
     file.write_bytes(b" " * 101)
-    with pytest.raises(ValueError, match="it has more than 100 bytes"):
-        read_text(file, 100)
+    for read in (read_text, read_json):
+        with pytest.raises(ValueError, match="it has more than 100 bytes"):
+            read(file, 100)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="it is not UTF-8"):
         read_text(file)
