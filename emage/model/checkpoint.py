@@ -6,7 +6,6 @@ config.yaml            CheckpointConfig
 manifest.json          sha256 of the files, the tokenizer's identity, step, training settings; written last
 """
 
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from emage.model import checkpoint_manifest
 from emage.model.transformer import Network
 from emage.tokenizers import weight_files
 from emage.utils import manifest
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, one_line
 from emage.utils.untrusted import plain_data, weights_header
 from emage.version import __version__
 
@@ -98,7 +97,7 @@ def check(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Any]]:
     try:
         return from_yaml(CheckpointConfig, plain_data.read_text(folder / CONFIG, MAX_CONFIG_BYTES)), record
     except MISFITS as error:
-        raise unreadable(folder, f"{CONFIG}: {one_line(error)}") from error
+        raise unreadable(folder, record, f"{CONFIG}: {one_line(error)}") from error
 
 
 def load(
@@ -111,7 +110,7 @@ def load(
         network = build(config)
         network.load_state_dict(load_file(Path(folder) / MODEL))
     except MISFITS as error:
-        raise unreadable(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
+        raise unreadable(folder, record, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
     tokenizer = _tokenizer(Path(folder), record, device)
     return network.to(device).eval(), tokenizer, config, record
 
@@ -128,29 +127,27 @@ def _reject_rounded(network: Network) -> None:
 
 def _record(folder: Path) -> dict[str, Any]:
     """Return the manifest. It must list all files of a model, or they would be read without a check."""
-    record = _read_any(folder)
+    try:
+        record = checkpoint_manifest.read_any(folder)
+    except (OSError, ValueError):
+        record = None
     if not isinstance(record, dict) or "files" not in record or not (folder / CONFIG).is_file():
         if _is_of_another_version(record):
-            raise unreadable(folder, "its files are others")
+            raise unreadable(folder, record, "its files are others")
         wanted = f"{CONFIG}, {MODEL}, {TOKENIZER}, {manifest.NAME}"
         raise InputError(f"{folder} is not a checkpoint folder (it needs {wanted})")
     try:
         record = checkpoint_manifest.known_keys(record)
     except ValueError as error:
-        raise unreadable(folder, f"{manifest.NAME}: {error}") from None
-    for name in (CONFIG, MODEL, TOKENIZER):
-        if name not in record["files"] and not (name == TOKENIZER and _uses_shipped_tokenizer(folder, record)):
-            raise unreadable(folder, f"{manifest.NAME} does not list {name} under files")
-    if not {"name", "sha256"} <= record.get("tokenizer", {}).keys():
-        raise unreadable(folder, f"{manifest.NAME} does not name the tokenizer it was trained with")
+        raise unreadable(folder, record, f"{manifest.NAME}: {error}") from None
+    tokenizer = record.get("tokenizer", {})
+    uses_shipped = tokenizers.is_shipped(tokenizer.get("name", "")) and not (folder / TOKENIZER).exists()
+    for name in (CONFIG, MODEL) if uses_shipped else (CONFIG, MODEL, TOKENIZER):
+        if name not in record["files"]:
+            raise unreadable(folder, record, f"{manifest.NAME} does not list {name} under files")
+    if not {"name", "sha256"} <= tokenizer.keys():
+        raise unreadable(folder, record, f"{manifest.NAME} does not name the tokenizer it was trained with")
     return record
-
-
-def _uses_shipped_tokenizer(folder: Path, record: dict[str, Any]) -> bool:
-    """Return whether a folder has no tokenizer of its own because it was trained with one that the package holds."""
-    tokenizer = record.get("tokenizer")
-    is_shipped = isinstance(tokenizer, dict) and tokenizers.is_shipped(str(tokenizer.get("name")))
-    return is_shipped and not (folder / TOKENIZER).exists()
 
 
 def _tokenizer(folder: Path, record: dict[str, Any], device: str | torch.device) -> Any:
@@ -162,7 +159,7 @@ def _tokenizer(folder: Path, record: dict[str, Any], device: str | torch.device)
         else:
             tokenizer = tokenizers.load(recorded["name"], device=device)
     except ValueError as error:
-        raise unreadable(folder, str(error)) from error
+        raise unreadable(folder, record, str(error)) from error
     if (tokenizer.name, tokenizer.sha256) != (recorded["name"], recorded["sha256"]):
         raise damaged(
             folder,
@@ -177,9 +174,14 @@ def damaged(folder: str | Path, what: str) -> InputError:
     return InputError(f"{folder} is a damaged checkpoint: {what}: copy the whole folder again")
 
 
-def unreadable(folder: str | Path, what: str) -> InputError:
-    """Return the error for a checkpoint that this version cannot read: another version made it, or it is damaged."""
-    record = _read_any(folder)
+def unreadable(folder: str | Path, record: Any, what: str) -> InputError:
+    """Return the error for a checkpoint that this version cannot read: another version made it, or it is damaged.
+
+    Args:
+        folder: The checkpoint.
+        record: The value in its manifest, which names the version.
+        what: What cannot be read.
+    """
     if not _is_of_another_version(record):
         return damaged(folder, what)
     version = checkpoint_manifest.version(record)
@@ -189,17 +191,5 @@ def unreadable(folder: str | Path, what: str) -> InputError:
     )
 
 
-def _read_any(folder: str | Path) -> Any:
-    try:
-        return checkpoint_manifest.read_any(folder)
-    except (OSError, ValueError):
-        return None
-
-
 def _is_of_another_version(record: Any) -> bool:
     return checkpoint_manifest.version(record) not in (None, __version__)
-
-
-def one_line(error: Exception) -> str:
-    """Return the beginning of an error's text: a network that does not fit lists all of its tensors."""
-    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

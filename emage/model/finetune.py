@@ -11,9 +11,9 @@ from emage.config import CheckpointConfig, ModelConfig
 from emage.data.schema import TokenizerInfo
 from emage.methods import METHODS
 from emage.model import hub
-from emage.model.checkpoint import CONFIG, MISFITS, MODEL, TOKENIZER, check, one_line, unreadable
+from emage.model.checkpoint import CONFIG, MISFITS, MODEL, TOKENIZER, check, unreadable
 from emage.model.transformer import Network
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, one_line
 
 TEXT_POSITIONS = "text.tower.positional_embedding"  # CLIP's, one row per position; BERT always has 512
 
@@ -41,7 +41,7 @@ def start_from(
             tensors[TEXT_POSITIONS] = tensors[TEXT_POSITIONS][: config.model.text_length]
         network.load_state_dict(tensors)
     except MISFITS as error:
-        raise unreadable(folder, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
+        raise unreadable(folder, record, f"{MODEL} is not of the network in {CONFIG}: {one_line(error)}") from error
     return record
 
 
