@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from emage.config.cli import from_values
 from emage.tokenizers.dvae import DVAE, DVAEConfig
 from emage.tokenizers.vqgan import VQGAN, VQGANConfig
 from emage.utils import manifest
+from emage.utils.errors import one_line
 from emage.utils.untrusted import plain_data, weights_header
 
 Tokenizer = VQGAN | DVAE
@@ -91,10 +94,8 @@ def load_file(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer
     if described is None:
         raise ValueError(f"{path} does not name the tokenizer that it holds: use load(name, weights=path)")
     name, config = described
-    try:
+    with _explain_misfit(name):
         weights_header.check_weights(lambda: build_network(config, name), path)
-    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
-        raise ValueError(f"the weights do not fit {name}: {error}") from error
     return build(name, config, safetensors.torch.load_file(path), device)
 
 
@@ -154,12 +155,19 @@ def build(name: str, config: Config, tensors: dict[str, Tensor], device: str | t
     Raises:
         ValueError: The weights do not fit the config.
     """
-    try:
+    with _explain_misfit(name):
         # The network starts with random weights: the caller's random state must not change.
         with torch.random.fork_rng(devices=[]):
             tokenizer = build_network(config, name)
         tokenizer.load_state_dict(tensors, strict=True)
-    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:  # also of sizes that no network has
-        raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error
     tokenizer.sha256 = fingerprint(tokenizer.state_dict())
     return tokenizer.eval().requires_grad_(False).to(device)
+
+
+@contextmanager
+def _explain_misfit(name: str) -> Iterator[None]:
+    """Turn the errors of tensors of another network, and of sizes that no network has, into a ValueError."""
+    try:
+        yield
+    except (RuntimeError, ValueError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"the weights do not fit {name}: {one_line(error)}") from error

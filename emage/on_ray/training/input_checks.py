@@ -1,6 +1,8 @@
 """The checks of a training's inputs, the same for a run and for a dry run: token table, tokenizer, network, weights."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def with_checked_inputs(config: TrainConfig, fetch: bool) -> tuple[TrainConfig, 
     """
     config = _with_absolute_paths(config)
     if config.data.rows is None:
-        made_by = _tokenizer_of_table(config)
+        _, made_by = schema.open_token_table(config.data.path)
         _check_tokenizer(config, made_by, fetch)
     else:
         made_by = _planned_tokenizer(config)
@@ -56,11 +58,6 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return replace(config, init=init, data=data, model=model)
 
 
-def _tokenizer_of_table(config: TrainConfig) -> TokenizerInfo:
-    """Return the tokenizer of the token table. Raise InputError if it is not a table."""
-    return schema.open_token_table(config.data.path)[1]
-
-
 def _planned_tokenizer(config: TrainConfig) -> TokenizerInfo:
     """Return the tokenizer of the settings; its sha256 is "" if its weights are not on this machine.
 
@@ -68,11 +65,9 @@ def _planned_tokenizer(config: TrainConfig) -> TokenizerInfo:
         InputError: There is no such tokenizer, or its weights are another's.
     """
     name, weights = config.data.tokenizer, config.data.tokenizer_weights
-    try:
+    with _as_input_error():
         sizes = tokenizers.sizes(name, weights)
         sha256 = "" if tokenizers.needs_download(name, weights) else tokenizers.load(name, weights).sha256
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from None
     return TokenizerInfo(name, sha256, sizes.vocab_size, sizes.grid)
 
 
@@ -84,10 +79,8 @@ def _check_tokenizer(config: TrainConfig, made_by: TokenizerInfo, fetch: bool) -
     """
     name, weights = config.data.tokenizer, config.data.tokenizer_weights
     is_loaded = not tokenizers.needs_download(name, weights) or (fetch and name == made_by.name)
-    try:
+    with _as_input_error():
         sha256 = tokenizers.load(name, weights=weights).sha256 if is_loaded else None
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from None
     if sha256 == made_by.sha256 or (sha256 is None and name == made_by.name):
         return
     theirs, ours = f"{made_by.name} ({made_by.sha256[:12]})", f"{name} ({sha256[:12]})" if sha256 else name
@@ -103,11 +96,8 @@ def _check_network(config: TrainConfig, made_by: TokenizerInfo, is_new: bool, fe
     Nothing that is loaded here is used later: the workers load it on their own machines.
     """
     settings = worker.checkpoint_config(config, made_by)
-    try:
-        with torch.device("meta"):
-            network = checkpoint.build(settings)
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from None
+    with _as_input_error(), torch.device("meta"):
+        network = checkpoint.build(settings)
     if not is_new:
         return
     if config.init:
@@ -116,3 +106,12 @@ def _check_network(config: TrainConfig, made_by: TokenizerInfo, is_new: bool, fe
             finetune.starting_point(config.init, settings, made_by)
     elif fetch or config.model.text_weights:
         load_published(network.text.to_empty(device="cpu"), config.model)  # downloads them here, once, or raises
+
+
+@contextmanager
+def _as_input_error() -> Iterator[None]:
+    """Turn the errors of tokenizers and networks about settings and files into an InputError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from None
