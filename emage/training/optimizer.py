@@ -20,11 +20,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     decay, no_decay = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decay if _is_matrix(model, name, parameter) else no_decay).append(parameter)
+            (decay if is_matrix(model, name, parameter) else no_decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
 
 
-def _is_matrix(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+def is_matrix(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Return whether a parameter is the matrix of a linear layer, not a table of embeddings or positions."""
     is_embedding = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
     return parameter.ndim == 2 and not is_embedding and "position" not in name
@@ -37,6 +37,10 @@ class AdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         return None if self.skip else super().step(closure)
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> AdamW:
+    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -54,7 +58,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def __init__(self, matrices: dict[str, Any], others: list[dict[str, Any]], config: OptimConfig):
         muon = torch.optim.Muon([matrices], lr=config.lr, adjust_lr_fn="match_rms_adamw")
-        adamw = torch.optim.AdamW(others, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        adamw = _adamw(others, config)
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
         muon.state = adamw.state = self.state
         self._parts = muon, adamw
@@ -70,7 +74,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW | MuonAndAdam
     """Return the optimizer `optim.optimizer`, AdamW (paper, Sec. 4) or Muon (ours), with the model's groups."""
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        return _adamw(groups, config)
     hidden = set(hidden_matrices(model))
     matrices = {**groups[0], "params": [p for p in groups[0]["params"] if p in hidden]}
     last = {**groups[0], "params": [p for p in groups[0]["params"] if p not in hidden]}
@@ -82,7 +86,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and _is_matrix(model, name, parameter) and not name.endswith("head.weight")
+        if parameter.requires_grad and is_matrix(model, name, parameter) and not name.endswith("head.weight")
     ]
 
 

@@ -12,6 +12,7 @@ from emage.config import Method, SamplingConfig, TrainConfig
 from emage.methods import METHODS
 from emage.model.text import bert, clip
 from emage.model.transformer import Network
+from emage.training.optimizer import is_matrix
 
 TEXT_LAYERS = {name: size[2] for name, size in (*clip.SIZES.items(), *bert.SIZES.items())}
 
@@ -144,7 +145,4 @@ def _attention_flops(queries: int, keys: int, width: int) -> int:
 
 def _matrices(module: nn.Module) -> list[Tensor]:
     """Return the weights of matrix products: all with two dimensions, except embeddings and positions."""
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    return [
-        p for name, p in module.named_parameters() if p.ndim == 2 and id(p) not in embeddings and "position" not in name
-    ]
+    return [parameter for name, parameter in module.named_parameters() if is_matrix(module, name, parameter)]
