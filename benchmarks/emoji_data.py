@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from emage import tokenizers
-from emage.data import schema
 from emage.model import checkpoint
+from emage.reproduce.shapes_dataset import token_rows
 from emage.tokenizers.vqgan import VQGAN
 from emage.training.train_vqgan import CONFIG
 from emage.training.vqgan import patches, report
 from emage.training.vqgan.sampled import Recipe, train_on
 from emage.utils import manifest
 from emage.utils.errors import InputError
-from emage.version import __version__
 
 FILE = "noto_emoji_128.parquet"
 WHERE = (
@@ -122,19 +120,7 @@ def make_table(folder: Path, train: Emoji, tokenizer: VQGAN) -> None:
     order = np.random.default_rng(0).permutation(len(train.captions)).tolist()
     train, info = train.take(order), checkpoint.describe(tokenizer)
     tokens = torch.cat([tokenizer.encode(part.float() / 255) for part in train.images.split(50)])
-    n, ids = len(tokens), pa.array(tokens.numpy().astype(np.uint16).ravel())
-    columns = {
-        "uid": order,
-        "dataset": ["emoji"] * n,
-        "key": [f"{i:09d}" for i in order],
-        "url": [""] * n,
-        "caption": train.captions,
-        "tokens": pa.FixedSizeListArray.from_arrays(ids, info.num_tokens),
-        "width": [SIDE] * n,
-        "height": [SIDE] * n,
-        "sha256": [""] * n,
-    }
+    table = token_rows(tokens.numpy(), train.captions, info, dataset="emoji", side=SIDE, uids=order)
     with manifest.new_folder(folder) as fresh:
-        table = pa.table(columns, schema=schema.token_schema(info, __version__))
         pq.write_table(table, fresh / "00000.parquet", row_group_size=ROWS_PER_GROUP)
-        manifest.write_json(fresh / manifest.NAME, {"rows": n})
+        manifest.write_json(fresh / manifest.NAME, {"rows": len(table)})

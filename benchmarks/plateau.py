@@ -79,7 +79,6 @@ def run(table: str, method: str, remedy: str, seed: int, steps: int) -> dict[str
     """Train one model; return its losses, scores on held-out captions and CPU seconds."""
     optim = {"steps": steps, **REMEDIES[remedy]}
     optim["steps"] = steps * 32 // optim.get("batch_size", 32)  # the same number of images
-    objective = {"warm_start": 0.6 if METHODS[method].TWO_PASSES else 0.0}
     losses: list[float] = []
     started = time.process_time()
     pipe = small_training.train(
@@ -88,7 +87,6 @@ def run(table: str, method: str, remedy: str, seed: int, steps: int) -> dict[str
         seed,
         lambda network, config, step, metrics, batch: losses.append(metrics["loss"]),
         optim=optim,
-        objective=objective,
     )
     seconds = time.process_time() - started
     captions = [scene.caption for scene in shapes.sample_held_out_scenes(NUM_SCORED, 7)]

@@ -85,12 +85,14 @@ def settings(experiment: Experiment, output: Path) -> dict[str, Any]:
     return _without_ignored(redact_settings(asdict(experiment.config)), f"{output.absolute()}{os.sep}")
 
 
+def _counts(key: str, value: Any) -> bool:
+    return key not in IGNORED_SETTINGS and (key not in ADDED_LATER or value != ADDED_LATER[key])
+
+
 def _without_ignored(value: Any, root: str) -> Any:
     """Drop ignored keys, and make paths below the output relative to it."""
     if isinstance(value, dict):
-        counted = {key: item for key, item in value.items() if key not in IGNORED_SETTINGS}
-        counted = {key: item for key, item in counted.items() if key not in ADDED_LATER or item != ADDED_LATER[key]}
-        return {key: _without_ignored(item, root) for key, item in counted.items()}
+        return {key: _without_ignored(item, root) for key, item in value.items() if _counts(key, item)}
     if isinstance(value, list | tuple):
         return [_without_ignored(item, root) for item in value]
     return value.removeprefix(root) if isinstance(value, str) else value

@@ -66,18 +66,27 @@ def write_table(
         pq.write_table(part, file, row_group_size=row_group, write_page_checksum=True)
 
 
-def token_rows(tokens: np.ndarray, captions: Sequence[str], tokenizer: TokenizerInfo, first: int = 0) -> pa.Table:
-    """Return tokens (n, N) and n captions as rows of a token table, with uids from `first` on and empty URLs."""
+def token_rows(
+    tokens: np.ndarray,
+    captions: Sequence[str],
+    tokenizer: TokenizerInfo,
+    *,
+    dataset: str = "shapes",
+    side: int = shapes.IMAGE_SIZE,
+    uids: Sequence[int] | None = None,
+) -> pa.Table:
+    """Return tokens (n, N) and n captions as rows of a token table, with empty URLs and, by default, uids from 0 on."""
     n = len(tokens)
+    uids = range(n) if uids is None else uids
     columns = {
-        "uid": np.arange(first, first + n),
-        "dataset": ["shapes"] * n,
-        "key": [f"{i:09d}" for i in range(first, first + n)],
+        "uid": list(uids),
+        "dataset": [dataset] * n,
+        "key": [f"{uid:09d}" for uid in uids],
         "url": [""] * n,
         "caption": list(captions),
         "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.astype(np.uint16).ravel()), tokenizer.num_tokens),
-        "width": [shapes.IMAGE_SIZE] * n,
-        "height": [shapes.IMAGE_SIZE] * n,
+        "width": [side] * n,
+        "height": [side] * n,
         "sha256": [""] * n,
     }
     return pa.table(columns, schema=schema.token_schema(tokenizer, __version__))

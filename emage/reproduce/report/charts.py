@@ -146,10 +146,7 @@ def curves(
     if warm_start:
         axis.axvline(warm_start * last, color=GREY, linestyle=":", linewidth=1.2)
     axis.set_xlim(0, last)
-    axis.set_xlabel("training step", fontsize=10)
-    axis.set_ylabel("loss, nats per token (lower is better)", fontsize=10)
-    axis.legend(frameon=False, fontsize=9.5)
-    figure.suptitle(f"{title}: mean and range over seeds", x=0.01, ha="left", fontsize=13)
+    _label(figure, axis, title, "training step", "loss, nats per token (lower is better)")
     _save(figure, path)
 
 
@@ -183,10 +180,7 @@ def quality_by_cost(
     axis.set_xscale("log")
     axis.set_ylim(0, 1)
     described = next(one for one in results.metrics if one.name == metric)
-    axis.set_xlabel(axis_label, fontsize=10)
-    axis.set_ylabel(f"{described.label}, fraction ({described.direction})", fontsize=10)
-    axis.legend(frameon=False, fontsize=9.5)
-    figure.suptitle(f"{results.title}: mean and range over seeds", x=0.01, ha="left", fontsize=13)
+    _label(figure, axis, results.title, axis_label, f"{described.label}, fraction ({described.direction})")
     _save(figure, path)
 
 
@@ -206,6 +200,13 @@ def _figure(num_panels: int, num_rows: int) -> tuple[Any, Any]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(GREY)
     return figure, axes
+
+
+def _label(figure: Any, axis: Any, title: str, x: str, y: str) -> None:
+    axis.set_xlabel(x, fontsize=10)
+    axis.set_ylabel(y, fontsize=10)
+    axis.legend(frameon=False, fontsize=9.5)
+    figure.suptitle(f"{title}: mean and range over seeds", x=0.01, ha="left", fontsize=13)
 
 
 def _save(figure: Any, path: Path) -> None:

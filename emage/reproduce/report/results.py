@@ -145,13 +145,13 @@ def _row(row: TableRow, output: Path) -> RowResults:
 
 
 def _result_values(experiment: Experiment, output: Path) -> dict[str, Any]:
-    return _finished(experiment, output)["figures"]
+    return finished(experiment, output)["figures"]
 
 
 def _made_by(study: Study, output: Path) -> dict[str, list[str]]:
     """Return the different machines, versions, commits and data of the experiments, which may have run at any time."""
     found: dict[str, list[str]] = {}
-    sources = [_finished(experiment, output)["made_by"] for experiment in experiments_of(study)]
+    sources = [finished(experiment, output)["made_by"] for experiment in experiments_of(study)]
     evaluations = [one for row in study.rows for one in row.evaluations if isinstance(one.config, EvaluateConfig)]
     sources += [_evaluated_with(Path(one.config.output)) for one in evaluations]
     for key, value in (item for source in sources for item in source.items()):
@@ -188,7 +188,8 @@ def experiments_of(study: Study) -> Sequence[Experiment]:
     return in_dependency_order([*evaluations, *study.curves, *timings, *single])
 
 
-def _finished(experiment: Experiment, output: Path) -> dict[str, Any]:
+def finished(experiment: Experiment, output: Path) -> dict[str, Any]:
+    """Return result.json of an experiment that is finished."""
     record = read_result(experiment, output)
     assert record is not None, f"{experiment.name} is not finished"
     return record

@@ -8,7 +8,7 @@ from typing import Any
 from emage.config import ReproduceConfig
 from emage.inference.pipeline import Emage
 from emage.reproduce import requirements, tokenizer_comparison
-from emage.reproduce.experiments import WORK, Experiment, read_result
+from emage.reproduce.experiments import WORK, Experiment
 from emage.reproduce.paper_numbers import FIGURE5, TABLE2, PaperNumbers
 from emage.reproduce.recipes import WARM_START, MethodGrid, Strips
 from emage.reproduce.report import charts, methods, results, tables
@@ -85,9 +85,7 @@ def _single(study: Study) -> Experiment:
 def _table2(gathered: Results, study: Study, output: Path) -> tuple[Results, str]:
     """Return the results with rows for the measured tokenizers and those of the paper, and the text of the report."""
     experiment = _single(study)
-    finished = read_result(experiment, output)
-    assert finished is not None
-    record = finished["figures"]
+    record = results.finished(experiment, output)["figures"]
     is_fid = record["judges"]["inception"]["published"]
     rows = []
     for name in dict.fromkeys([*record["tokenizers"], *TABLE2]):
@@ -106,9 +104,8 @@ def _curves(study: Study, output: Path) -> dict[str, list[dict[str, list[float]]
     """Return the learning curve of each method's trainings, by the method's label."""
     found: dict[str, list[dict[str, list[float]]]] = {}
     for experiment in study.curves:
-        record = read_result(experiment, output)
-        assert record is not None
-        found.setdefault(METHOD_LABELS[experiment.config.method], []).append(record["figures"]["curve"])
+        curve = results.finished(experiment, output)["figures"]["curve"]
+        found.setdefault(METHOD_LABELS[experiment.config.method], []).append(curve)
     return found
 
 
