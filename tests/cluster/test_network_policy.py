@@ -1,24 +1,19 @@
 """cluster/kubernetes/network.yaml: download nodes may reach the networks that the download itself calls public."""
 
 import ipaddress
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from kubernetes_files import of_kind
 
 from emage.data.ingest.download import public_addresses
-
-FILE = Path(__file__).parents[2] / "cluster" / "kubernetes" / "network.yaml"
 
 
 def blocks() -> dict[str, list[str]]:
     """Return the networks that download nodes may reach, each with its exceptions."""
-    policies: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
-    (policy,) = (policy for policy in policies if policy["metadata"]["name"] == "download-nodes-and-heads-to-the-web")
-    peers = [peer["ipBlock"] for rule in policy["spec"]["egress"] if "ports" not in rule for peer in rule["to"]
-             if "ipBlock" in peer]  # fmt: skip
-    return {peer["cidr"]: peer["except"] for peer in peers}
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
+    rules = policies["download-nodes-and-heads-to-the-web"]["egress"]
+    peers = [peer for rule in rules if "ports" not in rule for peer in rule["to"]]
+    return {peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for peer in peers if "ipBlock" in peer}
 
 
 def test_the_policy_has_the_networks_of_the_download():

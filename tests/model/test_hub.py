@@ -1,7 +1,6 @@
 """Sharing: huggingface_hub's own client against a hub on 127.0.0.1. Nothing here reaches the internet."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,19 +21,13 @@ NOBODY = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[local_hub.LocalHub]:
-    """A local hub that the client uses instead of the real one, with a login, and an empty cache."""
+def hub(hub: local_hub.LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> local_hub.LocalHub:
+    """The local hub, with a login."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits longer and longer between its tries
-    with local_hub.serving() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no login"))
-        monkeypatch.setenv("HF_TOKEN", local_hub.TOKEN)
-        yield server
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no login"))
+    monkeypatch.setenv("HF_TOKEN", local_hub.TOKEN)
+    return hub
 
 
 @pytest.fixture(scope="module")

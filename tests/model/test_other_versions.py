@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from changed_checkpoints import edit_manifest, load_error
 
 from emage.data import schema
 from emage.model import checkpoint
@@ -20,11 +21,14 @@ from emage.version import __version__
 def rewritten(model: Path, folder: Path, version: str, change: Callable[[Path, dict[str, Any]], object]) -> Path:
     """Copy a checkpoint, change it, and write its manifest with that version and the new sha256 sums."""
     shutil.copytree(model, folder)
-    record = json.loads((folder / manifest.NAME).read_text())
-    change(folder, record)
-    for name in record.get("files", {}):
-        record["files"][name] = manifest.sha256(folder / name)
-    (folder / manifest.NAME).write_text(json.dumps(record | {"emage": version}))
+
+    def edit(record: dict[str, Any]) -> None:
+        change(folder, record)
+        for name in record.get("files", {}):
+            record["files"][name] = manifest.sha256(folder / name)
+        record["emage"] = version
+
+    edit_manifest(folder, edit)
     return folder
 
 
@@ -45,11 +49,9 @@ def other_layout(folder: Path, record: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [add_setting, split_weights, other_layout])
 def test_a_checkpoint_of_another_version_is_not_called_damaged(tiny_model: Path, tmp_path: Path, change) -> None:
     newer = rewritten(tiny_model, tmp_path / "newer", "7.1.0", change)
-    with pytest.raises(InputError) as error:
-        checkpoint.load(newer)
-    line = str(error.value)
+    line = load_error(newer)
     assert line.startswith(f"{newer} was made by emage 7.1.0, this is emage {__version__}, which cannot read it (")
-    assert line.endswith("): use emage 7.1.0") and "\n" not in line and "damaged" not in line
+    assert line.endswith("): use emage 7.1.0") and "damaged" not in line
 
 
 def test_a_checkpoint_of_another_version_that_can_be_read_is_used(tiny_model: Path, tmp_path: Path) -> None:

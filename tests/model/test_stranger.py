@@ -2,62 +2,25 @@
 
 import itertools
 import json
-import shutil
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from changed_checkpoints import change_config, change_tokenizer, edit_manifest, load_error, seal
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from emage.inference.pipeline import Emage
-from emage.model import checkpoint, model_card
+from emage.model import model_card
 from emage.utils import manifest
-from emage.utils.errors import InputError
 
-NAMES = ("config.yaml", "model.safetensors", "tokenizer.safetensors")
 SECRET = "e7b1-the-value-of-a-variable"
 
 
-@pytest.fixture
-def folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY_OF_MINE", SECRET)
-    return shutil.copytree(tiny_model, tmp_path / "model")
-
-
-def change(folder: Path, edit: Callable[[dict[str, Any]], object] = lambda record: None) -> None:
-    """Edit the manifest, as a stranger can: with the sha256 of the files as they are now."""
-    record = json.loads((folder / manifest.NAME).read_text())
-    record["files"] = {name: manifest.sha256(folder / name) for name in NAMES}
-    edit(record)
-    (folder / manifest.NAME).write_text(json.dumps(record))
-
-
-def change_config(folder: Path, old: str, new: str) -> None:
-    text = (folder / "config.yaml").read_text()
-    assert text.count(old) == 1
-    (folder / "config.yaml").write_text(text.replace(old, new))
-    change(folder)
-
-
-def change_tokenizer(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    file = folder / "tokenizer.safetensors"
-    with safe_open(file, framework="pt") as opened:
-        described = json.loads(opened.metadata()["emage"])
-    edit(described)
-    save_file(load_file(file), file, {"emage": json.dumps(described)})
-    change(folder)
-
-
-def load_error(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        checkpoint.load(folder)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1_000
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +41,14 @@ def test_a_config_cannot_read_the_environment(folder: Path, old: str, new: str) 
 
 
 def test_a_tokenizers_description_cannot_read_the_environment(folder: Path) -> None:
-    change_tokenizer(folder, lambda it: it["vqgan"].update(quantizer="${oc.env:A_KEY_OF_MINE}"))
+    change_tokenizer(folder, lambda it: it | {"vqgan": it["vqgan"] | {"quantizer": "${oc.env:A_KEY_OF_MINE}"}})
     line = load_error(folder)
     assert "references in files are not resolved" in line and SECRET not in line
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31mred", "n" * 200, 3, None])
 def test_a_tokenizers_name_is_a_short_text(folder: Path, name: Any) -> None:
-    change_tokenizer(folder, lambda it: it.update(name=name))
+    change_tokenizer(folder, lambda it: it | {"name": name})
     assert "holds no tokenizer" in load_error(folder)
 
 
@@ -103,7 +66,7 @@ def test_a_tokenizers_name_is_a_short_text(folder: Path, name: Any) -> None:
 )
 def test_a_config_is_plain_and_small(folder: Path, text: str) -> None:
     (folder / "config.yaml").write_text(text)
-    change(folder)
+    seal(folder)
     assert "config.yaml: " in load_error(folder)
 
 
@@ -128,17 +91,17 @@ def test_a_manifest_is_small_and_a_regular_file(folder: Path) -> None:
 def test_a_network_that_does_not_fit_takes_no_memory(folder: Path, old: str, new: str) -> None:
     change_config(folder, old, new)
     tracemalloc.start()
-    built: list[int] = []
-    line = load_error(folder)
-    built.append(tracemalloc.get_traced_memory()[1])
-    tracemalloc.stop()
+    try:
+        line, (_, peak) = load_error(folder), tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert "is a damaged checkpoint" in line
-    assert built[0] < 50e6  # of Python's objects: the modules of 4,000 layers are not made either
+    assert peak < 50e6  # bytes of Python's objects: the modules of 4,000 layers are not made either
 
 
 @pytest.mark.parametrize("values", [{"channels": 2_000_000}, {"num_res_blocks": 100_000}, {"vocab_size": 10**10}])
 def test_a_tokenizer_that_does_not_fit_takes_no_memory(folder: Path, values: dict[str, int]) -> None:
-    change_tokenizer(folder, lambda it: it["vqgan"].update(values))
+    change_tokenizer(folder, lambda it: it | {"vqgan": it["vqgan"] | values})
     assert "the weights do not fit" in load_error(folder)
 
 
@@ -154,7 +117,7 @@ def test_a_manifest_writes_no_markup_into_a_model_card(folder: Path, tmp_path: P
         )
         record["data"] = {"path": "x/" + EVIL.replace("/", ""), "rows": 5, "fingerprint": EVIL}
 
-    change(folder, poison)
+    edit_manifest(folder, poison)
     pipe = Emage.from_pretrained(folder, device="cpu")
     pipe.save_pretrained(tmp_path / "mine", prompts=[])
     pipe.metadata["prompts"] = [EVIL]

@@ -4,11 +4,10 @@ import copy
 import json
 from pathlib import Path
 
-import local_hub
 import pytest
 import torch
 from bert_files import WORDS, write_bert
-from huggingface_hub import constants
+from local_hub import LocalHub
 
 from emage import tokenizers
 from emage.config import CheckpointConfig, ModelConfig, SamplingConfig
@@ -39,20 +38,15 @@ def test_the_base_size_is_bert_base():
     assert (base.width, base.length, base.tower.config.num_hidden_layers) == (768, 77, 12)
 
 
-def test_the_published_weights_are_those_of_one_commit(tmp_path, monkeypatch):
+def test_the_published_weights_are_those_of_one_commit(tmp_path, hub: LocalHub):
     """What the hub's branch holds later is not loaded."""
     write_bert(tmp_path / "known", "safetensors", seed=1)
     write_bert(tmp_path / "later", "safetensors", seed=2)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with local_hub.serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        for branch, name in ((REVISION, "known"), ("main", "later")):
-            files = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
-            hub.commit(PUBLISHED, branch, files)
-        _, _, words, weights = published(None)
-        asked = [path for _, path in hub.requests if PUBLISHED in path]
+    for branch, name in ((REVISION, "known"), ("main", "later")):
+        files = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        hub.commit(PUBLISHED, branch, files)
+    _, _, words, weights = published(None)
+    asked = [path for _, path in hub.requests if PUBLISHED in path]
     expected = published(str(tmp_path / "known"))[3]
     assert asked and all(REVISION in path for path in asked)
     assert words == WORDS and weights.keys() == expected.keys()
