@@ -40,13 +40,12 @@ def list_images(judge: JudgeConfig, captions: Sequence[ListedCaption]) -> FoundI
     return FoundImages(files, found.left_out + Counter({"not captioned": len(found.files) - len(files)}))
 
 
-def find(judge: JudgeConfig, captions: Sequence[ListedCaption]) -> UsableImages:
+def check_images(judge: JudgeConfig, listed: FoundImages) -> UsableImages:
     """Return the images of `list_images` that can be decoded.
 
     Raises:
         InputError: There are none; or with `reference_images=captioned`, one of them cannot be decoded.
     """
-    listed = list_images(judge, captions)
     images = image_files.check_images(listed, crop=image_files.crop_exactly)
     if judge.reference_images == "captioned" and images.rejected:
         usable = set(images.files)

@@ -12,6 +12,7 @@ from test_reference_features import MeanColour, noise
 
 from emage.config import EvaluateConfig, JudgeConfig, preset
 from emage.data.images import image_files
+from emage.data.images.image_files import UsableImages
 from emage.evaluation import caption_list, captioned_images, reference_features
 from emage.evaluation.caption_list import ListedCaption
 from emage.utils.errors import InputError
@@ -30,6 +31,10 @@ def captioned(folder: Path) -> JudgeConfig:
 
 def listed(*images: str | None) -> list[ListedCaption]:
     return [ListedCaption(i, "a cat", image) for i, image in enumerate(images)]
+
+
+def usable(judge: JudgeConfig, captions: list[ListedCaption]) -> UsableImages:
+    return reference_features.check_images(judge, reference_features.list_images(judge, captions))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_an_image_is_found_by_its_name_or_its_coco_id(tmp_path: Path, wanted: st
 def test_an_image_that_is_missing_or_there_twice_is_one_line(tmp_path: Path, images: tuple, message: str):
     write_images(tmp_path, "0.png", "a/2.png", "b/2.png", "a/110.png")
     with pytest.raises(InputError, match=message) as error:
-        reference_features.find(captioned(tmp_path), listed(*images))
+        usable(captioned(tmp_path), listed(*images))
     assert "\n" not in str(error.value)
 
 
@@ -73,9 +78,9 @@ def test_the_cache_holds_captioned_images_apart_from_all_of_the_folder(tmp_path:
     for name in ("1.png", "3.png"):
         (few / name).write_bytes((whole / name).read_bytes())
     captions = listed("3.png", "1.png", "3.png")
-    chosen = reference_features.find(captioned(whole), captions)
+    chosen = usable(captioned(whole), captions)
     assert [file.name for file in chosen.files] == ["1.png", "3.png"] and chosen.left_out == {"not captioned": 3}
-    of_all, alone = (reference_features.find(JudgeConfig(reference=str(place)), captions) for place in (whole, few))
+    of_all, alone = (usable(JudgeConfig(reference=str(place)), captions) for place in (whole, few))
     keys = [reference_features.key(images, MeanColour(), 96) for images in (chosen, alone, of_all)]
     assert keys[0] == keys[1] != keys[2] and len(of_all.files) == 5
     described = reference_features.describe(captioned(whole), chosen, 96)
@@ -86,9 +91,9 @@ def test_the_cache_holds_captioned_images_apart_from_all_of_the_folder(tmp_path:
 def test_a_broken_image_stops_only_the_evaluation_whose_caption_it_has(tmp_path: Path):
     write_images(tmp_path, "0.png", "1.png")
     (tmp_path / "2.png").write_bytes(b"<html>")
-    assert len(reference_features.find(captioned(tmp_path), listed("0.png", "1.png")).files) == 2
+    assert len(usable(captioned(tmp_path), listed("0.png", "1.png")).files) == 2
     with pytest.raises(InputError, match=r"1 of the 2 images of the selected captions cannot be decoded, .* 2\.png"):
-        reference_features.find(captioned(tmp_path), listed("0.png", "2.png"))
+        usable(captioned(tmp_path), listed("0.png", "2.png"))
 
 
 def test_captions_name_their_images_in_every_format(tmp_path: Path):

@@ -32,7 +32,7 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 def find(folder):
     """Return all usable images of a folder."""
-    return reference_features.find(JudgeConfig(reference=str(folder)), captions=[])
+    return reference_features.check_images(JudgeConfig(reference=str(folder)), image_files.find(str(folder)))
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(given):
     """By mode: the features of both folders, each (COUNT, WIDTH)."""
-    surveys = [reference_features.find(JudgeConfig(reference=str(folder)), captions=[]) for folder in given.folders]
+    judges = [JudgeConfig(reference=str(folder)) for folder in given.folders]
+    surveys = [reference_features.check_images(one, reference_features.list_images(one, [])) for one in judges]
     extractors = {mode: Inception(given.weights, mode=mode, width=WIDTH) for mode in MODES}
     return {
         mode: [reference_features.features(survey.files, extractor, SIDE, batch_size=16) for survey in surveys]

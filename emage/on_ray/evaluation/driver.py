@@ -80,11 +80,12 @@ def resolve(config: EvaluateConfig) -> Inputs:
         config = replace(config, candidates=1)  # without ranking, only the first is used
     _check_machine(config)
     captions = caption_list.read(config.captions, config.limit, config.seed)
-    if compared := [name for name in config.metrics if name in SET_METRIC_NETWORKS]:
-        found = reference_features.list_images(config.judge, captions)  # before networks are loaded
-        set_metrics.check_counts(compared, len(captions), len(found.files))
+    compared = [name for name in config.metrics if name in SET_METRIC_NETWORKS]
+    listed = reference_features.list_images(config.judge, captions) if compared else None  # before networks are loaded
+    if listed:
+        set_metrics.check_counts(compared, len(captions), len(listed.files))
     for metric in stages.caption_metrics(config):
-        metric.check([listed.caption for listed in captions])
+        metric.check([one.caption for one in captions])
     pipe = Emage.from_pretrained(config.checkpoint, device="cpu")
     ranker = load_ranker(config, "cpu")
     ranked_by = ranker.metadata if ranker else None
@@ -92,7 +93,7 @@ def resolve(config: EvaluateConfig) -> Inputs:
     made_by = _made_by(config, pipe, captions, ranked_by, scorers)
     output, identity = Path(config.output), {key: made_by[key] for key in ("checkpoint", "captions", "drawing")}
     launch.check_output(output, "evaluate", identity)
-    reference = reference_features.find(config.judge, captions) if compared else None
+    reference = reference_features.check_images(config.judge, listed) if listed else None
     if reference:
         set_metrics.check_counts(compared, len(captions), len(reference.files))
         made_by["reference"] = reference_features.describe(config.judge, reference, pipe.size[0])

@@ -102,7 +102,8 @@ def frechet_of(settings: EvaluateConfig, real: Path, output: Path) -> float:
     judge = scoring.load(replace(settings, metrics=("frechet",)), pipe.tokenizer, "cpu", None)["tokenizer"]
     assert judge.extractor is not None
     images = list(image_shards.images(output, image_shards.BEST, split(settings)))
-    files = reference_features.find(JudgeConfig(reference=str(real)), []).files
+    all_of_it = JudgeConfig(reference=str(real))
+    files = reference_features.check_images(all_of_it, reference_features.list_images(all_of_it, [])).files
     ours = Moments.of(judge.rows(images, [""] * len(images)))
     return frechet.distance(ours, Moments.of(reference_features.features(files, judge.extractor, 64, 40)))
 
