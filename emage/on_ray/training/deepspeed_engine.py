@@ -34,9 +34,8 @@ class DeepSpeedEngine:
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.run.use_gpu else "cpu")
         import deepspeed
 
-        logging.getLogger("DeepSpeed").setLevel(
-            logging.ERROR
-        )  # warns of what is intended: our optimizer, skipped steps
+        # It warns of what is intended: our optimizer, skipped steps.
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # A compiled collective for inference, not needed here; building it takes a minute and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._optim, self._is_zero, self._world_size = config.optim, config.run.zero_stage > 0, world_size
