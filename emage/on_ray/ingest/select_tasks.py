@@ -160,7 +160,7 @@ class _SortedRun:
         rows, hashes = sorted_runs.sort(pa.concat_tables(self.tables), np.concatenate(self.hashes), TABLE_ORDER.name)
         is_first = first_of_equal(rows, hashes)
         if not sorted_runs.exists(path):
-            sorted_runs.write(path, rows.filter(pa.array(is_first)), hashes[is_first], TABLE_ORDER.name)
+            sorted_runs.write(path, rows.filter(pa.array(is_first)), hashes[is_first])
         return int((~is_first).sum())
 
 

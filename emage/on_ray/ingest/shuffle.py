@@ -196,7 +196,7 @@ def _write_digests(plan: ShufflePlan, number: int, files: list[str]) -> int:
         rows = pa.concat_tables([pq.read_table(_checked(file), columns=["uid", "sha256"]) for file in files])
         digests = np.frombuffer(bytes.fromhex("".join(rows["sha256"].to_pylist())), ">u8").reshape(len(rows), 4)
         table = pa.table({"uid": rows["uid"], "rest": digests[:, 1].astype(np.uint64)})
-        sorted_runs.write(path, table, digests[:, 0].astype(np.uint64), "uid")
+        sorted_runs.write(path, *sorted_runs.sort(table, digests[:, 0].astype(np.uint64), "uid"))
     return sorted_runs.num_rows(path)
 
 
@@ -223,7 +223,8 @@ def _write_run(plan: ShufflePlan, number: int, files: list[str]) -> np.ndarray:
         same = np.load(plan.same_images_path, mmap_mode="r")
         if plan.config.drop_same_content and len(same):
             table = table.filter(pa.array(~url_filter.is_in(same, table["uid"].to_numpy())))
-        sorted_runs.write(path, table, sorted_runs.mix(table["uid"].to_numpy(), plan.config.seed), "uid")
+        hashes = sorted_runs.mix(table["uid"].to_numpy(), plan.config.seed)
+        sorted_runs.write(path, *sorted_runs.sort(table, hashes, "uid"))
     return sorted_runs.rows_before_ranges(path, plan.num_ranges)
 
 

@@ -37,9 +37,14 @@ def range_bounds(num_ranges: int) -> np.ndarray:
     return np.array([(n << 64) // num_ranges for n in range(num_ranges)], np.uint64)
 
 
-def write(path: Path, rows: pa.Table, hashes: np.ndarray, tie_column: str) -> None:
-    """Sort rows by (`hashes`, `tie_column`) and write them as the run `path`."""
-    rows, hashes = sort(rows, hashes, tie_column)
+def sort(rows: pa.Table, hashes: np.ndarray, tie_column: str) -> tuple[pa.Table, np.ndarray]:
+    """Return rows and their hashes in the order of (`hashes`, `tie_column`)."""
+    order = np.lexsort((rows[tie_column].to_numpy(), hashes))
+    return rows.take(pa.array(order)), hashes[order]
+
+
+def write(path: Path, rows: pa.Table, hashes: np.ndarray) -> None:
+    """Write rows and their hashes, both in the order of `sort`, as the run `path`."""
     with (
         manifest.new_file(path.with_suffix(".arrow")) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -91,9 +96,3 @@ def _read_rows(path: Path, low: int, high: int) -> pa.Table:
 
 def _hashes(path: Path) -> np.ndarray:
     return np.load(path.with_suffix(".npy"), mmap_mode="r")
-
-
-def sort(rows: pa.Table, hashes: np.ndarray, tie_column: str) -> tuple[pa.Table, np.ndarray]:
-    """Return rows and their hashes in the order of (`hashes`, `tie_column`)."""
-    order = np.lexsort((rows[tie_column].to_numpy(), hashes))
-    return rows.take(pa.array(order)), hashes[order]

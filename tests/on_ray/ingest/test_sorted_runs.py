@@ -13,7 +13,8 @@ def test_any_range_is_read_back(tmp_path):
     hashes[:20] = hashes[0]  # equal hashes: by the other column
     for n in range(3):
         part = slice(n * 400, (n + 1) * 400)
-        sorted_runs.write(tmp_path / f"r{n}", pa.table({"n": numbers[part], "t": -numbers[part]}), hashes[part], "t")
+        rows = pa.table({"n": numbers[part], "t": -numbers[part]})
+        sorted_runs.write(tmp_path / f"r{n}", *sorted_runs.sort(rows, hashes[part], "t"))
     paths = [tmp_path / f"r{n}" for n in range(3)]
     assert all(map(sorted_runs.exists, paths)) and sum(map(sorted_runs.num_rows, paths)) == 1_000
     pieces = [sorted_runs.read_ranges(paths, n, n + 1, 7, "t") for n in range(7)]
