@@ -91,7 +91,7 @@ def line(config: SourceConfig) -> str:
 def test_tables_in_a_bucket(address, path):
     config = source(address, f"tables/{path}")
     url_table.check(config)
-    parts = url_table.split(config)
+    parts = url_table.split(config, table_files.find_files(config))
     found = [row for part in parts for batch in url_table.read(config, part) for row in batch.to_pylist()]
     assert [(row["url"], row["caption"]) for row in found] == ROWS
 

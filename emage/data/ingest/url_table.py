@@ -75,9 +75,16 @@ def list_tables(config: IngestConfig) -> list[SourceConfig]:
     return [replace(source, table=storage.absolute(source.table)) for source in tables]
 
 
-def split(config: SourceConfig) -> list[TablePart]:
-    """Return the parts of a table, of about PART_ROWS rows each; a text file is one part, whatever its size."""
-    table = table_files.find_files(config)
+def split(config: SourceConfig, table: table_files.TableFiles) -> list[TablePart]:
+    """Return the parts of a table, of about PART_ROWS rows each; a text file is one part, whatever its size.
+
+    Args:
+        config: The table.
+        table: Its files.
+
+    Raises:
+        InputError: A parquet file cannot be read.
+    """
     parts: list[TablePart] = []
     for file in table.paths:
         name = table.name_of(file)

@@ -26,6 +26,7 @@ import ray
 from emage.config import SelectConfig, SourceConfig
 from emage.data.ingest import url_filter, url_table
 from emage.data.ingest.tables import table_files, table_record
+from emage.data.ingest.tables.table_files import TableFiles
 from emage.on_ray import tasks
 from emage.on_ray.ingest import select_tasks
 from emage.on_ray.ingest.select_tasks import SelectPlan
@@ -36,6 +37,8 @@ from emage.utils.redact import redact_settings
 MANIFEST = "_manifest.json"
 RUN_ROWS = 500_000  # per sorted run: about 100 MB
 TASK_ROWS = 500_000  # in the shards that one task writes
+
+FoundTable = tuple[SourceConfig, TableFiles]  # a table and its files
 
 
 def run(
@@ -63,13 +66,14 @@ def run(
     Raises:
         InputError: No row is left.
     """
-    described = describe(tables, config)
-    _survey(tables, described, folder.parent)
+    found = [(table, table_files.find_files(table)) for table in tables]  # once: a file that comes later is in no step
+    described = describe(found, config)
+    _survey(found, described, folder.parent)
     key = manifest.fingerprint([_content(described), redact_settings(list(map(asdict, tables))), shard_rows])[:16]
     plan = SelectPlan(str(work / key), shard_rows, RUN_ROWS)
     plan.urls_folder.mkdir(parents=True, exist_ok=True)
-    counted = sum(file["rows"] for _, files in described["tables"] for file in files)
-    parts = _read_tables(plan, tables, blocked, counted, folder.parent)
+    counted = sum(file["rows"] for _, records in described["tables"] for file in records)
+    parts = _read_tables(plan, found, blocked, counted, folder.parent)
     plan = replace(
         plan,
         num_rows=sum(part["kept"] for part in parts),
@@ -92,24 +96,23 @@ def run(
     return values
 
 
-def describe(tables: list[SourceConfig], config: SelectConfig) -> dict[str, Any]:
+def describe(tables: list[FoundTable], config: SelectConfig) -> dict[str, Any]:
     """Return what is known of the tables and the block lists before the tables are read.
 
     Returns:
         {"tables": [data set, records of its files (table_record.py)] of each; "passed_over": sentences on files of
         the tables' folders that are not read; "lists": [path, sha256] of each}
     """
-    found = [(table, table_files.find_files(table)) for table in tables]
     return {
-        "tables": [[table.dataset, [table_record.facts(at, info) for info in at.infos]] for table, at in found],
-        "passed_over": [text for table, at in found if (text := at.passed_over_text(table))],
+        "tables": [[table.dataset, [table_record.facts(at, info) for info in at.infos]] for table, at in tables],
+        "passed_over": [text for table, at in tables if (text := at.passed_over_text(table))],
         "lists": _list_digests(config),
     }
 
 
-def _survey(tables: list[SourceConfig], described: dict[str, Any], output: Path) -> None:
+def _survey(tables: list[FoundTable], described: dict[str, Any], output: Path) -> None:
     """Add the number of rows and the sha256 of each file of the tables to their description."""
-    paths = [(table, path) for table in tables for path in table_files.find_files(table).paths]
+    paths = [(table, path) for table, files in tables for path in files.paths]
     records = [record for _, records in described["tables"] for record in records]
     with tasks.progress_bar("select: count", len(paths), "files") as bar:
         calls = (lambda n=n, p=p: select_tasks.survey_file.remote(n, *p) for n, p in enumerate(paths))
@@ -150,10 +153,10 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _read_tables(
-    plan: SelectPlan, tables: list[SourceConfig], blocked: url_filter.BlockLists, num_rows: int, output: Path
+    plan: SelectPlan, tables: list[FoundTable], blocked: url_filter.BlockLists, num_rows: int, output: Path
 ) -> list[dict[str, Any]]:
     """Write the sorted runs of all tables. Return the counters of each part."""
-    parts = [(table, part) for table in tables for part in url_table.split(table)]
+    parts = [(table, part) for table, files in tables for part in url_table.split(table, files)]
     shared = ray.put(blocked)
     counters: dict[int, dict[str, Any]] = {}
     with tasks.progress_bar("select: read", num_rows, "rows") as bar:

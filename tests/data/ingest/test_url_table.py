@@ -10,6 +10,7 @@ from url_tables import ROWS, count_rows, error_of, read_pairs, write_csv, write_
 from emage import config
 from emage.config import SourceConfig
 from emage.data.ingest import url_table
+from emage.data.ingest.tables import table_files
 from emage.utils.errors import InputError
 
 
@@ -106,7 +107,10 @@ def test_parts_are_the_whole_table(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns), folder / "0.parquet", row_group_size=1)
     write_csv(folder / "1.csv", [("url", "caption"), *ROWS])
     source = SourceConfig(str(folder))
-    parts = url_table.split(source)
+    files = table_files.find_files(source)
+    write_csv(folder / "2.csv", [("url", "caption"), *ROWS])  # later: it belongs to no part
+    parts = url_table.split(source, files)
+    (folder / "2.csv").unlink()
     assert [part.row_groups for part in parts] == [(0, 1), (2, 3), (4, 5), (6,), None]
     split = [row for part in parts for batch in url_table.read(source, part) for row in batch.to_pylist()]
     assert split == [row for batch in url_table.read(source) for row in batch.to_pylist()]

@@ -21,6 +21,7 @@ from emage import config
 from emage.config import IngestConfig, SelectConfig, SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
+from emage.data.ingest.tables import table_files
 from emage.on_ray.ingest import select_tasks, select_urls
 from emage.utils import manifest
 from emage.utils.errors import InputError
@@ -114,7 +115,7 @@ def test_a_block_list_that_changes_is_noticed(tables, tmp_path, name):
     file = tmp_path / "list.txt"
     file.write_text("h1.test\n")
     lists = SelectConfig(**{name: (str(file),)})
-    before = select_urls.describe(tables, lists)
+    before = select_urls.describe([(table, table_files.find_files(table)) for table in tables], lists)
     assert not select_urls.has_changed(before, tables, lists)
     assert select_urls.has_changed(before, tables, SelectConfig())
     assert select_urls.has_changed(before, tables[::-1], lists)
@@ -128,7 +129,7 @@ def test_the_same_shards_however_the_work_is_split(ray_cluster, tables, tmp_path
     for name, value in (("RUN_ROWS", 100), ("TASK_ROWS", 150)):
         monkeypatch.setattr(select_urls, name, value)
     monkeypatch.setattr(url_table, "PART_ROWS", 100)
-    assert len(url_table.split(tables[0])) > 5
+    assert len(url_table.split(tables[0], table_files.find_files(tables[0]))) > 5
     split, _ = select(tables, tmp_path / "split")
     assert split["shards"] == whole["shards"]
     other, _ = select(pieces, tmp_path / "other")  # another order of the tables: another data set keeps the pair
