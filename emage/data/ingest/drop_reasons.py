@@ -128,16 +128,18 @@ _HTTP_STATUSES = {  # the common ones, as they are met here; the others are expl
     403: Explanation("The server rejects the request, often from everything that is not a browser.", _SAME_SITES),
     420: Explanation("Too many requests to one server.", _FEWER_REQUESTS),
     429: Explanation("Too many requests to one server.", _FEWER_REQUESTS),
-    509: Explanation("The server failed: it is over its limit of traffic.", _LATER),
-    520: Explanation("The server failed: the site behind Cloudflare gave no valid response.", _LATER),
-    521: Explanation("The server failed: the site behind Cloudflare is down.", _LATER),
-    522: Explanation("The server failed: the site behind Cloudflare did not answer in time.", _LATER),
-    523: Explanation("The server failed: the site behind Cloudflare cannot be reached.", _LATER),
-    524: Explanation("The server failed: the site behind Cloudflare did not answer in time.", _LATER),
-    525: Explanation("The server failed: no secure connection from Cloudflare to the site behind it.", _LATER),
-    526: Explanation("The server failed: the site behind Cloudflare has no valid certificate.", _SAME_SITES),
-    529: Explanation("The server failed: it is overloaded.", _LATER),
-    530: Explanation("The server failed: Cloudflare does not find the site behind it.", _LATER),
+}
+_UNOFFICIAL_FAILURES = {  # that are in no standard: what has failed
+    509: "it is over its limit of traffic",
+    520: "the site behind Cloudflare gave no valid response",
+    521: "the site behind Cloudflare is down",
+    522: "the site behind Cloudflare did not answer in time",
+    523: "the site behind Cloudflare cannot be reached",
+    524: "the site behind Cloudflare did not answer in time",
+    525: "no secure connection from Cloudflare to the site behind it",
+    526: "the site behind Cloudflare has no valid certificate",
+    529: "it is overloaded",
+    530: "Cloudflare does not find the site behind it",
 }
 _CAPTION_ADVICE = "read the examples in the report; tokenize.caption_rules=false switches all caption rules off"
 _CONDITION_ADVICE = "change source.where to keep such rows"
@@ -167,6 +169,9 @@ def explain(outcome: str, reason: str) -> Explanation:
 def _explain_status(code: int) -> Explanation:
     if code in _HTTP_STATUSES:
         return _HTTP_STATUSES[code]
-    name = HTTPStatus(code).phrase if code in set(HTTPStatus) else "a status that HTTP does not define"
+    if code in set(HTTPStatus):
+        name = HTTPStatus(code).phrase
+    else:
+        name = _UNOFFICIAL_FAILURES.get(code, "a status that HTTP does not define")
     subject = "The server failed" if 500 <= code < 600 else "The server answered"
     return Explanation(f"{subject}: {name}.", _LATER if statuses.may_pass(f"http_{code}") else _SAME_SITES)
