@@ -28,7 +28,7 @@ from emage.data.images import decode_image, parquet_images
 from emage.data.images.decode_image import ImageError
 from emage.utils.errors import InputError
 
-# Of what is decoded. Files of other names are left out, and counted.
+# Of image files. Those of a kind that is not decoded are rejected with a reason; files of other names are left out.
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ico"),

@@ -79,10 +79,10 @@ def _count(config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, b
 
 
 def _count_csv(lines: Iterator[bytes]) -> int:
-    total, inside = (
-        0,
-        0,
-    )  # inside: lines of a row whose quote is open; each is a row if it is not closed as it should be
+    total = 0
+    inside = (
+        0  # lines of a row whose quote is open so far; each counts as a row if the quote is not closed as it should be
+    )
     for line in lines:
         if inside:
             end = _ENDS_QUOTE.fullmatch(line)

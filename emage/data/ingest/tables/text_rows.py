@@ -34,10 +34,11 @@ def csv_rows(lines: Iterator[str], bad: Counter[str], num_values: int | None, ur
 
     Args:
         lines: Lines of the file.
-        bad: The counter of lines that are too long, or whose quotes are not closed.
-        num_values: Values that a row should have. A row of several lines with another number is taken for one whose
-            quote was closed by chance. None for the header, of which that is not known.
-        url: Index of the URL among the values; rows inside a quoted value are recognised by it.
+        bad: The counter of rows that cannot be read: lines that are too long, and lines whose quote is not closed.
+        num_values: How many values a row must have, or None while that is not known, which is so for the header. If
+            a row of several lines has another number of values, its quote was left open, and the quote that closed it
+            belongs to a later row: the first line is counted in `bad`, the others are read again as rows.
+        url: Index of the URL among the values. It tells whether the lines inside a quoted value are rows.
     """
     again: list[str] = []  # lines to read once more, the next one last
 
