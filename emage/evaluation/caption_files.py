@@ -232,8 +232,9 @@ def _image_name(row: dict[str, Any], names: dict[Any, Any]) -> Any:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", bytes: "bytes", int: "a number"}
-    return next((name for kind, name in kinds.items() if type(value) is kind), type(value).__name__)
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", bytes: "bytes"}
+    kinds |= dict.fromkeys((int, float, _Number), "a number")
+    return kinds.get(type(value), type(value).__name__)
 
 
 def _contents(value: Any) -> str:

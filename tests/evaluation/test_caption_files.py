@@ -91,6 +91,7 @@ WANTED = "a caption json is COCO's captions_*.json"
         ({"annotations": None, "images": []}, "no annotations, but annotations, images; " + WANTED),
         ({"images": [{"sentences": [{"raw": "a"}]}]}, "no annotations, but images; " + WANTED),
         ({"annotations": ["a", {"caption": "b"}]}, "a text among the annotations; " + WANTED),
+        ({"annotations": [1.5, {"caption": "b"}]}, "a number among the annotations; " + WANTED),
         ({"annotations": [[1]]}, "a list among the annotations; " + WANTED),
         ({"annotations": [{"caption": ["a"]}]}, "annotation 1: `caption` has values that are not text, but a list"),
         ({"annotations": [{"caption": True}]}, "`caption` has values that are not text, but true or false"),
