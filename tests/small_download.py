@@ -1,7 +1,7 @@
-"""Settings of a download of a few images from a server on this machine, and an image for it."""
+"""Settings of a download of a few images from a server on this machine, and answers of that server."""
 
+import web
 from PIL import Image
-from web import encode
 
 from emage.config import DownloadConfig
 
@@ -15,4 +15,5 @@ CONFIG = DownloadConfig(
     allow_private_hosts=True,
     min_success_rate=0.0,
 )
-GREY = encode(Image.new("RGB", (64, 64), "grey"))
+GREY = web.encode(Image.new("RGB", (64, 64), "grey"))
+BUSY = web.answer(b"", 503)

@@ -1,9 +1,6 @@
-"""The download stage alone: retry rounds, kills, a network with broken DNS, a full disk, block lists."""
+"""The download stage alone: retry rounds, a network with broken DNS, block lists."""
 
 import hashlib
-import os
-import signal
-import subprocess
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -11,41 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import web
 from PIL import Image
-from small_download import CONFIG, GREY
+from shards_of_urls import arrived, write_urls
+from small_download import BUSY, CONFIG, GREY
 from web import encode
 
-from emage.data import schema
 from emage.on_ray.ingest.download import download_shard, download_stage, image_shards
 from emage.utils import manifest
 from emage.utils.errors import InputError
-
-BUSY = web.answer(b"", 503)
-
-
-def write_urls(folder: Path, *shards: list[str | None]) -> Path:
-    """Write shards of URLs with their manifest, as the stage before does. Rows alternate between two data sets."""
-    folder.mkdir(exist_ok=True)
-    listed = []
-    for number, urls in enumerate(shards):
-        columns = [urls, [f"image {url}" for url in urls], [("even", "odd")[i % 2] for i in range(len(urls))]]
-        name = f"{number:05d}.parquet"
-        pq.write_table(pa.table(columns, schema=schema.URL_SCHEMA), folder / name)
-        listed.append({"name": name, "rows": len(urls), "sha256": manifest.sha256(folder / name)})
-    manifest.write_json(folder / download_shard.URLS_MANIFEST, {"shards": listed, "rows": sum(map(len, shards))})
-    return folder
-
-
-def arrived(shards: Path) -> list[dict[str, Any]]:
-    """Return every image's row, as the next stage reads it."""
-    numbers = range(manifest.read_json(shards / manifest.NAME)["shards"])
-    files = [file for number in numbers for file in image_shards.image_files(shards, number)]
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def failures(shards: Path, number: int) -> list[dict[str, Any]]:
@@ -248,54 +221,3 @@ def test_files_of_a_killed_round_do_not_count(ray_cluster, site, tmp_path):
     }
     assert image_shards.fingerprint(shards, 0) == content  # no new images: tokenized shards stay valid
     assert not list(shards.glob(".*"))
-
-
-# Kills and full disks
-
-
-@pytest.mark.faults
-@pytest.mark.ray
-@pytest.mark.parametrize("before", [0, 1], ids=["first round", "retry round"])
-def test_a_killed_worker_drops_no_row_and_doubles_none(ray_cluster, site, tmp_path, before):
-    pages, address = site
-    killed: list[int] = []
-
-    def kill(handler) -> None:
-        port = handler.client_address[1]
-        ours = (None, os.getpid())  # None: the end of a connection that is closed already
-        (worker,) = {c.pid for c in psutil.net_connections("tcp4") if c.laddr.port == port and c.pid not in ours}
-        killed.append(worker)
-        os.kill(worker, signal.SIGKILL)
-
-    pages |= {f"/{i}": web.in_turn(BUSY, GREY) if i % 3 == 0 else GREY for i in range(60)}
-    pages["/30"] = web.in_turn(*[BUSY] * before, kill, GREY)
-    urls = write_urls(tmp_path / "urls", *([f"{address}/{i}" for i in range(20 * n, 20 * n + 20)] for n in range(3)))
-    shards = tmp_path / "shards"
-    values = download_stage.run(CONFIG, urls, shards)
-    assert len(killed) == 1
-    assert (values["written"], values["failed"]) == (60, {})
-    rows = arrived(shards)
-    assert sorted(row["url"] for row in rows) == sorted(f"{address}/{i}" for i in range(60))
-    assert len({row["key"] for row in rows}) == 60
-    assert not list(shards.glob(".*"))
-
-
-@pytest.mark.faults
-@pytest.mark.ray
-def test_a_full_disk_is_one_line_and_the_same_command_resumes(ray_cluster, site, tmp_path):
-    pages, address = site
-    pages |= {f"/{i}": encode(Image.effect_noise((64, 64), 90).convert("RGB"), "BMP") for i in range(100)}
-    urls = write_urls(tmp_path / "urls", *([f"{address}/{i}" for i in range(100)] for _ in range(2)))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        with pytest.raises(InputError, match=r"the disk is full; free some space, and run the same command again$"):
-            download_stage.run(replace(CONFIG, image_size=64), urls, disk / "shards")
-        assert not list((disk / "shards").glob(".*"))
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        assert download_stage.run(replace(CONFIG, image_size=64), urls, disk / "shards")["written"] == 200
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
