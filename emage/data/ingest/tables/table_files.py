@@ -78,7 +78,9 @@ def find_files(config: SourceConfig) -> TableFiles:
         format_of(config, path)
         return TableFiles(filesystem, path, (info,), {})
     read: list[pyarrow.fs.FileInfo] = []
-    passed_over = _count_dangling_links(path) if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else Counter[str]()
+    passed_over = (
+        _count_links_to_nothing(path) if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else Counter[str]()
+    )
     for info in sorted(listing, key=lambda info: info.path):
         if kind := _why_not(config, info, path):
             passed_over[kind] += 1
@@ -91,10 +93,10 @@ def find_files(config: SourceConfig) -> TableFiles:
     return found
 
 
-def _count_dangling_links(folder: str) -> Counter[str]:
-    """Return how many links in a folder of this machine lead nowhere; pyarrow does not list them."""
+def _count_links_to_nothing(folder: str) -> Counter[str]:
+    """Return how many links in a folder of this machine lead to nothing: pyarrow does not list these."""
     links = (path for path in Path(folder).rglob("*") if path.is_symlink() and not path.exists())
-    return Counter("leading nowhere, as links" for _ in links)
+    return Counter("links to nothing" for _ in links)
 
 
 def _why_not(config: SourceConfig, info: pyarrow.fs.FileInfo, root: str) -> str:

@@ -45,7 +45,7 @@ def test_hidden_files_and_folders_are_passed_over_and_said(tmp_path):
         "of type .txt": 1,
         "of type .json": 1,
         "without a type in the name": 1,
-        "leading nowhere, as links": 1,
+        "links to nothing": 1,
         "neither file nor folder": 1,
     }
     assert f"{source.table}: 11 files of this folder are not read (6 hidden: " in (files.passed_over_text(source))
