@@ -1,9 +1,10 @@
-"""The endpoint as a user starts it, under hostile connections: the load of the benchmark, smaller."""
+"""The benchmark with hostile connections: its load, smaller, on the endpoint as a user starts it; and its parsers."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +24,16 @@ def test_honest_clients_among_hostile_ones_get_their_images(script: Path, tmp_pa
         assert connections[f"{kind} made"] >= 100 and connections.get(f"{kind} ended", 0) > 0, (kind, connections)
     assert found["slowest_ratio"] < 4, found  # two on an idle machine: the benchmark states it
     assert found["mb_growth"] < 50, found
+
+
+def test_both_parsers_are_measured(benchmark: ModuleType) -> None:
+    found = benchmark.serve_parser.compare(rounds=1, requests=20)
+    assert set(found["requests_per_s"]) == {"h11 with limits", "httptools"}
+    assert found["ratio"] > 0
+
+
+def test_an_unknown_part_is_one_line(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["parts=[prser]"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: parts=prser: must be a list, any of load, parser; did you mean parser?\n"
