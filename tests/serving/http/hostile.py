@@ -1,5 +1,7 @@
 """Hostile clients: bytes over a plain socket, one at a time, too many, too few, never complete."""
 
+import base64
+import io
 import json
 import socket
 import struct
@@ -10,7 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from PIL import Image
+
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
+GOOD = json.dumps({"prompt": "a red square", "seed": 7, "steps": 2}).encode()
+AT_ONCE_S = 5.0  # generous for a busy machine; a server that waits for the client takes longer
 
 
 class Answer(NamedTuple):
@@ -126,6 +132,26 @@ def _is_complete(data: bytes) -> bool:
     if not found:
         return False
     return len(rest) >= int(lines[b"content-length"]) if b"content-length" in lines else rest.endswith(b"0\r\n\r\n")
+
+
+# --- What a test asserts ----------------------------------------------------------------------------------------------
+
+
+def is_served(url: str) -> None:
+    """Assert that a normal request gets its image soon."""
+    answer = post(url, GOOD)
+    assert answer.status == 200, answer
+    image = Image.open(io.BytesIO(base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])))
+    assert image.size == (64, 64)
+    assert answer.seconds < AT_ONCE_S
+
+
+def is_rejected(answer: Answer, *statuses: int) -> None:
+    """Assert a rejection in the API's form, soon, with one of these statuses (any 4xx if none is given)."""
+    assert answer.status is not None, "disconnected"
+    assert answer.status in (statuses or range(400, 500)), answer
+    assert answer.error["message"]
+    assert answer.seconds < AT_ONCE_S
 
 
 # --- Bodies -----------------------------------------------------------------------------------------------------------

@@ -62,3 +62,15 @@ def test_a_client_that_disconnects_cancels_the_generation(url: str, pipe: FakePi
     before = pipe.num_steps_done
     time.sleep(0.5)
     assert pipe.num_steps_done == before
+
+
+def test_methods_of_the_routes(url: str) -> None:
+    for path in ("/", "/health", "/v1/models", "/v1/models/emage", "/docs", "/page/app.js"):
+        head = httpx.head(f"{url}{path}")
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["Content-Type"] == httpx.get(f"{url}{path}").headers["Content-Type"]
+        refused = httpx.post(f"{url}{path}")
+        assert refused.status_code == 405 and refused.json()["error"]["code"] == "method_not_allowed"
+        assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}, path
+    for path in ("/v1/images/generations", "/v1/images/edits"):
+        assert httpx.get(f"{url}{path}").headers["Allow"] == "POST"
