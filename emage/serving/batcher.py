@@ -80,8 +80,10 @@ class Batcher:
 
         One batch alone may have waited for another program, or have had a single image.
         """
-        seconds, images = (sum(values) for values in zip(*self._recent, strict=True)) if self._recent else (0.0, 1)
-        return self.waiting * seconds / images
+        if not self._recent:
+            return 0.0
+        seconds = sum(seconds for seconds, _ in self._recent)
+        return self.waiting * seconds / sum(num_images for _, num_images in self._recent)
 
     @property
     def stuck_s(self) -> float:

@@ -52,18 +52,19 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if rejection := self._find_rejection(scope):
+        headers = _headers(scope)
+        if rejection := self._find_rejection(scope, headers):
             code, message = rejection
             challenge = {"WWW-Authenticate": "Bearer"} if code == "invalid_api_key" else None
-            if code == "invalid_api_key" and _authorization(scope):
+            if code == "invalid_api_key" and headers.get("authorization"):
                 await self._delay()
             return await error_answer(code, message, headers=challenge)(scope, receive, send)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
+                answered = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                    answered.setdefault(name, value)
             await send(message)
 
         await self.app(scope, bodies.limit_body(scope, receive, self._bodies), send_with_headers)
@@ -78,31 +79,29 @@ class AuthMiddleware:
         finally:
             self._num_delayed -= 1
 
-    def _find_rejection(self, scope: Scope) -> tuple[str, str] | None:
+    def _find_rejection(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
         """Return the error code and message of a request that breaks a rule, else None."""
         if error := bodies.find_header_error(scope, self._bodies):
             return error
         if self.options.key_sha256 is None:
-            return self._find_rejection_without_key(scope)
+            return self._find_rejection_without_key(scope, headers)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
             return None
-        scheme, _, key = _authorization(scope).partition(" ")
+        scheme, _, key = headers.get("authorization", "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()
         if scheme.lower() == "bearer" and hmac.compare_digest(given, self.options.key_sha256):
             return None
         return "invalid_api_key", "this endpoint needs an API key: Authorization: Bearer KEY"
 
-    def _find_rejection_without_key(self, scope: Scope) -> tuple[str, str] | None:
-        headers = _headers(scope)
-        if not is_loopback((scope.get("client") or ("",))[0]):
+    def _find_rejection_without_key(self, scope: Scope, headers: dict[str, str]) -> tuple[str, str] | None:
+        if not is_loopback(_peer(scope)):
             return "invalid_api_key", "without an API key this endpoint accepts connections from its own machine only"
-        if forwarded := next((name for name in headers if _is_forwarded(name)), None):
+        if forwarded := _proxy_header(headers):
             return "invalid_api_key", f"without an API key this endpoint answers no proxy (the header {forwarded})"
-        host = headers.get("host", "")
-        if not is_loopback(_split_url(f"//{host}").hostname or ""):
+        if not is_loopback(_host_name(headers)):
             return "host_not_allowed", "without an API key this endpoint is reached as localhost only"
-        origin = headers.get("origin")
+        origin, host = headers.get("origin"), headers.get("host")
         if origin is not None and origin not in self.options.origins and _split_url(origin).netloc != host:
             return "origin_not_allowed", "pages of other sites may not use this endpoint (access.origins)"
         return None
@@ -118,21 +117,27 @@ def is_loopback(host: str) -> bool:
 
 def is_own_machine(scope: Scope) -> bool:
     """Return whether a request is from this machine, to a name of this machine, through no proxy."""
-    headers, peer = _headers(scope), (scope.get("client") or ("",))[0]
-    host = _split_url(f"//{headers.get('host', '')}").hostname or ""
-    return is_loopback(peer) and is_loopback(host) and not any(map(_is_forwarded, headers))
+    headers = _headers(scope)
+    return is_loopback(_peer(scope)) and is_loopback(_host_name(headers)) and not _proxy_header(headers)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
 
 
-def _authorization(scope: Scope) -> str:
-    return _headers(scope).get("authorization", "")
+def _peer(scope: Scope) -> str:
+    """Return the address that a request came from, "" if it is not known."""
+    return (scope.get("client") or ("",))[0]
 
 
-def _is_forwarded(name: str) -> bool:
-    return name in FORWARDED_HEADERS or name.startswith(FORWARDED_PREFIX)
+def _host_name(headers: dict[str, str]) -> str:
+    """Return the name in the header Host, without the port; "" if there is none."""
+    return _split_url(f"//{headers.get('host', '')}").hostname or ""
+
+
+def _proxy_header(headers: dict[str, str]) -> str | None:
+    """Return the name of a header that a proxy added, None if there is none."""
+    return next((name for name in headers if name in FORWARDED_HEADERS or name.startswith(FORWARDED_PREFIX)), None)
 
 
 def _split_url(url: str) -> SplitResult:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, UploadFile
 
 from emage.config import nearest
-from emage.config.fields import choices, describe_allowed, shown_value
+from emage.config.fields import describe_allowed, shown_value
 from emage.serving.http import schemas
+from emage.serving.http.transport.bodies import FORM, media_type
 from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES
 from emage.serving.request import RequestError
 
@@ -53,11 +54,6 @@ async def from_form(http: Request) -> tuple[schemas.ImageRequest, dict[str, byte
     return parameters, files
 
 
-def media_type(headers: Headers) -> str:
-    """Return the media type of a body, in lower case, without its parameters; "" if the header is missing."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def _check_encoding(headers: Headers) -> None:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", ""):
@@ -82,8 +78,8 @@ def _parse_json(body: bytes) -> Any:
 
 async def _read_form(http: Request) -> tuple[dict[str, str], dict[str, bytes]]:
     """Return the fields and files of a form. `image[]`, OpenAI's name for several images, is read as `image`."""
-    if media_type(http.headers) != "multipart/form-data":
-        raise RequestError("invalid_form", "the body must be multipart/form-data")
+    if media_type(http.headers) != FORM:
+        raise RequestError("invalid_form", f"the body must be {FORM}")
     fields, files = {}, {}
     limits = {"max_files": MAX_FORM_FILES, "max_fields": MAX_FORM_FIELDS, "max_part_size": MAX_FORM_FIELD_BYTES}
     async with http.form(**limits) as form:
@@ -103,7 +99,7 @@ def _form_value(name: str, text: str) -> Any:
     """Return a form's field as the value that it would have in JSON. A text that its type does not fit stays a text."""
     if text == "" and name != "prompt":
         return None
-    is_text = {option.get("type") for option in _options(_FIELDS.get(name, {}))} & {"string"}
+    is_text = any(option.get("type") == "string" for option in _options(_FIELDS.get(name, {})))
     return json.loads(text) if not is_text and len(text) < 100 and _JSON_SCALAR.fullmatch(text) else text
 
 
@@ -129,11 +125,12 @@ def _checked(values: dict[str, Any]) -> schemas.ImageRequest:
 def allowed(name: str) -> str:
     """Return what a parameter may be, in words: "a whole number from 1 to 10", "one of png, jpeg"."""
     if name in schemas.SAMPLING_SETTINGS:
-        leaf = schemas.SAMPLING_SETTINGS[name]
-        return f"one of {', '.join(choices(leaf))}" if choices(leaf) else describe_allowed(leaf)
+        return describe_allowed(schemas.SAMPLING_SETTINGS[name])
     kind = next(option for option in _options(_FIELDS[name]) if option.get("type") != "null")
-    if names := kind.get("enum") or [kind[key] for key in ("const",) if key in kind]:
-        return f"one of {', '.join(names)}" if len(names) > 1 else str(names[0])
+    if "enum" in kind:
+        return f"one of {', '.join(kind['enum'])}"
+    if "const" in kind:
+        return str(kind["const"])
     if kind["type"] == "boolean":
         return "true or false"
     if kind["type"] == "integer":

@@ -82,7 +82,8 @@ async def page() -> Response:
 
 async def docs(http: Request) -> Response:
     """Return the OpenAPI page, whose files are the endpoint's own."""
-    root, files = http.scope.get("root_path", ""), f"{http.scope.get('root_path', '')}/static-offline-docs"
+    root = http.scope.get("root_path", "")
+    files = f"{root}/static-offline-docs"
     page = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title="Emage",

@@ -5,15 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
-from emage.serving.limits import (
-    BODY_TIMEOUT_S,
-    MAX_HEADER_BYTES,
-    MAX_JSON_BYTES,
-    MAX_WAITING_BODIES_BYTES,
-)
+from emage.serving.limits import BODY_TIMEOUT_S, MAX_HEADER_BYTES, MAX_JSON_BYTES, MAX_WAITING_BODIES_BYTES
+
+FORM = "multipart/form-data"
 
 SINGLE_HEADERS = (b"host", b"origin", b"authorization", b"content-type", b"content-length")
 
@@ -32,18 +30,18 @@ class BodyLimits:
 
     def max_bytes(self, scope: Scope) -> int:
         """Return the largest body that this request may have."""
-        return self.max_form_bytes if is_form(scope) else self.max_json_bytes
+        return self.max_form_bytes if _is_form(scope) else self.max_json_bytes
 
     def too_large_text(self, scope: Scope) -> str:
         """Return the message for a larger one."""
-        if is_form(scope):
+        if _is_form(scope):
             return f"the request is larger than {self.max_form_bytes / 1e6:g} MB"
-        return f"a body that is not multipart/form-data may have {self.max_json_bytes / 1e3:g} kB"
+        return f"a body that is not {FORM} may have {self.max_json_bytes / 1e3:g} kB"
 
 
-def is_form(scope: Scope) -> bool:
-    """Return whether a request says that its body is a form, which may hold files."""
-    return dict(scope["headers"]).get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+def media_type(headers: Headers) -> str:
+    """Return the media type of a body, in lower case, without its parameters; "" if the header is missing."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def find_header_error(scope: Scope, limits: BodyLimits) -> tuple[str, str] | None:
@@ -65,7 +63,7 @@ def find_header_error(scope: Scope, limits: BodyLimits) -> tuple[str, str] | Non
 
 def limit_body(scope: Scope, receive: Receive, limits: BodyLimits) -> Receive:
     """Return `receive` with limits on the body's bytes and seconds, which raises BodyError beyond them."""
-    num_bytes, complete = 0, False
+    num_bytes, max_bytes, complete = 0, limits.max_bytes(scope), False
     deadline = time.monotonic() + limits.timeout_s
 
     async def limited() -> Message:
@@ -77,7 +75,7 @@ def limit_body(scope: Scope, receive: Receive, limits: BodyLimits) -> Receive:
         except TimeoutError:
             raise BodyError(408, f"the body was not complete within {limits.timeout_s:g} s") from None
         num_bytes += len(message.get("body", b""))
-        if num_bytes > limits.max_bytes(scope):
+        if num_bytes > max_bytes:
             raise BodyError(413, limits.too_large_text(scope))
         complete = not message.get("more_body", False)
         return message
@@ -125,11 +123,11 @@ def stop_reading(scope: Scope, receive: Receive, limits: BodyLimits, on_complete
 
     `on_complete` is called when all of the body has been read.
     """
-    num_bytes, complete = 0, False
+    num_bytes, max_bytes, complete = 0, limits.max_bytes(scope), False
 
     async def bounded() -> Message:
         nonlocal num_bytes, complete
-        if num_bytes > limits.max_bytes(scope):
+        if num_bytes > max_bytes:
             await asyncio.Event().wait()  # until the request is answered, which cancels this
         message = await receive()
         num_bytes += len(message.get("body", b""))
@@ -139,3 +137,7 @@ def stop_reading(scope: Scope, receive: Receive, limits: BodyLimits, on_complete
         return message
 
     return bounded
+
+
+def _is_form(scope: Scope) -> bool:
+    return media_type(Headers(scope=scope)) == FORM
