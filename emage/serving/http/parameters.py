@@ -109,8 +109,8 @@ def _form_value(name: str, text: str) -> Any:
 def _checked(values: dict[str, Any]) -> schemas.ImageRequest:
     """Return the parameters of a request. Raises RequestError for the first that is wrong."""
     given = {name: value for name, value in values.items() if value is not None}
-    if unknown := next((name for name in given if name not in _FIELDS), None):
-        name = shown_value(unknown[:_MAX_NAME])
+    if unknown := [name for name in given if name not in _FIELDS]:
+        name = shown_value(unknown[0][:_MAX_NAME])
         raise RequestError("unknown_parameter", f"unknown parameter {name!r}{nearest(name, list(_FIELDS))}", name)
     try:
         return schemas.ImageRequest.model_validate(given)

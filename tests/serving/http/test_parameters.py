@@ -99,6 +99,7 @@ def test_a_packed_body_is_named(url: str) -> None:
         ("schedule", "sine\n", 'schedule: must be one of cosine, linear, square, cubic, sqrt, not "sine\\n"'),
         ("moderation", "low", "unknown parameter 'moderation'"),
         ("sede", 3, "unknown parameter 'sede'; did you mean seed?"),
+        ("", 3, "unknown parameter ''"),
     ],
 )
 def test_a_wrong_parameter_is_explained_in_our_words(url: str, name: str, value: Any, message: str) -> None:

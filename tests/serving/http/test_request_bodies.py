@@ -126,6 +126,7 @@ def check(answer: httpx.Response) -> None:
 @given(body=objects, kind=st.sampled_from(KINDS[:3]), coding=st.sampled_from(CODINGS))
 @example({"prompt": "a cup", "n": 10**400}, "application/json", None)
 @example({"prompt": "a \ud800"}, "application/json", None)
+@example({"prompt": "a cup", "": 1}, "application/json", None)
 def test_any_object_is_answered(app: Endpoint, body: dict[str, Any], kind: str, coding: str | None) -> None:
     check(app.post("/v1/images/generations", json.dumps(body).encode("utf-8", "replace"), kind, coding))
 
