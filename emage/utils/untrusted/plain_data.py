@@ -123,8 +123,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         counts = Counter(str(key.value) for key, _ in node.value)
-        if twice := next((key for key, count in counts.items() if count > 1), None):
-            raise ValueError(f"the key {twice[:50]!r} is there twice")
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"the key {twice[0][:50]!r} is there twice")
         return super().construct_mapping(node, deep)
 
 

@@ -32,6 +32,7 @@ def test_yaml_gives_plain_values() -> None:
         ("a: &x [1]\nb: *x", "aliases"),
         ("&x a: *x", "aliases"),
         ("a: 1\na: 2", "the key 'a' is there twice"),
+        ("'': 1\n'': 2", "the key '' is there twice"),
         ("a: !!python/object/apply:os.getcwd []", "constructor"),
         ("a: !!binary aGk=", "bytes"),
         ("a: !!set {b}", "set"),
