@@ -11,7 +11,7 @@ ASK_TIMEOUT_S = 60.0  # for the start of a process that imports Ray, on a busy m
 
 
 def make_private() -> None:
-    """Make sure that this user has a token that nobody else can read, before Ray starts a cluster here.
+    """Make sure that this user has a token that no other user can read, before Ray starts a cluster here.
 
     Ray 2.60.0 writes one that every user of the machine can read. A token of RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is
     left as it is.

@@ -141,7 +141,7 @@ def download(url: str, path: Path, max_bytes: int = MAX_BYTES) -> None:
 
     Raises:
         ConnectionError: The download failed, or the file is longer than `max_bytes`. The next call resumes it, or
-            starts anew.
+            starts at the beginning.
     """
     part = path.with_name(path.name + ".part")
     done = part.stat().st_size if part.exists() else 0

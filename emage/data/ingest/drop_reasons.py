@@ -22,7 +22,7 @@ class Explanation(NamedTuple):
 
     @property
     def is_hopeless(self) -> bool:
-        """Return True if nobody on this side can do anything."""
+        """Return True if the user can do nothing about it."""
         return self.advice.startswith(NOTHING_TO_DO)
 
 

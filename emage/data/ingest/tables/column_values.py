@@ -118,7 +118,7 @@ def metadata(column: pa.Array) -> pa.Array:
 def _decoded(column: pa.Array, limit: int) -> pa.Array:
     """Return texts or bytes as texts of at most `limit` characters; bytes that are not UTF-8 become U+FFFD.
 
-    A parquet file may hold such bytes in a column of texts as well: nobody has checked them.
+    A parquet file may hold such bytes in a column of texts as well: they are unchecked.
     """
     if pa.types.is_null(column.type):
         return column.cast(pa.string())

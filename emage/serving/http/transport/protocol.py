@@ -1,6 +1,6 @@
 """HTTP/1.1 with limits: a uvicorn protocol that lets no client hold memory or a connection for long.
 
-uvicorn's default parser, httptools, joins the pieces of a header anew at each read and has no limit on its size, and
+uvicorn's default parser, httptools, joins all pieces of a header again at each read and has no limit on its size, and
 uvicorn waits for a header for ever. This protocol is uvicorn's h11 one, which ends a connection whose header exceeds
 MAX_HEADER_BYTES. In addition:
 
