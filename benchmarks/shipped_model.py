@@ -24,7 +24,7 @@ import emage
 from emage.config.model import UnmaskingOrder
 from emage.data import shapes
 from emage.evaluation.metrics.shapes_accuracy import measure
-from emage.inference.pretrained import REWRITTEN, without_folders
+from emage.inference.pipeline_parts.pretrained import REWRITTEN, without_folders
 from emage.model import checkpoint, hub, model_card
 from emage.utils import image_grid, manifest, provenance
 

@@ -65,6 +65,9 @@ class FakePipe:
     def num_truncated(self, prompts: Sequence[str]) -> int:
         return sum(len(prompt) > 77 for prompt in prompts)
 
+    def num_text_tokens(self, prompts: Sequence[str]) -> int:
+        return sum(min(len(prompt.split()), 10) + 2 for prompt in prompts)
+
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> Any:
         """Return the colour of the image's corner, and the values of two corners of the mask."""
         if mask.size != image.size:

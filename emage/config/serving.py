@@ -25,6 +25,9 @@ class AccessConfig:
     origins: tuple[str, ...] = setting(
         (), "Other web sites whose pages may call the endpoint (CORS), for example https://example.org."
     )
+    model_names: tuple[str, ...] = setting(
+        ("emage",), "Names that a request's `model` may have: the served name, then aliases.", not_empty=True
+    )
     max_upload_mb: float = setting(
         20.0, "Largest body of an edit, with its images.", unit="MB", above=0, maximum=MAX_UPLOAD_MB
     )

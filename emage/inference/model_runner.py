@@ -76,6 +76,11 @@ class ModelRunner:
         """Return how many prompts are longer than the text encoder reads."""
         return int(self.network.text.tokenize(prompts)[1].sum())
 
+    def num_text_tokens(self, prompts: Sequence[str]) -> int:
+        """Return how many tokens of the prompts the text encoder reads, their start and end included."""
+        ids = self.network.text.tokenize(prompts)[0]  # (B,S), padded with 0 after the end, whose id is another
+        return int((ids.flip(1).cumsum(1) > 0).sum())
+
     def warn_of_truncated(self, prompts: Sequence[str]) -> None:
         """Warn of prompts that are longer than the text encoder reads. The warning names the caller's caller."""
         if count := self.num_truncated(prompts):

@@ -1,23 +1,16 @@
 """The pipeline `Emage`: text to image. It handles prompts and images; masking and tokens are in emage/methods."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Never, Unpack, cast
+from typing import Never, Unpack
 
 from PIL import Image
 
-from emage.config import CheckpointConfig, Dtype, EvaluateConfig, Rank, SamplingConfig, check_arguments
+from emage.config import EvaluateConfig, Rank, check_arguments
 from emage.config.model import GuidanceSchedule, Revise, Schedule, UnmaskingOrder
-from emage.inference import generation_step, inpainting, ranking
-from emage.inference.generation_step import GenerationStep
-from emage.inference.inpainting import InpaintingInput
-from emage.inference.model_runner import ModelRunner
-from emage.inference.pretrained import PretrainedMixin
+from emage.inference import ranking
+from emage.inference.pipeline_parts.pretrained import PretrainedMixin
 from emage.inference.seeds import candidate_seed, check_seeds
-from emage.methods.sampling import SamplingArguments, sampling_arguments, sampling_settings
-from emage.model import device_support
-from emage.model.transformer import Network
-from emage.tokenizers import Tokenizer
-from emage.utils.deprecation import renamed_attribute
+from emage.methods.sampling import SamplingArguments, sampling_arguments
 
 
 class Emage(PretrainedMixin):
@@ -33,20 +26,6 @@ class Emage(PretrainedMixin):
         metadata: The checkpoint's manifest: step, training settings, scores, ...
         runner: Runs the network on its device (`runner.use_cuda_graphs = False` turns CUDA graphs off).
     """
-
-    def __init__(
-        self,
-        network: Network,
-        tokenizer: Tokenizer,
-        config: CheckpointConfig,
-        metadata: dict[str, Any] | None = None,
-        dtype: Dtype | None = None,
-    ):
-        """Make a pipeline of its parts; `from_pretrained` loads them. `dtype` None: the network's own precision."""
-        self.dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
-        self.network = network.eval().to(device_support.weights_dtype(self.dtype))
-        self.tokenizer, self.config, self.metadata = tokenizer, config, metadata or {}
-        self.runner = ModelRunner(self.network, tokenizer, config, self.dtype)
 
     def generate(
         self,
@@ -238,63 +217,3 @@ class Emage(PretrainedMixin):
         self.runner.warn_of_truncated([prompt])
         *_, last = self.generation_steps([prompt], seeds, settings, [given])
         return last.images()[0]
-
-    def settings(self, **sampling: Unpack[SamplingArguments]) -> SamplingConfig:
-        """Return the checkpoint's sampling settings with some replaced; raise InputError for one not allowed."""
-        return sampling_settings(self.config.sampling, sampling, self.grid[0] * self.grid[1])
-
-    def generation_steps(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        settings: SamplingConfig,
-        inpainting_inputs: Sequence[InpaintingInput | None] = (),
-    ) -> Iterator[GenerationStep]:
-        """Generate a batch of images and yield it after every decoding step.
-
-        `generate`, `stream`, `inpaint` and the HTTP endpoint use this.
-
-        Args:
-            prompts: One per image.
-            seeds: One per image.
-            settings: From `settings(...)`.
-            inpainting_inputs: One per image or none at all: from `prepare_inpainting`, or None for a new image.
-        """
-        return generation_step.generation_steps(self.runner, prompts, seeds, settings, inpainting_inputs)
-
-    def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
-        """Return the input of `generation_steps` that inpaints. The arguments and errors are those of `inpaint`."""
-        return inpainting.prepare_inpainting(image, mask, self.grid, self.tokenizer.stride)
-
-    def num_truncated(self, prompts: Sequence[str]) -> int:
-        """Return how many prompts are longer than the text encoder reads."""
-        return self.runner.num_truncated(prompts)
-
-    def compile(self) -> "Emage":
-        """Compile network and image decoder with torch.compile, at the first images or `warm_up`; return the pipeline.
-
-        Images stay the same but for rounding. Needs a C++ compiler (else InputError), and on a GPU Triton as well.
-        """
-        self.runner.compile()
-        return self
-
-    def warm_up(self, batch_sizes: Sequence[int] = (1,), **sampling: Unpack[SamplingArguments]) -> None:
-        """Generate images and drop them, so that later ones do not wait for compilation and CUDA-graph capture.
-
-        Args:
-            batch_sizes: The numbers of images per batch to prepare for; both are done again for each.
-            **sampling: The sampling settings to prepare for, as for `generate`.
-        """
-        settings = self.settings(**sampling)
-        for size in batch_sizes:
-            for _ in range(2 if self.device.type == "cuda" else 1):  # graphs are captured the second time
-                *_, last = self.generation_steps([f"warm-up {i}" for i in range(size)], range(size), settings)
-                last.images()
-
-    # Old names, for one release.
-    facts = renamed_attribute("facts", "metadata")
-    drawing = renamed_attribute("drawing", "runner")
-    passes = renamed_attribute("passes", "generation_steps")
-    canvas = renamed_attribute("canvas", "prepare_inpainting")
-    num_cut = renamed_attribute("num_cut", "num_truncated")
-    pictures = renamed_attribute("pictures", "runner.decode_images")

@@ -22,6 +22,7 @@ DECODE_ERROR_TEXTS = {
 # How much of a mask's opaque part is near black or near white, for a mask that is painted in these two.
 PAINTED_FRACTION = 0.9
 NEAR_BLACK, NEAR_WHITE = 31, 224
+HALF_TRANSPARENT = 128  # alpha below which a pixel is marked
 
 
 class InpaintingPipeline(Protocol):
@@ -47,10 +48,13 @@ def read_edit(pipe: InpaintingPipeline, request: GenerationRequest) -> Any:
     image = _decode("image", request.image)
     if request.mask is not None:
         marked = _marked_part(_decode("mask", request.mask))
-    elif image.mode == "RGBA":
+    elif image.mode == "RGBA" and np.asarray(image.getchannel("A")).min() < HALF_TRANSPARENT:
         marked = _transparent_part(image)
     else:
-        message = "mask: it is missing, and the image has no transparent part"
+        message = (
+            "mask: it is missing, and the image has no transparent part: this model regenerates a marked part, so send "
+            "a mask of the same size that is transparent, or white on black, where the image is to change"
+        )
         raise RequestError("missing_required_parameter", message, "mask")
     try:
         return pipe.prepare_inpainting(colours.over_white(image), marked)
@@ -81,7 +85,7 @@ def _marked_part(mask: Image.Image) -> Image.Image:
 
 def _is_painted(mask: Image.Image) -> bool:
     values = np.asarray(mask)
-    opaque = values[values[..., 3] >= 128][:, :3]  # (n, 3)
+    opaque = values[values[..., 3] >= HALF_TRANSPARENT][:, :3]  # (n, 3)
     black, white = (opaque <= NEAR_BLACK).all(1), (opaque >= NEAR_WHITE).all(1)
     return bool(black.any()) and float((black | white).mean()) >= PAINTED_FRACTION
 
@@ -90,14 +94,19 @@ def _transparent_part(image: Image.Image) -> Image.Image:
     return ImageOps.invert(image.getchannel("A"))
 
 
-def encode_image(image: Image.Image, format: Format) -> bytes:
-    """Return an image as a file."""
+def encode_image(image: Image.Image, format: Format, quality: int | None = None) -> bytes:
+    """Return an image as a file. `quality`: of a jpeg or webp, 0 to 100; None: decode_image.JPEG_QUALITY."""
     file = io.BytesIO()
-    if format == "png":
-        image.save(file, "PNG")
-    else:
-        image.save(file, "JPEG", quality=decode_image.JPEG_QUALITY, subsampling=0)
+    options = {} if format == "png" else {"quality": decode_image.JPEG_QUALITY if quality is None else quality}
+    if format == "jpeg":
+        options["subsampling"] = 0
+    image.save(file, format, **options)
     return file.getvalue()
+
+
+def scale_to(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return an image scaled to cover (width, height), and cropped to the centre if its shape is another."""
+    return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
 def size_text(image: Image.Image) -> str:

@@ -1,10 +1,12 @@
 """The fixed limits of the endpoint. Those that a user can set are in emage/config/serving.py."""
 
 # A request
-MAX_PROMPT_CHARACTERS = 4_000
+MAX_PROMPT_CHARACTERS = 32_000  # as OpenAI's API; the text encoder reads less, and the answer says so
+MAX_LABEL_CHARACTERS = 1_000  # of a text that changes nothing, such as `user`
 MAX_IMAGES = 10  # `n`
 MAX_CANDIDATES = 16  # per image
 MAX_PREVIEWS = 64  # per image; the autoregressive method takes 1024 decoding steps
+MAX_SCALED_SIDE = 2_048  # pixels of an image that is scaled to `size`
 MAX_SEED = 2**53 - 1  # the largest whole number that every JSON parser keeps exactly
 
 # A connection, before any request of it is passed on (emage/serving/http/transport)
@@ -17,12 +19,12 @@ LINGER_S = 5.0  # in which a client may still send its body after it was answere
 MAX_UNREAD_BYTES = 65_536  # of such a body, if it is chunked, are parsed
 
 # The body of a request
-MAX_JSON_BYTES = 100_000  # of every body that is no form; the longest prompt needs 48,000 in any JSON
+MAX_JSON_BYTES = 400_000  # of every body that is no form; the longest prompt needs 384,000 in any JSON
 MAX_WAITING_BODIES_BYTES = 400_000_000  # of all requests that Serve's proxy has not passed on
 BODY_TIMEOUT_S = 20.0  # within which all of the body must arrive
-MAX_FORM_FILES = 4
-MAX_FORM_FIELDS = 40
-MAX_FORM_FIELD_BYTES = 100_000
+MAX_FORM_FILES = 18  # OpenAI's API takes 16 images, a mask and a markup: the error should say which we take
+MAX_FORM_FIELDS = 80
+MAX_FORM_FIELD_BYTES = 130_000  # the longest prompt needs 128,000
 MAX_UPLOAD_PIXELS = 40_000_000  # of an uploaded image; a larger one is not decoded
 
 # Access

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from emage.config import Rank
 from emage.serving.error_codes import ERROR_CODES
 
-MODEL_NAME = "emage"  # the only name in /v1/models
+MODEL_NAME = "emage"  # in /v1/models, unless `access.model_names` has others
 
-Format = Literal["png", "jpeg"]
+Format = Literal["png", "jpeg", "webp"]
 
 
 class RequestError(Exception):
@@ -40,11 +40,22 @@ class GenerationRequest:
     candidates: int = 1  # generated per image; the best by `rank` is returned
     rank: Rank = "likelihood"
     sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingConfig that replace the model's own
-    size: str | None = None  # WIDTHxHEIGHT of the model's images, its only size; None or auto mean the same
+    size: str | None = None  # WIDTHxHEIGHT; None or auto: that of the model's images, the only one without `scale`
+    scale: bool = False  # scale the finished images to `size`
     image: bytes | None = None  # an edit: the image file of which the part that `mask` marks is regenerated
     mask: bytes | None = None
     format: Format = "png"
+    quality: int | None = None  # of a jpeg or webp, 0 to 100; None: the default of image_codec.py
     num_previews: int | None = 0  # per image; None: one after every decoding step (MAX_PREVIEWS at most)
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """The tokens of one image."""
+
+    text: int  # of the prompt that the text encoder read, its start and end included
+    input_image: int  # of the image that was edited; 0 for a new one
+    output_image: int
 
 
 @dataclass(frozen=True)
@@ -73,3 +84,5 @@ class GeneratedImage:
     file: bytes
     format: Format
     prompt_truncated: bool  # the prompt is longer than the text encoder reads
+    tokens: TokenCounts
+    warnings: tuple[str, ...] = ()  # one line each: what the model did not do that the request asks for

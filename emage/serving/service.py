@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -32,10 +32,10 @@ from emage.serving.batch_types import (
     QueuedImage,
 )
 from emage.serving.batcher import Batcher, warm_up
-from emage.serving.image_codec import InpaintingPipeline, encode_image, read_edit, size_text
+from emage.serving.image_codec import encode_image, read_edit, scale_to, size_text
 from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS, MAX_RETRY_AFTER_S
+from emage.serving.preparation import PreparationPipeline, PromptReading, check_request, read_prompt, scaled_size
 from emage.serving.request import Format, GeneratedImage, GenerationRequest, PreviewImage, RequestError
-from emage.utils.errors import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +53,10 @@ class QueueLimits:
     max_queued: int = 128  # images, in addition to the running batch
 
 
-class ServicePipeline(BatchPipeline, InpaintingPipeline, Protocol):
-    """The part of emage.Emage that a service needs, including what its queue needs."""
+class ServicePipeline(BatchPipeline, PreparationPipeline, Protocol):
+    """The part of emage.Emage that a service needs, including what its queue and its checks need."""
 
     metadata: dict[str, Any]
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def grid(self) -> tuple[int, int]: ...
-    def num_truncated(self, prompts: Sequence[str]) -> int: ...
 
 
 class Service:
@@ -135,16 +129,18 @@ class Service:
             RequestError: The request cannot be fulfilled.
         """
         pipe = self.pipe  # one model for the whole request, even if it is replaced meanwhile
-        settings = self._check(request, pipe)
+        if self.broken:
+            raise _model_failed_error(error_codes.BROKEN_BEFORE_REQUEST)
+        settings = check_request(request, pipe)
         num_images = request.n * _num_candidates(request)
         self._check_queue_room(num_images)
         self._num_accepted += num_images  # before anything is awaited: the next request must see it
         tasks: list[asyncio.Task[None]] = []
         try:
-            queued, truncated = await self._prepare_candidates(request, pipe, settings)
+            queued, reading = await self._prepare_candidates(request, pipe, settings)
             events: asyncio.Queue[PreviewImage | GeneratedImage | Exception] = asyncio.Queue()
             tasks = [
-                asyncio.create_task(self._generate_image(request, i, queued, truncated, events.put_nowait))
+                asyncio.create_task(self._generate_image(request, i, queued, reading, events.put_nowait))
                 for i in range(request.n)
             ]
             unfinished = request.n
@@ -159,23 +155,7 @@ class Service:
             for task in tasks:
                 task.cancel()
 
-    # --- Checks before an image joins the queue ---
-
-    def _check(self, request: GenerationRequest, pipe: ServicePipeline) -> SamplingConfig:
-        """Return the request's sampling settings. Raises RequestError for what the model cannot do."""
-        if self.broken:
-            raise _model_failed_error(error_codes.BROKEN_BEFORE_REQUEST)
-        if not request.prompt.strip():
-            raise RequestError("invalid_value", "prompt: it is blank", "prompt")
-        height, width = pipe.size
-        if request.size not in (None, "auto", f"{width}x{height}"):
-            raise RequestError("invalid_value", f"size: this model generates {width}x{height}", "size")
-        try:
-            settings = pipe.settings(**request.sampling)
-        except InputError as error:
-            param = next((name for name in request.sampling if str(error).startswith(f"{name}=")), None)
-            raise RequestError("invalid_value", str(error), param) from None
-        return settings
+    # --- Before an image joins the queue ---
 
     def _check_queue_room(self, num_images: int) -> None:
         """Raise RequestError if the queue is full. A larger request is accepted if no other is waiting or running."""
@@ -187,22 +167,22 @@ class Service:
 
     async def _prepare_candidates(
         self, request: GenerationRequest, pipe: ServicePipeline, settings: SamplingConfig
-    ) -> tuple[list[QueuedImage], bool]:
-        """Return every candidate of every image, in order, and whether the prompt is truncated. Raises RequestError."""
+    ) -> tuple[list[QueuedImage], PromptReading]:
+        """Return every candidate of every image, in order, and what is read of the prompt. Raises RequestError."""
         if self._safety and (reason := await asyncio.to_thread(self._safety_reason, request.prompt, None)):
             raise RequestError("content_policy_violation", f"prompt: {reason}", "prompt")
         inpainting_input = None
         if request.image is not None:
             async with self._upload_slots:
                 inpainting_input = await asyncio.to_thread(read_edit, pipe, request)
-        truncated = await asyncio.to_thread(pipe.num_truncated, [request.prompt]) > 0
+        reading = await asyncio.to_thread(read_prompt, request, pipe)
         scored = request.candidates > 1 and request.rank == "likelihood"
         queued = [
             QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), settings, inpainting_input, scored)
             for i in range(request.n)
             for c in range(_num_candidates(request))
         ]
-        return queued, truncated
+        return queued, reading
 
     # --- Generation ---
 
@@ -211,15 +191,15 @@ class Service:
         request: GenerationRequest,
         index: int,
         queued: list[QueuedImage],
-        truncated: bool,
+        reading: PromptReading,
         put: Callable[[Any], None],
     ) -> None:
         """Call `put` with each preview of an image, then with the image, or with the exception that ended it."""
         try:
             best = await self._best_candidate(request, index, queued, put)
-            file = await asyncio.to_thread(self._encode_unless_rejected, request, best.image)
-            size, seed = size_text(best.image), request.seed + index
-            put(GeneratedImage(index, seed, best.steps, size, file, request.format, truncated))
+            file, size = await asyncio.to_thread(self._encode_unless_rejected, request, best.image)
+            read = (reading.truncated, reading.tokens, reading.warnings)
+            put(GeneratedImage(index, request.seed + index, best.steps, size, file, request.format, *read))
         except BrokenModelError as error:
             code = error_codes.BROKE_DURING_REQUEST if error.during else error_codes.BROKEN_BEFORE_REQUEST
             put(_model_failed_error(code))
@@ -262,11 +242,12 @@ class Service:
 
         return on_preview
 
-    def _encode_unless_rejected(self, request: GenerationRequest, image: Image.Image) -> bytes:
-        """Return the image as a file. Raises RequestError if the safety hook rejects it."""
+    def _encode_unless_rejected(self, request: GenerationRequest, image: Image.Image) -> tuple[bytes, str]:
+        """Return the image as a file, and its size. Raises RequestError if the safety hook rejects it."""
         if reason := self._safety_reason(request.prompt, image):
             raise RequestError("content_policy_violation", f"the image was withheld: {reason}", "prompt")
-        return encode_image(image, request.format)
+        image = scale_to(image, scaled_size(request) or image.size)
+        return encode_image(image, request.format, request.quality), size_text(image)
 
     def _safety_reason(self, prompt: str, image: Image.Image | None) -> str | None:
         """Return the reason why the safety hook rejects, or None. A hook that raises rejects as well."""

@@ -70,7 +70,7 @@ def build(inputs: Inputs, load: Load = load_checkpoint, **options: Any) -> serve
         graceful_shutdown_timeout_s=config.timeout_s,
         logging_config=QUIET_LOGGING,
     )
-    return frontend.bind(model.bind(config, load), Options(config.timeout_s, access))
+    return frontend.bind(model.bind(config, load), Options(config.timeout_s, access, tuple(config.access.model_names)))
 
 
 def count_cpus(config: ServeConfig) -> float:

@@ -14,6 +14,7 @@ from emage.serving.http import openapi, routes
 from emage.serving.http.auth import AccessOptions, AuthMiddleware
 from emage.serving.http.backend import Backend, MetricsSink
 from emage.serving.http.error_handlers import HANDLERS
+from emage.serving.request import MODEL_NAME
 from emage.version import __version__
 
 
@@ -23,6 +24,7 @@ class Options:
 
     timeout_s: float = 60.0  # from a request to its last image
     access: AccessOptions = field(default_factory=AccessOptions)
+    model_names: tuple[str, ...] = (MODEL_NAME,)  # by which requests may name the model; the first is its own
 
 
 def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = None) -> FastAPI:
@@ -30,7 +32,7 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
 
     Args:
         backend: Generates the images.
-        options: Timeout and access rules.
+        options: Timeout, access rules and names of the model.
         metrics: Records the requests; None: the endpoint has no /metrics.
     """
     app = FastAPIOffline(title="Emage", version=__version__, docs_url=None, redoc_url=None)

@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
+from emage.serving.http.parameters.schema import EXAMPLE_PROMPT, ImageRequest
 
 DESCRIPTION = """Parallel text-to-image generation with the OpenAI images API: an OpenAI client with another base URL
 works unchanged. `GET /` is a playground page.
@@ -34,29 +35,29 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.ImageResponse, "description": "the images", "content": {"text/event-stream": _STREAM}}
 }
 _EXAMPLES = {
-    "one": {"summary": "One image", "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7}},
+    "one": {"summary": "One image", "value": {"prompt": EXAMPLE_PROMPT, "seed": 7}},
     "several": {
         "summary": "Four images, each the best of three candidates",
-        "value": {"prompt": schemas.EXAMPLE_PROMPT, "n": 4, "candidates": 3},
+        "value": {"prompt": EXAMPLE_PROMPT, "n": 4, "candidates": 3},
     },
     "stream": {
         "summary": "A preview after every decoding step",
-        "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7, "stream": True},
+        "value": {"prompt": EXAMPLE_PROMPT, "seed": 7, "stream": True},
     },
     "settings": {
         "summary": "Other sampling settings",
-        "value": {"prompt": schemas.EXAMPLE_PROMPT, "seed": 7, "steps": 8, "order": "random", "temperature": 0.9},
+        "value": {"prompt": EXAMPLE_PROMPT, "seed": 7, "steps": 8, "order": "random", "temperature": 0.9},
     },
 }
 
 
 def _generation_body() -> dict[str, Any]:
-    return {"schema": {**schemas.ImageRequest.model_json_schema(), "title": "ImageRequest"}, "examples": _EXAMPLES}
+    return {"schema": {**ImageRequest.model_json_schema(), "title": "ImageRequest"}, "examples": _EXAMPLES}
 
 
 def _edit_form() -> dict[str, Any]:
     """Return the fields of an edit: those of a generation, and two files."""
-    schema = schemas.ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     file = {"type": "string", "format": "binary"}
     properties = {"image": file, "mask": file, **schema["properties"]}
     return {**schema, "title": "EditRequest", "properties": properties, "required": ["prompt", "image"]}

@@ -17,6 +17,8 @@ from emage.serving.http import reference_examples, schemas
 from emage.serving.http.app import Options, make_app
 from emage.serving.http.auth import PUBLIC_PATHS
 from emage.serving.http.error_handlers import SECURITY_HEADERS
+from emage.serving.http.parameters.effects import REFUSED
+from emage.serving.http.parameters.schema import OTHER_NAMES, SAMPLING_SETTINGS, ImageRequest
 
 _INTRODUCTION = """# HTTP API
 <!-- made by: python -m emage.serving.http.reference > docs/http_api.md -->
@@ -25,14 +27,17 @@ another base URL. An endpoint also has this description as OpenAPI, at `/docs` a
 
 _GENERATION = """## Request: a generation
 
-`POST /v1/images/generations` takes a JSON object with these parameters. One that is left out, or null, has its
-default; an unknown one is an error."""
+`POST /v1/images/generations` takes a JSON object with these parameters. One that is left out, null or empty has its
+default; an unknown one is an error. Every parameter of OpenAI's images API is known: one that cannot change the image
+is accepted, and `warnings` of the answer names it; what would be another image than was asked for is refused."""
+
+_REFUSED = """Values of OpenAI's API that are refused (`invalid_value`):"""
 
 _EDIT = """## Request: an edit
 
 `POST /v1/images/edits` takes a form with the same parameters and two files. Numbers, true and false are written as in
-JSON; an empty field is one that is left out. The marked part of the image is regenerated, by whole positions of the
-token grid."""
+JSON; an empty field or file is one that is left out, and `metadata[team]` is a part of the object `metadata`. The
+marked part of the image is regenerated, by whole positions of the token grid."""
 
 _EVENTS = """## Events of a stream
 
@@ -72,8 +77,11 @@ def _sections() -> Iterator[str]:
     yield "## Examples\n\n" + reference_examples.examples()
     yield "## Routes\n\n" + _table(("route", "meaning", "API key"), _routes())
     yield _GENERATION + "\n\n" + _table(_PARAMETER_COLUMNS, _parameters())
+    yield _REFUSED + "\n\n" + _table(("value", "reason"), _refused())
     yield _EDIT + "\n\n" + _table(_PARAMETER_COLUMNS, _files())
     yield f"## Answer\n\n{_fields(schemas.ImageResponse)}\n\nEach entry of `data`:\n\n{_fields(schemas.ImageData)}"
+    yield "`usage`:\n\n" + _fields(schemas.Usage)
+    yield "Its `input_tokens_details` and `output_tokens_details`:\n\n" + _fields(schemas.TokenKinds)
     yield _EVENTS + "\n\n" + _fields(schemas.ImageEvent)
     yield "In a preview, also:\n\n" + _fields(schemas.PartialImageEvent, without=schemas.ImageEvent)
     yield "In a finished image, also:\n\n" + _fields(schemas.CompletedEvent, without=schemas.ImageEvent)
@@ -106,15 +114,23 @@ class _NoMetrics:
 
 
 def _parameters() -> Iterator[tuple[str, ...]]:
-    schema = schemas.ImageRequest.model_json_schema()
+    schema = ImageRequest.model_json_schema()
     for name, field in schema["properties"].items():
-        is_sampling = name in schemas.SAMPLING_SETTINGS
+        setting = OTHER_NAMES.get(name, name)
+        is_sampling = setting in SAMPLING_SETTINGS
         if name in schema["required"]:
             default = "required"
         else:
             default = "the model's own" if is_sampling else f"`{_json(field.get('default'))}`"
-        bounds = _sampling_range(name) if is_sampling else _range(_not_null(field))
+        bounds = _sampling_range(setting) if is_sampling else _range(_not_null(field))
         yield f"`{name}`", _type(field), default, bounds, field["description"]
+
+
+def _refused() -> Iterator[tuple[str, ...]]:
+    for (name, value), reason in REFUSED.items():
+        yield f"`{name}={value}`", f"{reason[0].upper()}{reason[1:]}."
+    yield "another `size`, without `scale`", "The model has one size."
+    yield "several images, `markup`", "An edit is of one image, by a mask."
 
 
 def _files() -> Iterator[tuple[str, ...]]:
@@ -207,7 +223,7 @@ def _range(kind: dict[str, Any]) -> str:
 
 
 def _sampling_range(name: str) -> str:
-    described = schemas.SAMPLING_SETTINGS[name].setting
+    described = SAMPLING_SETTINGS[name].setting
     if name == "steps":
         return f"{described.minimum} to the number of tokens"
     if described.minimum is None or described.maximum is None:

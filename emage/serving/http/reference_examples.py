@@ -3,7 +3,7 @@
 A test runs every one of them against an endpoint.
 """
 
-from emage.serving.http.schemas import EXAMPLE_PROMPT
+from emage.serving.http.parameters.schema import EXAMPLE_PROMPT
 
 URL = "http://127.0.0.1:8000"
 

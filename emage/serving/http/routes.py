@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from emage.serving.http import parameters, schemas
+from emage.config.fields import shown_value
+from emage.serving.http import schemas
 from emage.serving.http.backend import Backend
 from emage.serving.http.error_handlers import INTERNAL_ERROR_TEXT
-from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage, RequestError
+from emage.serving.http.parameters import effects, reading
+from emage.serving.http.parameters.schema import ImageRequest
+from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -41,26 +44,27 @@ _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 async def generations(http: Request) -> Response:
     """Generate `n` images of a prompt."""
-    body = await parameters.from_json(http)
+    body = await reading.from_json(http)
     return await _respond(http, body, body.to_generation_request(secrets.randbits(32)), "image_generation")
 
 
 async def edits(http: Request) -> Response:
     """Regenerate a part of an image: where `mask` is transparent, or white in a black and white mask."""
-    body, files = await parameters.from_form(http)
+    body, files = await reading.from_form(http)
     request = body.to_generation_request(secrets.randbits(32), files["image"], files.get("mask"))
     return await _respond(http, body, request, "image_edit")
 
 
 async def models(http: Request) -> dict[str, Any]:
-    """List the one model: its method, training step, image size, and the sampling settings that are its defaults."""
-    return {"object": "list", "data": [await _describe_with_id(http)]}
+    """List the one model by each of its names: its method, training step, image size, and default sampling settings."""
+    described = await _describe(http)
+    return {"object": "list", "data": [_with_name(http, described, name) for name in _model_names(http)]}
 
 
 async def model(http: Request, name: str) -> dict[str, Any]:
     """Describe the model of this name."""
-    _check_model_name(name)
-    return await _describe_with_id(http)
+    _check_model_name(http, name)
+    return _with_name(http, await _describe(http), name)
 
 
 async def health(http: Request) -> dict[str, str]:
@@ -101,21 +105,29 @@ async def docs(http: Request) -> Response:
 
 
 async def _respond(
-    http: Request, body: schemas.ImageRequest, request: GenerationRequest, prefix: schemas.EventPrefix
+    http: Request, body: ImageRequest, request: GenerationRequest, prefix: schemas.EventPrefix
 ) -> Response:
     backend, timeout_s = http.app.state.backend, http.app.state.options.timeout_s
-    _check_model_name(body.model)
-    if body.stream:
-        return await _stream(backend, request, prefix, timeout_s)
+    _check_model_name(http, body.model)
+    identifier = body.safety_identifier or body.user
+    notes = schemas.RequestNotes(body.response_format == "url", effects.warnings(body), identifier)
     try:
+        if body.stream:
+            return await _stream(backend, request, prefix, notes, timeout_s)
         images = await asyncio.wait_for(backend.generate(request), timeout_s)
     except TimeoutError:
         raise _timeout_error(timeout_s) from None
-    return JSONResponse(schemas.image_response(images).model_dump())
+    except RequestError as error:
+        raise body.renamed(error) from None
+    return JSONResponse(schemas.image_response(images, notes))
 
 
 async def _stream(
-    backend: Backend, request: GenerationRequest, prefix: schemas.EventPrefix, timeout_s: float
+    backend: Backend,
+    request: GenerationRequest,
+    prefix: schemas.EventPrefix,
+    notes: schemas.RequestNotes,
+    timeout_s: float,
 ) -> Response:
     """Stream the events of a request. An error before the first event is a plain answer with its status."""
     deadline = time.monotonic() + timeout_s
@@ -127,7 +139,7 @@ async def _stream(
         async with contextlib.aclosing(events):  # a client that disconnects cancels the generation
             try:
                 while event is not None:
-                    data = schemas.stream_event(prefix, event)
+                    data = schemas.stream_event(prefix, event, notes)
                     yield _sse(data["type"], data)
                     event = await _next_event(events, deadline, timeout_s)
             except RequestError as error:
@@ -160,10 +172,9 @@ def _timeout_error(timeout_s: float) -> RequestError:
 # --- The model's description ---
 
 
-async def _describe_with_id(http: Request) -> dict[str, Any]:
+def _with_name(http: Request, described: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the fields of schemas.ModelDescription."""
-    fields = {"id": MODEL_NAME, "object": "model", "created": http.app.state.created, "owned_by": "emage"}
-    return fields | await _describe(http)
+    return {"id": name, "object": "model", "created": http.app.state.created, "owned_by": "emage", **described}
 
 
 async def _describe(http: Request) -> dict[str, Any]:
@@ -174,6 +185,13 @@ async def _describe(http: Request) -> dict[str, Any]:
         raise RequestError("not_ready", "no model is ready yet; try again in a moment", retry_s=5) from None
 
 
-def _check_model_name(name: str | None) -> None:
-    if name not in (None, MODEL_NAME):
-        raise RequestError("model_not_found", f"unknown model {name!r}: only {MODEL_NAME!r} is served", "model")
+def _model_names(http: Request) -> Sequence[str]:
+    """Return the names of the model: the one that it is served by, then its aliases."""
+    return http.app.state.options.model_names
+
+
+def _check_model_name(http: Request, name: str | None) -> None:
+    names = _model_names(http)
+    if name is not None and name not in names:
+        served = f"only {', '.join(map(repr, names))} is served: send it, or leave model out"
+        raise RequestError("model_not_found", f"unknown model {shown_value(name)!r}: {served}", "model")

@@ -1,108 +1,52 @@
-"""The schemas of the HTTP API: request, answer, stream events and errors, with OpenAI's fields and our own.
+"""The schemas of the HTTP API's answers: images, stream events, the model and errors, with OpenAI's fields and our own.
 
-Types and ranges of the fields are checked here, without the model. The sampling settings are checked by the model
-(`check_sampling` in emage/methods/sampling.py), because the range of `steps` depends on it.
+The schema of a request is emage/serving/http/parameters/schema.py.
 """
 
 import base64
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from emage.config import GuidanceSchedule, Revise, SamplingConfig, Schedule, UnmaskingOrder
-from emage.config.fields import leaves
 from emage.serving.error_codes import ERROR_CODES, error_type
-from emage.serving.limits import MAX_CANDIDATES, MAX_IMAGES, MAX_PREVIEWS, MAX_PROMPT_CHARACTERS, MAX_SEED
-from emage.serving.request import MODEL_NAME, GeneratedImage, GenerationRequest, PreviewImage
+from emage.serving.request import Format, GeneratedImage, PreviewImage
 
-EXAMPLE_PROMPT = "a small red circle above a large blue square"
-SAMPLING_SETTINGS = leaves(SamplingConfig)
 EventPrefix = Literal["image_generation", "image_edit"]
-
-
-def _sampling(name: str) -> Any:
-    """Return the field of a sampling setting, described as in SamplingConfig; null leaves the model's own value."""
-    return Field(None, description=SAMPLING_SETTINGS[name].setting.meaning)
-
-
-class ImageRequest(BaseModel):
-    """The body of POST /v1/images/generations. OpenAI's fields come first; those from `seed` on are Emage's."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    prompt: str = Field(
-        min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="Text to generate from.", examples=[EXAMPLE_PROMPT]
-    )
-    model: str | None = Field(None, description="A name that `GET /v1/models` lists.", examples=[MODEL_NAME])
-    n: int | None = Field(1, ge=1, le=MAX_IMAGES, description="Number of images. Image i has the seed `seed` + i.")
-    size: str | None = Field(
-        None, description="WIDTHxHEIGHT of the model's images, or `auto`; there is no other size.", examples=["auto"]
-    )
-    response_format: Literal["b64_json"] | None = Field(None, description="Images are returned, never stored.")
-    output_format: Literal["png", "jpeg"] | None = Field(None, description="Format of the files; null: png.")
-    quality: Literal["auto", "standard"] | None = Field(None, description="Has no effect: there is one quality.")
-    background: Literal["auto", "opaque"] | None = Field(None, description="Has no effect: images are opaque.")
-    user: str | None = Field(None, max_length=1_000, description="Has no effect.")
-    stream: bool | None = Field(None, description="Answer with server-sent events: previews, then the images.")
-    partial_images: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_PREVIEWS,
-        description="Previews per image in a stream, evenly spread; null: one per decoding step.",
-    )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="The same seed gives the same image; null: random.")
-    candidates: int = Field(
-        1, ge=1, le=MAX_CANDIDATES, description="Images generated per returned one, which is the best by `rank`."
-    )
-    rank: Literal["none", "likelihood"] = Field(
-        "likelihood", description="How the best candidate is chosen: by the model's likelihood, or simply the first."
-    )
-    steps: int | None = _sampling("steps")
-    schedule: Schedule | None = _sampling("schedule")
-    order: UnmaskingOrder | None = _sampling("order")
-    temperature: float | None = _sampling("temperature")
-    top_k: int | None = _sampling("top_k")
-    top_p: float | None = _sampling("top_p")
-    gumbel: float | None = _sampling("gumbel")
-    revise: Revise | None = _sampling("revise")
-    guidance: float | None = _sampling("guidance")
-    guidance_schedule: GuidanceSchedule | None = _sampling("guidance_schedule")
-    remask: float | None = _sampling("remask")
-
-    def to_generation_request(
-        self, seed: int, image: bytes | None = None, mask: bytes | None = None
-    ) -> GenerationRequest:
-        """Return the request to the model.
-
-        Args:
-            seed: The seed to use if the body has none.
-            image: An edit's image file.
-            mask: An edit's mask file.
-        """
-        return GenerationRequest(
-            prompt=self.prompt,
-            n=self.n or 1,
-            seed=seed if self.seed is None else self.seed,
-            candidates=self.candidates,
-            rank=self.rank,
-            sampling=self.model_dump(exclude_none=True, include=set(SamplingConfig.__dataclass_fields__)),
-            size=self.size,
-            image=image,
-            mask=mask,
-            format=self.output_format or "png",
-            num_previews=self.partial_images if self.stream else 0,
-        )
 
 
 class ImageData(BaseModel):
     """An image and the seed that generates it again."""
 
-    b64_json: str = Field(description="The file, in base64.")
+    b64_json: str | None = Field(default=None, description="The file, in base64.")
+    url: str | None = Field(
+        default=None, description="The file as a data URL, with `response_format=url` in place of it."
+    )
     seed: int = Field(description="The seed that generates the same image again.")
 
 
+class TokenKinds(BaseModel):
+    """Tokens by kind."""
+
+    text_tokens: int = Field(description="Of the prompt: those that were read, start and end included.")
+    image_tokens: int = Field(description="Of the edited image, or of those that were returned (without candidates).")
+
+
+class Usage(BaseModel):
+    """Numbers of tokens."""
+
+    input_tokens: int = Field(description="Tokens of prompt and edited image.")
+    input_tokens_details: TokenKinds = Field(description="The same by kind.")
+    output_tokens: int = Field(description="Tokens of the images.")
+    output_tokens_details: TokenKinds = Field(description="The same by kind.")
+    total_tokens: int = Field(description="Their sum.")
+
+
 _TRUNCATED = "True if the prompt was truncated: it is longer than the text encoder reads."
+_WARNINGS = "One line for each parameter without effect, and for a truncated prompt."
+_IDENTIFIER = "`safety_identifier` of the request, or its `user`; missing if it has none."
 
 
 class ImageResponse(BaseModel):
@@ -110,9 +54,13 @@ class ImageResponse(BaseModel):
 
     created: int = Field(description="Unix time in seconds.")
     data: list[ImageData] = Field(description="The images, in the order of their seeds.")
-    output_format: Literal["png", "jpeg"] = Field(description="Format of the files.")
+    output_format: Format = Field(description="Format of the files.")
     size: str = Field(description="WIDTHxHEIGHT.")
+    background: Literal["opaque"] = Field(default="opaque", description="Always the same.")
     prompt_cut: bool = Field(description=_TRUNCATED)
+    warnings: list[str] = Field(description=_WARNINGS)
+    usage: Usage = Field(description="Tokens of the request and its images.")
+    safety_identifier: str | None = Field(None, description=_IDENTIFIER)
 
 
 class ImageEvent(BaseModel):
@@ -122,7 +70,7 @@ class ImageEvent(BaseModel):
     b64_json: str = Field(description="The file, in base64.")
     created_at: int = Field(description="Unix time in seconds.")
     size: str = Field(description="WIDTHxHEIGHT.")
-    output_format: Literal["png", "jpeg"] = Field(
+    output_format: Format = Field(
         description="Format of the file. Previews are PNG up to 128 pixels a side, else JPEG."
     )
     quality: Literal["auto"] = Field("auto", description="Always the same.")
@@ -144,6 +92,9 @@ class CompletedEvent(ImageEvent):
     """A finished image."""
 
     prompt_cut: bool = Field(description=_TRUNCATED)
+    warnings: list[str] = Field(description=_WARNINGS)
+    usage: Usage = Field(description="Tokens of the request and this image.")
+    safety_identifier: str | None = Field(None, description=_IDENTIFIER)
 
 
 class ModelDescription(BaseModel):
@@ -170,7 +121,7 @@ class ModelList(BaseModel):
     """The answer of `GET /v1/models`."""
 
     object: Literal["list"] = Field("list", description="Always the same.")
-    data: list[ModelDescription] = Field(description="The one model.")
+    data: list[ModelDescription] = Field(description="The one model, once for each of its names.")
 
 
 class ErrorBody(BaseModel):
@@ -188,20 +139,32 @@ class ErrorResponse(BaseModel):
     error: ErrorBody = Field(description="The error.")
 
 
-def image_response(images: list[GeneratedImage]) -> ImageResponse:
-    """Return the answer for the finished images of a request, in any order."""
+@dataclass(frozen=True)
+class RequestNotes:
+    """What an answer says of its request."""
+
+    as_url: bool = False  # images are data URLs
+    warnings: Sequence[str] = ()
+    safety_identifier: str | None = None
+
+
+def image_response(images: list[GeneratedImage], notes: RequestNotes) -> dict[str, Any]:
+    """Return the answer (ImageResponse) for the finished images of a request, in any order."""
     ordered = sorted(images, key=lambda image: image.index)
     first = ordered[0]
     return ImageResponse(
         created=int(time.time()),
-        data=[ImageData(b64_json=_base64(image.file), seed=image.seed) for image in ordered],
+        data=[_image_data(image, notes.as_url) for image in ordered],
         output_format=first.format,
         size=first.size,
         prompt_cut=first.prompt_truncated,
-    )
+        warnings=[*notes.warnings, *first.warnings],
+        usage=_usage(ordered),
+        safety_identifier=notes.safety_identifier,
+    ).model_dump(exclude_none=True)
 
 
-def stream_event(prefix: EventPrefix, image: PreviewImage | GeneratedImage) -> dict[str, Any]:
+def stream_event(prefix: EventPrefix, image: PreviewImage | GeneratedImage, notes: RequestNotes) -> dict[str, Any]:
     """Return the data of an image's server-sent event."""
     fields: dict[str, Any] = {
         "b64_json": _base64(image.file),
@@ -213,10 +176,31 @@ def stream_event(prefix: EventPrefix, image: PreviewImage | GeneratedImage) -> d
         "steps": image.steps,
     }
     if isinstance(image, GeneratedImage):
-        done = {"step": image.steps, "known": 1.0, "prompt_cut": image.prompt_truncated}
-        return CompletedEvent(type=f"{prefix}.completed", **fields, **done).model_dump()
+        fields |= {"step": image.steps, "known": 1.0, "prompt_cut": image.prompt_truncated, "usage": _usage([image])}
+        fields |= {"warnings": [*notes.warnings, *image.warnings], "safety_identifier": notes.safety_identifier}
+        return CompletedEvent(type=f"{prefix}.completed", **fields).model_dump(exclude_none=True)
     progress = {"step": image.step, "known": round(image.unmasked, 4), "partial_image_index": image.preview_index}
     return PartialImageEvent(type=f"{prefix}.partial_image", **fields, **progress).model_dump()
+
+
+def _image_data(image: GeneratedImage, as_url: bool) -> ImageData:
+    text = _base64(image.file)
+    if as_url:
+        return ImageData(url=f"data:image/{image.format};base64,{text}", seed=image.seed)
+    return ImageData(b64_json=text, seed=image.seed)
+
+
+def _usage(images: Sequence[GeneratedImage]) -> Usage:
+    """Return the tokens of the images of one request, whose input is read once."""
+    tokens = images[0].tokens
+    num_input, num_output = tokens.text + tokens.input_image, tokens.output_image * len(images)
+    return Usage(
+        input_tokens=num_input,
+        input_tokens_details=TokenKinds(text_tokens=tokens.text, image_tokens=tokens.input_image),
+        output_tokens=num_output,
+        output_tokens_details=TokenKinds(text_tokens=0, image_tokens=num_output),
+        total_tokens=num_input + num_output,
+    )
 
 
 def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 
 from emage.config import ServeConfig, TrainConfig
 from emage.config.fields import leaves, nearest, nearest_key
-from emage.serving.http.schemas import ImageRequest
+from emage.serving.http.parameters.schema import ImageRequest
 
 PARAMETERS = list(ImageRequest.model_fields)
 
@@ -17,7 +17,7 @@ def test_the_nearest_name_whatever_its_case() -> None:
     assert nearest("promt", PARAMETERS) == "; did you mean prompt?"
 
 
-@pytest.mark.parametrize("word", ["negative_prompt", "mask", "scale", "guidance_scale", "loras", "x", "width", ""])
+@pytest.mark.parametrize("word", ["mask", "loras", "x", "width", "height", "cfg_scale", "watermark", ""])
 def test_a_word_that_is_no_typing_error_gets_no_suggestion(word: str) -> None:
     assert nearest(word, PARAMETERS) == ""
 

@@ -9,10 +9,10 @@ from ray.exceptions import RayActorError
 
 from emage.on_ray.serving import replicas
 from emage.on_ray.serving.replicas import Replicas
-from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError
+from emage.serving.request import GeneratedImage, GenerationRequest, PreviewImage, RequestError, TokenCounts
 
 REQUEST = GenerationRequest("a")
-IMAGE = GeneratedImage(0, 0, 2, "8x8", b"", "png", False)
+IMAGE = GeneratedImage(0, 0, 2, "8x8", b"", "png", False, TokenCounts(3, 0, 4))
 PREVIEW = PreviewImage(0, 0, 0, 1, 2, 0.5, "8x8", b"", "png")
 
 

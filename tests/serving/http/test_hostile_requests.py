@@ -46,7 +46,8 @@ INVALID = [
     *((name, value) for name in WORDS for value in ("1", "true", "[]", "{}", "NaN", '""', '"\\u0000"', '"x"')),
     *((name, value) for name in ("stream", "guidance_schedule") for value in ('"yes"', "2", "[]", "NaN")),
 ]
-VALID = {("prompt", '"x"'), ("prompt", '"\\u0000"')}
+EMPTY = {(name, '""') for name in WORDS if name != "prompt"}  # not given
+VALID = {("prompt", '"x"'), ("prompt", '"\\u0000"'), ("seed", "-1"), *EMPTY}
 
 
 def test_settings_of_the_wrong_type_are_rejected_by_name(endpoint: str) -> None:

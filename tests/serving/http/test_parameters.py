@@ -10,8 +10,8 @@ from api_requests import post
 from PIL import Image
 from web import encode
 
-from emage.serving.http import schemas
-from emage.serving.http.parameters import allowed
+from emage.serving.http.parameters.checks import allowed
+from emage.serving.http.parameters.schema import ImageRequest
 
 
 def sent(url: str, body: bytes, **headers: str) -> tuple[int, str, str]:
@@ -91,13 +91,17 @@ def test_a_packed_body_is_named(url: str) -> None:
         ("n", "two", 'n: must be a whole number from 1 to 10, not "two"'),
         ("n", [1], "n: must be a whole number from 1 to 10, not a list"),
         ("stream", "yes", 'stream: must be true or false, not "yes"'),
-        ("output_format", "gif", 'output_format: must be one of png, jpeg, not "gif"'),
-        ("seed", -1, "seed: must be a whole number from 0 to 9,007,199,254,740,991, not -1"),
-        ("prompt", "x" * 4001, "prompt: must be text of 1 to 4,000 characters, not one of 4,001 characters"),
-        ("prompt", {}, "prompt: must be text of 1 to 4,000 characters, not an object"),
+        ("output_format", "bmp", 'output_format: must be one of png, jpeg, webp, not "bmp"'),
+        ("output_compression", 101, "output_compression: must be a whole number from 0 to 100, not 101"),
+        ("seed", -2, "seed: must be a whole number from -1 to 9,007,199,254,740,991, not -2"),
+        ("prompt", "x" * 32_001, "prompt: must be text of 1 to 32,000 characters, not one of 32,001 characters"),
+        ("prompt", {}, "prompt: must be text of 1 to 32,000 characters, not an object"),
+        ("metadata", "team", 'metadata: must be an object, not "team"'),
+        ("guidance_scale", "high", 'guidance_scale: must be a number from 0 to 100, not "high"'),
         ("temperature", "hot", 'temperature: must be a number from 0 to 100, not "hot"'),
         ("schedule", "sine\n", 'schedule: must be one of cosine, linear, square, cubic, sqrt, not "sine\\n"'),
-        ("moderation", "low", "unknown parameter 'moderation'"),
+        ("true_cfg", 3, "unknown parameter 'true_cfg'"),
+        ("num_inference_step", 3, "unknown parameter 'num_inference_step'; did you mean num_inference_steps?"),
         ("sede", 3, "unknown parameter 'sede'; did you mean seed?"),
         ("", 3, "unknown parameter ''"),
     ],
@@ -108,14 +112,16 @@ def test_a_wrong_parameter_is_explained_in_our_words(url: str, name: str, value:
 
 
 def test_every_parameter_says_what_it_may_be() -> None:
-    for name in schemas.ImageRequest.model_fields:
-        assert allowed(name).startswith(("a whole number", "a number", "one of", "text", "true or false", "b64_json"))
+    for name in ImageRequest.model_fields:
+        assert allowed(name).startswith(("a whole number", "a number", "one of", "text", "true or false", "an object"))
 
 
-def test_null_is_not_given(url: str) -> None:
-    names = [name for name in schemas.ImageRequest.model_fields if name != "prompt"]
-    assert post(url, prompt="a", **dict.fromkeys(names)).status_code == 200
-    assert post(url, prompt="a", no_such_parameter=None).status_code == 200
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_null_and_empty_are_not_given(url: str, nothing: Any) -> None:
+    names = [name for name in ImageRequest.model_fields if name != "prompt"]
+    answer = post(url, prompt="a", **dict.fromkeys(names, nothing))
+    assert answer.status_code == 200 and answer.json()["warnings"] == []
+    assert post(url, prompt="a", no_such_parameter=nothing).status_code == 200
     assert post(url, prompt=None).json()["error"]["code"] == "missing_required_parameter"
 
 
@@ -126,7 +132,7 @@ def test_a_number_in_a_form_is_written_as_in_json(url: str, value: str) -> None:
 
 
 def test_an_empty_field_of_a_form_is_not_given(url: str) -> None:
-    names = [name for name in schemas.ImageRequest.model_fields if name != "prompt"]
+    names = [name for name in ImageRequest.model_fields if name != "prompt"]
     assert edited(url, **dict.fromkeys(names, "")).status_code == 200
     answer = edited(url, prompt="")
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"

@@ -15,11 +15,11 @@ from PIL import Image
 from web import encode
 
 from emage.serving.error_codes import ERROR_CODES, error_type
-from emage.serving.http import schemas
 from emage.serving.http.app import Options, make_app
+from emage.serving.http.parameters.schema import ImageRequest
 from emage.serving.service import QueueLimits, Service
 
-NAMES = list(schemas.ImageRequest.model_fields)
+NAMES = list(ImageRequest.model_fields)
 GOOD_JSON = json.dumps({"prompt": "a cup", "seed": 7, "steps": 2, "n": 2}).encode()
 KINDS = ("application/json", "APPLICATION/JSON;charset=x", "application/json", "text/plain", "application/", "")
 CODINGS = (None, None, None, "gzip", "identity", "")

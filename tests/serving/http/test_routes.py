@@ -9,11 +9,11 @@ from api_requests import colours, events, opened, post
 from fake_pipe import FakePipe, colour
 
 from emage.config import SamplingConfig
-from emage.serving.http import schemas
+from emage.serving.http.parameters.schema import ImageRequest
 
 
 def test_every_sampling_setting_is_a_parameter() -> None:
-    assert {item.name for item in fields(SamplingConfig)} <= set(schemas.ImageRequest.model_fields)
+    assert {item.name for item in fields(SamplingConfig)} <= set(ImageRequest.model_fields)
 
 
 def test_the_returned_seed_generates_the_same_image_again(url: str) -> None:

@@ -10,26 +10,19 @@ import torch
 from PIL import Image
 
 from emage.config import CheckpointConfig, Dtype
+from emage.inference.pipeline_parts.batches import ImageBatches
 from emage.model import checkpoint, device_support, hub, model_card
-from emage.model.transformer import Network
-from emage.tokenizers import Tokenizer
 from emage.utils import image_grid
 from emage.utils.errors import InputError
 
 REWRITTEN = ("emage", "tokenizer", "files")  # keys of the manifest that saving a checkpoint writes itself
 
 
-class PretrainedMixin:
+class PretrainedMixin(ImageBatches):
     """The part of `emage.Emage` that reads and writes checkpoints."""
-
-    network: Network
-    tokenizer: Tokenizer
-    config: CheckpointConfig
-    metadata: dict[str, Any]
 
     if TYPE_CHECKING:
 
-        def __init__(self, network: Network, tokenizer: Tokenizer, config: CheckpointConfig, *more: Any): ...
         def generate(self, prompts: Sequence[str]) -> list[Image.Image]: ...
 
     @classmethod
@@ -139,22 +132,6 @@ class PretrainedMixin:
             repo_id = hub.create(repo_id, private=private, token=token, revision=revision)
             model_card.write(folder, self, repo_id)
             return hub.upload(folder, repo_id, token=token, commit_message=commit_message, revision=revision)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the network's weights."""
-        return self.network.decoder.head.weight.device
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of an image in pixels."""
-        rows, columns = self.config.grid
-        return rows * self.tokenizer.stride, columns * self.tokenizer.stride
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of an image's tokens."""
-        return self.config.grid
 
 
 def without_folders(config: CheckpointConfig, metadata: dict[str, Any]) -> tuple[CheckpointConfig, dict[str, Any]]:

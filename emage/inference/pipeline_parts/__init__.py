@@ -1,0 +1,1 @@
+"""The parts of the pipeline class: what it inherits besides its own calls."""

@@ -1,0 +1,139 @@
+"""The parameters of a request, read from a JSON body or from a form.
+
+Both kinds of body are checked alike: a form's fields are JSON values without the quotes of texts.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import FormData, Headers, UploadFile
+
+from emage.config.fields import shown_value
+from emage.serving.http.parameters.checks import MAX_SHOWN, checked, options
+from emage.serving.http.parameters.schema import ImageRequest
+from emage.serving.http.transport.bodies import FORM, media_type
+from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES
+from emage.serving.request import RequestError
+
+FILES = ("image", "mask")
+_JSON_SCALAR = re.compile(r"true|false|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+
+
+async def from_json(http: Request) -> ImageRequest:
+    """Return the parameters in a JSON body. Raises RequestError."""
+    _check_encoding(http.headers)
+    kind = media_type(http.headers)
+    body = await http.body()
+    if not body:
+        raise RequestError("missing_required_parameter", "a JSON body is required")
+    if kind != "application/json" and not kind.endswith("+json"):
+        said = f"not {kind[:MAX_SHOWN]!r}" if kind else "and there is none"
+        raise RequestError("invalid_json", f"the header Content-Type must be application/json, {said}")
+    values = _parse_json(body)
+    if not isinstance(values, dict):
+        raise RequestError("invalid_json", "the body is JSON, but not an object: {...}")
+    return checked(values)
+
+
+async def from_form(http: Request) -> tuple[ImageRequest, dict[str, bytes]]:
+    """Return the parameters and the files of a form. Raises RequestError."""
+    _check_encoding(http.headers)
+    if media_type(http.headers) != FORM:
+        raise RequestError("invalid_form", f"the body must be {FORM}")
+    limits = {"max_files": MAX_FORM_FILES, "max_fields": MAX_FORM_FIELDS, "max_part_size": MAX_FORM_FIELD_BYTES}
+    async with http.form(**limits) as form:
+        files = await _files(form)
+        parameters = checked(_fields(form))
+    if "image" not in files:
+        raise RequestError("missing_required_parameter", "image is required, as a file", "image")
+    return parameters, files
+
+
+def _check_encoding(headers: Headers) -> None:
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        message = f"the header Content-Encoding is {coding[:MAX_SHOWN]!r}: send the body as it is, not packed"
+        raise RequestError("invalid_request", message)
+
+
+def _parse_json(body: bytes) -> Any:
+    def reject(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(body.decode("utf-8-sig"), parse_constant=reject)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is not UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:  # also a number of more digits than Python reads
+        reason = str(error).partition(";")[0]
+    raise RequestError("invalid_json", f"the body is not JSON: {reason}")
+
+
+# --- Forms ------------------------------------------------------------------------------------------------------------
+
+
+async def _files(form: FormData) -> dict[str, bytes]:
+    """Return the files of a form. An empty one is not given. Raises RequestError."""
+    uploads: dict[str, list[UploadFile]] = {}
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile) and value.size:
+            uploads.setdefault(_without_brackets(key), []).append(value)
+    for name, same_name in uploads.items():
+        _check_files(name, same_name)
+    return {name: await same_name[0].read() for name, same_name in uploads.items()}
+
+
+def _check_files(name: str, uploads: Sequence[UploadFile]) -> None:
+    """Raise RequestError for files that are not an image and its mask."""
+    if name == "markup":
+        message = "markup: this model reads no drawings on the image; mark the part to regenerate in mask instead"
+        raise RequestError("invalid_value", message, name)
+    if name not in FILES:
+        name = shown_value(name[:MAX_SHOWN])
+        raise RequestError("unknown_parameter", f"unknown file {name!r}: only image and mask", name)
+    if len(uploads) > 1:
+        message = f"{name}: {len(uploads)} files were sent; this model edits one image by one mask: send one {name}"
+        raise RequestError("invalid_value", message, name)
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    """Return the fields of a form as values of JSON. `metadata[team]` is a part of the object `metadata`."""
+    fields: dict[str, Any] = {}
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        name, _, part = key.partition("[")
+        if part.rstrip("]") and _is_kind(name, "object"):
+            fields.setdefault(name, {})[part.rstrip("]")] = value
+            continue
+        name = _without_brackets(key)
+        if name in FILES and value:
+            raise RequestError("invalid_value", f"{name}: must be a file, not text", name)
+        if name in fields:
+            name = shown_value(name[:MAX_SHOWN])
+            raise RequestError("invalid_value", f"{name} is given twice", name)
+        fields[name] = _form_value(name, value)
+    return fields
+
+
+def _form_value(name: str, text: str) -> Any:
+    """Return a form's field as the value that it would have in JSON. A text that its type does not fit stays a text."""
+    if _is_kind(name, "object") and text.startswith("{"):
+        return _parse_json(text.encode())
+    is_scalar = len(text) < 100 and _JSON_SCALAR.fullmatch(text)
+    return json.loads(text) if is_scalar and not _is_kind(name, "string") else text
+
+
+def _is_kind(name: str, kind: str) -> bool:
+    """Return whether a parameter may be of this type of JSON."""
+    return any(option.get("type") == kind for option in options(name))
+
+
+def _without_brackets(name: str) -> str:
+    """Return `image` for `image[]`, OpenAI's name for several images."""
+    return name.removesuffix("[]")

@@ -1,0 +1,77 @@
+"""What is known of a request before its images are generated: whether the model can fulfil it, its size, its tokens."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from emage.config import SamplingConfig
+from emage.serving.image_codec import InpaintingPipeline
+from emage.serving.limits import MAX_SCALED_SIDE
+from emage.serving.request import GenerationRequest, RequestError, TokenCounts
+from emage.utils.errors import InputError
+
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
+
+
+class PreparationPipeline(InpaintingPipeline, Protocol):
+    """The part of emage.Emage that the checks need."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    def settings(self, **sampling: Any) -> SamplingConfig: ...
+    def num_truncated(self, prompts: Sequence[str]) -> int: ...
+    def num_text_tokens(self, prompts: Sequence[str]) -> int: ...
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """What the text encoder reads of a request's prompt, and what its answers say of that."""
+
+    truncated: bool
+    tokens: TokenCounts  # of each image
+    warnings: tuple[str, ...]
+
+
+def check_request(request: GenerationRequest, pipe: PreparationPipeline) -> SamplingConfig:
+    """Return the request's sampling settings. Raises RequestError for what the model cannot do."""
+    if not request.prompt.strip():
+        raise RequestError("invalid_value", "prompt: it is blank", "prompt")
+    _check_size(request, pipe)
+    try:
+        return pipe.settings(**request.sampling)
+    except InputError as error:
+        param = next((name for name in request.sampling if str(error).startswith(f"{name}=")), None)
+        raise RequestError("invalid_value", str(error), param) from None
+
+
+def _check_size(request: GenerationRequest, pipe: PreparationPipeline) -> None:
+    height, width = pipe.size
+    if request.size in (None, "auto", f"{width}x{height}"):
+        return
+    size = scaled_size(request)
+    if size is None:
+        raise RequestError("invalid_value", "size: must be auto or WIDTHxHEIGHT, such as 256x256", "size")
+    if not request.scale:
+        message = f"size: this model generates {width}x{height}; leave it out, or send scale=true to have them scaled"
+        raise RequestError("invalid_value", message, "size")
+    if max(size) > MAX_SCALED_SIDE:
+        message = f"size: images are scaled to {MAX_SCALED_SIDE} pixels a side at most, not {request.size}"
+        raise RequestError("invalid_value", message, "size")
+
+
+def scaled_size(request: GenerationRequest) -> tuple[int, int] | None:
+    """Return (width, height) of a request's `size`, None if it has none."""
+    match = _SIZE.fullmatch(request.size or "")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def read_prompt(request: GenerationRequest, pipe: PreparationPipeline) -> PromptReading:
+    """Return what the text encoder reads of a request's prompt."""
+    num_text, (rows, columns) = pipe.num_text_tokens([request.prompt]), pipe.grid
+    tokens = TokenCounts(num_text, rows * columns if request.image is not None else 0, rows * columns)
+    truncated = pipe.num_truncated([request.prompt]) > 0
+    warnings = (f"prompt: its first {num_text} tokens were read, all that the text encoder takes",) * truncated
+    return PromptReading(truncated, tokens, warnings)
