@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from emage import tokenizers
-from emage.config import CheckpointConfig, Method, TrainConfig, preset
+from emage.config import Method, TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.inference.pipeline import Emage
 from emage.model import checkpoint
@@ -41,9 +41,7 @@ def train(folder: Path, config: TrainConfig, tokenizer: tokenizers.Tokenizer) ->
     if (record := manifest.read_json(folder / "training.json")) is not None:
         return record
     table, seed = TokenTable(config.data.path, config.run.seed), config.run.seed
-    parts = CheckpointConfig(
-        config.method, table.tokenizer.vocab_size, table.tokenizer.grid, config.model, config.sampling
-    )
+    parts = config.checkpoint_config(table.tokenizer.vocab_size, table.tokenizer.grid)
     torch.manual_seed(seed)
     network = checkpoint.build(parts)
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from emage import tokenizers
-from emage.config import CheckpointConfig, TrainConfig, preset
+from emage.config import TrainConfig, preset
 from emage.data.token_table import Batch, TokenTable
 from emage.inference.pipeline import Emage
 from emage.model import checkpoint
@@ -34,9 +34,7 @@ def train(
     run = {"output": "unused", "seed": seed}
     config = preset(TrainConfig, "demo", method=method, data={"path": table}, run=run, **changes)
     rows = TokenTable(table, seed)
-    parts = CheckpointConfig(
-        config.method, rows.tokenizer.vocab_size, rows.tokenizer.grid, config.model, config.sampling
-    )
+    parts = config.checkpoint_config(rows.tokenizer.vocab_size, rows.tokenizer.grid)
     torch.manual_seed(seed)
     network = checkpoint.build(parts)
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)

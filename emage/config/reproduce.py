@@ -52,7 +52,7 @@ class Table2Config:
 class SmallConfig:
     """scale=small: the toy world of emage.data.shapes, on one machine."""
 
-    pictures: int = setting(6_000, "Images rendered to train on.", unit="images", minimum=1)
+    pictures: int = setting(20_000, "Images rendered to train on.", unit="images", minimum=1)
     batch_size: int = setting(32, "Images per training step.", unit="images", minimum=1)
     captions: int = setting(500, "Held-out captions, one image each.", unit="captions", minimum=1)
     references: int = setting(

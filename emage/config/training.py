@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from omegaconf import MISSING
 
 from emage.config.environment import MLflowConfig
 from emage.config.fields import MAX_SEED, group, setting
-from emage.config.model import Method, ModelConfig, SamplingConfig, Schedule
+from emage.config.model import CheckpointConfig, Method, ModelConfig, SamplingConfig, Schedule
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 _MAX_STEPS = 10**12
@@ -60,7 +60,9 @@ class ObjectiveConfig:
         minimum=1,
     )
     group_schedule: Schedule = setting(
-        "cosine", "Sizes of these groups: the numbers of tokens that each decoding step unmasks."
+        "cubic",
+        "Sizes of these groups, from the first to the last; the trained model generates with it, in place of "
+        "sampling.schedule.",
     )
     random_order_share: float = setting(
         0.0,
@@ -247,8 +249,17 @@ class TrainConfig:
     run: RunConfig = group(RunConfig)
     mlflow: MLflowConfig = group(MLflowConfig)
 
+    def checkpoint_config(self, vocab_size: int, grid: tuple[int, int]) -> CheckpointConfig:
+        """Return the config.yaml of the trained model, given its tokenizer's vocabulary and grid."""
+        sampling = replace(self.sampling, schedule=self._schedule())
+        return CheckpointConfig(self.method, vocab_size, grid, self.model, sampling)
+
+    def _schedule(self) -> Schedule:
+        by_groups = self.method == "parallel_autoregressive"
+        return self.objective.group_schedule if by_groups else self.sampling.schedule
+
     def problems(self, prefix: str = "") -> Iterator[str]:
-        """Yield a message for rows by number in a run, Muon with ZeRO, or a micro-batch without a row.
+        """Yield a message for rows by number in a run, two schedules, Muon with ZeRO, or a micro-batch without a row.
 
         Every worker goes through as many micro-batches as the one with most rows; the one with fewest has
         batch_size // num_workers rows for them.
@@ -257,6 +268,11 @@ class TrainConfig:
             yield (
                 f"{prefix}data.rows={self.data.rows} is for a plan ({prefix}dry_run=true): a run counts the rows "
                 "of its table"
+            )
+        if self.sampling.schedule not in (SamplingConfig().schedule, self._schedule()):
+            yield (
+                f"{prefix}sampling.schedule={self.sampling.schedule}: parallel_autoregressive generates in the groups "
+                f"that it learned; set {prefix}objective.group_schedule (it is {self.objective.group_schedule})"
             )
         if self.optim.optimizer == "muon" and self.run.zero_stage:
             yield (

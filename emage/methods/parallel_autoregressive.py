@@ -18,6 +18,10 @@ Inference (T decoding steps):
     3.   one pass over the content of group t-1, whose keys and values the cache then holds, and the queries of group t;
     4.   sample the tokens of group t; they never change again.
 
+The tokens of a group are sampled independently, and the first groups decide what the image shows and where: with cosine
+sizes their tokens contradict each other (half of an object here, half of it there). So sizes grow with the cube of the
+step (`objective.group_schedule=cubic`): single tokens at first, large groups when little is undecided.
+
 A pass has the states of two groups only: all T passes together cost about as much as one pass over 2N positions.
 `order=confidence` does not exist here: which tokens come next is known before they are predicted; it means halton.
 """

@@ -17,7 +17,6 @@ import torch
 
 from emage import tokenizers
 from emage.config import (
-    CheckpointConfig,
     EvaluateConfig,
     Method,
     ModelConfig,
@@ -272,7 +271,7 @@ def _finished_rate(experiment: Experiment, output: Path, tokenizer: TokenizerInf
 
 def measure_rate(config: TrainConfig, tokenizer: TokenizerInfo, cpus: int) -> float:
     """Return the FLOP/s of MEASURED_STEPS training steps of this run on random tokens; the first one is warm-up."""
-    parts = CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
+    parts = config.checkpoint_config(tokenizer.vocab_size, tokenizer.grid)
     network = checkpoint.build(parts).to("cuda" if torch.cuda.is_available() else "cpu")
     engine = BareEngine(Objective(network, config.method, config.objective), config.optim)
     rows, guard = config.optim.batch_size, SpikeGuard(config.optim.max_spike)

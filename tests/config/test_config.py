@@ -1,5 +1,6 @@
 """Presets, command lines, help and YAML of the settings."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,9 +11,12 @@ from emage.config import (
     CheckpointConfig,
     EvaluateConfig,
     IngestConfig,
+    ObjectiveConfig,
+    SamplingConfig,
     TrainConfig,
     from_yaml,
     parse,
+    preset,
     to_yaml,
 )
 from emage.evaluation import scoring
@@ -157,3 +161,20 @@ def test_the_metrics_of_the_settings_are_those_of_evaluation():
     assert set(get_args(config.Metric)) == {*scoring.NETWORK_METRICS, *METRICS}
     assert set(get_args(config.SetMetric)) == set(scoring.SET_METRIC_NETWORKS)
     assert set(get_args(config.Method)) == set(METHODS)
+
+
+def test_a_trained_model_generates_in_the_groups_that_it_learned():
+    settings = preset(TrainConfig, "demo", method="parallel_autoregressive", data={"path": "x"}, run={"output": "y"})
+    assert settings.checkpoint_config(512, (8, 8)).sampling.schedule == "cubic"
+    squares = replace(settings, objective=replace(settings.objective, group_schedule="square"))
+    assert squares.checkpoint_config(512, (8, 8)).sampling.schedule == "square"
+    of_the_paper = replace(settings, method="iterative3")
+    assert of_the_paper.checkpoint_config(512, (8, 8)).sampling.schedule == "cosine"
+
+
+def test_two_schedules_of_parallel_autoregressive_are_an_error():
+    settings = TrainConfig(method="parallel_autoregressive", sampling=SamplingConfig(schedule="linear"))
+    (problem,) = settings.problems()
+    assert problem.startswith("sampling.schedule=linear: ") and "objective.group_schedule (it is cubic)" in problem
+    assert not list(replace(settings, objective=ObjectiveConfig(group_schedule="linear")).problems())
+    assert not list(replace(settings, method="iterative3").problems())

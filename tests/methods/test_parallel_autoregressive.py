@@ -169,7 +169,7 @@ def test_given_positions_come_first_and_the_others_follow_the_schedule():
     for row in group[with_given][:20]:
         masked = int((row >= 0).sum())
         sizes = [int((row <= t).sum() - (row < 0).sum()) for t in range(4)]
-        assert sizes == [num_kept(t, 4, masked) for t in range(1, 5)]
+        assert sizes == [num_kept(t, 4, masked, "cubic") for t in range(1, 5)]
 
 
 def test_a_fraction_of_the_images_has_a_random_order():

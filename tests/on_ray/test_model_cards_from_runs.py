@@ -11,7 +11,6 @@ from emage.data.token_table import TokenTable
 from emage.evaluation.report import Report
 from emage.model import checkpoint
 from emage.on_ray.evaluation import driver as evaluate
-from emage.on_ray.training import worker
 from emage.on_ray.training.recorder import TrainingRecorder
 from emage.training import step_log
 from emage.training.engine import BareEngine, Objective
@@ -30,7 +29,7 @@ def test_training_writes_a_card_with_its_settings_and_metrics(token_table: Path,
         mlflow={"enabled": False},
     )
     table = TokenTable(str(token_table), 0)
-    parts = worker.checkpoint_config(settings, table.tokenizer)
+    parts = settings.checkpoint_config(table.tokenizer.vocab_size, table.tokenizer.grid)
     torch.manual_seed(0)
     network = checkpoint.build(parts)
     engine = BareEngine(Objective(network, settings.method, settings.objective), settings.optim)

@@ -19,7 +19,6 @@ from emage.on_ray import launch, tracking
 from emage.on_ray.ingest import driver as ingest
 from emage.on_ray.training import driver as train
 from emage.on_ray.training.recorder import TrainingRecorder
-from emage.on_ray.training.worker import checkpoint_config
 from emage.training.engine import BareEngine, Objective
 from emage.utils.errors import InputError
 
@@ -135,7 +134,7 @@ def test_a_checkpoint(token_table: Path, tmp_path: Path):
         mlflow={"enabled": False},
     )
     table = TokenTable(str(token_table), 0)
-    parts = checkpoint_config(settings, table.tokenizer)
+    parts = settings.checkpoint_config(table.tokenizer.vocab_size, table.tokenizer.grid)
     torch.manual_seed(0)
     network = checkpoint.build(parts)
     engine = BareEngine(Objective(network, settings.method, settings.objective), settings.optim)

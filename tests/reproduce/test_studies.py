@@ -180,20 +180,20 @@ def test_durations():
 # values changes, every user's finished experiments run again, and CHANGELOG.md must state it.
 FINGERPRINTS = {
     "small": {
-        "world": "ba0c496b51cc19c31fddd447f4c4f7f5be2ef2d5d491cb2056a028c00856c74b",
-        "models/iterative3-seed0": "8ab25b055cd6f4b1ec9bdfe4e34f3f08d60182e787d5bfdde386aea182a1e9e2",
-        "evaluations/iterative3-seed0": "aec70e349c758db4c5b5ef1c559ae91ee3055d90e187e5a6ef22db442cb1833f",
-        "tokenizers": "0c31e42ceb5dfd5a42d942a9d95bb2f94888ee55e90bbb7b7f59faf7855bc411",
-        "strips/iterative3-seed0": "e5a04dbdced0799046a50f1aea1fc16fb40ecdabe2f5c363865dabaa78a04bff",
-        "latency/iterative3-seed0": "04333e2a256990462f1ce67cedd09ed90c3f93d32155a211c7a6d6a5ffc30979",
-        "latency/autoregressive-seed0-uncached": "3274e178d572fac02787f42ba00f8ce132c5560539cece52a9a43103efd81841",
+        "world": "e6793603e369738f1a4858fd7ca22f6eb1d391779dd7b0b93d3b3e33c334a5ac",
+        "models/iterative3-seed0": "40c94da18bed0307e8af24779a21a05c544fa4fa9f98c104f22aeb7fbddaa425",
+        "evaluations/iterative3-seed0": "e13d9abf614a87cc6de4d8a316887b3ca6fb91527e82daecc590d737947c110e",
+        "tokenizers": "5d3dcf29d49b3376e648af06b5a15bf59c4544dd3eddf5ca62088a2ea231bdcd",
+        "strips/iterative3-seed0": "e8d26452c8c15d6df95c443a3a28a7020e37188057f079ffb90a37eb336edf54",
+        "latency/iterative3-seed0": "5fd2b43d7a61099cbb4345caf8886d41f6f7ed0b13deec985ca54aa3577411fd",
+        "latency/autoregressive-seed0-uncached": "12902b1f77f947ed895807bb86858616bbbd108b303a8e444dc5cf9836cc5764",
     },
     "paper": {
-        "models/iterative3-seed0": "2c064ba5b9a977e9ba178ddc9126f53192042a017714e24b1f1350a45085663c",
-        "evaluations/iterative3-seed0-500k": "adb8b6ae7a41ef136ae11a177c97a4b63c50e9a0bd2fb4510f3bfa2958c24a08",
+        "models/iterative3-seed0": "6ad7e6ba1435fe7b7f85bc6de9ddb0bbac0addb8d86690c3b683afaf1d7f6658",
+        "evaluations/iterative3-seed0-500k": "8c94bc457660fc99c6295ece93ffc520995fa9bb5dfde7153e5b41ec42f34d92",
         "tokenizers": "03c2b70be0633cd6bd5e0d419e4956bc38bb01504c2ab5d96992d79a3061c680",
-        "strips/iterative3-seed0-500k": "67b55a6c32efb2603e8c5c4bf6b999a881f8b5919d5000c9599a0b29305753c9",
-        "latency/iterative3-seed0-500k": "3bdbab790bb636d8d992215a436eebcfa504946774edce0db1e758832fbc55b0",
+        "strips/iterative3-seed0-500k": "ae644a38e13bee398e261deb3f452eeb22032945aa571d99605649e7e698b331",
+        "latency/iterative3-seed0-500k": "8ac589fd2b987a29956b9e33baa6f034df6f4a1da276060db026ac2a5788fca3",
     },
 }
 

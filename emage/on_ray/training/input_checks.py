@@ -15,7 +15,6 @@ from emage.data.schema import TokenizerInfo
 from emage.methods.sampling import check_sampling
 from emage.model import checkpoint, finetune, hub
 from emage.model.text import load_published
-from emage.on_ray.training import worker
 from emage.utils import storage
 from emage.utils.errors import InputError
 
@@ -95,7 +94,7 @@ def _check_network(config: TrainConfig, made_by: TokenizerInfo, is_new: bool, fe
 
     Nothing that is loaded here is used later: the workers load it on their own machines.
     """
-    settings = worker.checkpoint_config(config, made_by)
+    settings = config.checkpoint_config(made_by.vocab_size, made_by.grid)
     with _as_input_error(), torch.device("meta"):
         network = checkpoint.build(settings)
     if not is_new:

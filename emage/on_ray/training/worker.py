@@ -13,8 +13,7 @@ import torch.distributed as dist
 from ray.train import collective
 from torch.optim.swa_utils import AveragedModel
 
-from emage.config import CheckpointConfig, TrainConfig
-from emage.data.schema import TokenizerInfo
+from emage.config import TrainConfig
 from emage.data.token_table import Batch, TokenTable
 from emage.model import checkpoint, device_support, finetune
 from emage.model.text import load_published
@@ -69,11 +68,6 @@ def work(config: TrainConfig, output: str) -> str | None:
     return Worker(config, output, table, _build_state(config, network, last, distributed), distributed).run()
 
 
-def checkpoint_config(config: TrainConfig, tokenizer: TokenizerInfo) -> CheckpointConfig:
-    """Return the config of the checkpoint that a run saves."""
-    return CheckpointConfig(config.method, tokenizer.vocab_size, tokenizer.grid, config.model, config.sampling)
-
-
 def _device(config: TrainConfig) -> str:
     return "cuda" if config.run.use_gpu else "cpu"
 
@@ -87,7 +81,7 @@ def _prepare(config: TrainConfig, output: str) -> tuple[tuple[TokenTable, Networ
             raise InputError(f"run.output={output}: another folder on this node; use one that all nodes share")
         torch.manual_seed(config.run.seed)
         table = TokenTable(config.data.path, config.run.seed)
-        settings = checkpoint_config(config, table.tokenizer)
+        settings = config.checkpoint_config(table.tokenizer.vocab_size, table.tokenizer.grid)
         network = checkpoint.build(settings)
         if not any((Path(output) / "checkpoints").glob("step_*")):
             if config.init:
@@ -158,7 +152,7 @@ class Worker:
         self.recorder = None
         if distributed.rank == 0:
             to_save = self.engine.objective.network if self.ema is None else cast(Network, self.ema.module)
-            settings = checkpoint_config(config, table.tokenizer)
+            settings = config.checkpoint_config(table.tokenizer.vocab_size, table.tokenizer.grid)
             self.recorder = TrainingRecorder(config, Path(output), self.engine, to_save, settings, self.start)
 
     def run(self) -> str | None:
