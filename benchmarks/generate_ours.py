@@ -7,13 +7,14 @@ Letters: B images, N tokens, V codes.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from emage.config import CheckpointConfig, Dtype, Method, SamplingConfig, TrainConfig, preset
+from emage.config import CheckpointConfig, Dtype, Method, TrainConfig, preset
 from emage.data.shapes import sample_held_out_scenes
 from emage.inference.pipeline import Emage
 from emage.methods import METHODS, parallel_autoregressive
@@ -46,21 +47,26 @@ class Flops(NamedTuple):
 
 def pipes(name: str, device: torch.device, dtype: Dtype) -> dict[Method, Emage]:
     """Return a model for each method; all but the causal one share their weights."""
-    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
+    configs = {method: checkpoint_config(name, method) for method in METHODS}
     torch.manual_seed(0)
     with torch.device(device):
         tokenizer = VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config).eval()
-        networks = {causal: Network(model, V, GRID, causal) for causal in (False, True)}
-    made: dict[Method, Emage] = {}
-    for method, module in METHODS.items():
-        config = CheckpointConfig(method, V, GRID, model)  # type: ignore[arg-type]
-        made[method] = Emage(networks[module.CAUSAL], tokenizer, config, dtype=dtype)  # type: ignore[index]
-    return made
+        networks = {causal: Network(configs["iterative3"].model, V, GRID, causal) for causal in (False, True)}
+    return {
+        config.method: Emage(networks[METHODS[config.method].CAUSAL], tokenizer, config, dtype=dtype)
+        for config in configs.values()
+    }
+
+
+def checkpoint_config(name: str, method: str) -> CheckpointConfig:
+    """Return the config of a method's model, trained with a preset's settings."""
+    unused = {"data": {"path": "unused"}, "run": {"output": "unused"}}
+    return preset(TrainConfig, name, method=method, **unused).checkpoint_config(V, GRID)
 
 
 def flops(name: str) -> Flops:
     """Count the FLOP of a preset's model, on tensors without data."""
-    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
+    model = checkpoint_config(name, "iterative3").model
     with torch.device("meta"), torch.no_grad():
         network, tokenizer = Network(model, V, GRID, False).eval(), VQGAN(TOKENIZERS["vqgan-gumbel-f8-8192"].config)
         ids, y = torch.zeros(1, model.text_length, dtype=torch.long), torch.full((1, N), MASK)
@@ -75,8 +81,8 @@ def flops(name: str) -> Flops:
 
 def _group_flops(name: str, steps: int) -> int:
     """Count the FLOP of all decoding steps of parallel_autoregressive, on tensors without data."""
-    model = preset(TrainConfig, name, data={"path": "unused"}, run={"output": "unused"}).model
-    settings = SamplingConfig(steps=steps)
+    config = checkpoint_config(name, "parallel_autoregressive")
+    model, settings = config.model, replace(config.sampling, steps=steps)
     with torch.device("meta"), torch.no_grad():
         network, y = Network(model, V, GRID, False).eval(), torch.full((1, N), MASK)
         context = network.encode_text(torch.zeros(1, model.text_length, dtype=torch.long))
