@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     name, *rest = words
     if name in ("-h", "--help", "help"):
-        print(usage())
+        config.print_help(usage())
     elif name in ("-V", "--version"):
         print(f"emage {__version__}")
     elif name in COMMANDS:

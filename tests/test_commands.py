@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,18 @@ def test_help_lists_every_command(run_command):
         assert f"  {name} " in done.stdout and command.summary in done.stdout
     asked_for_nothing = run_command()
     assert (asked_for_nothing.returncode, asked_for_nothing.stderr) == (2, done.stdout)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help_whose_reader_leaves_ends_quietly(words: list[str]):
+    """As in `emage train --help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "emage", *words], stdout=closed, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_version(run_command):

@@ -9,7 +9,7 @@ from emage.config.cli import from_yaml, parse, preset, to_yaml
 from emage.config.environment import DoctorConfig, MLflowConfig
 from emage.config.evaluation import EvaluateConfig, FidMode, JudgeConfig, Metric, Rank, SetMetric
 from emage.config.fields import check, check_arguments, nearest
-from emage.config.help_text import usage
+from emage.config.help_text import print_help, usage
 from emage.config.ingest import (
     DownloadConfig,
     IngestConfig,
@@ -91,6 +91,7 @@ __all__ = [
     "nearest",
     "parse",
     "preset",
+    "print_help",
     "to_yaml",
     "usage",
 ]

@@ -24,7 +24,7 @@ from emage.config.fields import (
     sections,
     shown_value,
 )
-from emage.config.help_text import explain, usage
+from emage.config.help_text import explain, print_help, usage
 from emage.config.presets import PRESETS, presets
 from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact_settings
@@ -55,7 +55,7 @@ def parse(
     """
     if asked := [i for i, word in enumerate(argv) if word in ("-h", "--help")]:
         topic = [word.partition("=")[0] for word in argv[asked[0] + 1 : asked[0] + 2] if word not in presets(program)]
-        print(explain(program, topic[0]) if topic else usage(program, command, words or {}))
+        print_help(explain(program, topic[0]) if topic else usage(program, command, words or {}))
         sys.exit(0)
     values = list(argv)
     preset = values.pop(0) if values and "=" not in values[0] else None

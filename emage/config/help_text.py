@@ -1,5 +1,6 @@
 """The text of `--help` and of `--help KEY`, made from the descriptions of the settings."""
 
+import os
 import shutil
 import sys
 import textwrap
@@ -14,6 +15,14 @@ from emage.utils.errors import InputError
 
 _MAX_WIDTH = 110  # characters of a line, even if the terminal is wider
 _SECOND_COLUMN = 38  # character at which it starts
+
+
+def print_help(text: str) -> None:
+    """Print a text; end quietly if its reader leaves before the end, as `emage --help | head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
 
 
 def usage(program: type, command: str = "", words: Mapping[str, str] | None = None) -> str:
