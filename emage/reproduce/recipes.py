@@ -1,6 +1,6 @@
 """The settings of each experiment at either scale: trainings, evaluations, timings. Names are folders of the output.
 
-models/METHOD-seedS[-bert][-cosine][-halton][-half][-500k]   a training
+models/METHOD-seedS[-bert][-cosine][-halton][-cosine_groups][-half][-500k]   a training
 evaluations/MODEL[-steps8][-linear][-halton]   images of held-out captions, and their scores
 latency/MODEL[-steps8][-uncached]              seconds per image
 strips/MODEL, tokenizers, world                Figure 5, Table 2, the data set of scale=small
@@ -86,6 +86,7 @@ def training(
     *,
     mask: Schedule = "linear",
     mask_order: MaskOrder = "random",
+    groups: Schedule = "cubic",
     text: TextEncoder = "clip",
     half: bool = False,
     long: bool = False,
@@ -95,6 +96,7 @@ def training(
     Args:
         mask: The schedule of training masks (Figure 4).
         mask_order: The positions that training masks (ours).
+        groups: The schedule of parallel_autoregressive's groups (ours).
         text: The text encoder (Table 5).
         half: Train for half of the steps (ours).
         long: Train for the paper's 500k steps in place of 250k. Ignored with scale=small.
@@ -104,6 +106,7 @@ def training(
         text: text != "clip",
         mask: mask != "linear",
         mask_order: mask_order != "random",
+        f"{groups}_groups": groups != "cubic",
         "half": half,
         "500k": long and not small,
     }
@@ -112,7 +115,7 @@ def training(
         settings = _small_training(config, name, method, seed, text)
     else:
         settings = _paper_training(config, name, method, seed, text, long)
-    objective = replace(settings.objective, mask_schedule=mask, mask_order=mask_order)
+    objective = replace(settings.objective, mask_schedule=mask, mask_order=mask_order, group_schedule=groups)
     optim = replace(settings.optim, steps=settings.optim.steps // 2) if half else settings.optim
     needs = (small_world(config),) if small else ()
     return _experiment(name, replace(settings, objective=objective, optim=optim), needs)

@@ -209,6 +209,7 @@ def _methods(config: ReproduceConfig) -> Study:
     label = f"{METHOD_LABELS['iterative1']}, Halton order in training and generation"
     rows.append(row("iterative1/masks=halton", label, "iterative1", "halton", mask_order="halton"))
     key: Method = "parallel_autoregressive"
+    rows.append(row(f"{key}/groups=cosine", f"{METHOD_LABELS[key]}, cosine groups", key, groups="cosine"))
     rows.append(row(f"{key}/half", f"{METHOD_LABELS[key]}, half of the steps", key, half=True))
     for steps in paper_numbers.TABLE6:
         if steps != DECODING_STEPS:

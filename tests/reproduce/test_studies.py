@@ -36,8 +36,10 @@ def test_methods_compares_all_six_in_both_orders(tmp_path: Path):
     assert {name for name in trainings if "seed0" in name} == {
         *(f"models/{method}-seed0" for method in METHODS),
         "models/iterative1-seed0-halton",
+        "models/parallel_autoregressive-seed0-cosine_groups",
         "models/parallel_autoregressive-seed0-half",
     }
+    assert trainings["models/parallel_autoregressive-seed1-cosine_groups"].objective.group_schedule == "cosine"
     assert trainings["models/iterative1-seed1-halton"].objective.mask_order == "halton"
     assert trainings["models/parallel_autoregressive-seed1-half"].optim.steps == 500
     assert {one.sampling.order for one in trainings.values()} == {"confidence"}  # the paper's
@@ -45,7 +47,7 @@ def test_methods_compares_all_six_in_both_orders(tmp_path: Path):
     assert orders["iterative3"] == [{}, {}] and orders["iterative3/halton"] == [{"order": "halton"}] * 2
     assert orders["parallel_autoregressive/steps=4"] == [{"steps": 4}] * 2
     assert orders["iterative3/halton/steps=32"] == [{"steps": 32, "order": "halton"}] * 2
-    assert [len(one) for one in orders.values()] == [2] * 17
+    assert [len(one) for one in orders.values()] == [2] * 18
     grid = next(one for one in found if one.name == "methods_grid")
     assert list(grid.config.checkpoints) == list(studies.METHOD_LABELS.values())
 

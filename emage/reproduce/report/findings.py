@@ -88,6 +88,11 @@ EXPECTED_ORDERS: dict[str, tuple[ExpectedOrder, ...]] = {
             "iterative1/masks=halton",
             "iterative1/halton",
         ),
+        ExpectedOrder(
+            "Groups that grow with the cube of the step are better than cosine ones, parallel_autoregressive (ours)",
+            "parallel_autoregressive",
+            "parallel_autoregressive/groups=cosine",
+        ),
     ),
     "figure4": (
         *(
