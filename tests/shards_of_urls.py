@@ -17,6 +17,7 @@ def write_urls(folder: Path, *shards: list[str | None]) -> Path:
     listed = []
     for number, urls in enumerate(shards):
         columns = [urls, [f"image {url}" for url in urls], [("even", "odd")[i % 2] for i in range(len(urls))]]
+        columns.append([None] * len(urls))
         name = f"{number:05d}.parquet"
         pq.write_table(pa.table(columns, schema=schema.URL_SCHEMA), folder / name)
         listed.append({"name": name, "rows": len(urls), "sha256": manifest.sha256(folder / name)})

@@ -11,21 +11,26 @@ from emage.config.fields import MAX_SEED, group, setting
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A table of image URLs, and the names of its columns."""
+    """A table of image URLs, or images with their captions, and the names of columns."""
 
     table: str = setting(
         MISSING,
-        "Table: a parquet, csv, tsv or jsonl file, or a folder of them, local or on object storage.",
+        "What to ingest: a table of URLs (parquet, csv, tsv, jsonl, or a folder of them), or a folder of images with "
+        "captions beside them; local or on object storage.",
         is_path=True,
     )
     dataset: str = setting("web", "Name of the data set, the token table's column `dataset`.")
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = setting(
-        "auto", "Format of the table; auto: by the ending of the file name."
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "folder"] = setting(
+        "auto",
+        "Format of a table of URLs, or folder (of images); auto: by what is there, and by the ending of a file's name.",
     )
     names: tuple[str, ...] = setting((), "Column names, in order, of a csv or tsv file without a header.")
     url: str = setting("url", "Column with the URL.")
     caption: tuple[str, ...] = setting(
         ("caption",), "Columns with the caption; several are joined by a space.", not_empty=True
+    )
+    several_captions: Literal["all", "random"] = setting(
+        "all", "Rows of an image with several captions: one for each, or one for one of them, chosen at random."
     )
     unquote: bool = setting(False, "Decode %-escapes and + in captions (YFCC100M).")
     where: tuple[str, ...] = setting(

@@ -22,8 +22,15 @@ pc: Any = pyarrow.compute  # made at import, so that type checkers do not see it
 TRAINED_COLUMNS = ("uid", "caption", "tokens")  # of a token table
 MAX_VOCABULARY = 1 << 16  # tokens are uint16
 
-# A shard of URLs: one row per URL, as the download reads it.
-URL_SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("dataset", pa.string())])
+# A shard of URLs: one row per URL and caption, as the download reads it.
+URL_SCHEMA = pa.schema(
+    [
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("dataset", pa.string()),
+        ("address", pa.string()),  # of a stored image in its data set's input; null: the URL is fetched from the web
+    ]
+)
 
 # A downloaded shard: one row per image, as the tokenizing stage reads it.
 IMAGE_SCHEMA = pa.schema(

@@ -47,6 +47,12 @@ REFUSED = {
 WEB_PAGE = "web_page"
 DECODED_NAMES = ", ".join(format.name for format in DECODED.values())  # for messages
 
+# Of image files. Those of a kind that is not decoded are rejected with a reason; files of other names are left out.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".ico"),
+)
+
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

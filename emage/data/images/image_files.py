@@ -26,13 +26,9 @@ from tqdm import tqdm
 from emage.config import DownloadConfig
 from emage.data.images import decode_image, parquet_images
 from emage.data.images.decode_image import ImageError
+from emage.data.images.file_kinds import ENDINGS
 from emage.utils.errors import InputError
 
-# Of image files. Those of a kind that is not decoded are rejected with a reason; files of other names are left out.
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ico"),
-)
 INGEST_LIMITS = DownloadConfig()  # sizes that ingest rejects
 
 Crop = Callable[[bytes, int], np.ndarray]  # (bytes of a file, side) -> uint8 (H, W, 3); raises ImageError

@@ -49,12 +49,23 @@ EXPLANATIONS = {
     "blocked_md5": Explanation(
         "The image's md5 sum is on a block list.", "take it off the lists of select.block_md5 to keep it"
     ),
+    # Stored images
+    "no_caption": Explanation(
+        "An image without a caption.", "put its caption into a text file beside it, or into the table of captions"
+    ),
+    "no_image": Explanation(
+        "A caption whose image is not there: the table of captions names a file that does not exist.",
+        "look for the missing files, or for another spelling of their names",
+    ),
+    "unreadable_file": Explanation(
+        "The file exists, but cannot be read.", "check its permissions, on every node, and the disk"
+    ),
     # The download
     "no_url": Explanation("The row has no URL.", "check the column that source.url names"),
     "bad_url": Explanation("The URL cannot be parsed.", "check the column that source.url names"),
     "bad_scheme": Explanation(
         "Neither http nor https: local files and inline data are never read.",
-        "serve such images by HTTP and list these URLs",
+        "give the folder of such images as source.table; see docs/guides/own_images.md",
     ),
     "bad_port": Explanation(
         "The URL's port is not one of the web: neither 80 nor 443 nor above 1023, or one that browsers refuse.",
@@ -83,7 +94,7 @@ EXPLANATIONS = {
     "too_many_redirects": Explanation("More redirects than an image needs.", _SAME_SITES),
     "bad_response": Explanation("The server's response is not HTTP, or its compressed body is damaged.", _SAME_SITES),
     "too_big": Explanation("More bytes than download.max_bytes.", "raise download.max_bytes to take such files"),
-    "empty": Explanation("The server sent no bytes.", _SAME_SITES),
+    "empty": Explanation("The server sent no bytes, or the file has none.", _SAME_SITES),
     "opted_out": Explanation(
         "The site's X-Robots-Tag header forbids to use the image, which is respected.",
         f"{NOTHING_TO_DO}, except to ask the owner",

@@ -116,8 +116,9 @@ def read(
         bad: The counter of the rows that cannot be read; they are added to it as "bad_row".
 
     Yields:
-        Batches with the columns url (null if missing), caption ("" if missing) and, named METADATA_PREFIX + name,
-        the columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD, captions are cut to MAX_CHARACTERS.
+        Batches with the columns url (null if missing), caption ("" if missing; lists, if an image has several) and,
+        named METADATA_PREFIX + name, the columns of `where` and `md5`. Bytes that are not UTF-8 become U+FFFD, captions
+        are cut to MAX_CHARACTERS.
     """
     yield from _read(config, part, Counter() if bad is None else bad, set())
 
@@ -179,20 +180,19 @@ def parse_conditions(config: SourceConfig) -> list[url_filter.Condition]:
     return [url_filter.parse_condition(text) for text in config.where]
 
 
-def _metadata_columns(config: SourceConfig) -> list[str]:
+def metadata_columns(config: SourceConfig) -> list[str]:
+    """Return the columns of source.where and source.md5."""
     return [*(condition.column for condition in parse_conditions(config)), *([config.md5] if config.md5 else [])]
 
 
 def _columns(config: SourceConfig) -> list[str]:
-    return list(dict.fromkeys((config.url, *config.caption, *_metadata_columns(config))))
+    return list(dict.fromkeys((config.url, *config.caption, *metadata_columns(config))))
 
 
 def _converted(config: SourceConfig, batch: pa.RecordBatch, bad: Counter[str]) -> pa.RecordBatch:
     """Return a file's batch with the columns and types that `read` promises, without rows of too long a URL."""
     columns = {"url": column_values.texts(batch.column(config.url), MAX_URL + 1), "caption": _captions(config, batch)}
-    columns |= {
-        METADATA_PREFIX + name: column_values.metadata(batch.column(name)) for name in _metadata_columns(config)
-    }
+    columns |= {METADATA_PREFIX + name: column_values.metadata(batch.column(name)) for name in metadata_columns(config)}
     converted = pa.record_batch(columns)
     is_short = pc.fill_null(pc.less_equal(pc.utf8_length(columns["url"]), MAX_URL), True)
     short = pc.sum(is_short).as_py() or 0
@@ -204,9 +204,17 @@ def _converted(config: SourceConfig, batch: pa.RecordBatch, bad: Counter[str]) -
 
 def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
     columns = [batch.column(column) for column in config.caption]
+    if column_values.is_list(columns[0].type):  # several captions an image
+        lists = column_values.text_lists(columns[0], MAX_CHARACTERS)
+        return _unquoted_lists(lists) if config.unquote else lists
     if len(columns) == 1 and not config.unquote:
         return column_values.texts(columns[0], MAX_CHARACTERS).fill_null("")
     texts = [column_values.texts(column, column_values.MAX_ESCAPED).to_pylist() for column in columns]
     joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
     captions = (unquote_plus(text) if config.unquote else text for text in joined)
     return pa.array((caption[:MAX_CHARACTERS] for caption in captions), pa.string())
+
+
+def _unquoted_lists(captions: pa.Array) -> pa.Array:
+    texts = (text and unquote_plus(text) for text in captions.flatten().to_pylist())
+    return pa.ListArray.from_arrays(captions.offsets, pa.array(texts, pa.string()))

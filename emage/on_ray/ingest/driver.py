@@ -15,7 +15,7 @@ from typing import Any
 from emage.config import IngestConfig, SourceConfig, check
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
-from emage.data.ingest.tables import table_files
+from emage.data.ingest.sources import kinds
 from emage.on_ray import launch, tracking
 from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_shards
 from emage.utils.errors import InputError
@@ -34,6 +34,8 @@ NOT_IN_IDENTITY = {
     ),
     "tokenize": ("batch_size", "num_actors", "gpus_per_actor"),
 }
+# Keys of source that earlier versions lacked: an output of theirs, which has no value of them, has the default.
+ADDED_TO_SOURCE = {"several_captions": SourceConfig.several_captions}
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def resolve(config: IngestConfig) -> Inputs:
     requested = stages.list_requested(config.stage)
     block_lists = None
     if "select" in requested:
+        tables = [kinds.resolve(table) for table in tables]
         for table in tables:
-            url_table.check(table)
-            if passed_over := table_files.find_files(table).passed_over_text(table):
+            kinds.check(table)
+            if passed_over := kinds.find_files(table).passed_over_text(table):
                 print(passed_over, flush=True)
         select = config.select
         block_lists = url_filter.read_block_lists(select.block_urls, select.block_hosts, select.block_md5)
@@ -131,6 +134,9 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
     for group in ("source", "more", "select", "download", "tokenize", "shuffle"):
         without = NOT_IN_IDENTITY.get(group, ())
         identity[group] = {key: value for key, value in settings[group].items() if key not in without}
+    for key, default in ADDED_TO_SOURCE.items():
+        if identity["source"][key] == default:
+            del identity["source"][key]
     return identity
 
 

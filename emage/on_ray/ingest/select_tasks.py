@@ -14,7 +14,7 @@ import ray
 from emage.config import SourceConfig
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
-from emage.data.ingest.tables import row_count
+from emage.data.ingest.sources import kinds
 from emage.on_ray.ingest import sorted_runs
 from emage.utils import manifest
 
@@ -74,8 +74,8 @@ class SelectPlan:
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 def survey_file(number: int, table: SourceConfig, file: str) -> tuple[int, dict[str, Any]]:
-    """Return `number`, and what row_count.survey returns for a file."""
-    return number, row_count.survey(table, file)
+    """Return `number`, and what kinds.survey returns for a file."""
+    return number, kinds.survey(table, file)
 
 
 # Steps 1 and 2: parts of tables -> sorted runs
@@ -88,19 +88,23 @@ def read_part(
     """Write the sorted runs of one part. Return the counters of its rows."""
     if written := manifest.read_json(plan.counts_path(number)):
         return written
-    filtered, bad = Counter[str](), Counter[str]()
+    filtered, dropped, entries = Counter[str](), Counter[str](), Counter[str]()
     counts: dict[str, Any] = {"part": number, "dataset": table.dataset, "file": part.name}
     counts |= dict.fromkeys(("rows", "kept", "bytes", "runs"), 0)
     run = _SortedRun()
-    for batch in url_table.read(table, part, bad):
+    for batch in kinds.read(table, part, dropped, entries):
         kept = _filter(table, blocked, batch, filtered)
         positions = pa.array(np.flatnonzero(kept) + (counts["rows"] + (number << PART_SHIFT)))
-        pairs = batch.select(schema.URL_SCHEMA.names[:2]).filter(pa.array(kept))
-        names = pa.array([table.dataset] * len(pairs), pa.string())
-        run.add(pa.table([*pairs.columns, names, positions], schema=RUN_SCHEMA), _hash_pairs(pairs), pairs.nbytes)
+        rows = batch.filter(pa.array(kept))
+        hashes = _hash_rows(table.dataset, rows)
+        names = pa.array([table.dataset] * len(rows), pa.string())
+        addresses = rows["address"] if "address" in rows.schema.names else pa.nulls(len(rows), pa.string())
+        columns = [rows["url"], rows["caption"], names, addresses, positions]
+        num_bytes = sum(column.nbytes for column in (rows["url"], rows["caption"], addresses))
+        run.add(pa.table(columns, schema=RUN_SCHEMA), hashes, num_bytes)
         counts["rows"] += len(batch)
-        counts["kept"] += len(pairs)
-        counts["bytes"] += pairs.nbytes
+        counts["kept"] += len(rows)
+        counts["bytes"] += num_bytes
         if run.num_rows >= plan.run_rows or run.num_bytes >= RUN_BYTES:
             filtered["duplicate"] += run.write(plan.run_path(number, counts["runs"]))
             counts["runs"] += 1
@@ -108,8 +112,9 @@ def read_part(
     if run.num_rows:
         filtered["duplicate"] += run.write(plan.run_path(number, counts["runs"]))
         counts["runs"] += 1
-    counts["rows"] += bad.total()
-    counts["filtered"] = dict(filtered + bad)
+    counts["rows"] += dropped.total()
+    counts["entries"] = entries.total()
+    counts["filtered"] = dict(filtered + dropped)
     manifest.write_json(plan.counts_path(number), counts)
     return counts
 
@@ -130,10 +135,13 @@ def _filter(
     return kept
 
 
-def _hash_pairs(pairs: pa.RecordBatch) -> np.ndarray:
-    """Return (n,) uint64, a hash of (url, caption)."""
-    urls, captions = url_filter.hash_texts(pairs["url"]), url_filter.hash_texts(pairs["caption"])
-    return sorted_runs.mix(urls ^ sorted_runs.mix(captions))
+def _hash_rows(dataset: str, rows: pa.RecordBatch) -> np.ndarray:
+    """Return (n,) uint64, a hash of (url, caption) or, for stored images, of (data set, group)."""
+    if "group" in rows.schema.names:
+        one, other = url_filter.hash_texts(rows["group"]), url_filter.hash_texts(pa.array([dataset]))
+    else:
+        one, other = url_filter.hash_texts(rows["url"]), url_filter.hash_texts(rows["caption"])
+    return sorted_runs.mix(one ^ sorted_runs.mix(other))
 
 
 class _SortedRun:
@@ -201,17 +209,20 @@ def _write_shard(
 def first_of_equal(rows: pa.Table, hashes: np.ndarray) -> np.ndarray:
     """Return one boolean per row: False if an earlier row has the same URL and caption.
 
-    Equal rows have equal hashes, so they are among neighbours (step 2).
+    Of stored images the same address in the same data set, in place of the same URL: two folders may have files of
+    equal names. Equal rows have equal hashes, so they are among neighbours (step 2).
     """
     is_first = np.ones(len(rows), bool)
     same = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     if len(same):
         for group in _consecutive(same):
-            pairs = rows.select(schema.URL_SCHEMA.names[:2]).slice(group[0] - 1, len(group) + 1).to_pylist()
-            seen: set[tuple[str, str]] = set()
-            for index, pair in enumerate(pairs, group[0] - 1):
-                is_first[index] = (pair["url"], pair["caption"]) not in seen
-                seen.add((pair["url"], pair["caption"]))
+            neighbours = rows.select(schema.URL_SCHEMA.names).slice(group[0] - 1, len(group) + 1).to_pylist()
+            seen: set[tuple[str | None, ...]] = set()
+            for index, row in enumerate(neighbours, group[0] - 1):
+                address = row["address"]
+                place = (row["url"], None) if address is None else (row["dataset"], address)
+                is_first[index] = (*place, row["caption"]) not in seen
+                seen.add((*place, row["caption"]))
     return is_first
 
 

@@ -24,8 +24,8 @@ from typing import Any
 import ray
 
 from emage.config import SelectConfig, SourceConfig
-from emage.data.ingest import url_filter, url_table
-from emage.data.ingest.tables import table_files, table_record
+from emage.data.ingest import url_filter
+from emage.data.ingest.sources import kinds, table_record
 from emage.data.ingest.tables.table_files import TableFiles
 from emage.on_ray import tasks
 from emage.on_ray.ingest import select_tasks
@@ -66,7 +66,7 @@ def run(
     Raises:
         InputError: No row is left.
     """
-    found = [(table, table_files.find_files(table)) for table in tables]  # once: a file that comes later is in no step
+    found = [(table, kinds.find_files(table)) for table in tables]  # once: a file that comes later is in no step
     described = describe(found, config)
     _survey(found, described, folder.parent)
     key = manifest.fingerprint([_content(described), redact_settings(list(map(asdict, tables))), shard_rows])[:16]
@@ -85,7 +85,7 @@ def run(
     values = _sum_up(parts, _write_all_shards(plan, folder.parent))
     read = Counter[tuple[str, str]]()
     for part in parts:
-        read[part["dataset"], part["file"]] += part["rows"]
+        read[part["dataset"], part["file"]] += part["entries"]
     values |= {"source": described, "miscounted": table_record.compare_counts(described["tables"], read)}
     manifest.remove_leftovers(plan.urls_folder)
     manifest.write_json(plan.urls_folder / MANIFEST, values)
@@ -156,7 +156,7 @@ def _read_tables(
     plan: SelectPlan, tables: list[FoundTable], blocked: url_filter.BlockLists, num_rows: int, output: Path
 ) -> list[dict[str, Any]]:
     """Write the sorted runs of all tables. Return the counters of each part."""
-    parts = [(table, part) for table, files in tables for part in url_table.split(table, files)]
+    parts = [(table, part) for table, files in tables for part in kinds.split(table, files)]
     shared = ray.put(blocked)
     counters: dict[int, dict[str, Any]] = {}
     with tasks.progress_bar("select: read", num_rows, "rows") as bar:

@@ -88,7 +88,7 @@ def run_stage(
         select_urls.run(tables, config.select, shard_rows, work=work, folder=urls, blocked=block_lists)
     elif stage == "download":
         assert block_lists is not None
-        download_stage.run(config.download, urls, shards, block_lists.md5)
+        download_stage.run(config.download, urls, shards, block_lists.md5, tables)
     elif stage == "tokenize":
         assert tokenizer is not None
         image_size = config.download.image_size

@@ -222,9 +222,8 @@ def test_nothing_left(ray_cluster, tables, tmp_path):
 
 
 def test_hashes_that_collide_are_not_duplicates():
-    rows = pa.table(
-        {"url": ["a", "b", "a", "b", "c", "c"], "caption": ["1", "1", "1", "2", "3", "3"], "dataset": ["x"] * 6}
-    )
+    urls, captions = ["a", "b", "a", "b", "c", "c"], ["1", "1", "1", "2", "3", "3"]
+    rows = pa.table([urls, captions, ["x"] * 6, [None] * 6], schema=schema.URL_SCHEMA)
     order = np.array([5, 5, 5, 5, 9, 10], np.uint64)
     assert select_tasks.first_of_equal(rows, order).tolist() == [True, True, False, True, True, True]
 

@@ -7,11 +7,14 @@
 | a spelling of "missing": nan, NULL, N/A, ... | missing | missing |
 | number | its digits; missing if it is not finite | refused (jsonl: its digits) |
 | true, false | refused (jsonl: missing) | refused |
-| list, object, time, ... | refused | refused |
+| list | of texts, bytes or numbers: several captions, if it is the only column of them | refused |
+| object, time, ... | refused | refused |
 """
 
 import json
 import math
+from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +49,8 @@ def check_types(config: SourceConfig, file: str, schema: pa.Schema) -> None:
         if column is None:
             continue
         type = _value_type(schema.field(column).type)
+        if is_list(type) and config.caption == (column,):
+            type = _value_type(type.value_type)
         if not (_is_text(type) or (column in config.caption and _is_number(type))):
             raise wrong_type(config, f"{file}: column {column!r} holds {type}", column)
     for text in config.where:
@@ -64,13 +69,13 @@ def wrong_type(config: SourceConfig, problem: str, column: str) -> InputError:
     return InputError(f"{problem}, not text ({key}); name another column, or write one text per row")
 
 
-def json_text(config: SourceConfig, column: str, value: Any, place: str) -> str | None:
+def json_text(config: SourceConfig, column: str, value: Any, place: str) -> str | list[str | None] | None:
     """Return a value of a jsonl row as text, None if it is missing. Texts stay, others are as JSON writes them: 0.3.
 
     Args:
         config: The table.
         column: The value's column.
-        value: The value, as Python's JSON parser returns it.
+        value: The value, as Python's JSON parser returns it. A list of captions becomes a list of texts.
         place: File and line, for an error.
 
     Raises:
@@ -79,15 +84,38 @@ def json_text(config: SourceConfig, column: str, value: Any, place: str) -> str 
     if value is None or isinstance(value, str):
         return value
     if column in (config.url, *config.caption, config.md5):
-        if isinstance(value, list | dict):
-            kind = "a list" if isinstance(value, list) else "an object"
-            raise wrong_type(config, f"{place}: column {column!r} holds {kind}", column)
-        if isinstance(value, bool) or not math.isfinite(value):
-            return None
+        if isinstance(value, list) and config.caption == (column,):
+            return [_json_scalar(config, column, caption, place) for caption in value]
+        return _json_scalar(config, column, value, place)
     return json.dumps(value)
 
 
-def json_column(values: list[str | None]) -> pa.Array:
+def _json_scalar(config: SourceConfig, column: str, value: Any, place: str) -> str | None:
+    if isinstance(value, list | dict):
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise wrong_type(config, f"{place}: column {column!r} holds {kind}", column)
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def as_text(value: Any) -> str | None:
+    """Return any value of a JSON object as text, None if it is missing: texts stay, others are as JSON writes them."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str)
+
+
+def json_column(values: Sequence[str | list[str | None] | None]) -> pa.Array:
+    """Return texts as a column, or lists of texts if there is one among them."""
+    if not any(isinstance(value, list) for value in values):
+        return _text_column([value for value in values if not isinstance(value, list)])
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    ends = pa.array([0, *accumulate(map(len, lists))], pa.int32())
+    return pa.ListArray.from_arrays(ends, _text_column(list(chain.from_iterable(lists))))
+
+
+def _text_column(values: list[str | None]) -> pa.Array:
     """Return texts as a column. Half of a surrogate pair, which JSON can express and UTF-8 cannot, becomes "?"."""
     try:
         return pa.array(values, pa.string())
@@ -106,6 +134,13 @@ def texts(column: pa.Array, limit: int) -> pa.Array:
         return texts(column.dictionary, limit).take(column.indices)
     found = _decoded(column, limit)
     return pc.if_else(pc.is_in(found, value_set=_MISSING), pa.scalar(None, pa.string()), found)
+
+
+def text_lists(column: pa.Array, limit: int) -> pa.Array:
+    """Return a column of lists, of what `texts` takes, as lists of texts; a missing list is an empty one."""
+    found = texts(pc.list_flatten(column), limit)
+    ends = pc.cumulative_sum(pc.fill_null(pc.list_value_length(column), 0).cast(pa.int32()))
+    return pa.ListArray.from_arrays(pa.concat_arrays([pa.array([0], pa.int32()), ends]), found)
 
 
 def metadata(column: pa.Array) -> pa.Array:
@@ -131,6 +166,11 @@ def _decoded(column: pa.Array, limit: int) -> pa.Array:
     except pa.ArrowInvalid:
         found = pa.array((v if v is None else v.decode(errors="replace") for v in data.to_pylist()), pa.string())
     return pc.utf8_slice_codeunits(found, 0, limit) if longest > limit else found
+
+
+def is_list(type: pa.DataType) -> bool:
+    """Return True if a column's values are lists, whatever their lengths."""
+    return pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type)
 
 
 def _value_type(type: pa.DataType) -> pa.DataType:

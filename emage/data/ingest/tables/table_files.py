@@ -57,7 +57,7 @@ class TableFiles:
     def name_of(self, path: str) -> str:
         """Return a file's path within the table's folder, or its name if the table is one file."""
         name = PurePosixPath(path)
-        return name.name if path == self.root else _relative(path, self.root).as_posix()
+        return name.name if path == self.root else relative(path, self.root).as_posix()
 
 
 def find_files(config: SourceConfig) -> TableFiles:
@@ -65,6 +65,34 @@ def find_files(config: SourceConfig) -> TableFiles:
 
     Raises:
         InputError: The path does not exist or is unreachable, or a folder has no file of the wanted format.
+    """
+    filesystem, info, listing = list_path(config)
+    path = info.path
+    if info.type == pyarrow.fs.FileType.File:
+        format_of(config, path)
+        return TableFiles(filesystem, path, (info,), {})
+    read: list[pyarrow.fs.FileInfo] = []
+    passed_over = count_links_to_nothing(path) if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else Counter[str]()
+    for info in listing:
+        if kind := _why_not(config, info, path):
+            passed_over[kind] += 1
+        elif info.type != pyarrow.fs.FileType.Directory:
+            read.append(info)
+    found = TableFiles(filesystem, path, tuple(read), dict(passed_over))
+    if not read:
+        wanted = ", ".join(sorted(_wanted(config)))
+        table = redact_settings(config.table)
+        raise InputError(f"{table}: no {wanted} files in this folder (source.table){found.kinds()}, nor images")
+    return found
+
+
+def list_path(
+    config: SourceConfig,
+) -> tuple[pyarrow.fs.FileSystem, pyarrow.fs.FileInfo, list[pyarrow.fs.FileInfo]]:
+    """Return the file system of source.table, the file or folder there, and all that is in the folder.
+
+    Raises:
+        InputError: The path does not exist or is unreachable.
     """
     table = redact_settings(config.table)
     filesystem, path = storage.find(config.table)
@@ -74,26 +102,10 @@ def find_files(config: SourceConfig) -> TableFiles:
         listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
     if info.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"{table}: no such file or folder (source.table)")
-    if info.type == pyarrow.fs.FileType.File:
-        format_of(config, path)
-        return TableFiles(filesystem, path, (info,), {})
-    read: list[pyarrow.fs.FileInfo] = []
-    passed_over = (
-        _count_links_to_nothing(path) if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else Counter[str]()
-    )
-    for info in sorted(listing, key=lambda info: info.path):
-        if kind := _why_not(config, info, path):
-            passed_over[kind] += 1
-        elif info.type != pyarrow.fs.FileType.Directory:
-            read.append(info)
-    found = TableFiles(filesystem, path, tuple(read), dict(passed_over))
-    if not read:
-        wanted = ", ".join(sorted(_wanted(config)))
-        raise InputError(f"{table}: no {wanted} files in this folder (source.table){found.kinds()}")
-    return found
+    return filesystem, info, sorted(listing, key=lambda info: info.path)
 
 
-def _count_links_to_nothing(folder: str) -> Counter[str]:
+def count_links_to_nothing(folder: str) -> Counter[str]:
     """Return how many links in a folder of this machine lead to nothing: pyarrow does not list these."""
     links = (path for path in Path(folder).rglob("*") if path.is_symlink() and not path.exists())
     return Counter("links to nothing" for _ in links)
@@ -103,13 +115,13 @@ def _why_not(config: SourceConfig, info: pyarrow.fs.FileInfo, root: str) -> str:
     """Return the kind of files that are passed over to which this one belongs; "" if it is read or is a folder."""
     if info.type == pyarrow.fs.FileType.Directory:
         return ""
-    name = _relative(info.path, root)
+    name = relative(info.path, root)
     if any(part.startswith(HIDDEN) for part in name.parts):
         return "hidden: the name, or a folder's, begins with . or _"
     if info.type != pyarrow.fs.FileType.File:
         return "neither file nor folder"
-    if FORMATS.get(_suffix(info.path)) not in _wanted(config):
-        return f"of type {_suffix(info.path) or name.suffix}" if name.suffix else "without a type in the name"
+    if FORMATS.get(suffix_of(info.path)) not in _wanted(config):
+        return f"of type {suffix_of(info.path) or name.suffix}" if name.suffix else "without a type in the name"
     return ""
 
 
@@ -117,7 +129,7 @@ def _wanted(config: SourceConfig) -> set[str]:
     return set(FORMATS.values()) if config.format == "auto" else {config.format}
 
 
-def _relative(path: str, root: str) -> PurePosixPath:
+def relative(path: str, root: str) -> PurePosixPath:
     """Return a file's path within the folder `root`."""
     inside = path.removeprefix(root.rstrip("/"))
     return PurePosixPath(inside.lstrip("/"))
@@ -127,9 +139,9 @@ def format_of(config: SourceConfig, path: str) -> str:
     """Return parquet, csv, tsv or jsonl: source.format, or by the file's suffix. Raise InputError if it is unknown."""
     if config.format != "auto":
         return config.format
-    if _suffix(path) not in FORMATS:
+    if suffix_of(path) not in FORMATS:
         raise InputError(f"{path}: unknown file type; set source.format=parquet|csv|tsv|jsonl")
-    return FORMATS[_suffix(path)]
+    return FORMATS[suffix_of(path)]
 
 
 def compression_of(path: str) -> str | None:
@@ -137,7 +149,7 @@ def compression_of(path: str) -> str | None:
     return COMPRESSION.get(PurePosixPath(path).suffix.lower())
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
     """Return ".tsv" for a/b.tsv and for a/B.TSV.GZ."""
     name = PurePosixPath(path)
     suffix = PurePosixPath(name.stem).suffix if name.suffix.lower() in COMPRESSION else name.suffix

@@ -19,6 +19,7 @@ from emage.utils.errors import InputError
 
 BATCH_ROWS = 16_384  # of a text file
 BATCH_CHARACTERS = 16 << 20  # after which a batch has no more rows
+Value = str | list[str | None] | None  # of a text table: a list of captions, in jsonl
 MAX_NAMES = 1_000  # of jsonl, that are remembered for a message
 
 
@@ -115,7 +116,7 @@ def _read_jsonl(
     bad: Counter[str],
     seen: set[str],
 ) -> Iterator[pa.RecordBatch]:
-    def rows() -> Iterator[list[str | None]]:
+    def rows() -> Iterator[list[Value]]:
         for number, row in text_rows.jsonl_rows(lines, bad):
             if not seen.issuperset(columns):
                 seen.update(column for column in columns if column in row)
@@ -127,13 +128,13 @@ def _read_jsonl(
         yield from _batches(rows(), columns)
 
 
-def _batches(rows: Iterable[Sequence[str | None]], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(rows: Iterable[Sequence[Value]], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield record batches of at most BATCH_ROWS rows and, but for the last row, BATCH_CHARACTERS characters."""
-    waiting: list[Sequence[str | None]] = []
+    waiting: list[Sequence[Value]] = []
     characters = 0
     for row in rows:
         waiting.append(row)
-        characters += sum(len(value) for value in row if value is not None)
+        characters += sum(map(_count_characters, row))
         if len(waiting) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield _batch(waiting, columns)
             waiting, characters = [], 0
@@ -141,6 +142,10 @@ def _batches(rows: Iterable[Sequence[str | None]], columns: list[str]) -> Iterat
         yield _batch(waiting, columns)
 
 
-def _batch(rows: list[Sequence[str | None]], columns: list[str]) -> pa.RecordBatch:
+def _count_characters(value: Value) -> int:
+    return sum(map(_count_characters, value)) if isinstance(value, list) else len(value or "")
+
+
+def _batch(rows: list[Sequence[Value]], columns: list[str]) -> pa.RecordBatch:
     values = zip(*rows, strict=True)
     return pa.record_batch([column_values.json_column(list(column)) for column in values], names=columns)

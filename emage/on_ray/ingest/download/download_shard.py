@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from emage.config import DownloadConfig
+from emage.config import DownloadConfig, SourceConfig
 from emage.data import schema
 from emage.data.ingest.download import statuses
 from emage.on_ray.ingest.download import img2dataset_fetch
@@ -40,6 +40,7 @@ class ShardJob:
     folder: str  # of the image shard
     key_digits: int  # digits of a row's index in the row's key
     config: DownloadConfig
+    inputs: tuple[SourceConfig, ...] = ()  # resolved; those of stored images are read
 
 
 def check_origin(job: ShardJob, shard: dict[str, Any]) -> None:
@@ -76,8 +77,8 @@ def download_round(job: ShardJob, round_number: int, blocked: np.ndarray | None)
 def _first_round(job: ShardJob, blocked: np.ndarray | None) -> tuple[int, int]:
     with manifest.new_folder(job.folder, replace=False) as folder:
         try:
-            least = job.config.min_success_rate
-            counts = img2dataset_fetch.fetch_rows(job.number, _read_rows(job), folder, job.config, blocked, least)
+            least, rows = job.config.min_success_rate, _read_rows(job)
+            counts = img2dataset_fetch.fetch_rows(job.number, rows, folder, job.config, blocked, least, job.inputs)
         except InputError as error:
             raise InputError(f"shard {job.number}: {error}") from None
         values = {

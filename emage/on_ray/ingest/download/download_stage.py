@@ -7,6 +7,7 @@
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from emage.config import DownloadConfig
+from emage.config import DownloadConfig, SourceConfig
 from emage.data.ingest.download import statuses
 from emage.on_ray import tasks
 from emage.on_ray.ingest.download import download_shard, image_shards
@@ -27,7 +28,11 @@ SUMMED_BY_NAME = ("failed", "datasets")  # the counters with one number per drop
 
 
 def run(
-    config: DownloadConfig, urls: Path, folder: Path, blocked_md5: np.ndarray | ray.ObjectRef | None = None
+    config: DownloadConfig,
+    urls: Path,
+    folder: Path,
+    blocked_md5: np.ndarray | ray.ObjectRef | None = None,
+    inputs: Sequence[SourceConfig] = (),
 ) -> dict[str, Any]:
     """Run the rounds that the shards in `folder` have not had yet, and write the stage's manifest.
 
@@ -36,6 +41,7 @@ def run(
         urls: The shards of URLs and their manifest.
         folder: The image shards.
         blocked_md5: Images to drop: (n,) uint64, sorted, the first 8 bytes of their md5 sums, big endian.
+        inputs: Of the ingest, resolved: where the images are that are not on the web.
 
     Returns:
         The stage's manifest.
@@ -45,7 +51,7 @@ def run(
             cannot be written.
     """
     with tasks.explain_disk_errors(folder):
-        jobs = _list_jobs(config, urls, folder)
+        jobs = _list_jobs(config, urls, folder, tuple(inputs))
         folder.mkdir(exist_ok=True)
         manifest.remove_leftovers(folder)
         if isinstance(blocked_md5, np.ndarray):
@@ -62,7 +68,7 @@ def run(
     return values
 
 
-def _list_jobs(config: DownloadConfig, urls: Path, folder: Path) -> list[ShardJob]:
+def _list_jobs(config: DownloadConfig, urls: Path, folder: Path, inputs: tuple[SourceConfig, ...]) -> list[ShardJob]:
     """Return a job for each shard of URLs. Raise InputError if the select stage has not finished."""
     listed = manifest.read_json(urls / URLS_MANIFEST)
     if listed is None:
@@ -77,6 +83,7 @@ def _list_jobs(config: DownloadConfig, urls: Path, folder: Path) -> list[ShardJo
             folder=str(image_shards.shard_folder(folder, number)),
             key_digits=digits,
             config=config,
+            inputs=inputs,
         )
         for number, shard in enumerate(listed["shards"])
     ]

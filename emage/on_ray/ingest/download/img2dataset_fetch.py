@@ -1,9 +1,9 @@
-"""Rows of URLs -> pictures.parquet and failed.parquet, by img2dataset's Downloader. Only this file uses img2dataset.
+"""Rows of a shard -> pictures.parquet and failed.parquet, by img2dataset's Downloader. Only this file uses img2dataset.
 
 img2dataset provides the loop over the rows with its threads and its limit on images in memory, and the checksum of the
-bytes. This package replaces the rest, because the web is slow, hostile and full of dead links: the request and the
-opt-outs (emage.data.ingest.download), the limit on bytes in memory, the decoding (emage.data.images.decode_image), the
-decision to stop if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
+bytes. This package replaces the rest, because the web is slow, hostile and full of dead links: where the bytes come
+from (image_bytes.py), the limit on bytes in memory, the decoding (emage.data.images.decode_image), the decision to stop
+if too few images arrive (success_rate.py), and the files, whose rows are in the order of the shard.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ import sys
 import threading
 import types
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emage.config import DownloadConfig
+from emage.config import DownloadConfig, SourceConfig
 from emage.data import schema
 from emage.data.images import decode_image
-from emage.data.ingest.download import fetch, robots_tag
+from emage.data.ingest.download.fetch_error import FetchError
 from emage.data.ingest.download.memory_budget import MemoryBudget, Share, return_freed_bodies
+from emage.on_ray.ingest.download import image_bytes
 from emage.on_ray.ingest.download.image_shards import FAILED, IMAGES, SHARD_DIGITS
 from emage.on_ray.ingest.download.success_rate import SuccessRate
 from emage.utils.errors import InputError
-from emage.version import __version__
 
 BODY_BYTES = 500_000_000  # of large bodies in memory at a time, for all threads of a shard
 ROW_GROUP_ROWS = 1_000
@@ -55,19 +55,21 @@ def fetch_rows(
     config: DownloadConfig,
     blocked: np.ndarray | None,
     min_success_rate: float,
+    inputs: Sequence[SourceConfig] = (),
 ) -> FetchCounts:
     """Download rows, and write IMAGES, FAILED and img2dataset's own `NNNNN_stats.json` into a folder.
 
     Args:
         number: The shard's number.
-        rows: With the columns of schema.DROPPED_SCHEMA except `cause`.
+        rows: With the columns of schema.DROPPED_SCHEMA except `cause`, and `address` if images are stored.
         folder: Where the files are written.
         config: The settings.
         blocked: (n,) uint64, sorted: see `is_blocked`.
         min_success_rate: Minimum fraction of images among the last WINDOW_ROWS rows (or all, if they are fewer).
+        inputs: Of the ingest, resolved: the stored images are read from these.
 
     Raises:
-        InputError: The fraction is lower; the other rows are not downloaded.
+        InputError: The fraction is lower, or the storage of an input fails; the other rows are not read.
     """
     return_freed_bodies()
     downloader = _import_downloader()
@@ -78,7 +80,9 @@ def fetch_rows(
     stop = threading.Event()
     files = _SampleWriter(folder, SuccessRate(min(WINDOW_ROWS, len(rows)), min_success_rate), stop)
     # Replaces img2dataset's own download: it looks this name up in its module for every row.
-    downloader.download_image_with_retry = _make_fetcher(config, blocked, stop)
+    downloader.download_image_with_retry = _make_fetcher(
+        image_bytes.make_reader(config, rows, inputs), config, blocked, files
+    )
     downloader.Downloader(
         sample_writer_class=lambda *_: files,
         resizer=_make_resizer(config),
@@ -115,28 +119,24 @@ def _import_downloader() -> Any:
     return importlib.import_module("img2dataset.downloader")
 
 
-def _make_fetcher(config: DownloadConfig, blocked: np.ndarray | None, stop: threading.Event) -> Any:
-    limits = fetch.FetchLimits(
-        timeout_s=config.timeout_s,
-        max_bytes=config.max_bytes,
-        allow_private_hosts=config.allow_private_hosts,
-        user_agent=f"Mozilla/5.0 (compatible; {config.user_agent_token}/{__version__})",
-    )
+def _make_fetcher(
+    read: image_bytes.ReadRow, config: DownloadConfig, blocked: np.ndarray | None, files: "_SampleWriter"
+) -> Any:
     budget = MemoryBudget(max(BODY_BYTES, 2 * config.max_bytes))
 
-    def is_opted_out(headers: Message) -> bool:
-        return robots_tag.is_opted_out(headers, config.user_agent_token)
-
     def fetch_row(row, timeout, retries, user_agent_token, disallowed_header_directives):
-        """Download one row, as img2dataset calls it: (index, URL) -> (index, file or None, drop reason or None)."""
+        """Read one row's image, as img2dataset calls it: (index, URL) -> (index, file or None, drop reason or None)."""
         index, url = row
-        if stop.is_set():
+        if files.stop.is_set():
             return index, None, "stopped"
         memory = Share(budget)
         try:
-            data = fetch.fetch_with_retries(url, limits, is_opted_out, retries, memory)
-        except fetch.FetchError as error:
+            data = read(index, url, memory)
+        except FetchError as error:
             return index, None, error.reason
+        except Exception as error:  # of a storage: every other row would fail as well
+            files.fail(error)
+            return index, None, "stopped"
         if blocked is not None and is_blocked(data, blocked):
             memory.keep(0)
             return index, None, "blocked_md5"
@@ -194,7 +194,7 @@ class _SampleWriter:
         self.folder, self.rate, self.stop = folder, rate, stop
         self.spool = open(folder / "spool", "w+b")  # noqa: SIM115 (closed in `close`)
         self.rows: list[dict[str, Any]] = []
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.failed: Counter[str] = Counter()  # rows by drop reason
         self.datasets: Counter[str] = Counter()  # images by data set
 
@@ -206,8 +206,7 @@ class _SampleWriter:
             start = self.spool.tell()
             self.spool.write(jpeg or b"")
         except OSError as error:  # without this, a full disk would drop rows silently
-            self.error = error
-            self.stop.set()
+            self.fail(error)
             return
         reason = row["error_message"]
         self.rows.append({**row, "key": row[ROW_KEY], "cause": reason, "start": start, "size": len(jpeg or b"")})
@@ -218,6 +217,11 @@ class _SampleWriter:
         self.rate.add(reason)
         if self.rate.is_too_low:
             self.stop.set()
+
+    def fail(self, error: Exception) -> None:
+        """End the shard with an error."""
+        self.error = error
+        self.stop.set()
 
     def close(self) -> None:
         """Write the files, unless the download was stopped."""

@@ -72,7 +72,7 @@ def test_columns_of_jsonl_are_not_those_of_its_first_line(tmp_path):
 
 
 BAD = {
-    "a list": (["a cat", "a dog"], "list<"),
+    "a list": ([["a cat"], ["a dog"]], "list<"),
     "an object": ({"en": "a cat"}, "struct<"),
 }
 

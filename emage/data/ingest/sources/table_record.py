@@ -1,7 +1,7 @@
 """What an ingest records of its tables' files: to notice that one has changed, and to compare the counts of its rows.
 
 The record of a file is {"name", "size", "mtime_ns", "rows", "sha256"}: its path in the table's folder, bytes, time of
-the last change (None if the storage has none), rows by `row_count.survey`, digest of its bytes.
+the last change (None if the storage has none), rows by `kinds.survey`, digest of its bytes.
 """
 
 from collections import Counter
@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.fs
 
 from emage.config import SourceConfig
-from emage.data.ingest.tables import row_count, table_files
+from emage.data.ingest.sources import kinds
+from emage.data.ingest.tables import table_files
 
 Record = dict[str, Any]
 
@@ -31,7 +32,7 @@ def has_changed(files: list[Record], config: SourceConfig) -> bool:
 
     A file is read only if its time differs: a copy has another one, with the same bytes.
     """
-    table = table_files.find_files(config)
+    table = kinds.find_files(config)
     now = [facts(table, info) for info in table.infos]
     if files and isinstance(files[0], list):  # of a version that recorded names and sizes alone
         return files != [[PurePosixPath(file["name"]).name, file["size"]] for file in now]
@@ -39,7 +40,7 @@ def has_changed(files: list[Record], config: SourceConfig) -> bool:
         return True
     return any(
         (new["mtime_ns"] is None or new["mtime_ns"] != old["mtime_ns"])
-        and row_count.survey(config, info.path)["sha256"] != old["sha256"]
+        and kinds.survey(config, info.path)["sha256"] != old["sha256"]
         for old, new, info in zip(files, now, table.infos, strict=True)
     )
 

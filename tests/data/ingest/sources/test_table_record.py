@@ -8,7 +8,8 @@ import pytest
 from url_tables import ROWS, write_csv, write_jsonl, write_parquet
 
 from emage.config import SourceConfig
-from emage.data.ingest.tables import row_count, table_files, table_record
+from emage.data.ingest.sources import table_record
+from emage.data.ingest.tables import row_count, table_files
 
 
 def record(source: SourceConfig) -> list[table_record.Record]:

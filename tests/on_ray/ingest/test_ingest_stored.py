@@ -1,0 +1,144 @@
+"""The whole ingest of images that are files, not URLs: every one is taken or counted, with the checks of a download."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from shards_of_urls import arrived
+from stored_images import encoded, write
+
+from emage import config
+from emage.config import IngestConfig
+from emage.data.images import decode_image
+from emage.on_ray.ingest import driver as ingest
+from emage.utils import manifest
+from emage.utils.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+GOOD = {  # name -> its format, and options of Pillow
+    "a.jpg": ("JPEG", {}),
+    "deep/b.png": ("PNG", {}),
+    "c.webp": ("WEBP", {}),
+    "d.gif": ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (40, 32))]}),
+    "e.avif": ("AVIF", {}),
+    "f.heic": ("HEIF", {}),
+    "g.tiff": ("TIFF", {}),
+    "turned.jpg": ("JPEG", {"exif": bytes.fromhex("4578696600004d4d002a00000008000101120003000000010006000000000000")}),
+}
+BAD = {  # name -> content, drop reason
+    "text.jpg": (b"not an image at all", "not_an_image"),
+    "page.png": (b"<html>gone</html>", "web_page"),
+    "cut.png": (encoded(9, size=(400, 400), compress_level=0)[:2_000], "truncated"),
+    "small.png": (encoded(9, size=(15, 40)), "too_small"),
+    "bomb.png": (encoded(9, size=(3_000, 3_000)), "too_many_pixels"),
+    "big.bmp": (encoded(9, "BMP", size=(400, 400)), "too_big"),
+    "none.jpg": (b"", "empty"),
+    "old.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "format_jpeg2000"),
+}
+
+
+def settings_of(folder: Path, output: Path, **download) -> IngestConfig:
+    limits = {"max_image_pixels": 8_000_000, "max_bytes": 400_000, "shard_rows": 8, "threads": 4}
+    return config.preset(
+        IngestConfig,
+        "tiny",
+        output=str(output),
+        source={"table": str(folder), "dataset": "ours"},
+        download={**limits, **download},
+        mlflow={"enabled": False},
+    )
+
+
+def write_folder(folder: Path) -> None:
+    for number, (name, (format, options)) in enumerate(GOOD.items()):
+        write(folder / name, encoded(10 * number, format, **options))
+        write((folder / name).with_suffix(".txt"), f"a photograph of thing {number}")
+    for name, (content, _) in BAD.items():
+        write(folder / name, content)
+        write((folder / name).with_suffix(".txt"), f"a photograph of {name}")
+    write(folder / "silent.png", encoded(200))
+    write(folder / "rejected.png", encoded(201))
+    write(folder / "rejected.txt", "DSC_0012.JPG")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stored") / "images"
+    write_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(ray_cluster, folder) -> Path:
+    ingest.ingest(settings_of(folder, folder.parent / "out"))
+    return folder.parent / "out"
+
+
+def tokens(output: Path) -> dict[str, str]:
+    return {file.name: manifest.sha256(file) for file in sorted((output / "tokens").glob("*.parquet"))}
+
+
+def test_every_image_is_taken_or_counted(output):
+    report = json.loads((output / "ingest_report.json").read_text())
+    assert report["rows_in"] == len(GOOD) + len(BAD) + 2
+    assert report["written"] == len(GOOD)
+    assert report["filtered"] == {"no_caption": 1}
+    assert report["failed"] == {reason: 1 for _, reason in BAD.values()}
+    assert report["rejected"] == {"file_name": 1}
+    assert report["miscounted"] == [] and report["passed_over"] == []
+
+
+def test_formats_sizes_and_checksums(output, folder):
+    rows = {row["url"]: row for row in pq.read_table(output / "tokens").to_pylist()}
+    assert rows.keys() == GOOD.keys()
+    for name, row in rows.items():
+        assert (row["width"], row["height"]) == ((32, 40) if name == "turned.jpg" else (40, 32))
+        assert row["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert row["caption"].startswith("a photograph of thing ")
+    for row in arrived(output / "shards"):
+        if row["url"] in GOOD:
+            colour = decode_image.decode_pixels(row["image"]).mean(axis=(0, 1))
+            number = 10 * list(GOOD).index(row["url"])
+            assert np.abs(colour - [number, 255 - number, number // 2]).max() < 12, row["url"]
+
+
+def test_the_same_command_changes_nothing_and_a_killed_one_goes_on(output, folder, tmp_path):
+    before = tokens(output)
+    ingest.ingest(settings_of(folder, output))
+    assert tokens(output) == before
+    shutil.copytree(output, tmp_path / "out")
+    for name in ("tokens", "tokenized", "shards/00001", "shards/manifest.json"):
+        path = tmp_path / "out" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ingest.ingest(settings_of(folder, tmp_path / "out"))
+    assert tokens(tmp_path / "out") == before
+
+
+def test_a_folder_that_has_changed_is_refused(ray_cluster, tmp_path):
+    write(tmp_path / "in/a.png", encoded(1))
+    write(tmp_path / "in/a.txt", "a red bus")
+    settings = settings_of(tmp_path / "in", tmp_path / "out")
+    ingest.ingest(replace(settings, stage="select"))
+    write(tmp_path / "in/b.png", encoded(2))
+    with pytest.raises(InputError, match="has changed since"):
+        ingest.ingest(settings)
+
+
+def test_a_table_never_opens_a_file(ray_cluster, tmp_path):
+    """A URL that looks like a stored image's address is still a URL."""
+    write(tmp_path / "in/a.png", encoded(1))
+    write(tmp_path / "in/a.txt", "a red bus")
+    write(
+        tmp_path / "urls.csv",
+        f"url,caption\na.png,a blue cat\n{tmp_path}/in/a.png,a cat\nfile://{tmp_path}/in/a.png,x y\n",
+    )
+    more = {"web": {"table": str(tmp_path / "urls.csv")}}
+    report = ingest.ingest(replace(settings_of(tmp_path / "in", tmp_path / "out"), more=more))
+    assert report["written"] == 1 and report["failed"] == {"bad_scheme": 3}
