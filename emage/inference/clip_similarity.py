@@ -132,10 +132,27 @@ def _open_clip_name(model: str) -> Iterator[str]:
         yield model
         return
     config = plain_data.read_json(model)
+    _refuse_downloads(config, model)
     with tempfile.TemporaryDirectory() as folder:
         whole = config if "model_cfg" in config else {"model_cfg": config}
         Path(folder, "open_clip_config.json").write_text(json.dumps(whole))
         yield f"local-dir:{folder}"
+
+
+def _refuse_downloads(config: Any, model: str) -> None:
+    """Raise InputError if open_clip would download parts that a config names, whoever wrote it, from the hub."""
+    if isinstance(config, list):
+        for value in config:
+            _refuse_downloads(value, model)
+    for key, value in config.items() if isinstance(config, dict) else ():
+        is_source = key.startswith("hf_") and isinstance(value, str)
+        is_place = key.startswith("timm_model_name") and not str(value).replace(".", "").isidentifier()
+        if value and (is_source or is_place):
+            raise InputError(
+                f"{model}: {key}={value!r:.80} would be downloaded: name one of open_clip's own models, or a config "
+                "whose parts open_clip has itself"
+            )
+        _refuse_downloads(value, model)
 
 
 def _fill(network: Any, state: dict[str, Tensor], path: str, model: str) -> None:

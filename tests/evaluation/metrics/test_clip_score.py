@@ -60,6 +60,29 @@ def test_a_config_may_define_how_images_are_prepared(tiny, tmp_path):
     assert not torch.allclose(found, expected(tiny.network))
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text_cfg", "hf_model_name", "somebody/text"),
+        ("text_cfg", "hf_tokenizer_name", "somebody/words"),
+        ("vision_cfg", "timm_model_name", "hf-hub:somebody/images"),
+        ("vision_cfg", "timm_model_name", "hf_hub:images"),
+        ("vision_cfg", "timm_model_name", "local-dir:/elsewhere"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_config_downloads_nothing(part, key, value, whole, tiny, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise AssertionError("open_clip was asked")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", fail)
+    config = {**TINY, part: {**TINY[part], key: value}}
+    (tmp_path / "t.json").write_text(json.dumps({"model_cfg": config} if whole else config))
+    with pytest.raises(InputError, match=rf"t\.json: {key}='{value}' would be downloaded") as error:
+        ClipRanker(tiny.mine_pt, model=str(tmp_path / "t.json"))
+    assert "\n" not in str(error.value)
+
+
 def test_the_score_is_of_each_pair_without_its_negative_half(tiny):
     judge = ClipScore(tiny.mine_pt, tiny.tiny_json)
     cosines = expected(tiny.network)

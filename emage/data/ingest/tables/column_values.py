@@ -130,8 +130,6 @@ def texts(column: pa.Array, limit: int) -> pa.Array:
             column = column.cast(pa.float64())
             column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
         return column.cast(pa.string())
-    if pa.types.is_dictionary(column.type):
-        return texts(column.dictionary, limit).take(column.indices)
     found = _decoded(column, limit)
     return pc.if_else(pc.is_in(found, value_set=_MISSING), pa.scalar(None, pa.string()), found)
 
@@ -144,9 +142,7 @@ def text_lists(column: pa.Array, limit: int) -> pa.Array:
 
 
 def metadata(column: pa.Array) -> pa.Array:
-    """Return a column for conditions: texts and bytes as texts, dictionaries as their values, others as they are."""
-    if pa.types.is_dictionary(column.type):
-        return metadata(column.dictionary).take(column.indices)
+    """Return a column for conditions: texts and bytes as texts, others as they are."""
     return _decoded(column, MAX_CHARACTERS) if _is_text(column.type) else column
 
 

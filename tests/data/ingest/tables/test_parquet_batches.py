@@ -14,7 +14,7 @@ from emage.utils.errors import InputError
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("BATCH_BYTES", 64_000), ("LONG_ENTRY", 5_000), ("MAX_MEAN", 100_000)):
+    for name, value in (("BATCH_BYTES", 64_000), ("MAX_PAGE_BYTES", 12_000_000), ("MAX_MEAN", 100_000)):
         monkeypatch.setattr(parquet_batches, name, value)
 
 
@@ -60,6 +60,56 @@ def test_rows_larger_than_those_of_any_table_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "t.parquet", use_dictionary=False)
     with pytest.raises(InputError, match=r"t\.parquet: row group 0 has \d+ MB of texts in 2 rows"):
         list(url_table.read(SourceConfig(str(tmp_path / "t.parquet"))))
+
+
+@pytest.mark.parametrize("format", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_page_that_unpacks_to_too_much_is_not_unpacked(format, compression, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_batches, "MAX_PAGE_BYTES", 1_900_000)
+    table = pa.table({"url": ["u"] * 200, "caption": ["x" * 10_000] * 200})
+    options = {"data_page_version": format, "compression": compression, "data_page_size": 1 << 30}
+    pq.write_table(table, tmp_path / "t.parquet", use_dictionary=False, **options)
+    with pytest.raises(InputError, match=r"t\.parquet: row group 0 has pages that unpack to 1 MB \(at most 1 MB"):
+        list(url_table.read(SourceConfig(str(tmp_path / "t.parquet"))))
+
+
+@pytest.mark.parametrize("stored", ["in the file's dictionary", "as categories"])
+def test_a_dictionary_that_is_too_large_is_not_read(stored, tmp_path, monkeypatch):
+    """pyarrow keeps the entries of both in memory; those of the second are no dictionary in the file."""
+    monkeypatch.setattr(parquet_batches, "MAX_DICTIONARY_BYTES", 100_000)
+    captions = pa.array([f"caption {n}" for n in range(9_000)])
+    is_category = stored == "as categories"
+    table = pa.table({"url": ["u"] * 9_000, "caption": captions.dictionary_encode() if is_category else captions})
+    pq.write_table(table, tmp_path / "t.parquet", use_dictionary=not is_category)
+    with pytest.raises(InputError, match=r"t\.parquet: row group 0 has dictionaries of \d MB"):
+        list(url_table.read(SourceConfig(str(tmp_path / "t.parquet"))))
+
+
+def test_values_that_are_parts_of_each_other(tmp_path):
+    """In the file each is the one before it and nothing more: 200 kB in 400 bytes."""
+    captions = ["x" * 50_000] * 40
+    options = {"use_dictionary": False, "column_encoding": {"caption": "DELTA_BYTE_ARRAY", "url": "PLAIN"}}
+    pq.write_table(pa.table({"url": ["u"] * 40, "caption": captions}), tmp_path / "t.parquet", **options)
+    assert (tmp_path / "t.parquet").stat().st_size < 5_000
+    assert max(bytes_of_batches(tmp_path / "t.parquet")) < 64_000
+    assert len(read_and_count(SourceConfig(str(tmp_path / "t.parquet")))[0]) == 40
+
+
+@pytest.mark.parametrize("as_dictionary", [True, False])
+def test_lists_may_all_be_one(as_dictionary, tmp_path, monkeypatch):
+    """1,000 captions of 2 kB, in lists of any length."""
+    for lists in ([["x" * 2_000]] * 1_000, [["x" * 2_000] * 999, ["x" * 2_000]]):
+        table = pa.table({"url": ["u"] * len(lists), "caption": pa.array(lists, pa.list_(pa.string()))})
+        pq.write_table(table, tmp_path / "t.parquet", use_dictionary=as_dictionary)
+        source = SourceConfig(str(tmp_path / "t.parquet"), caption=("caption",))
+        monkeypatch.setattr(parquet_batches, "MAX_MEAN", 10**7)
+        monkeypatch.setattr(parquet_batches, "MAX_LIST_BYTES", 3_000_000)
+        assert sum(len(batch) for batch in url_table.read(source)) == len(lists)
+        monkeypatch.setattr(parquet_batches, "MAX_LIST_BYTES", 1_900_000)
+        with pytest.raises(
+            InputError, match=r"row group 0 has lists, one of which may hold 1 MB .* smaller row groups"
+        ):
+            list(url_table.read(source))
 
 
 def test_short_values_are_read_in_full_batches(tmp_path, monkeypatch):
