@@ -75,7 +75,12 @@ class FakePipe:
         return image.getpixel((0, 0)), mask.getpixel((0, 0)), mask.getpixel((mask.width - 1, 0))
 
     def generation_steps(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, inpainting_inputs: Sequence[Any]
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: SamplingConfig,
+        inpainting_inputs: Sequence[Any],
+        negative_prompts: Sequence[str],
     ) -> Iterator[FakeGenerationStep]:
         if list(prompts) != ["a warm-up"]:
             self.batches.append((list(prompts), settings.steps))
@@ -86,7 +91,8 @@ class FakePipe:
             raise RuntimeError("CUDA error: device-side assert triggered")
         if "large" in prompts and len(prompts) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        colours = [colour(p, s, settings.steps, c) for p, s, c in zip(prompts, seeds, inpainting_inputs, strict=True)]
+        texts = [f"{p}, not {n}" if n else p for p, n in zip(prompts, negative_prompts, strict=True)]
+        colours = [colour(p, s, settings.steps, c) for p, s, c in zip(texts, seeds, inpainting_inputs, strict=True)]
         for step in range(1, settings.steps + 1):
             time.sleep({"slow": 0.3, "busy": 0.05}.get(prompts[0], 0.001))
             self.num_steps_done += 1

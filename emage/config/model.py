@@ -133,6 +133,19 @@ class SamplingConfig:
         maximum=0.99,
     )
 
+    @property
+    def reads_negative_prompts(self) -> bool:
+        """Whether guidance leads away from a negative prompt: with a scale below 1 it would lead to it."""
+        return self.guidance > 1
+
+
+def guidance_of_scale(scale: float) -> float:
+    """Return the setting `guidance` of a guidance scale as diffusers defines it, which is off up to 1.
+
+    Both formulas are the same. At 1 it is the caption alone, for which `guidance` 0 needs no second forward pass.
+    """
+    return 0.0 if 0 <= scale <= 1 else scale
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:

@@ -87,13 +87,14 @@ def generation_steps(
     seeds: Sequence[int],
     settings: SamplingConfig,
     inpainting_inputs: Sequence[InpaintingInput | None] = (),
+    negative_prompts: Sequence[str] = (),
 ) -> Iterator[GenerationStep]:
     """Generate a batch of images and yield it after every decoding step. `Emage.generation_steps` has the arguments."""
     context = runner.encode_text(prompts)
     y = _start_tokens(runner, len(prompts), inpainting_inputs)
     num_steps = METHODS[runner.config.method].num_steps(settings, y.shape[1])
     is_new = all(given is None for given in inpainting_inputs)
-    for t, tokens in enumerate(runner.steps(context, y, seeds, settings, is_new), start=1):
+    for t, tokens in enumerate(runner.steps(context, y, seeds, settings, negative_prompts, is_new), start=1):
         yield GenerationStep(runner, t, num_steps, tokens, context, seeds)
 
 

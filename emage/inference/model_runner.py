@@ -42,6 +42,7 @@ class ModelRunner:
     Attributes:
         use_cuda_graphs: Capture a GPU's work the second time that it is run (inference/cuda_graphs.py). Graphs read
             the weights at their present addresses: set it to False before you replace modules.
+        is_compiled: `compile()` was called.
     """
 
     def __init__(self, network: Network, tokenizer: Tokenizer, config: CheckpointConfig, dtype: Dtype):
@@ -51,7 +52,7 @@ class ModelRunner:
         self.device = network.decoder.head.weight.device
         self.use_cuda_graphs = True
         self.graphs = CudaGraphCache(self.device)
-        self._compiled = False
+        self.is_compiled = False
         self._image_decoder = _image_decoder(tokenizer, dtype, self.device)
 
     def compile(self) -> None:
@@ -64,12 +65,12 @@ class ModelRunner:
             raise InputError(
                 "there is no C++ compiler to compile with (g++, clang++): install one, or do without compile"
             )
-        self._compiled, self.graphs = True, CudaGraphCache(self.device)
+        self.is_compiled, self.graphs = True, CudaGraphCache(self.device)
 
     @contextlib.contextmanager
     def inference_context(self) -> Iterator[None]:
         """Compute in this runner's precision, and compiled after `compile()`."""
-        with device_support.arithmetic(self._dtype, self.device), compiled(self._compiled):
+        with device_support.arithmetic(self._dtype, self.device), compiled(self.is_compiled):
             yield
 
     def num_truncated(self, prompts: Sequence[str]) -> int:
@@ -81,11 +82,11 @@ class ModelRunner:
         ids = self.network.text.tokenize(prompts)[0]  # (B,S), padded with 0 after the end, whose id is another
         return int((ids.flip(1).cumsum(1) > 0).sum())
 
-    def warn_of_truncated(self, prompts: Sequence[str]) -> None:
+    def warn_of_truncated(self, prompts: Sequence[str], kind: str = "prompts") -> None:
         """Warn of prompts that are longer than the text encoder reads. The warning names the caller's caller."""
         if count := self.num_truncated(prompts):
             warnings.warn(
-                f"{count} of {len(prompts)} prompts {'is' if count == 1 else 'are'} longer than the text encoder's "
+                f"{count} of {len(prompts)} {kind} {'is' if count == 1 else 'are'} longer than the text encoder's "
                 f"{self.network.text.length} positions; the rest was not read",
                 stacklevel=3,
             )
@@ -113,18 +114,26 @@ class ModelRunner:
             return inpainting.encode(self._tokenizer, given, self.device)
 
     def steps(
-        self, context: Context, y: Tensor, seeds: Sequence[int], settings: SamplingConfig, is_new: bool = False
+        self,
+        context: Context,
+        y: Tensor,
+        seeds: Sequence[int],
+        settings: SamplingConfig,
+        negative_prompts: Sequence[str] = (),
+        is_new: bool = False,
     ) -> Iterator[Step]:
         """Run the model's method: from the tokens `y` (B,N), MASK where masked, to whole images, step by step.
 
-        `is_new`: no token of any image is given.
+        `negative_prompts`: one per image ("" for none) or none at all. `is_new`: no token of any image is given.
         """
         batch, n = y.shape
         network, method, num_tensors = self.network, METHODS[self.config.method], len(context.tensors)
         generate = getattr(method, "generate_new", method.generate) if is_new else method.generate
         num_steps = method.num_steps(settings, n)
         numbers = ImageRng(seeds, self.device).uniform(method.max_random_numbers(settings, n))
-        empty = self.encode_text([""] * batch) if settings.guidance else Context([])
+        if not (negative_prompts and settings.reads_negative_prompts):
+            negative_prompts = [""] * batch
+        negative = self.encode_text(negative_prompts) if settings.guidance else Context([])
 
         def work(inputs: Tensors) -> Outputs:  # does not refer to self, which could then never be freed
             y, numbers, *tensors = inputs
@@ -134,7 +143,7 @@ class ModelRunner:
             rng = BufferedRng(numbers)
             yield from generate(decoder, Context.from_tensors(tensors[:num_tensors]), y, settings, rng)
 
-        inputs = (y, numbers, *context.tensors, *empty.tensors)
+        inputs = (y, numbers, *context.tensors, *negative.tensors)
         for step in self._run(
             ("steps", batch, settings, is_new), work, inputs, num_steps, same_every_step=method.CAUSAL
         ):

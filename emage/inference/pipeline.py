@@ -8,12 +8,13 @@ from PIL import Image
 from emage.config import EvaluateConfig, Rank, check_arguments
 from emage.config.model import GuidanceSchedule, Revise, Schedule, UnmaskingOrder
 from emage.inference import ranking
+from emage.inference.pipeline_parts.diffusers_calls import DiffusersCalls
 from emage.inference.pipeline_parts.pretrained import PretrainedMixin
 from emage.inference.seeds import candidate_seed, check_seeds
 from emage.methods.sampling import SamplingArguments, sampling_arguments
 
 
-class Emage(PretrainedMixin):
+class Emage(DiffusersCalls, PretrainedMixin):
     """A trained model with its tokenizer and its sampling settings: text to image.
 
     An image depends on prompt, seed and settings, not on its batch (on a GPU up to rounding, which was not measured).
@@ -31,6 +32,7 @@ class Emage(PretrainedMixin):
         self,
         prompts: str | Sequence[str],
         *,
+        negative_prompt: str | Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
         candidates: int = 1,
         rank: Rank = "likelihood",
@@ -56,6 +58,8 @@ class Emage(PretrainedMixin):
 
         Args:
             prompts: One prompt or several.
+            negative_prompt: What images should not show: one text for all prompts, or one per prompt ("" for none).
+                Read with `guidance` above 1 only.
             seed: One seed for all prompts, or one per prompt; 0 to 2^63 - 1. Default: 0.
             candidates: Images per prompt, of which the best is returned; at least 1. Candidate 0 has the seed itself.
             rank: How the best is chosen: likelihood (by the model), clip (by CLIP similarity), or none (the first).
@@ -78,7 +82,14 @@ class Emage(PretrainedMixin):
         """
         sampling = sampling_arguments(locals())
         groups = self.candidates(
-            prompts, seed=seed, candidates=candidates, rank=rank, ranker=ranker, batch_size=batch_size, **sampling
+            prompts,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            candidates=candidates,
+            rank=rank,
+            ranker=ranker,
+            batch_size=batch_size,
+            **sampling,
         )
         return [max(group, key=lambda pair: pair[1])[0] for group in groups]
 
@@ -86,6 +97,7 @@ class Emage(PretrainedMixin):
         self,
         prompts: str | Sequence[str],
         *,
+        negative_prompt: str | Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
         candidates: int = 1,
         rank: Rank = "likelihood",
@@ -106,18 +118,21 @@ class Emage(PretrainedMixin):
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_arguments(EvaluateConfig, candidates=candidates, batch_size=batch_size, rank=rank)
         settings, seeds = self.settings(**sampling), check_seeds(seed, len(prompts))
+        negative = self._negative_prompts(negative_prompt, len(prompts), settings)
         if candidates == 1:
             rank = "none"  # there is nothing to choose from
         if rank == "clip" and ranker is None:
             ranker = ranking.ClipRanker(device=str(self.device))
         self.runner.warn_of_truncated(prompts)
         inputs = [
-            (prompt, candidate_seed(s, c)) for prompt, s in zip(prompts, seeds, strict=True) for c in range(candidates)
+            (prompt, candidate_seed(s, c), not_shown)
+            for prompt, s, not_shown in zip(prompts, seeds, negative, strict=True)
+            for c in range(candidates)
         ]
         scored: list[tuple[Image.Image, float]] = []
         for i in range(0, len(inputs), batch_size):
-            texts, own_seeds = zip(*inputs[i : i + batch_size], strict=True)
-            *_, last = self.generation_steps(texts, own_seeds, settings)
+            texts, own_seeds, not_shown = zip(*inputs[i : i + batch_size], strict=True)
+            *_, last = self.generation_steps(texts, own_seeds, settings, negative_prompts=not_shown)
             scored += last.scored_images(rank, ranker, texts)
         return [scored[i : i + candidates] for i in range(0, len(scored), candidates)]
 
@@ -125,6 +140,7 @@ class Emage(PretrainedMixin):
         self,
         prompt: str,
         *,
+        negative_prompt: str | None = None,
         seed: int = 0,
         steps: int | None = None,
         schedule: Schedule | None = None,
@@ -146,6 +162,7 @@ class Emage(PretrainedMixin):
 
         Args:
             prompt: The prompt.
+            negative_prompt: What the image should not show. Read with `guidance` above 1 only.
             seed: 0 to 2^63 - 1. Default: 0.
             steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
             schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
@@ -163,8 +180,10 @@ class Emage(PretrainedMixin):
             InputError: As for `generate`, before the first image.
         """
         settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
+        negative = self._negative_prompts(negative_prompt, 1, settings)
         self.runner.warn_of_truncated([prompt])
-        return (after.images()[0] for after in self.generation_steps([prompt], seeds, settings))
+        passed = self.generation_steps([prompt], seeds, settings, negative_prompts=negative)
+        return (step.images()[0] for step in passed)
 
     def inpaint(
         self,
@@ -172,6 +191,7 @@ class Emage(PretrainedMixin):
         mask: Image.Image,
         prompt: str,
         *,
+        negative_prompt: str | None = None,
         seed: int = 0,
         steps: int | None = None,
         schedule: Schedule | None = None,
@@ -196,6 +216,7 @@ class Emage(PretrainedMixin):
             image: Transparent parts become white; resized and centre-cropped to the model's size, the mask with it.
             mask: Of the same size as `image`; a token of which any pixel is white (above half grey) is regenerated.
             prompt: Caption of the whole image.
+            negative_prompt: What the image should not show. Read with `guidance` above 1 only.
             seed: 0 to 2^63 - 1. Default: 0.
             steps: Decoding steps, 1 to the number of tokens. None (also below): the checkpoint's own setting.
             schedule: How many tokens each step unmasks: cosine, linear, square, cubic or sqrt.
@@ -214,6 +235,7 @@ class Emage(PretrainedMixin):
         """
         settings, seeds = self.settings(**sampling_arguments(locals())), check_seeds(seed, 1)
         given = self.prepare_inpainting(image, mask)
+        negative = self._negative_prompts(negative_prompt, 1, settings)
         self.runner.warn_of_truncated([prompt])
-        *_, last = self.generation_steps([prompt], seeds, settings, [given])
+        *_, last = self.generation_steps([prompt], seeds, settings, [given], negative)
         return last.images()[0]

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, get_args
 
 import torch
 
@@ -93,6 +94,14 @@ def check_dtype(dtype: Dtype, device: str | torch.device) -> None:
 def has_bfloat16_units() -> bool:
     """Return whether this CPU has bfloat16 units: without them it is slower in bfloat16 than in float32."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def dtype_name(dtype: Dtype | torch.dtype) -> Dtype:
+    """Return the name of a precision. Raises InputError if nothing can be generated in it."""
+    name: Any = str(dtype).removeprefix("torch.")
+    if name not in get_args(Dtype):
+        raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
+    return name
 
 
 def weights_dtype(dtype: Dtype) -> torch.dtype:

@@ -28,7 +28,12 @@ class BatchPipeline(Protocol):
 
     def settings(self, **sampling: Any) -> SamplingConfig: ...
     def generation_steps(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: SamplingConfig, inpainting_inputs: Sequence[Any]
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: SamplingConfig,
+        inpainting_inputs: Sequence[Any],
+        negative_prompts: Sequence[str],
     ) -> Iterator[GenerationStep]: ...
 
 
@@ -59,6 +64,7 @@ class QueuedImage:
     prompt: str
     seed: int
     settings: SamplingConfig
+    negative_prompt: str = ""
     inpainting_input: Any = None  # of an edit: what Emage.prepare_inpainting returned; None: a whole image is generated
     scored: bool = False  # the model computes the likelihood of the finished image
     num_previews: int = 0  # spread evenly over the decoding steps before the last

@@ -204,6 +204,7 @@ class _RunningBatch:
             [image.seed for image in images],
             images[0].settings,
             [image.inpainting_input for image in images],
+            [image.negative_prompt for image in images],
         )
         before = time.monotonic()
         for last in steps:
@@ -235,5 +236,5 @@ class _RunningBatch:
 
 def warm_up(pipe: BatchPipeline) -> None:
     """Run two decoding steps and discard the images: the first image of a model takes longest."""
-    for step in itertools.islice(pipe.generation_steps(["a warm-up"], [0], pipe.settings(), [None]), 2):
+    for step in itertools.islice(pipe.generation_steps(["a warm-up"], [0], pipe.settings(), [None], [""]), 2):
         step.images()

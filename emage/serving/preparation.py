@@ -28,7 +28,7 @@ class PreparationPipeline(InpaintingPipeline, Protocol):
 
 @dataclass(frozen=True)
 class PromptReading:
-    """What the text encoder reads of a request's prompt, and what its answers say of that."""
+    """What the text encoder reads of a request's prompts, and what its answers say of that."""
 
     truncated: bool
     tokens: TokenCounts  # of each image
@@ -68,10 +68,16 @@ def scaled_size(request: GenerationRequest) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def read_prompt(request: GenerationRequest, pipe: PreparationPipeline) -> PromptReading:
-    """Return what the text encoder reads of a request's prompt."""
-    num_text, (rows, columns) = pipe.num_text_tokens([request.prompt]), pipe.grid
-    tokens = TokenCounts(num_text, rows * columns if request.image is not None else 0, rows * columns)
-    truncated = pipe.num_truncated([request.prompt]) > 0
-    warnings = (f"prompt: its first {num_text} tokens were read, all that the text encoder takes",) * truncated
-    return PromptReading(truncated, tokens, warnings)
+def read_prompts(request: GenerationRequest, pipe: PreparationPipeline, settings: SamplingConfig) -> PromptReading:
+    """Return what the text encoder reads of a request's prompt and negative prompt."""
+    texts, warnings = {"prompt": request.prompt}, list[str]()
+    if request.negative_prompt and settings.reads_negative_prompts:
+        texts["negative_prompt"] = request.negative_prompt
+    elif request.negative_prompt:
+        warnings.append("negative_prompt: has no effect: it is read with guidance_scale (or guidance) above 1 only")
+    counts = {name: pipe.num_text_tokens([text]) for name, text in texts.items()}
+    truncated = [name for name, text in texts.items() if pipe.num_truncated([text])]
+    warnings += [f"{name}: its first {counts[name]} tokens were read, all that fits" for name in truncated]
+    num_tokens = pipe.grid[0] * pipe.grid[1]
+    tokens = TokenCounts(sum(counts.values()), num_tokens if request.image is not None else 0, num_tokens)
+    return PromptReading("prompt" in truncated, tokens, tuple(warnings))

@@ -35,6 +35,7 @@ class GenerationRequest:
     """A request for `n` images of a prompt; image i has the seed `seed + i`."""
 
     prompt: str
+    negative_prompt: str = ""  # what the image should not show; read with guidance above 1
     n: int = 1
     seed: int = 0
     candidates: int = 1  # generated per image; the best by `rank` is returned
@@ -53,7 +54,7 @@ class GenerationRequest:
 class TokenCounts:
     """The tokens of one image."""
 
-    text: int  # of the prompt that the text encoder read, its start and end included
+    text: int  # of the prompts that the text encoder read, start and end included
     input_image: int  # of the image that was edited; 0 for a new one
     output_image: int
 

@@ -34,7 +34,7 @@ from emage.serving.batch_types import (
 from emage.serving.batcher import Batcher, warm_up
 from emage.serving.image_codec import encode_image, read_edit, scale_to, size_text
 from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS, MAX_RETRY_AFTER_S
-from emage.serving.preparation import PreparationPipeline, PromptReading, check_request, read_prompt, scaled_size
+from emage.serving.preparation import PreparationPipeline, PromptReading, check_request, read_prompts, scaled_size
 from emage.serving.request import Format, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 
 _log = logging.getLogger(__name__)
@@ -175,10 +175,11 @@ class Service:
         if request.image is not None:
             async with self._upload_slots:
                 inpainting_input = await asyncio.to_thread(read_edit, pipe, request)
-        reading = await asyncio.to_thread(read_prompt, request, pipe)
+        reading = await asyncio.to_thread(read_prompts, request, pipe, settings)
         scored = request.candidates > 1 and request.rank == "likelihood"
+        common = (settings, request.negative_prompt, inpainting_input, scored)
         queued = [
-            QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), settings, inpainting_input, scored)
+            QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), *common)
             for i in range(request.n)
             for c in range(_num_candidates(request))
         ]

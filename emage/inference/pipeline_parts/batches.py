@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from emage.config import CheckpointConfig, Dtype, SamplingConfig
-from emage.inference import generation_step, inpainting
+from emage.inference import generation_step, guidance, inpainting
 from emage.inference.generation_step import GenerationStep
 from emage.inference.inpainting import InpaintingInput
 from emage.inference.model_runner import ModelRunner
@@ -30,7 +30,7 @@ class ImageBatches:
         dtype: Dtype | None = None,
     ):
         """Make a pipeline of its parts; `from_pretrained` loads them. `dtype` None: the network's own precision."""
-        self.dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
+        self.dtype: Dtype = dtype or cast(Dtype, str(network.decoder.head.weight.dtype).removeprefix("torch."))
         self.network = network.eval().to(device_support.weights_dtype(self.dtype))
         self.tokenizer, self.config, self.metadata = tokenizer, config, metadata or {}
         self.runner = ModelRunner(self.network, tokenizer, config, self.dtype)
@@ -61,6 +61,7 @@ class ImageBatches:
         seeds: Sequence[int],
         settings: SamplingConfig,
         inpainting_inputs: Sequence[InpaintingInput | None] = (),
+        negative_prompts: Sequence[str] = (),
     ) -> Iterator[GenerationStep]:
         """Generate a batch of images and yield it after every decoding step.
 
@@ -71,8 +72,11 @@ class ImageBatches:
             seeds: One per image.
             settings: From `settings(...)`.
             inpainting_inputs: One per image or none at all: from `prepare_inpainting`, or None for a new image.
+            negative_prompts: One per image ("" for none) or none at all; read if `settings.guidance` is above 1.
         """
-        return generation_step.generation_steps(self.runner, prompts, seeds, settings, inpainting_inputs)
+        return generation_step.generation_steps(
+            self.runner, prompts, seeds, settings, inpainting_inputs, negative_prompts
+        )
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> InpaintingInput:
         """Return the input of `generation_steps` that inpaints. The arguments and errors are those of `inpaint`."""
@@ -106,6 +110,23 @@ class ImageBatches:
             for _ in range(2 if self.device.type == "cuda" else 1):  # graphs are captured the second time
                 *_, last = self.generation_steps([f"warm-up {i}" for i in range(size)], range(size), settings)
                 last.images()
+
+    def _negative_prompts(self, given: Any, num_images: int, settings: SamplingConfig) -> list[str]:
+        """Return one negative prompt per image; warn of what is not read. Raises InputError."""
+        prompts = guidance.check_negative_prompts(given, num_images, settings)
+        if settings.reads_negative_prompts:
+            self.runner.warn_of_truncated([prompt for prompt in prompts if prompt], "negative prompts")
+        return prompts
+
+    def _move(self, device: str, dtype: Dtype) -> None:
+        """Move the weights to a device and a precision, with a new runner: CUDA graphs keep the old addresses."""
+        self.dtype = dtype
+        self.network.to(device, device_support.weights_dtype(dtype))
+        self.tokenizer.to(device)
+        before, self.runner = self.runner, ModelRunner(self.network, self.tokenizer, self.config, dtype)
+        self.runner.use_cuda_graphs = before.use_cuda_graphs
+        if before.is_compiled:
+            self.runner.compile()
 
     # Old names, for one release.
     facts = renamed_attribute("facts", "metadata")

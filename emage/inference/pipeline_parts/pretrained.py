@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from PIL import Image
@@ -13,7 +13,6 @@ from emage.config import CheckpointConfig, Dtype
 from emage.inference.pipeline_parts.batches import ImageBatches
 from emage.model import checkpoint, device_support, hub, model_card
 from emage.utils import image_grid
-from emage.utils.errors import InputError
 
 REWRITTEN = ("emage", "tokenizer", "files")  # keys of the manifest that saving a checkpoint writes itself
 
@@ -58,9 +57,7 @@ class PretrainedMixin(ImageBatches):
             InputError: If there is no such model, it is damaged, or the device or precision is not available.
         """
         device = device_support.choose(device)
-        precision: Any = str(dtype).removeprefix("torch.")
-        if precision not in get_args(Dtype):
-            raise InputError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype}")
+        precision = device_support.dtype_name(dtype)
         device_support.check_dtype(precision, device)
         folder = hub.find(
             path_or_hub_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only

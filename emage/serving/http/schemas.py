@@ -30,7 +30,7 @@ class ImageData(BaseModel):
 class TokenKinds(BaseModel):
     """Tokens by kind."""
 
-    text_tokens: int = Field(description="Of the prompt: those that were read, start and end included.")
+    text_tokens: int = Field(description="Of the prompts: those that were read, start and end included.")
     image_tokens: int = Field(description="Of the edited image, or of those that were returned (without candidates).")
 
 

@@ -68,7 +68,7 @@ def test_all_errors_have_the_form_of_the_api(url: str) -> None:
         (404, "model_not_found"): post(url, prompt="a", model="other"),
         (404, "not_found"): httpx.get(f"{url}/v2"),
         (405, "method_not_allowed"): httpx.get(f"{url}/v1/images/generations"),
-        (413, "request_too_large"): post(url, prompt="a", user="x" * 500_000),
+        (413, "request_too_large"): post(url, prompt="a", user="x" * 900_000),
         (500, "drawing_failed"): post(url, prompt="fails"),
         (408, "timeout"): post(url, prompt="slow", steps=90),
     }

@@ -16,6 +16,7 @@ from openai.types import image_edit_params, image_generate_params
 from PIL import Image
 from web import encode
 
+from emage.inference.pipeline import Emage
 from emage.serving.http.app import Options, make_app
 from emage.serving.http.parameters import effects
 from emage.serving.http.parameters.schema import WITHOUT_EFFECT, ImageRequest
@@ -97,6 +98,18 @@ def test_guidance_scale_is_off_up_to_one(scale: float, guidance: float) -> None:
     assert body.to_generation_request(0).sampling == {"guidance": guidance}
 
 
+def test_a_negative_prompt_is_read_with_guidance(url: str, endpoint: str, demo_pipe: Emage) -> None:
+    body = {"prompt": "a", "negative_prompt": "b c", "seed": 1}
+    guided = post(url, **body, guidance_scale=3)
+    assert colours(guided) == [colour("a, not b c", 1, 4)] and guided.json()["warnings"] == []
+    assert guided.json()["usage"]["input_tokens"] == 3 + 4
+    (line,) = post(url, **body).json()["warnings"]
+    assert line == "negative_prompt: has no effect: it is read with guidance_scale (or guidance) above 1 only"
+    answer = post(endpoint, prompt="a red circle", negative_prompt="a blue square", seed=3, guidance_scale=4, steps=4)
+    (expected,) = demo_pipe.generate("a red circle", negative_prompt="a blue square", seed=3, guidance=4.0, steps=4)
+    assert opened(answer.json()["data"][0]["b64_json"]).tobytes() == expected.tobytes()
+
+
 def test_seed_minus_one_is_random_and_reported(url: str) -> None:
     seeds = [post(url, prompt="a", seed=-1).json()["data"][0]["seed"] for _ in range(3)]
     assert min(seeds) >= 0 and len(set(seeds)) > 1
@@ -165,7 +178,7 @@ def test_other_warnings(url: str) -> None:
     assert warnings(output_compression=50) == ["output_compression: has no effect: a png is lossless"]
     assert warnings(partial_images=2) == ["partial_images: has no effect: previews are sent with stream=true only"]
     (line,) = warnings(prompt="a word " * 20)
-    assert line == "prompt: its first 12 tokens were read, all that the text encoder takes"
+    assert line == "prompt: its first 12 tokens were read, all that fits"
 
 
 # --- Refused ---
@@ -206,22 +219,30 @@ def test_edits_of_several_images_or_without_a_mask_are_one_clear_line(url: str) 
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[str]:
-    options = Options(model_names=("paper-512", "gpt-image-2.6-flare"))
+    options = Options(model_names=("paper-512", "dall-e-3"))
     with serving(lambda: make_app(Service(FakePipe(), QueueLimits()), options)) as url:
         yield url
 
 
 def test_a_model_has_a_name_and_aliases(named: str) -> None:
-    for name in (None, "", "paper-512", "gpt-image-2.6-flare"):
+    for name in (None, "", "paper-512", "dall-e-3"):
         assert post(named, prompt="a", model=name).status_code == 200
     error = post(named, prompt="a", model="emage").json()["error"]
     assert error["code"] == "model_not_found" and error["message"] == (
-        "unknown model 'emage': only 'paper-512', 'gpt-image-2.6-flare' is served: send it, or leave model out"
+        "unknown model 'emage': only 'paper-512', 'dall-e-3' is served: send it, or leave model out"
     )
     listed = httpx.get(f"{named}/v1/models").json()["data"]
-    assert [model["id"] for model in listed] == ["paper-512", "gpt-image-2.6-flare"]
-    assert httpx.get(f"{named}/v1/models/gpt-image-2.6-flare").json() == listed[1]
+    assert [model["id"] for model in listed] == ["paper-512", "dall-e-3"]
+    assert httpx.get(f"{named}/v1/models/dall-e-3").json() == listed[1]
     assert httpx.get(f"{named}/v1/models/emage").status_code == 404
+
+
+def test_the_names_whose_images_are_urls_by_default(named: str) -> None:
+    (item,) = post(named, prompt="a", model="dall-e-3").json()["data"]
+    assert item["url"].startswith("data:image/png;base64,")
+    for model, kind in (("dall-e-3", "b64_json"), ("paper-512", None)):
+        (item,) = post(named, prompt="a", model=model, response_format=kind).json()["data"]
+        assert item["b64_json"] and "url" not in item
 
 
 def test_usage_counts_tokens(url: str) -> None:

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from emage.config import GuidanceSchedule, Revise, SamplingConfig, Schedule, UnmaskingOrder
 from emage.config.fields import leaves
+from emage.config.model import guidance_of_scale
 from emage.serving import limits
 from emage.serving.request import MODEL_NAME, Format, GenerationRequest, RequestError
 
 EXAMPLE_PROMPT = "a small red circle above a large blue square"
 SAMPLING_SETTINGS = leaves(SamplingConfig)
+URL_MODELS = ("dall-e-2", "dall-e-3")  # LangChain's wrapper reads URLs of them and sends no `response_format`
 OTHER_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}  # of settings, in diffusers and its like
 WITHOUT_EFFECT = {  # parameters that cannot change the image, and why
     "quality": "there is one quality",
@@ -67,7 +69,9 @@ class ImageRequest(BaseModel):
         examples=["auto"],
     )
     response_format: Literal["b64_json", "url"] | None = Field(
-        None, description="`url`: a data URL with the whole image, because none is stored; null: `b64_json`."
+        None,
+        description="`url`: a data URL with the whole image, because none is stored; null: `b64_json`, but `url` if "
+        "`model` is dall-e-2 or dall-e-3.",
     )
     output_format: Format | None = Field(None, description="Format of the files; null: png.")
     output_compression: int | None = Field(
@@ -115,10 +119,20 @@ class ImageRequest(BaseModel):
     guidance: float | None = _sampling("guidance")
     guidance_schedule: GuidanceSchedule | None = _sampling("guidance_schedule")
     remask: float | None = _sampling("remask")
+    negative_prompt: str | None = Field(
+        None,
+        max_length=limits.MAX_PROMPT_CHARACTERS,
+        description="What the image should not show. Read with `guidance_scale` (or `guidance`) above 1 only.",
+    )
     num_inference_steps: int | None = Field(None, description="Another name of `steps`.")
     guidance_scale: float | None = Field(
         None, description="Another name of `guidance`, as diffusers defines it: 1 and less turn it off."
     )
+
+    @property
+    def wants_urls(self) -> bool:
+        """Whether the images are data URLs: on request, and by default under a name of which OpenAI says so."""
+        return (self.response_format or ("url" if self.model in URL_MODELS else "b64_json")) == "url"
 
     def to_generation_request(
         self, seed: int, image: bytes | None = None, mask: bytes | None = None
@@ -135,6 +149,7 @@ class ImageRequest(BaseModel):
         """
         return GenerationRequest(
             prompt=self.prompt,
+            negative_prompt=self.negative_prompt or "",
             n=self.n or 1,
             seed=seed if self.seed in (None, -1) else self.seed,
             candidates=self.candidates,
@@ -163,8 +178,8 @@ class ImageRequest(BaseModel):
             value = getattr(self, name)
             if value is None:
                 continue
-            if name == "guidance_scale" and 0 <= value <= 1:
-                value = 0.0  # 1 is the caption alone, for which ours needs no second forward pass
+            if name == "guidance_scale":
+                value = guidance_of_scale(value)
             if settings.setdefault(own, value) != value:
                 message = f"{name} and {own} are the same setting and differ: send one of them"
                 raise RequestError("invalid_value", message, name)
