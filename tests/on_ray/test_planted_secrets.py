@@ -38,6 +38,8 @@ each_address = pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRES
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("EMAGE_API_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN"):  # of an endpoint: serving/test_planted_keys.py
+        monkeypatch.setenv(name, f"{SECRET}-{name}-0123456789")
 
 
 def assert_not_in(folder: Path) -> None:
