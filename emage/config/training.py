@@ -53,11 +53,13 @@ class ObjectiveConfig:
         minimum=0,
         maximum=1,
     )
-    groups: int = setting(
-        16,
-        "Groups of tokens that parallel_autoregressive learns to generate one after another.",
+    groups: tuple[int, ...] = setting(
+        (8, 16, 32),
+        "Numbers of groups of tokens that parallel_autoregressive learns to generate one after another; each image "
+        "gets one of them at random. A model is best in these numbers of decoding steps.",
         unit="groups",
         minimum=1,
+        not_empty=True,
     )
     group_schedule: Schedule = setting(
         "cubic",

@@ -6,8 +6,8 @@ autoregressive model does, and generates in a few steps, as the iterative ones d
 Letters: B images, N image tokens, T groups and decoding steps, M positions of a group, V codes.
 
 Training:
-    1. Put the positions in order (Halton, or at random) and split the order into T groups; given positions, in a
-       fraction of the images, come before all groups (as in inpainting).
+    1. Put the positions in order (Halton, or at random) and split the order into T groups, T at random of a few
+       numbers; given positions, in a fraction of the images, come before all groups (as in inpainting).
     2. One pass over 2N states predicts every token from X and the tokens of earlier groups: content states (a token)
        see groups up to their own, query states ([MASK]) see earlier groups and the queries of their own.
     3. Cross-entropy on all positions.
@@ -53,7 +53,7 @@ def loss(model, y: Tensor, context, objective: ObjectiveConfig, rng: ImageRng, p
 
 
 def sample_groups(n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
-    """Return the group (B,N) of every position in training, 0..T-1, and -1 for given positions."""
+    """Return the group (B,N) of every position in training, 0..T-1, and -1 for given positions; T differs by image."""
     batch, device = len(rng), rng.device
     order = -halton_rank(n, device).float().expand(batch, n)  # scores: the highest come first
     masked = torch.full((batch,), n, device=device)
@@ -65,7 +65,12 @@ def sample_groups(n: int, objective: ObjectiveConfig, rng: ImageRng) -> Tensor:
         masked = torch.where(u < 1, (u * n).ceil().long().clamp(max=n), masked)
         order = order.masked_fill(top_k_mask(rng.uniform(n), n - masked), torch.inf)
     rank = order.argsort(dim=1, descending=True, stable=True).argsort(dim=1) - (n - masked)[:, None]  # < 0: given
-    kept = kept_table(n, min(objective.groups, n), objective.group_schedule, device)[:, masked].T  # (B,T)
+    numbers = [min(number, n) for number in objective.groups]
+    tables = torch.full((len(numbers), max(numbers), n + 1), n, device=device)
+    for table, number in zip(tables, numbers, strict=True):
+        table[:number] = kept_table(n, number, objective.group_schedule, device)
+    number = (rng.uniform(1)[:, 0] * len(numbers)).long()
+    kept = tables[number, :, masked]  # (B,T)
     return torch.where(rank < 0, -1, (rank[:, :, None] >= kept[:, None]).sum(-1))
 
 

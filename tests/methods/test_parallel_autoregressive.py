@@ -120,7 +120,7 @@ def test_the_training_pass_gives_the_logits_of_every_generation_step(net: Networ
 
 
 def test_a_token_is_predicted_without_its_own_group_and_later_ones(net: Network):
-    group = method.sample_groups(N, ObjectiveConfig(groups=4), rngs())
+    group = method.sample_groups(N, ObjectiveConfig(groups=(4,)), rngs())
     y = tokens()
     before = net.decoder.grouped_logits(y, encode_text(net), group)
     for t in range(4):
@@ -153,15 +153,28 @@ def test_the_likelihood_of_all_images_sums_to_one():
 
 def test_groups_are_those_of_generation():
     settings = SamplingConfig(steps=5, schedule="cosine")
-    group = method.sample_groups(N, ObjectiveConfig(groups=5, group_schedule="cosine"), rngs())
+    group = method.sample_groups(N, ObjectiveConfig(groups=(5,), group_schedule="cosine"), rngs())
     assert [sorted((group[0] == t).nonzero().flatten().tolist()) for t in range(5)] == [
         sorted(positions) for positions in reference_groups([], settings)[1:]
     ]
 
 
+def test_images_have_different_numbers_of_groups_and_none_depends_on_its_batch():
+    objective = ObjectiveConfig(groups=(2, 4, 100))  # 100: each of the N tokens is a group
+    group = method.sample_groups(N, objective, ImageRng(range(600)))
+    numbers = (group.max(1).values + 1).tolist()
+    assert {number: numbers.count(number) / 600 for number in set(numbers)} == {
+        number: pytest.approx(1 / 3, abs=0.07) for number in (2, 4, N)
+    }
+    for number in (2, 4):
+        alone = method.sample_groups(N, ObjectiveConfig(groups=(number,)), ImageRng([0]))
+        assert torch.equal(group[numbers.index(number)], alone[0])
+    assert torch.equal(method.sample_groups(N, objective, ImageRng([7])), group[7:8])
+
+
 def test_given_positions_come_first_and_the_others_follow_the_schedule():
     rng = ImageRng(range(400))
-    group = method.sample_groups(N, ObjectiveConfig(groups=4, given_share=0.5), rng)
+    group = method.sample_groups(N, ObjectiveConfig(groups=(4,), given_share=0.5), rng)
     given = (group < 0).sum(1)
     with_given = given > 0
     assert with_given.float().mean().item() == pytest.approx(0.5 * 15 / 16, abs=0.07)  # u = 1 masks all
@@ -173,6 +186,6 @@ def test_given_positions_come_first_and_the_others_follow_the_schedule():
 
 
 def test_a_fraction_of_the_images_has_a_random_order():
-    group = method.sample_groups(N, ObjectiveConfig(groups=4, random_order_share=0.25), ImageRng(range(400)))
-    halton = method.sample_groups(N, ObjectiveConfig(groups=4), ImageRng([0]))
+    group = method.sample_groups(N, ObjectiveConfig(groups=(4,), random_order_share=0.25), ImageRng(range(400)))
+    halton = method.sample_groups(N, ObjectiveConfig(groups=(4,)), ImageRng([0]))
     assert (group != halton).any(1).float().mean().item() == pytest.approx(0.25, abs=0.07)

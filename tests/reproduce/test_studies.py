@@ -183,19 +183,19 @@ def test_durations():
 FINGERPRINTS = {
     "small": {
         "world": "e6793603e369738f1a4858fd7ca22f6eb1d391779dd7b0b93d3b3e33c334a5ac",
-        "models/iterative3-seed0": "40c94da18bed0307e8af24779a21a05c544fa4fa9f98c104f22aeb7fbddaa425",
-        "evaluations/iterative3-seed0": "e13d9abf614a87cc6de4d8a316887b3ca6fb91527e82daecc590d737947c110e",
+        "models/iterative3-seed0": "66ee19d7b3e8530e2212ffa630cbf17e294a81582d982b2c9111816d4a056365",
+        "evaluations/iterative3-seed0": "607140dd6f9d791c8f357ed7555d716519227dcdceff0e423e787cb0efb5da0f",
         "tokenizers": "5d3dcf29d49b3376e648af06b5a15bf59c4544dd3eddf5ca62088a2ea231bdcd",
-        "strips/iterative3-seed0": "e8d26452c8c15d6df95c443a3a28a7020e37188057f079ffb90a37eb336edf54",
-        "latency/iterative3-seed0": "5fd2b43d7a61099cbb4345caf8886d41f6f7ed0b13deec985ca54aa3577411fd",
-        "latency/autoregressive-seed0-uncached": "12902b1f77f947ed895807bb86858616bbbd108b303a8e444dc5cf9836cc5764",
+        "strips/iterative3-seed0": "a0b4242f8fc92044b731fe4c55ac68df96c7da24878463c24143aa57d22ac2f6",
+        "latency/iterative3-seed0": "7bc9b5f6c56381350a863346cb0e46374b6d7ce3758cade4f3c51ee8b618c5b0",
+        "latency/autoregressive-seed0-uncached": "617cb67304961dc5065099a6a86571db9bbb48b5df443700ee13d1727a685ec5",
     },
     "paper": {
-        "models/iterative3-seed0": "6ad7e6ba1435fe7b7f85bc6de9ddb0bbac0addb8d86690c3b683afaf1d7f6658",
-        "evaluations/iterative3-seed0-500k": "8c94bc457660fc99c6295ece93ffc520995fa9bb5dfde7153e5b41ec42f34d92",
+        "models/iterative3-seed0": "ee9012d9d6fc1473168143505a2b189e2ebdc6435c1c440f9a2c7e370af12895",
+        "evaluations/iterative3-seed0-500k": "e74d582e7f123e0bbd065b60841f02d6d2082dc0edd7a3874d8e9c9a8444b48b",
         "tokenizers": "03c2b70be0633cd6bd5e0d419e4956bc38bb01504c2ab5d96992d79a3061c680",
-        "strips/iterative3-seed0-500k": "ae644a38e13bee398e261deb3f452eeb22032945aa571d99605649e7e698b331",
-        "latency/iterative3-seed0-500k": "8ac589fd2b987a29956b9e33baa6f034df6f4a1da276060db026ac2a5788fca3",
+        "strips/iterative3-seed0-500k": "298a9985c9b0cbf6b503ee5a02b95d5f8d95ed950a23a14e33ccbd2845f1969a",
+        "latency/iterative3-seed0-500k": "3fbf6fa3e02e29fd1eb8b47dd91eda237a050247c9c4c465630faced7f604521",
     },
 }
 
