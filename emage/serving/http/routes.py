@@ -110,7 +110,7 @@ async def _respond(
     backend, timeout_s = http.app.state.backend, http.app.state.options.timeout_s
     _check_model_name(http, body.model)
     identifier = body.safety_identifier or body.user
-    notes = schemas.RequestNotes(body.wants_urls, effects.warnings(body), identifier)
+    notes = schemas.RequestNotes(body.wants_urls(request.image is not None), effects.warnings(body), identifier)
     try:
         if body.stream:
             return await _stream(backend, request, prefix, notes, timeout_s)

@@ -243,6 +243,8 @@ def test_the_names_whose_images_are_urls_by_default(named: str) -> None:
     for model, kind in (("dall-e-3", "b64_json"), ("paper-512", None)):
         (item,) = post(named, prompt="a", model=model, response_format=kind).json()["data"]
         assert item["b64_json"] and "url" not in item
+    (item,) = edit(named, {"image": MARKED}, prompt="a", model="dall-e-3").json()["data"]
+    assert item["b64_json"] and "url" not in item
 
 
 def test_usage_counts_tokens(url: str) -> None:

@@ -70,8 +70,8 @@ class ImageRequest(BaseModel):
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         None,
-        description="`url`: a data URL with the whole image, because none is stored; null: `b64_json`, but `url` if "
-        "`model` is dall-e-2 or dall-e-3.",
+        description="`url`: a data URL with the whole image, because none is stored. null: `b64_json`; for a "
+        "generation by the name dall-e-2 or dall-e-3 `url`.",
     )
     output_format: Format | None = Field(None, description="Format of the files; null: png.")
     output_compression: int | None = Field(
@@ -129,10 +129,14 @@ class ImageRequest(BaseModel):
         None, description="Another name of `guidance`, as diffusers defines it: 1 and less turn it off."
     )
 
-    @property
-    def wants_urls(self) -> bool:
-        """Whether the images are data URLs: on request, and by default under a name of which OpenAI says so."""
-        return (self.response_format or ("url" if self.model in URL_MODELS else "b64_json")) == "url"
+    def wants_urls(self, is_edit: bool) -> bool:
+        """Whether the images are data URLs: on request, and by default under a name of which OpenAI says so.
+
+        No model of such a name edited images at OpenAI: clients read edits as base64.
+        """
+        if self.response_format is None:
+            return self.model in URL_MODELS and not is_edit
+        return self.response_format == "url"
 
     def to_generation_request(
         self, seed: int, image: bytes | None = None, mask: bytes | None = None
