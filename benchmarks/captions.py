@@ -1,4 +1,4 @@
-"""Captions per second of the caption rules and of caption cleaning, on one core; the goal of the rules is 100,000.
+"""Captions per second of the caption rules and of caption cleaning, on one core; the goal of the rules is 60,000.
 
     python benchmarks/captions.py [URL_TABLE.parquet] [column=TEXT]
 

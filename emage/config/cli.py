@@ -67,7 +67,7 @@ def parse(
     merged = OmegaConf.merge(_writable(program), _preset(program, preset))
     for value in values:
         try:
-            merged = OmegaConf.merge(merged, _override(value))
+            merged = OmegaConf.merge(merged, _override(program, value))
         except (OmegaConfBaseException, OverflowError) as error:  # OverflowError: 400 digits for a float
             key, text = value.split("=", 1)
             raise InputError(override_error(program, error, key, text)) from None
@@ -200,12 +200,22 @@ def _writable(program: type) -> Any:
     return config
 
 
-def _override(value: str) -> Any:
-    """Return one key=value as a config, with the value read as YAML ([a, b], null, 1e-3, true)."""
+def _override(program: type, value: str) -> Any:
+    """Return one key=value as a config, with the value read as YAML ([a, b], null, 1e-3, true).
+
+    A text stays as it was typed: `no`, the code of Norwegian, is false in YAML, and 007 is 7.
+    """
     try:
-        return OmegaConf.from_dotlist([value])
+        override = OmegaConf.from_dotlist([value])
     except yaml.YAMLError as error:
         raise InputError(f"{value} is not a YAML value: {first_line(error)}") from None
+    key, _, text = value.partition("=")
+    field = leaves(program).get(key)
+    if field and field.type in (str, str | None):
+        as_yaml: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        if isinstance(as_yaml["value"], bool | int | float):
+            OmegaConf.update(override, key, text)
+    return override
 
 
 def _check_key(program: type, key: str) -> None:

@@ -1,12 +1,18 @@
 """Settings of the ingest, table of URLs -> token table; and of `emage inspect`, token table -> statistics, images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from omegaconf import MISSING
 
 from emage.config.environment import MLflowConfig
-from emage.config.fields import MAX_SEED, group, setting
+from emage.config.fields import MAX_SEED, group, nearest, setting, shown_value
+
+# Languages that the caption rules can tell apart (eldc's), by their codes in ISO 639-1; "ms" is Indonesian as well.
+_CODES = """am ar az be bg bn ca cs da de el en es et eu fa fi fr gu he hi hr hu hy is it ja ka kn ko ku lo lt lv ml mr
+    ms nl no or pa pl pt ro ru sk sl sq sr sv ta te th tl tr uk ur vi yo zh"""
+LANGUAGES = tuple(_CODES.split())
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,23 @@ class TokenizeConfig:
     gpus_per_actor: float = setting(1.0, "GPUs per actor; 0: on CPUs.", unit="GPUs", minimum=0)
     node_resource: str = setting("", "Actors only on nodes with this custom Ray resource; empty: on any node.")
     caption_rules: bool = setting(True, "Clean captions and drop rows whose caption breaks a rule.")
+    language: str = setting(
+        "en",
+        "Language of the captions, two letters (ISO 639-1), or several with commas: en,de. Captions that are surely in "
+        "another one are dropped. any: all are kept.",
+    )
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of `language`."""
+        return tuple(code.strip() for code in self.language.split(","))
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message for a language that the caption rules do not know."""
+        for code in self.languages:
+            if code not in ("any", *LANGUAGES):
+                wrong, near = shown_value(code), nearest(code, LANGUAGES)
+                yield f"{prefix}language={wrong}: must be one or several of any, {', '.join(LANGUAGES)}{near}"
 
 
 @dataclass(frozen=True)

@@ -178,3 +178,10 @@ def test_two_schedules_of_parallel_autoregressive_are_an_error():
     assert problem.startswith("sampling.schedule=linear: ") and "objective.group_schedule (it is cubic)" in problem
     assert not list(replace(settings, objective=ObjectiveConfig(group_schedule="linear")).problems())
     assert not list(replace(settings, method="iterative3").problems())
+
+
+@pytest.mark.parametrize("text", ["no", "on", "true", "007", "1e3", ".inf", "2_000"])
+def test_a_text_stays_as_it_was_typed(text: str):
+    """In YAML these are no texts."""
+    config = parse(IngestConfig, ["source.table=t", "output=o", f"source.dataset={text}", f"source.md5={text}"])
+    assert (config.source.dataset, config.source.md5) == (text, text)

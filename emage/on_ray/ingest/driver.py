@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emage.config import IngestConfig, SourceConfig, check
+from emage.config import IngestConfig, SourceConfig, TokenizeConfig, check
 from emage.data import schema
 from emage.data.ingest import url_filter, url_table
 from emage.data.ingest.sources import kinds
@@ -34,8 +34,11 @@ NOT_IN_IDENTITY = {
     ),
     "tokenize": ("batch_size", "num_actors", "gpus_per_actor"),
 }
-# Keys of source that earlier versions lacked: an output of theirs, which has no value of them, has the default.
-ADDED_TO_SOURCE = {"several_captions": SourceConfig.several_captions}
+# Settings, by group, that earlier versions lacked: an output of theirs, which has no value of them, has the default.
+ADDED = {
+    "source": {"several_captions": SourceConfig.several_captions},
+    "tokenize": {"language": TokenizeConfig.language},
+}
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ def _identity(config: IngestConfig) -> dict[str, Any]:
     for group in ("source", "more", "select", "download", "tokenize", "shuffle"):
         without = NOT_IN_IDENTITY.get(group, ())
         identity[group] = {key: value for key, value in settings[group].items() if key not in without}
-    for key, default in ADDED_TO_SOURCE.items():
-        if identity["source"][key] == default:
-            del identity["source"][key]
+    for group, added in ADDED.items():
+        for key, default in added.items():
+            if identity[group][key] == default:
+                del identity[group][key]
     return identity
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from emage.config import TokenizeConfig
 from emage.data import schema
-from emage.data.ingest.captions import caption_rules
+from emage.data.ingest.captions import caption_language, caption_rules
 from emage.on_ray import tasks
 from emage.on_ray.ingest import tokenize_dataset
 from emage.on_ray.ingest.download import image_shards
@@ -78,7 +78,9 @@ def run(
     folder.mkdir(exist_ok=True)
     manifest.remove_leftovers(folder)
     downloaded = manifest.read_json(shards / manifest.NAME)
-    rules = [caption_rules.RULES_VERSION, config.caption_rules]  # captions are cleaned without the rules too
+    rules: list[Any] = [caption_rules.RULES_VERSION, config.caption_rules]  # captions are cleaned without the rules too
+    if config.caption_rules:
+        rules += [sorted(config.languages), caption_language.DETECTOR]
     settings = manifest.fingerprint([asdict(info), rules])
     inputs = _fingerprints(shards, downloaded["shards"])
     totals: dict[str, Any] = {"rows": 0, "written": 0} | {name: Counter() for name in SUMMED}

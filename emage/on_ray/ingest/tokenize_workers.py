@@ -48,6 +48,7 @@ class Reader:
 
     def __init__(self, shards: Path, config: TokenizeConfig, image_size: int):
         self.shards, self.config, self.image_size = shards, config, image_size
+        self.rules = caption_rules.rules_for(config.languages) if config.caption_rules else {}
 
     def __call__(self, numbers: pa.Table) -> Iterator[pa.Table]:
         for number in numbers["shard"].to_pylist():
@@ -82,7 +83,7 @@ class Reader:
         Removes the encoded image from the row, and cleans its caption.
         """
         data, image["caption"] = image.pop("image"), caption_cleaning.normalise(image["caption"])
-        if self.config.caption_rules and (rule := caption_rules.drop_reason(image["caption"])):
+        if rule := caption_rules.first_broken(image["caption"], self.rules):
             return "rejected", rule
         try:
             pixels = decode_image.decode_pixels(data)

@@ -25,7 +25,6 @@ from ray.util.state.common import ActorState
 from emage import tokenizers
 from emage.config import TokenizeConfig
 from emage.data import schema, shapes
-from emage.data.ingest.captions import caption_rules
 from emage.on_ray.ingest import tokenize_dataset, tokenize_shards
 from emage.on_ray.ingest.download import image_shards
 from emage.on_ray.ingest.tokenize_workers import Encoder
@@ -35,7 +34,7 @@ from emage.utils.errors import InputError
 SHARDS, ROWS, SIZE = 6, 24, 64
 CONFIG = TokenizeConfig(tokenizer="vqgan-demo-f8-512", batch_size=5, gpus_per_actor=0.0)
 DATASETS = ("laion", "shapes")
-BAD_CAPTIONS = {3: "", 11: "IMG_2041.jpg"}  # index in a shard -> caption
+BAD_CAPTIONS = {3: "", 11: "Zwei rote Kreise neben einem blauen Quadrat"}  # index in a shard -> caption
 BAD_IMAGES = {7: b"no image", 20: b"\xff\xd8\xff\xe0"}
 
 
@@ -97,7 +96,7 @@ def tokenized(ray_cluster, tmp_path_factory) -> tuple[Path, list[dict[str, Any]]
 @pytest.mark.ray
 def test_every_row_is_written_or_rejected_with_its_drop_reason(tokenized):
     folder, rows, values = tokenized
-    reasons = {3: "empty", 11: caption_rules.drop_reason(BAD_CAPTIONS[11]), 7: "not_an_image", 20: "decode_error"}
+    reasons = {3: "empty", 11: "foreign_language", 7: "not_an_image", 20: "decode_error"}
     bad = {row["key"]: reasons[int(row["key"][5:])] for row in rows if int(row["key"][5:]) in reasons}
     written = pq.read_table(sorted((folder / "tokenized").glob("*/tokens.parquet"))).to_pylist()
     rejected = pq.read_table(sorted((folder / "tokenized").glob("*/rejected.parquet")))
@@ -109,7 +108,7 @@ def test_every_row_is_written_or_rejected_with_its_drop_reason(tokenized):
         assert all(row[name] == before[name] for name in ("dataset", "url", "caption"))
     assert not by_key
     assert values["rows"] == len(rows) and values["written"] == len(written) == len(rows) - len(bad)
-    assert values["rejected"] == {"empty": SHARDS, reasons[11]: SHARDS}
+    assert values["rejected"] == {"empty": SHARDS, "foreign_language": SHARDS}
     assert values["failed"] == {"not_an_image": SHARDS, "decode_error": SHARDS}
     assert values["datasets"] == Counter(row["dataset"] for row in written)
     assert set(values["datasets"]) == set(DATASETS)
@@ -153,7 +152,8 @@ def test_another_tokenizer_or_other_caption_rules_need_another_folder(tokenized)
     info = tokenize_shards.describe(CONFIG, SIZE)
     paths = {"shards": folder / "shards", "folder": folder / "tokenized"}
     before = files(folder / "tokenized")
-    for config, other in ((CONFIG, replace(info, sha256="0" * 64)), (replace(CONFIG, caption_rules=False), info)):
+    tokenizer, no_rules = replace(info, sha256="0" * 64), replace(CONFIG, caption_rules=False)
+    for config, other in ((CONFIG, tokenizer), (no_rules, info), (replace(CONFIG, language="en,de"), info)):
         with pytest.raises(InputError, match="00000 was made by another tokenizer or with other caption rules"):
             tokenize_shards.run(config, other, image_size=SIZE, **paths)
     assert files(folder / "tokenized") == before

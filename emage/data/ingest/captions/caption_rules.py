@@ -2,19 +2,20 @@
 
 A rule is a pure function of one normalised caption and returns True if the caption should be dropped. Its docstring
 describes such a caption: the first line is printed in the ingest report. Rules see neither the image nor other rows.
-They are written for alt-text from the web and for an English text encoder. They run in order, and the first one that
-returns True names the drop reason, so that the counts per reason add up.
+They are written for alt-text from the web. Those of LANGUAGE_RULES depend on the languages that are wanted, English if
+nothing else is said: CLIP's text encoder knows no other. Rules run in order, and the first one that returns True names
+the drop reason, so that the counts per reason add up.
 Cheap checks come before expensive ones: the whole of LAION-400M passes here, and 10 us per caption are one hour of one
 core.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Collection
+from functools import lru_cache, partial
 
 from emage.data.ingest.captions.caption_cleaning import normalise
+from emage.data.ingest.captions.caption_language import ANY, foreign_language, wrong_script
 from emage.data.ingest.captions.caption_words import (
-    ACCENTED,
     ASCII_LETTERS_AND_SPACE,
     BOILERPLATE,
     BOILERPLATE_WORDS,
@@ -22,26 +23,22 @@ from emage.data.ingest.captions.caption_words import (
     CODE_WORDS,
     COPY_NUMBER,
     DIGIT,
-    ENGLISH,
     EXTENSION,
-    FOREIGN,
-    FOREIGN_SMALL,
     HASHTAG,
     HEX,
     HEX_SHAPE,
-    LATIN_WORD,
     LETTER,
     MARKUP,
     MISSING,
-    NOT_ENGLISH,
     NOT_LATIN,
     PLACEHOLDER,
     PLAIN_WORD,
     SAME_LETTER,
     SYMBOL,
     URL,
-    WEAK,
 )
+
+Rules = dict[str, Callable[[str], bool]]  # by drop reason
 
 
 @lru_cache(maxsize=1)  # three rules need the words of the same caption
@@ -56,8 +53,8 @@ def empty(text: str) -> bool:
 
 
 def too_short(text: str) -> bool:
-    """One or two characters, which rarely name anything ("ox" is lost); LAION-400M requires five, but "cat" is kept."""
-    return 0 < len(text) < 3
+    """One or two Latin characters, which rarely name anything: "ox" is lost, "cat" is kept; LAION-400M wants five."""
+    return 0 < len(text) < 3 and NOT_LATIN.search(text) is None
 
 
 def too_long(text: str) -> bool:
@@ -135,37 +132,14 @@ def mostly_symbols(text: str) -> bool:
     return 2 * symbols > len(text) and LETTER.search(text) is not None
 
 
-def wrong_script(text: str) -> bool:
-    """A fifth of the letters (a third next to five Latin words) are of a script that CLIP and BERT hardly learned."""
-    if text.isascii() or NOT_LATIN.search(text) is None:
-        return False
-    fraction = len(NOT_LATIN.findall(text)) / max(1, len(LETTER.findall(text)))
-    return fraction > 1 / 3 or (fraction > 0.2 and len(LATIN_WORD.findall(text)) < 5)
-
-
-def foreign_language(text: str) -> bool:
-    """Words of another language outweigh the English ones; an accent is a weak sign, because names have them."""
-    found = words(text)
-    if text.isascii() and NOT_ENGLISH.isdisjoint(found):
-        return False
-    small = len(FOREIGN_SMALL.intersection(text.split()))
-    foreign, weak = len(found & FOREIGN) + small, len(found & WEAK) - small
-    if not text.isascii():
-        weak += sum(ACCENTED.search(word) is not None for word in found - NOT_ENGLISH)
-    if (foreign == 0 and weak < 3) or 10 * (foreign + weak) < len(found):  # a search word in a long title
-        return False
-    english = len(found & ENGLISH)
-    return (foreign > 0 and 2 * foreign + weak > 2 * english) or english == 0
-
-
 def product_code(text: str) -> bool:
-    """A short line of numbers and letters, without a word of three letters other than "SKU", "part" and the like."""
+    """A short line of numbers and Latin letters, without a word of three letters but "SKU", "part" and the like."""
     if len(text) > 60:
         return False
     first = PLAIN_WORD.search(text)
     if first and first[0].lower() not in CODE_WORDS:
         return False
-    if DIGIT.search(text) is None or LETTER.search(text) is None:
+    if DIGIT.search(text) is None or LETTER.search(text) is None or NOT_LATIN.search(text) is not None:
         return False
     return CODE_WORDS.issuperset(PLAIN_WORD.findall(text.lower()))
 
@@ -191,9 +165,11 @@ def keyword_list(text: str) -> bool:
     return " Tags: " in text and len(text.partition(" Tags: ")[2].split()) > 7
 
 
+LANGUAGE_RULES = {"wrong_script": wrong_script, "foreign_language": foreign_language}
+
 # Drop reason -> rule, applied in this order. The reasons are values of a column on disk: a function may be renamed, a
 # reason must not.
-RULES: dict[str, Callable[[str], bool]] = {
+RULES: Rules = {
     "empty": empty,
     "too_short": too_short,
     "too_long": too_long,
@@ -206,33 +182,42 @@ RULES: dict[str, Callable[[str], bool]] = {
     "repeated_characters": repeated_characters,
     "repeated_words": repeated_words,
     "mostly_symbols": mostly_symbols,
-    "wrong_script": wrong_script,
-    "foreign_language": foreign_language,
     "product_code": product_code,
     "hash_code": hash_code,
     "hashtags": hashtags,
     "keyword_list": keyword_list,
+    **LANGUAGE_RULES,
 }
 
 # Part of a tokenized shard's identity. If cleaning or rules give any caption another result, set a new value: otherwise
 # shards that were made by the old rules are taken for shards of the new ones.
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 
 
-def drop_reason(text: object) -> str | None:
+def rules_for(languages: Collection[str]) -> Rules:
+    """Return the rules for captions in some languages, such as ["en", "de"]; with "any" among them, in all."""
+    if ANY in languages:
+        return {name: rule for name, rule in RULES.items() if name not in LANGUAGE_RULES}
+    return RULES | {name: partial(rule, languages=languages) for name, rule in LANGUAGE_RULES.items()}
+
+
+def drop_reason(text: object, rules: Rules = RULES) -> str | None:
     """Return the drop reason of a caption that is not worth training on.
 
     Args:
         text: The caption as it came; it is normalised here. Train on `normalise(text)`, which is what the rules see.
             Anything that is not a string (None, NaN of pandas) has the reason "empty".
+        rules: RULES, which are for English captions, or those of `rules_for`.
 
     Returns:
-        The name of the first rule of RULES that drops the caption, or None if the caption is kept.
+        The name of the first rule that drops the caption, or None if the caption is kept.
     """
-    if not isinstance(text, str):
-        return "empty"
-    text = normalise(text)
-    for name, rule in RULES.items():
+    return first_broken(normalise(text), rules) if isinstance(text, str) else "empty"
+
+
+def first_broken(text: str, rules: Rules) -> str | None:
+    """Return the name of the first rule that drops a normalised caption, or None if it is kept."""
+    for name, rule in rules.items():
         if rule(text):
             return name
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from emage.data.ingest.captions import caption_cleaning, caption_rules, caption_words
+from emage.data.ingest.captions import caption_cleaning, caption_language, caption_rules, caption_words
 from emage.data.ingest.captions.caption_cleaning import normalise
 from emage.data.ingest.captions.caption_rules import RULES, drop_reason
 
@@ -31,8 +31,6 @@ EXAMPLES = {
     "repeated_characters": ("Pleeeeenty of fruit", "Pleeenty of fruit"),
     "repeated_words": ("cream living room living rooms living room living rooms", "a living room beside a dining room"),
     "mostly_symbols": ("Series 8.35-11.27 / 12.05-14.50 (19)", "Series 8.35, sedan"),
-    "wrong_script": ("Кроссовки Nike Dunk Retro", "Nike Dunk Retro Кр"),
-    "foreign_language": ("Segelboot am See mit Seattle skyline", "Oscar de la Renta printed silk dress"),
     "product_code": ("SKU NP-RV515 A02", "SKU NP-RV515 laptop"),
     "hash_code": ("reputable site fa589 a2efe iPod touch cases", "a butter churn, cast iron, c1880"),
     "hashtags": ("teapot garden #bird #feeder #saucer", "teapot garden with a bird feeder #bird #saucer"),
@@ -40,6 +38,8 @@ EXAMPLES = {
         "girl, portrait, look, hair, face, movies, film, star, actress, towns",
         "a girl, a dog, a cat and a hen",
     ),
+    "wrong_script": ("Кроссовки Nike Dunk Retro", "Nike Dunk Retro Кр"),
+    "foreign_language": ("Rote Schuhe aus Leder für den Garten", "Oscar de la Renta printed silk dress"),
 }
 
 
@@ -64,20 +64,9 @@ MORE_REJECTED = {
     "Mesh Chair | Medium Chair | Office Chair | Netting Chair | NT-07": "repeated_words",  # one word is a quarter
     "Sloop (albireo2006) Tags: uk england sailing ship britain navy mast rigging": "keyword_list",
     "947a0d69900a Joan of Arctic Boot": "hash_code",
-    "Physiotherapeut mit Patient": "foreign_language",
-    "bague coque iphone 6": "foreign_language",  # no function word
-    "královna, král, úsměv": "foreign_language",  # without a word of the lists
 }
 MORE_KEPT = [
-    "MIT campus dome",  # with a small letter it is German
-    "Lake Como villa",
-    "Donna Karan dress",
-    "São Paulo skyline",
-    "James Van Der Beek on a bench",
-    "Women Pajamas Sets Fashion O-Neck Long Sleeve Microfiber Homewear Sleepwear Panda Mujer Bathrobe",  # one of many
-    "yin yang",
     "New York New York",  # half is new, but of four words that is not stuffing
-    "Delta Hotels by Marriott Bessborough(三角洲贝斯伯勒酒店)",  # a phrase next to its translation
     "Load image into Gallery viewer, Embroidered Polo Shirt",
     "Image result for red bus",
     "Mr.Bean",
@@ -154,11 +143,11 @@ def real(name: str) -> Path:
 
 
 def test_real_web_rows():
-    """The rules dropped 4.1 % of 10,000 when they were tuned: read by eye, about one in thirty of these wrongly."""
+    """The rules dropped 3.8 % of 10,000 when they were tuned: read by eye, about one in thirty of these wrongly."""
     captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
     for caption in captions:
         assert normalise(normalise(caption)) == normalise(caption)
-    assert 0.036 < sum(drop_reason(caption) is not None for caption in captions) / len(captions) < 0.046
+    assert 0.034 < sum(drop_reason(caption) is not None for caption in captions) / len(captions) < 0.042
 
 
 def test_captions_that_people_wrote_are_kept():
@@ -170,8 +159,8 @@ def test_captions_that_people_wrote_are_kept():
 def test_the_version_of_the_rules_is_checked_whenever_their_code_changes():
     """If any caption now gets another result, give RULES_VERSION a new value; then record the new digest here."""
     code = []
-    for module in (caption_cleaning, caption_words, caption_rules):
+    for module in (caption_cleaning, caption_words, caption_language, caption_rules):
         lines = [line.strip() for line in Path(module.__file__).read_text().splitlines()]
         code += [line for line in lines if line and not line.startswith(("#", "RULES_VERSION"))]
     digest = hashlib.sha256("\n".join(code).encode()).hexdigest()
-    assert (caption_rules.RULES_VERSION[:8], digest[:8]) == ("2", "50464121")
+    assert (caption_rules.RULES_VERSION[:8], digest[:8]) == ("3", "e7d9baa2")
