@@ -21,17 +21,20 @@ class SourceConfig:
 
     table: str = setting(
         MISSING,
-        "What to ingest: a table of URLs (parquet, csv, tsv, jsonl, or a folder of them), or a folder of images with "
-        "captions beside them; local or on object storage.",
+        "What to ingest: a table of URLs (parquet, csv, tsv, jsonl, or a folder of them), a folder of images with "
+        "captions beside them, .tar archives of both (shards/{00000..00099}.tar), or parquet files with images' bytes; "
+        "local or on object storage.",
         is_path=True,
     )
     dataset: str = setting("web", "Name of the data set, the token table's column `dataset`.")
-    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "folder"] = setting(
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "folder", "tar", "image_parquet"] = setting(
         "auto",
-        "Format of a table of URLs, or folder (of images); auto: by what is there, and by the ending of a file's name.",
+        "Format of a table of URLs; folder (of images), tar (archives of them), image_parquet (their bytes); auto: by "
+        "what is there, and by the endings of names.",
     )
     names: tuple[str, ...] = setting((), "Column names, in order, of a csv or tsv file without a header.")
     url: str = setting("url", "Column with the URL.")
+    image: str = setting("image", "Column with the images' bytes, or structs of bytes and path, in parquet files.")
     caption: tuple[str, ...] = setting(
         ("caption",), "Columns with the caption; several are joined by a space.", not_empty=True
     )

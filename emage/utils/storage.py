@@ -1,6 +1,7 @@
 """Local paths and URIs of object storage (s3://, gs://, hdfs://, abfs://, hf://), through pyarrow."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +10,31 @@ import pyarrow.fs
 from emage.utils.errors import InputError, first_line
 from emage.utils.redact import redact, redact_settings
 
+_BRACES = re.compile(r"\{[^{}]*(?:\.\.|,)[^{}]*\}")
+
+
+def split_braces(uri: str) -> tuple[str, list[str]]:
+    """Return the folder of the files that braces name, as a shell expands them, and the files' paths in it.
+
+    "shards/{000..002}.tar" is ("shards", ["000.tar", "001.tar", "002.tar"]); a path without braces has no files.
+    """
+    head, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    if not (braces := _BRACES.search(head)):
+        return uri, []
+    from braceexpand import braceexpand  # of the extra "pipelines"
+
+    folder, slash, _ = head[: braces.start()].rpartition("/")
+    names = list(braceexpand(head.removeprefix(folder + slash)))
+    return f"{folder or (slash or '.')}{mark}{query}", names
+
 
 def find(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Return the file system of a path or URI, and the path in it. Raise InputError for a URI that is not valid."""
+    """Return the file system of a path or URI, and the path in it; of files that braces name, their folder's.
+
+    Raises:
+        InputError: The URI is not valid.
+    """
+    uri, _ = split_braces(uri)
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
     address = uri

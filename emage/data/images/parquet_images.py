@@ -25,7 +25,7 @@ def rows(path: Path) -> list[tuple[int, int]] | None:
     """
     try:
         with pq.ParquetFile(path) as file:
-            if COLUMN not in file.schema_arrow.names or not _holds_bytes(file.schema_arrow.field(COLUMN).type):
+            if COLUMN not in file.schema_arrow.names or not holds_bytes(file.schema_arrow.field(COLUMN).type):
                 return None
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
@@ -43,9 +43,10 @@ def read(path: Path, group: int, index: int) -> bytes:
     return column[index].as_py() or b""
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Return True if a column of this type may hold the files of images."""
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+        return kind.get_field_index("bytes") >= 0 and holds_bytes(kind.field("bytes").type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

@@ -57,6 +57,14 @@ EXPLANATIONS = {
         "A caption whose image is not there: the table of captions names a file that does not exist.",
         "look for the missing files, or for another spelling of their names",
     ),
+    "failed_to_download": Explanation(
+        "The earlier job of img2dataset, whose archives these are, could not download the image.",
+        "ingest the URLs of such rows as a table: those that exist by now are downloaded",
+    ),
+    "failed_to_resize": Explanation(
+        "The earlier job of img2dataset, whose archives these are, could not decode the image, or found it too small.",
+        "ingest the URLs of such rows as a table: more formats are decoded here",
+    ),
     "unreadable_file": Explanation(
         "The file exists, but cannot be read.", "check its permissions, on every node, and the disk"
     ),

@@ -191,7 +191,7 @@ def _columns(config: SourceConfig) -> list[str]:
 
 def _converted(config: SourceConfig, batch: pa.RecordBatch, bad: Counter[str]) -> pa.RecordBatch:
     """Return a file's batch with the columns and types that `read` promises, without rows of too long a URL."""
-    columns = {"url": column_values.texts(batch.column(config.url), MAX_URL + 1), "caption": _captions(config, batch)}
+    columns = {"url": column_values.texts(batch.column(config.url), MAX_URL + 1), "caption": captions(config, batch)}
     columns |= {METADATA_PREFIX + name: column_values.metadata(batch.column(name)) for name in metadata_columns(config)}
     converted = pa.record_batch(columns)
     is_short = pc.fill_null(pc.less_equal(pc.utf8_length(columns["url"]), MAX_URL), True)
@@ -202,7 +202,8 @@ def _converted(config: SourceConfig, batch: pa.RecordBatch, bad: Counter[str]) -
     return converted.filter(is_short)
 
 
-def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
+def captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
+    """Return the captions of a table's batch: texts, "" if missing, or lists of texts."""
     columns = [batch.column(column) for column in config.caption]
     if column_values.is_list(columns[0].type):  # several captions an image
         lists = column_values.text_lists(columns[0], MAX_CHARACTERS)
@@ -211,8 +212,8 @@ def _captions(config: SourceConfig, batch: pa.RecordBatch) -> pa.Array:
         return column_values.texts(columns[0], MAX_CHARACTERS).fill_null("")
     texts = [column_values.texts(column, column_values.MAX_ESCAPED).to_pylist() for column in columns]
     joined = (" ".join(filter(None, parts)) for parts in zip(*texts, strict=True))
-    captions = (unquote_plus(text) if config.unquote else text for text in joined)
-    return pa.array((caption[:MAX_CHARACTERS] for caption in captions), pa.string())
+    decoded = (unquote_plus(text) if config.unquote else text for text in joined)
+    return pa.array((caption[:MAX_CHARACTERS] for caption in decoded), pa.string())
 
 
 def _unquoted_lists(captions: pa.Array) -> pa.Array:

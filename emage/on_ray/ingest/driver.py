@@ -36,7 +36,7 @@ NOT_IN_IDENTITY = {
 }
 # Settings, by group, that earlier versions lacked: an output of theirs, which has no value of them, has the default.
 ADDED = {
-    "source": {"several_captions": SourceConfig.several_captions},
+    "source": {"several_captions": SourceConfig.several_captions, "image": SourceConfig.image},
     "tokenize": {"language": TokenizeConfig.language},
 }
 

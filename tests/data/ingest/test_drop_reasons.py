@@ -9,7 +9,7 @@ from emage.data.images import decode_image, file_kinds
 from emage.data.ingest.captions.caption_rules import RULES
 from emage.data.ingest.download import fetch, statuses
 from emage.data.ingest.drop_reasons import EXPLANATIONS, NOTHING_TO_DO, Explanation, explain
-from emage.data.ingest.sources import base
+from emage.data.ingest.sources import base, tar_shards
 
 
 def test_every_drop_reason_in_the_code_is_explained():
@@ -17,7 +17,7 @@ def test_every_drop_reason_in_the_code_is_explained():
     source = "".join(file.read_text() for file in files)
     names = set(re.findall(r'(?:FetchError\(|ImageError\(|return )"([a-z_]+)"', source))
     stored = "".join(file.read_text() for file in Path(base.__file__).parent.glob("*.py"))
-    names |= {*re.findall(r'FetchError\("([a-z_]+)"', stored), base.NO_CAPTION, base.NO_IMAGE}
+    names |= {*re.findall(r'FetchError\("([a-z_]+)"', stored), base.NO_CAPTION, base.NO_IMAGE, *tar_shards.FAILED}
     assert {"timeout", "private_address", "opted_out", "bad_port", "too_big", "too_small"} <= names
     assert "unreadable_file" in names
     assert not names - EXPLANATIONS.keys()

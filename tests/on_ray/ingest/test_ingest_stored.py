@@ -1,8 +1,10 @@
 """The whole ingest of images that are files, not URLs: every one is taken or counted, with the checks of a download."""
 
 import hashlib
+import io
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,3 +144,23 @@ def test_a_table_never_opens_a_file(ray_cluster, tmp_path):
     more = {"web": {"table": str(tmp_path / "urls.csv")}}
     report = ingest.ingest(replace(settings_of(tmp_path / "in", tmp_path / "out"), more=more))
     assert report["written"] == 1 and report["failed"] == {"bad_scheme": 3}
+
+
+def test_archives_and_a_table_together(ray_cluster, tmp_path):
+    """Images of tar archives, two captions each; every address is read as the bytes that the archive has."""
+    images = {f"{number:03d}": encoded(10 * number, "JPEG") for number in range(20)}
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard:05d}.tar", "w") as tar:
+            for name, data in list(images.items())[shard::2]:
+                about = json.dumps({"caption": [f"a photograph of {name}", f"again the one of {name}"]}).encode()
+                for ending, content in (("jpg", data), ("json", about)):
+                    info = tarfile.TarInfo(f"{name}.{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    report = ingest.ingest(settings_of(tmp_path / "{00000..00001}.tar", tmp_path / "out"))
+    assert report["written"] == report["rows_in"] == 40 and report["same_content"] == 20
+    rows = pq.read_table(tmp_path / "out" / "tokens").to_pylist()
+    assert len({(row["url"], row["caption"]) for row in rows}) == 40
+    for row in rows:
+        assert row["sha256"] == hashlib.sha256(images[Path(row["url"]).stem]).hexdigest()
+        assert Path(row["url"]).stem in row["caption"]

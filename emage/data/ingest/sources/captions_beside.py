@@ -30,7 +30,7 @@ from emage.data.ingest.url_table import METADATA_PREFIX, TablePart
 from emage.utils import storage
 from emage.utils.errors import InputError
 
-BESIDE = (".txt", ".caption", ".json")  # of one image, in the order in which they are looked for
+BESIDE = (".txt", ".caption", ".json")  # of one image, the first that has a caption counts
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 COCO = "captions*.json"
 FILE_NAME = "file_name"  # the column with the image, unless source.url names another
@@ -71,8 +71,6 @@ def find(images: Collection[str], others: Mapping[str, pyarrow.fs.FileInfo]) -> 
         else:
             continue
         found.files[name] = info
-    for infos in found.beside.values():
-        infos.sort(key=lambda info: BESIDE.index(PurePosixPath(info.path).suffix.lower()))
     return found
 
 
@@ -87,15 +85,27 @@ def read_beside(
     config: SourceConfig, filesystem: pyarrow.fs.FileSystem, beside: Mapping[str, list[pyarrow.fs.FileInfo]], image: str
 ) -> Said:
     """Return what the files of one image say; nothing if there are none, or none can be read."""
-    said = Said()
+    contents = []
     for info in beside.get(_stem(image), ()):
         with storage.explain_errors(info.path), filesystem.open_input_stream(info.path, compression=None) as stream:
-            text = decode(stream.read(MAX_TEXT))
-        if info.path.lower().endswith(".json"):
-            said.values = parse_object(text)
-            said.captions = said.captions or captions_of(config, said.values)
-        else:
-            said.captions = said.captions or [text]
+            contents.append((PurePosixPath(info.path).suffix.lower(), stream.read(MAX_TEXT)))
+    return read_contents(config, contents)
+
+
+def read_contents(config: SourceConfig, contents: Iterable[tuple[str, bytes]]) -> Said:
+    """Return what files about one image say, by their endings (those of BESIDE) and contents.
+
+    A text goes before an object, unless source.caption names a key that the object has.
+    """
+    said, texts, in_object = Said(), [], []
+    for ending, data in sorted(contents, key=lambda item: BESIDE.index(item[0])):
+        if ending == ".json":
+            said.values = parse_object(decode(data))
+            in_object = captions_of(config, said.values)
+        elif text := decode(data):
+            texts.append(text)
+    is_named = config.caption != SourceConfig.caption and in_object
+    said.captions = in_object if is_named else texts[:1] or in_object
     return said
 
 

@@ -4,6 +4,8 @@
 |---|---|
 | table | parquet, csv, tsv, jsonl: a file, or a folder of them |
 | folder | a folder with image files |
+| tar | .tar archives of images: a file, a folder of them, or several by braces |
+| image_parquet | parquet files with a column of images' bytes, likewise |
 
 `read` is what the select stage calls: it makes a row of every caption.
 """
@@ -16,10 +18,18 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.fs
+import pyarrow.parquet as pq
 
 from emage.config import SourceConfig
 from emage.data.images.file_kinds import ENDINGS
-from emage.data.ingest.sources import captions_beside, image_folder, several_captions, web_table
+from emage.data.ingest.sources import (
+    captions_beside,
+    image_folder,
+    image_parquet,
+    several_captions,
+    tar_shards,
+    web_table,
+)
 from emage.data.ingest.sources.base import OpenImage, SourceModule, StoredModule
 from emage.data.ingest.tables import table_files
 from emage.data.ingest.tables.table_files import TableFiles
@@ -29,8 +39,12 @@ from emage.utils.errors import InputError
 from emage.utils.redact import redact_settings
 
 TABLE = "table"
-STORED: dict[str, StoredModule] = {"folder": cast(StoredModule, image_folder)}  # by source.format
-_NAMES = {TABLE: "tables", "folder": "images"}  # for messages: what its files are
+STORED: dict[str, StoredModule] = {  # by source.format
+    "folder": cast(StoredModule, image_folder),
+    "tar": cast(StoredModule, tar_shards),
+    "image_parquet": cast(StoredModule, image_parquet),
+}
+_NAMES = {TABLE: "tables", "folder": "images", "tar": "archives"}  # for messages: what its files are
 
 
 def resolve(config: SourceConfig) -> SourceConfig:
@@ -42,12 +56,29 @@ def resolve(config: SourceConfig) -> SourceConfig:
     if config.format != "auto":
         return config
     _, root, listing = table_files.list_path(config)
+    if root.type == pyarrow.fs.FileType.File:
+        if root.path.lower().endswith(tar_shards.ENDING):
+            return replace(config, format="tar")
+        return _resolve_parquet(config)
     counts = Counter(kind for info in listing if (kind := _kind_of(table_files.relative(info.path, root.path), info)))
+    if "tar" in counts:  # tables beside archives: img2dataset's
+        counts.pop(TABLE, None)
     if len(counts) > 1:
         has = " and ".join(f"{count:,} files of {_NAMES[kind]}" for kind, count in sorted(counts.items()))
         raise InputError(f"{redact_settings(config.table)} has {has}: name a folder of one kind, or set source.format")
     kind = next(iter(counts), TABLE)
-    return config if kind == TABLE else replace(config, format=kind)
+    return _resolve_parquet(config) if kind == TABLE else replace(config, format=kind)
+
+
+def _resolve_parquet(config: SourceConfig) -> SourceConfig:
+    """Return the settings of tables with the format "image_parquet", if the first is a parquet file with images."""
+    table = table_files.find_files(config)
+    path = table.paths[0]
+    if table_files.format_of(config, path) != "parquet":
+        return config
+    with table_files.explain_read_errors(config, path):
+        schema = pq.read_schema(path, filesystem=table.filesystem)
+    return config if image_parquet.image_column(config, schema) is None else replace(config, format="image_parquet")
 
 
 def _kind_of(name: PurePosixPath, info: pyarrow.fs.FileInfo) -> str:
@@ -56,6 +87,8 @@ def _kind_of(name: PurePosixPath, info: pyarrow.fs.FileInfo) -> str:
         return ""
     if name.suffix.lower() in ENDINGS:
         return "folder"
+    if name.suffix.lower() == tar_shards.ENDING:
+        return "tar"
     is_table = table_files.suffix_of(info.path) in table_files.FORMATS and not name.name.startswith("_")
     return TABLE if is_table and name.name not in captions_beside.TABLES else ""
 

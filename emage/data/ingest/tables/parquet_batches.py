@@ -25,26 +25,40 @@ BUFFER_BYTES = 8 << 20  # of a column that are read at a time, in place of the w
 # Writers make pages and dictionaries of 1 MB, some pages of 100 MB. What pyarrow keeps of a dictionary with short
 # entries takes ten times its size.
 MAX_PAGE_BYTES = 128 << 20  # of the largest pages of all columns together
+MAX_IMAGE_PAGE_BYTES = 1 << 30  # of the largest page and the dictionary: some writers put a thousand images into one
 MAX_DICTIONARY_BYTES = 32 << 20  # of the dictionaries of all columns together
 MAX_LIST_BYTES = 4 * BATCH_BYTES  # of all values in lists: they may be those of one row
 MAX_MEAN = 16 << 20  # bytes per row of a row group; more is no table of captions
 
 
 def read_batches(
-    filesystem: pyarrow.fs.FileSystem, file: str, columns: list[str], row_groups: tuple[int, ...] | None
+    filesystem: pyarrow.fs.FileSystem,
+    file: str,
+    columns: list[str],
+    row_groups: tuple[int, ...] | None,
+    are_images: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the batches of these columns of a file, or of some of its row groups.
 
+    Args:
+        filesystem: Where the file is.
+        file: Its path there.
+        columns: The columns, or fields of structs (image.bytes).
+        row_groups: None: all.
+        are_images: The values are images, so that pages and dictionaries of many of them are large.
+
     Raises:
-        InputError: Pages or rows of a row group are larger than those of any table of captions.
+        InputError: Pages or rows of a row group are larger than those of any table of captions, or of images.
         ValueError: The header of a page is damaged.
     """
     with filesystem.open_input_file(file) as stream:
         table = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
         for group in range(table.num_row_groups) if row_groups is None else row_groups:
             with_sizes = _read_sizes(table, stream, group, columns)
-            if problem := _find_problem(with_sizes, table.metadata.row_group(group).num_rows):
-                raise InputError(f"{file}: row group {group} has {problem}; a table of captions has no such values")
+            find_problem = _find_problem_of_images if are_images else _find_problem
+            if problem := find_problem(with_sizes, table.metadata.row_group(group).num_rows):
+                kind = "images" if are_images else "captions"
+                raise InputError(f"{file}: row group {group} has {problem}; a table of {kind} has no such values")
             rows = _rows_per_batch(with_sizes)
             for batch in table.iter_batches(batch_size=rows, columns=columns, row_groups=[group]):
                 yield _without_dictionaries(batch)
@@ -75,7 +89,7 @@ def _read_sizes(table: pq.ParquetFile, stream: pa.NativeFile, group: int, column
         if name is None:
             continue
         pages, longest = parquet_pages.read(stream, chunk), 0
-        type = table.schema_arrow.field(name).type
+        type = _type_of(table.schema_arrow, name)
         if pa.types.is_dictionary(type if path == name else getattr(type, "value_type", type)):
             pages.dictionary += pages.plain  # pyarrow adds all values to it
         if pages.dictionary > MAX_DICTIONARY_BYTES:
@@ -84,6 +98,22 @@ def _read_sizes(table: pq.ParquetFile, stream: pa.NativeFile, group: int, column
             longest = _longest_entry(table.metadata, stream, group, path)
         found.append(_ColumnSize(pages, longest, in_lists=path != name))
     return found
+
+
+def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
+    """Return the type of a column or, of STRUCT.FIELD, of a field."""
+    if name in schema.names:
+        return schema.field(name).type
+    column, _, inner = name.partition(".")
+    struct: Any = schema.field(column).type
+    return struct.field(inner).type
+
+
+def _find_problem_of_images(columns: list[_ColumnSize], num_rows: int) -> str | None:
+    """Return why a row group with images is not read, None if it is."""
+    largest = sum(column.pages.largest + column.pages.dictionary for column in columns)
+    most = f"at most {MAX_IMAGE_PAGE_BYTES >> 20:,} MB are read: write the table with smaller row groups"
+    return f"pages that unpack to {largest >> 20:,} MB ({most})" if largest > MAX_IMAGE_PAGE_BYTES else None
 
 
 def _find_problem(columns: list[_ColumnSize], num_rows: int) -> str | None:

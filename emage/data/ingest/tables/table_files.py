@@ -91,12 +91,21 @@ def list_path(
 ) -> tuple[pyarrow.fs.FileSystem, pyarrow.fs.FileInfo, list[pyarrow.fs.FileInfo]]:
     """Return the file system of source.table, the file or folder there, and all that is in the folder.
 
+    Files that braces name are all that is in their folder.
+
     Raises:
-        InputError: The path does not exist or is unreachable.
+        InputError: The path, or a file that braces name, does not exist or is unreachable.
     """
     table = redact_settings(config.table)
     filesystem, path = storage.find(config.table)
+    _, names = storage.split_braces(config.table)
     with storage.explain_errors(table):
+        if names:
+            listing = filesystem.get_file_info([f"{path.rstrip('/')}/{name}" for name in names])
+            if missing := [info.path for info in listing if info.type == pyarrow.fs.FileType.NotFound]:
+                raise InputError(f"{table}: {len(missing)} of {len(names)} files are missing, {missing[0]} for example")
+            root = pyarrow.fs.FileInfo(path, pyarrow.fs.FileType.Directory)
+            return filesystem, root, sorted(listing, key=lambda info: info.path)
         info = filesystem.get_file_info(path)
         is_folder = info.type == pyarrow.fs.FileType.Directory
         listing = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_folder else []
@@ -140,7 +149,9 @@ def format_of(config: SourceConfig, path: str) -> str:
     if config.format != "auto":
         return config.format
     if suffix_of(path) not in FORMATS:
-        raise InputError(f"{path}: unknown file type; set source.format=parquet|csv|tsv|jsonl")
+        is_archive = suffix_of(path) in (".tar", ".tgz", ".zip")
+        hint = "; of archives, those that are not compressed are read (.tar)" if is_archive else ""
+        raise InputError(f"{path}: unknown file type; set source.format=parquet|csv|tsv|jsonl{hint}")
     return FORMATS[suffix_of(path)]
 
 
