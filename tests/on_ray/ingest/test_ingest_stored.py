@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -164,3 +165,18 @@ def test_archives_and_a_table_together(ray_cluster, tmp_path):
     for row in rows:
         assert row["sha256"] == hashlib.sha256(images[Path(row["url"]).stem]).hexdigest()
         assert Path(row["url"]).stem in row["caption"]
+
+
+def test_parquet_files_with_images(ray_cluster, tmp_path):
+    cells = [encoded(10 * number) for number in range(20)] + [None, b"", b"no image"]
+    table = pa.table(
+        {"image": pa.array(cells, pa.binary()), "caption": [f"a photograph of thing {n}" for n in range(len(cells))]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=6)
+    report = ingest.ingest(settings_of(tmp_path / "t.parquet", tmp_path / "out"))
+    assert report["rows_in"] == 23 and report["written"] == 20
+    assert report["failed"] == {"no_image": 1, "empty": 1, "not_an_image": 1}
+    for row in pq.read_table(tmp_path / "out" / "tokens").to_pylist():
+        number = int(row["caption"].split()[-1])
+        assert row["url"] == f"t.parquet#{number}"
+        assert row["sha256"] == hashlib.sha256(encoded(10 * number)).hexdigest()

@@ -7,6 +7,7 @@ entry; its address is `ROW#FILE`.
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from emage.utils.redact import redact
 
 OTHER_COLUMNS = ("img", "jpg", "png", "webp", "image_bytes", "bytes")  # names of source.image, if none is set
 GROUP_ROWS = 1_000  # that stay together in one shard, if a row group has more
-KEPT_BATCHES = 2  # in memory: threads ask for rows nearly in order
+LATE_ROWS = 128  # that are kept behind the last batch: img2dataset's threads are so far apart
 
 
 def image_column(config: SourceConfig, schema: pa.Schema) -> str | None:
@@ -143,8 +144,20 @@ class _File(NamedTuple):
     starts: np.ndarray  # see _first_rows
 
 
+class _Batch(NamedTuple):
+    name: str  # of its file
+    start: int  # its first row in the file
+    images: pa.Array
+
+    def has(self, name: str, row: int) -> bool:
+        return self.name == name and self.start <= row < self.start + len(self.images)
+
+
 class _Cells:
-    """Reads images of parquet files. One row group is read at a time, from its first row on, and by one thread."""
+    """Reads images of parquet files: row groups from their first row on, by one thread at a time.
+
+    Many threads ask for rows, nearly in the order of the file. The last batches are kept for those that come late.
+    """
 
     def __init__(self, config: SourceConfig):
         self.config = config
@@ -152,9 +165,10 @@ class _Cells:
         self.folder = root.rpartition("/")[0] if root.lower().endswith(".parquet") else root.rstrip("/")
         self.lock = Lock()
         self.files: dict[str, _File] = {}
-        self.place: tuple[str, int] | None = None  # the file and the row group that `batches` is of
-        self.batches: Iterator[pa.RecordBatch] = iter(())
-        self.kept: deque[tuple[int, pa.Array]] = deque(maxlen=KEPT_BATCHES)  # the last ones, by their first row
+        self.kept: deque[_Batch] = deque()
+        self.place = ("", -1)  # the file and the row group of `batches`
+        self.batches: Iterator[_Batch] = iter(())
+        self.next_row = 0  # of `batches`
 
     def read(self, address: str, reserve: Reserve) -> bytes:
         """Return the image of a row."""
@@ -175,19 +189,30 @@ class _Cells:
         return data.to_pybytes()
 
     def _cell(self, name: str, row: int) -> Any:
+        """Return the cell of a row. The caller has the lock."""
+        batch = next((batch for batch in self.kept if batch.has(name, row)), None) or self._read_batch(name, row)
+        return batch.images[row - batch.start]
+
+    def _read_batch(self, name: str, row: int) -> _Batch:
         file = self.files.get(name) or self._open(name)
         group = int(np.searchsorted(file.starts, row, side="right")) - 1
-        if self.place != (name, group) or (self.kept and row < self.kept[0][0]):
-            self.place, self.kept = (name, group), deque(maxlen=KEPT_BATCHES)
-            self.batches = parquet_batches.read_batches(
-                self.filesystem, file.path, [file.column], (group,), are_images=True
-            )
-        while not self.kept or row >= self.kept[-1][0] + len(self.kept[-1][1]):
-            start = self.kept[-1][0] + len(self.kept[-1][1]) if self.kept else int(file.starts[group])
-            column = next(self.batches).column(0)
-            self.kept.append((start, column.field(0) if pa.types.is_struct(column.type) else column))
-        start, column = next(kept for kept in reversed(self.kept) if kept[0] <= row)
-        return column[row - start]
+        if self.place != (name, group) or row < self.next_row:
+            self.place, self.batches = (name, group), self._read_group(name, file, group)
+        for batch in self.batches:
+            self.next_row = batch.start + len(batch.images)
+            self.kept.append(batch)
+            while sum(len(batch.images) for batch in islice(self.kept, 1, len(self.kept) - 1)) >= LATE_ROWS:
+                self.kept.popleft()
+            if batch.has(name, row):
+                return batch
+        raise FetchError(NO_IMAGE)  # the file has fewer rows than when it was listed
+
+    def _read_group(self, name: str, file: _File, group: int) -> Iterator[_Batch]:
+        row = int(file.starts[group])
+        for batch in parquet_batches.read_batches(self.filesystem, file.path, [file.column], (group,), are_images=True):
+            column = batch.column(0)
+            yield _Batch(name, row, column.field(0) if pa.types.is_struct(column.type) else column)
+            row += len(batch)
 
     def _open(self, name: str) -> _File:
         path = f"{self.folder}/{name}"

@@ -160,7 +160,7 @@ def _read_members(filesystem: pyarrow.fs.FileSystem, path: str) -> Iterator[tupl
         opened = filesystem.open_input_file(path) if is_local else filesystem.open_input_stream(path, compression=None)
         with opened as stream, tarfile.open(fileobj=stream, mode="r:" if is_local else "r|") as archive:
             for member in archive:
-                archive.members = []  # which would grow with the archive
+                archive.members = []  # type: ignore[attr-defined] (it would grow with the archive)
                 if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
                     continue
                 file = archive.extractfile(member) if member.name.endswith(captions_beside.BESIDE) else None

@@ -46,7 +46,7 @@ def check_names(config: SourceConfig, file: str, names: list[str], columns: list
 def check_types(config: SourceConfig, file: str, schema: pa.Schema) -> None:
     """Raise InputError if a column of a parquet file has a type that its use cannot have."""
     for column in (config.url, *config.caption, config.md5):
-        if column not in schema.names:  # the URL of a table of images
+        if column is None or column not in schema.names:  # the URL of a table of images
             continue
         type = _value_type(schema.field(column).type)
         if is_list(type) and config.caption == (column,):

@@ -54,7 +54,8 @@ def read_batches(
     with filesystem.open_input_file(file) as stream:
         table = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
         for group in range(table.num_row_groups) if row_groups is None else row_groups:
-            with_sizes = _read_sizes(table, stream, group, columns)
+            largest = MAX_IMAGE_PAGE_BYTES if are_images else MAX_DICTIONARY_BYTES
+            with_sizes = _read_sizes(table, stream, group, columns, largest)
             find_problem = _find_problem_of_images if are_images else _find_problem
             if problem := find_problem(with_sizes, table.metadata.row_group(group).num_rows):
                 kind = "images" if are_images else "captions"
@@ -79,8 +80,13 @@ class _ColumnSize:
         return (self.pages.plain + self.pages.indices * self.longest + all_copied) if self.in_lists else 0
 
 
-def _read_sizes(table: pq.ParquetFile, stream: pa.NativeFile, group: int, columns: list[str]) -> list[_ColumnSize]:
-    """Return the sizes of the columns in one row group; the parts of a nested column are several."""
+def _read_sizes(
+    table: pq.ParquetFile, stream: pa.NativeFile, group: int, columns: list[str], max_dictionary: int
+) -> list[_ColumnSize]:
+    """Return the sizes of the columns in one row group; the parts of a nested column are several.
+
+    A dictionary of over `max_dictionary` bytes is not looked at: it counts as one entry.
+    """
     found = []
     metadata = table.metadata.row_group(group)
     for chunk in map(metadata.column, range(metadata.num_columns)):
@@ -92,7 +98,7 @@ def _read_sizes(table: pq.ParquetFile, stream: pa.NativeFile, group: int, column
         type = _type_of(table.schema_arrow, name)
         if pa.types.is_dictionary(type if path == name else getattr(type, "value_type", type)):
             pages.dictionary += pages.plain  # pyarrow adds all values to it
-        if pages.dictionary > MAX_DICTIONARY_BYTES:
+        if pages.dictionary > max_dictionary:
             longest = pages.dictionary  # too large to look at
         elif pages.dictionary and chunk.physical_type == "BYTE_ARRAY":
             longest = _longest_entry(table.metadata, stream, group, path)
@@ -167,6 +173,6 @@ def _longest_entry(metadata: pq.FileMetaData, stream: pa.NativeFile, group: int,
     table = pq.ParquetFile(stream, metadata=metadata, buffer_size=BUFFER_BYTES, read_dictionary=[column])
     first = next(table.iter_batches(batch_size=1, columns=[column], row_groups=[group]), None)
     values: Any = first.column(0) if first else None
-    while hasattr(values, "values") and not isinstance(values, pa.DictionaryArray):
-        values = values.values
+    while (is_struct := isinstance(values, pa.StructArray)) or isinstance(values, pa.ListArray | pa.LargeListArray):
+        values = values.field(0) if is_struct else values.values
     return (pc.max(pc.binary_length(values.dictionary)).as_py() or 0) if isinstance(values, pa.DictionaryArray) else 0

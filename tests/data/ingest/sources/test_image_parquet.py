@@ -125,3 +125,32 @@ def test_real_drawings(real_data):
     assert len(rows) == 3_543 and dropped == {}
     read = image_parquet.open_images(source(real_data / "noto_emoji_128.parquet"))
     assert all(read(row["address"], lambda _: None).startswith(b"\x89PNG") for row in rows[::100])
+
+
+def test_threads_that_come_late_cost_no_second_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_parquet.parquet_batches, "MAX_ROWS", 7)
+    opened = []
+    read_batches = image_parquet.parquet_batches.read_batches
+    monkeypatch.setattr(
+        image_parquet.parquet_batches,
+        "read_batches",
+        lambda *arguments, **names: opened.append(arguments) or read_batches(*arguments, **names),
+    )
+    structs = [{"bytes": data, "path": None} for data in IMAGES[:300]]
+    pq.write_table(pa.table({"image": structs, "caption": ["c"] * 300}), tmp_path / "t.parquet", row_group_size=50)
+    read = image_parquet.open_images(source(tmp_path))
+    order = [row for start in range(0, 300, 60) for row in reversed(range(start, start + 60))]  # across row groups
+    assert [read(f"{row}#t.parquet", lambda _: None) for row in order] == [IMAGES[row] for row in order]
+    assert len(opened) <= 10  # of 6 row groups
+
+
+def test_one_large_entry_of_a_dictionary_is_not_copied_for_every_row(tmp_path):
+    """A few kB on disk, 600 MB if every row of a batch had its own copy."""
+    for name, cell in (("plain", bytes(2 << 20)), ("struct", {"bytes": bytes(2 << 20), "path": None})):
+        table = pa.table({"image": [cell] * 4, "caption": ["c"] * 4}).take(pa.array([0] * 300))
+        pq.write_table(table, tmp_path / f"{name}.parquet", compression="zstd")
+        assert (tmp_path / f"{name}.parquet").stat().st_size < 1 << 20
+        read = image_parquet.open_images(source(tmp_path))
+        before = pa.total_allocated_bytes()
+        assert len(read(f"299#{name}.parquet", lambda _: None)) == 2 << 20
+        assert pa.total_allocated_bytes() - before < 450 << 20
