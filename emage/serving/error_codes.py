@@ -29,7 +29,9 @@ ERROR_CODES = {
         "The body is not a JSON object in UTF-8, or its Content-Type says that it is not.",
         "Send a JSON object with `Content-Type: application/json`.",
     ),
-    "invalid_form": ErrorCode(400, "The body of an edit is not a form.", "Send `multipart/form-data`."),
+    "invalid_form": ErrorCode(
+        400, "The body of an edit is neither a form nor JSON.", "Send `multipart/form-data` or `application/json`."
+    ),
     "invalid_image": ErrorCode(400, "An uploaded image cannot be decoded or is too large.", _FIX),
     "content_policy_violation": ErrorCode(400, "The safety hook rejected the prompt or image.", "Change the prompt."),
     "invalid_request": ErrorCode(
@@ -61,7 +63,7 @@ ERROR_CODES = {
     "request_too_large": ErrorCode(
         413,
         "The body of an edit is larger than `access.max_upload_mb`, or another one larger than a prompt can be.",
-        "Send a smaller image, or an image as a form.",
+        "Send a smaller image.",
     ),
     "rate_limit_exceeded": ErrorCode(
         429, "Too many images or requests are waiting.", "Try again after `Retry-After` seconds."

@@ -19,7 +19,8 @@ LINGER_S = 5.0  # in which a client may still send its body after it was answere
 MAX_UNREAD_BYTES = 65_536  # of such a body, if it is chunked, are parsed
 
 # The body of a request
-MAX_JSON_BYTES = 800_000  # of every body that is no form; the two longest prompts need 768,000 in any JSON
+MAX_JSON_BYTES = 800_000  # of every body that holds no images; the two longest prompts need 768,000 in any JSON
+MAX_JSON_VALUES = 100_000  # commas and brackets of a JSON body; the two longest prompts may have 64,000
 MAX_WAITING_BODIES_BYTES = 400_000_000  # of all requests that Serve's proxy has not passed on
 BODY_TIMEOUT_S = 20.0  # within which all of the body must arrive
 MAX_FORM_FILES = 18  # OpenAI's API takes 16 images, a mask and a markup: the error should say which we take

@@ -20,7 +20,7 @@ from emage.serving.http.error_handlers import error_answer
 from emage.serving.http.transport import bodies, protocol
 
 # The endpoint's own limit of forms may be lower; this process does not know it.
-LIMITS = bodies.BodyLimits(max_form_bytes=int(MAX_UPLOAD_MB * 1e6))
+LIMITS = bodies.BodyLimits(max_upload_bytes=int(MAX_UPLOAD_MB * 1e6))
 SERVES_ROUTES = "/-/routes"  # Serve's own: the names of all applications
 REMOVED_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 NO_ANSWER = 0  # instead of a status: Serve ended the request without an answer

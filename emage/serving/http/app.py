@@ -14,6 +14,7 @@ from emage.serving.http import openapi, routes
 from emage.serving.http.auth import AccessOptions, AuthMiddleware
 from emage.serving.http.backend import Backend, MetricsSink
 from emage.serving.http.error_handlers import HANDLERS
+from emage.serving.http.transport.bodies import EDITS_PATH
 from emage.serving.request import MODEL_NAME
 from emage.version import __version__
 
@@ -52,7 +53,7 @@ def make_app(backend: Backend, options: Options, metrics: MetricsSink | None = N
 
 def _add_routes(app: FastAPI, with_metrics: bool) -> None:
     app.add_api_route("/v1/images/generations", routes.generations, methods=["POST"], **openapi.GENERATIONS)
-    app.add_api_route("/v1/images/edits", routes.edits, methods=["POST"], **openapi.EDITS)
+    app.add_api_route(EDITS_PATH, routes.edits, methods=["POST"], **openapi.EDITS)
     app.add_api_route("/v1/models", routes.models, methods=["GET"], **openapi.MODELS)
     app.add_api_route("/v1/models/{name}", routes.model, methods=["GET"], **openapi.MODEL)
     app.add_api_route("/health", routes.health, methods=["GET"], **openapi.HEALTH)

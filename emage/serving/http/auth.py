@@ -37,7 +37,7 @@ class AccessOptions:
 
     key_sha256: str | None = None  # of the API key; None: no key, and only this machine is answered
     origins: tuple[str, ...] = ()  # of other sites whose pages may use the endpoint
-    max_upload_bytes: int = 20_000_000  # of a form
+    max_upload_bytes: int = 20_000_000  # of the body of an edit
     body_timeout_s: float = BODY_TIMEOUT_S  # within which a request's body must be complete
 
 

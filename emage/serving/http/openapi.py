@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from emage.serving.error_codes import ERROR_CODES
 from emage.serving.http import schemas
+from emage.serving.http.parameters.image_references import ImageReference
 from emage.serving.http.parameters.schema import EXAMPLE_PROMPT, ImageRequest
 
 DESCRIPTION = """Parallel text-to-image generation with the OpenAI images API: an OpenAI client with another base URL
@@ -63,6 +64,15 @@ def _edit_form() -> dict[str, Any]:
     return {**schema, "title": "EditRequest", "properties": properties, "required": ["prompt", "image"]}
 
 
+def _edit_json() -> dict[str, Any]:
+    """Return the body of an edit in JSON: the parameters of a generation, and data URLs."""
+    schema = ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    reference = ImageReference.model_json_schema()
+    properties = {"images": {"type": "array", "items": reference, "minItems": 1, "maxItems": 1}, "mask": reference}
+    properties |= schema["properties"]
+    return {**schema, "title": "EditRequestJson", "properties": properties, "required": ["prompt", "images"]}
+
+
 # The OpenAPI arguments of each route.
 GENERATIONS: dict[str, Any] = {
     "tags": ["images"],
@@ -72,7 +82,12 @@ GENERATIONS: dict[str, Any] = {
 EDITS: dict[str, Any] = {
     "tags": ["images"],
     "responses": {**_IMAGES, **_errors()},
-    "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _edit_form()}}}},
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": _edit_form()}, "application/json": {"schema": _edit_json()}},
+        }
+    },
 }
 MODELS: dict[str, Any] = {
     "tags": ["models"],

@@ -37,7 +37,11 @@ _EDIT = """## Request: an edit
 
 `POST /v1/images/edits` takes a form with the same parameters and two files. Numbers, true and false are written as in
 JSON; an empty field or file is one that is left out, and `metadata[team]` is a part of the object `metadata`. The
-marked part of the image is regenerated, by whole positions of the token grid."""
+marked part of the image is regenerated, by whole positions of the token grid.
+
+Or it takes JSON with `images`, a list with one `{"image_url": "data:image/png;base64,..."}`, and such an object as
+`mask`, in place of the files. Nothing is fetched from other servers, and no files are stored: other URLs and `file_id`
+are refused."""
 
 _EVENTS = """## Events of a stream
 
@@ -57,7 +61,7 @@ Each code has one status."""
 _HEADERS = (
     ("request", "`Authorization: Bearer KEY`", "required if the endpoint has an API key, except for the public routes"),
     ("request", "`Content-Encoding`", "none: a packed body is an error"),
-    ("request", "`Content-Type`", "`application/json` for a generation, `multipart/form-data` for an edit"),
+    ("request", "`Content-Type`", "`application/json` for a generation, this or `multipart/form-data` for an edit"),
     ("request", "`Origin`, `Host`", "checked if the endpoint has no API key: localhost, or a site of `access.origins`"),
     ("answer", "`Retry-After`", "seconds until a retry makes sense, with most 429 and 503"),
     ("answer", "`WWW-Authenticate: Bearer`", "with every 401"),
@@ -173,8 +177,8 @@ def _limits() -> Iterator[tuple[str, ...]]:
     yield "connections at one HTTP process", f"{limits.MAX_CONNECTIONS:,}", "", _OLDEST_IS_CLOSED
     yield "path and headers", f"{limits.MAX_HEADER_BYTES:,} bytes", "", "`headers_too_large` or `invalid_request`"
     yield "time for the headers to arrive", f"{limits.HEADER_TIMEOUT_S:g} seconds", "", _CLOSED
-    yield "body that is no form", f"{limits.MAX_JSON_BYTES:,} bytes", "", "`request_too_large`"
-    yield "form (of an edit)", default("access.max_upload_mb"), "`access.max_upload_mb`", "`request_too_large`"
+    yield "body that holds no images", f"{limits.MAX_JSON_BYTES:,} bytes", "", "`request_too_large`"
+    yield "body of an edit", default("access.max_upload_mb"), "`access.max_upload_mb`", "`request_too_large`"
     yield "bodies in Serve's proxy", f"{limits.MAX_WAITING_BODIES_BYTES / 1e6:g} MB", "", _BODIES_WAIT
     yield "time for the body to arrive", f"{limits.BODY_TIMEOUT_S:g} seconds", "", "`timeout`"
     yield "fields, files of a form", f"{limits.MAX_FORM_FIELDS}, {limits.MAX_FORM_FILES}", "", "`invalid_request`"

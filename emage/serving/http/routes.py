@@ -50,7 +50,7 @@ async def generations(http: Request) -> Response:
 
 async def edits(http: Request) -> Response:
     """Regenerate a part of an image: where `mask` is transparent, or white in a black and white mask."""
-    body, files = await reading.from_form(http)
+    body, files = await reading.from_edit(http)
     request = body.to_generation_request(secrets.randbits(32), files["image"], files.get("mask"))
     return await _respond(http, body, request, "image_edit")
 

@@ -58,7 +58,8 @@ def test_an_invalid_edit_is_explained(url: str) -> None:
     for (param, code), answer in answers.items():
         assert answer.status_code == 400, answer.text
         assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
-    assert httpx.post(f"{url}/v1/images/edits", json={"prompt": "a"}).json()["error"]["code"] == "invalid_form"
+    answer = httpx.post(f"{url}/v1/images/edits", content=b"a", headers={"Content-Type": "text/plain"})
+    assert answer.json()["error"]["code"] == "invalid_form"
 
 
 def test_all_errors_have_the_form_of_the_api(url: str) -> None:

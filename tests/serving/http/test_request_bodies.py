@@ -1,6 +1,7 @@
 """Property: whatever a request's body is, the answer has a status of the API and, if it is not 200, its error form."""
 
 import asyncio
+import base64
 import json
 import string
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def form(parts: list[tuple[str, str | None, bytes]]) -> bytes:
     return b"".join([*lines, b"--b--\r\n"])
 
 
+DATA_URL = f"data:image/png;base64,{base64.b64encode(image_file('RGBA')).decode()}"
 GOOD_FORM = form([("prompt", None, b"a cup"), ("steps", None, b"2"), ("image", "a.png", image_file("RGBA"))])
 
 
@@ -129,6 +131,21 @@ def check(answer: httpx.Response) -> None:
 @example({"prompt": "a cup", "": 1}, "application/json", None)
 def test_any_object_is_answered(app: Endpoint, body: dict[str, Any], kind: str, coding: str | None) -> None:
     check(app.post("/v1/images/generations", json.dumps(body).encode("utf-8", "replace"), kind, coding))
+
+
+references = st.fixed_dictionaries({}, optional={"image_url": st.one_of(st.just(DATA_URL), values), "file_id": values})
+edits = st.builds(
+    lambda images, mask, rest: {"prompt": "a cup", **rest, "images": images, "mask": mask},
+    st.one_of(st.lists(references, max_size=2), values),
+    st.one_of(st.none(), references, values),
+    st.dictionaries(names, values, max_size=2),
+)
+
+
+@given(body=edits)
+@example({"prompt": "a cup", "images": [{"image_url": DATA_URL}], "mask": {"image_url": "data:,"}})
+def test_any_edit_in_json_is_answered(app: Endpoint, body: dict[str, Any]) -> None:
+    check(app.post("/v1/images/edits", json.dumps(body).encode("utf-8", "replace"), "application/json"))
 
 
 @given(

@@ -1,8 +1,9 @@
-"""The parameters of a request, read from a JSON body or from a form.
+"""The parameters of a request and the images of an edit, read from a JSON body or from a form.
 
 Both kinds of body are checked alike: a form's fields are JSON values without the quotes of texts.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from starlette.datastructures import FormData, Headers, UploadFile
 
 from emage.config.fields import shown_value
 from emage.serving.http.parameters.checks import MAX_SHOWN, checked, options
+from emage.serving.http.parameters.image_references import NO_MARKUP, ONE_IMAGE, take_files
 from emage.serving.http.parameters.schema import ImageRequest
-from emage.serving.http.transport.bodies import FORM, media_type
-from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES
+from emage.serving.http.transport.bodies import FORM, is_json, media_type
+from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES, MAX_JSON_VALUES
 from emage.serving.request import RequestError
 
 FILES = ("image", "mask")
@@ -24,25 +26,40 @@ _JSON_SCALAR = re.compile(r"true|false|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", r
 
 async def from_json(http: Request) -> ImageRequest:
     """Return the parameters in a JSON body. Raises RequestError."""
+    return checked(await _json_object(http))
+
+
+async def _json_object(http: Request) -> dict[str, Any]:
+    """Return the JSON object that is the body. Raises RequestError."""
     _check_encoding(http.headers)
     kind = media_type(http.headers)
     body = await http.body()
     if not body:
         raise RequestError("missing_required_parameter", "a JSON body is required")
-    if kind != "application/json" and not kind.endswith("+json"):
+    if not is_json(kind):
         said = f"not {kind[:MAX_SHOWN]!r}" if kind else "and there is none"
         raise RequestError("invalid_json", f"the header Content-Type must be application/json, {said}")
-    values = _parse_json(body)
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:  # before any of them takes memory
+        raise RequestError("invalid_json", f"the body has more than {MAX_JSON_VALUES:,} values or commas")
+    values = await asyncio.to_thread(_parse_json, body)
     if not isinstance(values, dict):
         raise RequestError("invalid_json", "the body is JSON, but not an object: {...}")
-    return checked(values)
+    return values
 
 
-async def from_form(http: Request) -> tuple[ImageRequest, dict[str, bytes]]:
-    """Return the parameters and the files of a form. Raises RequestError."""
+async def from_edit(http: Request) -> tuple[ImageRequest, dict[str, bytes]]:
+    """Return the parameters of an edit and its files, from a form or from JSON. Raises RequestError."""
+    if is_json(media_type(http.headers)):
+        values = await _json_object(http)
+        files = await asyncio.to_thread(take_files, values)
+        return checked(values), files
+    return await _from_form(http)
+
+
+async def _from_form(http: Request) -> tuple[ImageRequest, dict[str, bytes]]:
     _check_encoding(http.headers)
     if media_type(http.headers) != FORM:
-        raise RequestError("invalid_form", f"the body must be {FORM}")
+        raise RequestError("invalid_form", f"the body must be {FORM}, or application/json with data URLs")
     limits = {"max_files": MAX_FORM_FILES, "max_fields": MAX_FORM_FIELDS, "max_part_size": MAX_FORM_FIELD_BYTES}
     async with http.form(**limits) as form:
         files = await _files(form)
@@ -91,13 +108,12 @@ async def _files(form: FormData) -> dict[str, bytes]:
 def _check_files(name: str, uploads: Sequence[UploadFile]) -> None:
     """Raise RequestError for files that are not an image and its mask."""
     if name == "markup":
-        message = "markup: this model reads no drawings on the image; mark the part to regenerate in mask instead"
-        raise RequestError("invalid_value", message, name)
+        raise RequestError("invalid_value", NO_MARKUP, name)
     if name not in FILES:
         name = shown_value(name[:MAX_SHOWN])
         raise RequestError("unknown_parameter", f"unknown file {name!r}: only image and mask", name)
     if len(uploads) > 1:
-        message = f"{name}: {len(uploads)} files were sent; this model edits one image by one mask: send one {name}"
+        message = ONE_IMAGE.format(name=name, count=len(uploads), kind="files", one=name)
         raise RequestError("invalid_value", message, name)
 
 

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope
 from emage.serving.limits import BODY_TIMEOUT_S, MAX_HEADER_BYTES, MAX_JSON_BYTES, MAX_WAITING_BODIES_BYTES
 
 FORM = "multipart/form-data"
+EDITS_PATH = "/v1/images/edits"  # behind any prefix of an application
 
 SINGLE_HEADERS = (b"host", b"origin", b"authorization", b"content-type", b"content-length")
 
@@ -22,26 +23,31 @@ class BodyError(HTTPException):
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """The limits of a body: a form may hold images, all others are JSON."""
+    """The limits of a body: a form and the JSON of an edit may hold images, all others are the JSON of a prompt."""
 
-    max_form_bytes: int
+    max_upload_bytes: int
     max_json_bytes: int = MAX_JSON_BYTES
     timeout_s: float = BODY_TIMEOUT_S  # within which it must be complete
 
     def max_bytes(self, scope: Scope) -> int:
         """Return the largest body that this request may have."""
-        return self.max_form_bytes if _is_form(scope) else self.max_json_bytes
+        return self.max_upload_bytes if _may_hold_images(scope) else self.max_json_bytes
 
     def too_large_text(self, scope: Scope) -> str:
         """Return the message for a larger one."""
-        if _is_form(scope):
-            return f"the request is larger than {self.max_form_bytes / 1e6:g} MB"
+        if _may_hold_images(scope):
+            return f"the request is larger than {self.max_upload_bytes / 1e6:g} MB"
         return f"a body that is not {FORM} may have {self.max_json_bytes / 1e3:g} kB"
 
 
 def media_type(headers: Headers) -> str:
     """Return the media type of a body, in lower case, without its parameters; "" if the header is missing."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Return whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def find_header_error(scope: Scope, limits: BodyLimits) -> tuple[str, str] | None:
@@ -139,5 +145,6 @@ def stop_reading(scope: Scope, receive: Receive, limits: BodyLimits, on_complete
     return bounded
 
 
-def _is_form(scope: Scope) -> bool:
-    return media_type(Headers(scope=scope)) == FORM
+def _may_hold_images(scope: Scope) -> bool:
+    kind = media_type(Headers(scope=scope))
+    return kind == FORM or (is_json(kind) and scope["path"].endswith(EDITS_PATH))

@@ -14,12 +14,13 @@ from emage.serving.http.transport.bodies import (
     stop_reading,
 )
 
-LIMITS = BodyLimits(max_form_bytes=1_000, max_json_bytes=100, timeout_s=0.3)
-FORM, JSON = b"multipart/form-data; boundary=b", b"application/json"
+LIMITS = BodyLimits(max_upload_bytes=1_000, max_json_bytes=100, timeout_s=0.3)
+FORM, JSON, EDITS = b"multipart/form-data; boundary=b", b"application/json", b"/v1/images/edits"
 
 
 def request(content_type: bytes = JSON, *headers: tuple[bytes, bytes], path: bytes = b"/") -> dict[str, Any]:
-    return {"headers": [(b"content-type", content_type), *headers], "raw_path": path, "query_string": b""}
+    named = [(b"content-type", content_type), *headers]
+    return {"headers": named, "path": path.decode(), "raw_path": path, "query_string": b""}
 
 
 def length(number: object) -> tuple[bytes, bytes]:
@@ -65,6 +66,11 @@ class Sent:
         (request(JSON, (b"content-type", FORM)), "invalid_request"),
         (request(JSON, (b"authorization", b"a"), (b"authorization", b"b")), "invalid_request"),
         (request(JSON, (b"accept", b"a"), (b"accept", b"b")), None),
+        (request(JSON, length(1_000), path=EDITS), None),
+        (request(JSON, length(1_000), path=b"/app" + EDITS), None),
+        (request(JSON, length(1_001), path=EDITS), "request_too_large"),
+        (request(b"text/plain", length(101), path=EDITS), "request_too_large"),
+        (request(JSON, length(101), path=EDITS + b"/more"), "request_too_large"),
     ],
 )
 def test_headers(scope: dict[str, Any], code: str | None) -> None:
