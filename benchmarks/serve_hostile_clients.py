@@ -15,21 +15,27 @@ HEAD = b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type
 HUGE_JSON = 15_000_000  # bytes
 PAUSE_S = 5.0  # before a hostile client connects again
 PIECE_S = 0.5  # between two pieces of 64 kB: together they send what a network of a gigabit carries
-CONNECT_S = 300.0
+CONNECT_S = 60.0
 CHARACTERS = b"x" * 65_536
+KEYS = b'"0123456":1,' * (65_536 // 12)  # of a JSON object
 
 
 @contextmanager
-def hostile_clients(port: int, count: int) -> Iterator[dict[str, int]]:
+def hostile_clients(port: int, count: int, niceness: int) -> Iterator[dict[str, int]]:
     """Keep hostile connections open in a process of its own while the block runs.
 
+    Args:
+        port: The server's, on this machine.
+        count: Connections at a time.
+        niceness: Of their process.
+
     Yields:
-        Numbers, filled at the end: connections that were made and that the server ended, by kind; and the smallest
-        number that was open at a time, after all had been made.
+        Numbers, filled at the end: connections that were made and that the server ended, by kind; and the smallest,
+        the largest and the mean number of those open at a time, after all had been made.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run_hostile, args=(port, count, theirs), daemon=True)
+    process = context.Process(target=_run_hostile, args=(port, count, niceness, theirs), daemon=True)
     process.start()
     theirs.close()  # else a process that ended would be waited for
     ended: dict[str, int] = {}
@@ -46,14 +52,14 @@ def hostile_clients(port: int, count: int) -> Iterator[dict[str, int]]:
         process.join()
 
 
-def _run_hostile(port: int, count: int, pipe: Connection) -> None:
-    os.nice(10)
+def _run_hostile(port: int, count: int, niceness: int, pipe: Connection) -> None:
+    os.nice(niceness)
     asyncio.run(_hostile(port, count, pipe))
 
 
 async def _hostile(port: int, count: int, pipe: Connection) -> None:
     """Keep `count` connections open; say so once each was made; at the next message send how many the server ended."""
-    kinds = (silent, trickling, endless_header, huge_json)
+    kinds = (silent, trickling, endless_header, huge_json, silent, trickling, endless_header, huge_chunked_json)
     counts, is_open, made = Counter[str](), set[int](), set[int]()
 
     async def keep(number: int) -> None:
@@ -75,11 +81,11 @@ async def _hostile(port: int, count: int, pipe: Connection) -> None:
     while len(made) < count:
         await asyncio.sleep(0.1)
     pipe.send("ready")
-    fewest = count
+    seen = [len(is_open)]
     while not pipe.poll():
-        fewest = min(fewest, len(is_open))
         await asyncio.sleep(0.1)
-    pipe.send({**counts, "fewest open": fewest})
+        seen.append(len(is_open))
+    pipe.send({**counts, "fewest open": min(seen), "most open": max(seen), "mean open": sum(seen) // len(seen)})
     await asyncio.gather(*tasks)  # until this process is killed
 
 
@@ -110,9 +116,16 @@ async def endless_header(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 async def huge_json(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send an object with a very long key, whatever the server answers."""
-    writer.write(HEAD + b'Content-Length: %d\r\n\r\n{"' % HUGE_JSON)
-    await _repeat(writer, CHARACTERS, HUGE_JSON // len(CHARACTERS), every=PIECE_S)
+    """Send an object with a million keys, whatever the server answers."""
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n{" % HUGE_JSON)
+    await _repeat(writer, KEYS, HUGE_JSON // len(KEYS), every=PIECE_S)
+    await reader.read()
+
+
+async def huge_chunked_json(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send the same without saying how long it is."""
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+    await _repeat(writer, b"%x\r\n%b\r\n" % (len(KEYS), KEYS), HUGE_JSON // len(KEYS), every=PIECE_S)
     await reader.read()
 
 

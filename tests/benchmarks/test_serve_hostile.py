@@ -15,15 +15,20 @@ SCRIPT = "serve_hostile.py"
 def test_honest_clients_among_hostile_ones_get_their_images(script: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     settings = ["parts=[load]", "hostile=400", "honest=8", "seconds=12", "steps=4", f"results={results}"]
-    subprocess.run([sys.executable, str(script), *settings], check=True, timeout=300)
+    done = subprocess.run([sys.executable, str(script), *settings], capture_output=True, text=True, timeout=300)
     found = json.loads(results.read_text())["load"]
+    images, in_time, memory = found["holds"].values()
+    assert (images, memory) == (True, True), found
+    assert done.returncode == (0 if in_time else 1), done.stderr  # 1 and a line, on a busy machine
+    assert ("none later than 2 times" in done.stderr) != in_time
     assert set(found["outcomes"]) == set(found["outcomes_afterwards"]) == {"200"}, found
     assert found["outcomes"]["200"] >= 8
     connections = found["hostile_connections"]
-    for kind in ("silent", "trickling", "endless_header", "huge_json"):
-        assert connections[f"{kind} made"] >= 100 and connections.get(f"{kind} ended", 0) > 0, (kind, connections)
+    kinds = {"silent": 100, "trickling": 100, "endless_header": 100, "huge_json": 50, "huge_chunked_json": 50}
+    for kind, made in kinds.items():
+        assert connections[f"{kind} made"] >= made and connections.get(f"{kind} ended", 0) > 0, (kind, connections)
+    assert 0 < connections["fewest open"] <= connections["mean open"] <= connections["most open"] <= 400
     assert found["slowest_ratio"] < 4, found  # two on an idle machine: the benchmark states it
-    assert found["mb_growth"] < 50, found
 
 
 def test_both_parsers_are_measured(benchmark: ModuleType) -> None:

@@ -4,10 +4,10 @@ Serve finds `middlewares` by an environment variable of the proxy's process (`la
 HTTP server: on one machine `launch.start_ray` sets it, on a cluster it must be set when Ray is started on a node. All
 applications of the cluster share the proxy.
 
-The middleware rejects what is too large before a Frontend is asked. If no Frontend answers a request (it was lost
-meanwhile, the endpoint is being stopped, a queue is full), Serve answers with plain text or not at all: the middleware
-replaces that by an error of the API. It also removes two request headers by which a client could disable Serve's
-timeout, or keep a request running after it has disconnected.
+The middleware rejects what is too large before a Frontend is asked, and JSON that does not arrive in time. If no
+Frontend answers a request (it was lost meanwhile, the endpoint is being stopped, a queue is full), Serve answers with
+plain text or not at all: the middleware replaces that by an error of the API. It also removes two request headers by
+which a client could disable Serve's timeout, or keep a request running after it has disconnected.
 """
 
 import uvicorn.config
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emage.config.serving import MAX_UPLOAD_MB
 from emage.serving.http.auth import is_own_machine
-from emage.serving.http.error_handlers import error_answer
+from emage.serving.http.error_handlers import CODES_BY_STATUS, error_answer
 from emage.serving.http.transport import bodies, protocol
 
 # The endpoint's own limit of forms may be lower; this process does not know it.
@@ -59,7 +59,10 @@ class ApiErrorMiddleware:
             message = "too many uploads arrive; try again in a moment"
             return await error_answer("rate_limit_exceeded", message, retry_s=1)(scope, receive, send)
         try:
-            await self._ask_serve(scope, bodies.stop_reading(scope, receive, LIMITS, leave), send)
+            bounded = bodies.stop_reading(scope, receive, LIMITS, leave)
+            await self._ask_serve(scope, await bodies.read_small(scope, bounded, LIMITS), send)
+        except bodies.BodyError as error:
+            await error_answer(CODES_BY_STATUS[error.status_code], error.detail)(scope, receive, send)
         finally:
             leave()
 

@@ -3,6 +3,8 @@
 import asyncio
 import importlib
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from emage.on_ray import launch
 from emage.on_ray.serving import http_proxy
 from emage.on_ray.serving.http_proxy import REMOVED_HEADERS, ApiErrorMiddleware
 from emage.serving.http.transport.protocol import LimitedProtocol
+from emage.serving.limits import MAX_JSON_BYTES
 
 ROOT = Path(__file__).parents[3]
 
@@ -79,12 +82,52 @@ def test_what_is_too_large_is_rejected_before_a_frontend_is_asked() -> None:
         raise AssertionError
 
     for headers, status in (
-        ({"Content-Length": "800001", "Content-Type": "application/json"}, 413),
+        ({"Content-Length": str(MAX_JSON_BYTES + 1), "Content-Type": "application/json"}, 413),
         ({"Content-Length": "100000001", "Content-Type": "multipart/form-data; boundary=b"}, 413),
         ({"X-Long": "x" * 16_400}, 431),
     ):
         answer = ask(unexpected, headers)
         assert answer.status_code == status and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def post(inner: Any, pieces: list[bytes], pause_s: float = 0.0, kind: str = "application/json") -> httpx.Response:
+    """Send a body in chunks."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+            await asyncio.sleep(pause_s)
+
+    async def scene() -> httpx.Response:
+        transport = httpx.ASGITransport(ApiErrorMiddleware(inner))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post("/x", content=body(), headers={"Content-Type": kind})
+
+    return asyncio.run(scene())
+
+
+def test_a_body_in_chunks_that_is_too_large_or_too_slow_reaches_no_frontend(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unexpected(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    answer = post(unexpected, [b"x" * (MAX_JSON_BYTES // 2)] * 3)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    monkeypatch.setattr(http_proxy, "LIMITS", replace(http_proxy.LIMITS, timeout_s=0.2))
+    answer = post(unexpected, [b"x"] * 10, pause_s=0.1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("application/json", [6]), ("multipart/form-data; boundary=b", [2, 4])])
+def test_serve_gets_json_at_once_and_a_form_as_it_arrives(kind: str, expected: list[int]) -> None:
+    async def lengths(scope: Any, receive: Any, send: Any) -> None:
+        found, more = list[int](), True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            found += [len(message["body"])] if message["body"] else []
+        await JSONResponse(found)(scope, receive, send)
+
+    assert post(lengths, [b"ab", b"cdef"], kind=kind).json() == expected
 
 
 def test_serves_list_of_applications_is_for_this_machine_alone() -> None:

@@ -124,6 +124,27 @@ class BodyRoom:
         return leave
 
 
+async def read_small(scope: Scope, receive: Receive, limits: BodyLimits) -> Receive:
+    """Return `receive` that gives a body at once, which was read here if it holds no images. Raises BodyError.
+
+    One that is too large or too slow is thus rejected here, and takes no memory of the next process.
+    """
+    if _may_hold_images(scope):
+        return receive
+    limited, pieces = limit_body(scope, receive, limits), list[bytes]()
+    while (message := await limited())["type"] == "http.request":
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            message = {"type": "http.request", "body": b"".join(pieces), "more_body": False}
+            break
+    waiting = [message]  # the whole body, or that the client has disconnected
+
+    async def whole() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return whole
+
+
 def stop_reading(scope: Scope, receive: Receive, limits: BodyLimits, on_complete: Callable[[], None]) -> Receive:
     """Return `receive` that reads no further once a body is too large: the next process rejects it.
 
