@@ -48,6 +48,11 @@ _NODES = "set on every node (cluster/Dockerfile)"
 
 READ = (
     Variable("EMAGE_CACHE", "all programs", "Folder for downloaded weights and reference features.", "~/.cache/emage"),
+    Variable(
+        "EMAGE_TRUST_FIRST_DOWNLOAD",
+        "all programs that load a published tokenizer",
+        "1: download its weights although no sha256 of them is known; later downloads are compared with the first.",
+    ),
     Variable("EMAGE_API_KEY", "serve", "API key that clients must send; access.api_key_file overrides it."),
     Variable(
         "MLFLOW_TRACKING_URI",

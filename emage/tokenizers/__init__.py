@@ -8,7 +8,7 @@
 Letters: B images, N tokens, H W image in pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,15 +29,18 @@ class Published:
     Attributes:
         config: Sizes of the network.
         urls: File name -> URL; emage/tokenizers/published_formats.py lists the formats.
+        sha256: File name -> its sha256. The publishers of those below state none: the user has to know it, or to trust
+            the first download (emage/tokenizers/weights_cache.py).
     """
 
     config: Config
     urls: dict[str, str]
+    sha256: dict[str, str] = field(default_factory=dict)
 
     def load(self, name: str, path: str | Path | None, device: str | torch.device) -> Tokenizer:
         """Load the weights at `path`, or the published ones from the cache or the internet."""
         if path is None:
-            path = weights_cache.fetch(name, self.urls)
+            path = weights_cache.fetch(name, self.urls, self.sha256)
         elif Path(path).is_dir() and isinstance(self.config, VQGANConfig):
             raise ValueError(f"{path} is a folder: pass the file in it that holds {name} (.ckpt, .zip or .safetensors)")
         elif Path(path).suffix != ".safetensors":
@@ -135,7 +138,7 @@ def load(name: str, weights: str | Path | None = None, device: str | torch.devic
 
     Raises:
         ValueError: An unknown name, or weights of another tokenizer.
-        ConnectionError: The download failed; the next call resumes it.
+        ConnectionError: The download failed, and the next call resumes it; or nothing says which file it should be.
 
     Examples:
         ```python

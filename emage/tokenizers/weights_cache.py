@@ -2,7 +2,8 @@
 
     <cache>/tokenizers/NAME.safetensors           the weights; for a user's own file, NAME is its sha256
     <cache>/tokenizers/NAME.safetensors.sha256    written at first use; a file that differs later is rejected
-    <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted after conversion
+    <cache>/tokenizers/NAME/FILE.sha256           the same for a published file, which is deleted after conversion; a
+                                                  user who knows the sha256 writes it before the first download
     <cache>/tokenizers/NAME/FILE.part             an unfinished download; the next attempt resumes it
 
 <cache> is $EMAGE_CACHE, else ~/.cache/emage. One process does the work, others wait for it.
@@ -25,6 +26,7 @@ from emage.tokenizers.weight_files import write
 from emage.utils import manifest
 
 BLOCK_BYTES = 1 << 20  # read at a time
+TRUST_VARIABLE = "EMAGE_TRUST_FIRST_DOWNLOAD"  # environment variable
 MAX_BYTES = 4 << 30  # of a published file; the largest has about 1 GB
 
 
@@ -38,15 +40,16 @@ def cached(name: str) -> Path:
     return cache_folder() / f"{name}.safetensors"
 
 
-def fetch(name: str, urls: dict[str, str]) -> Path:
+def fetch(name: str, urls: dict[str, str], sha256: dict[str, str]) -> Path:
     """Return the cached safetensors of a published tokenizer, downloaded and converted if it is not in the cache.
 
     Args:
         name: The tokenizer's name in TOKENIZERS.
         urls: File name -> URL. Several files together are one tokenizer, read as a folder.
+        sha256: File name -> its sha256, for those that are known.
 
     Raises:
-        ConnectionError: The download failed, or the server sent something else.
+        ConnectionError: The download failed, the server sent something else, or nothing says what it should send.
         ValueError: A file in the cache has changed.
     """
     folder = cache_folder() / name
@@ -56,8 +59,11 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
     with FileLock(f"{converted}.lock"):
         if not converted.exists():
             for file in files:
+                _check_known(name, file, urls[file.name], sha256)
+            for file in files:
                 if not file.exists():
                     download(urls[file.name], file)
+                _check_download(file, sha256)
             tensors = read_download(name, folder, files)
             for file in files:
                 pin(file)  # only now: the sha256 of a file that is not a checkpoint would make the next attempt fail
@@ -66,6 +72,24 @@ def fetch(name: str, urls: dict[str, str]) -> Path:
                 file.unlink()
         pin(converted)
     return converted
+
+
+def _check_known(name: str, file: Path, url: str, known: dict[str, str]) -> None:
+    """Raise ConnectionError if there is nothing to compare a download with, unless the user trusts it."""
+    sidecar = file.with_name(f"{file.name}.sha256")
+    if file.name in known or sidecar.exists() or os.environ.get(TRUST_VARIABLE) == "1":
+        return
+    raise ConnectionError(
+        f"{name} is not downloaded: its publisher states no sha256 of {file.name} ({url}). Pass a file that you trust "
+        f"(weights=), write its sha256 into {sidecar}, or set {TRUST_VARIABLE}=1 to trust the first download"
+    )
+
+
+def _check_download(file: Path, known: dict[str, str]) -> None:
+    """Delete a downloaded file that is not what was published, and raise ConnectionError."""
+    if (expected := known.get(file.name)) and (actual := manifest.sha256(file)) != expected:
+        file.unlink()
+        raise ConnectionError(f"{file.name} has the sha256 {actual}, and {expected} was published; try again later")
 
 
 def read_download(name: str, folder: Path, files: list[Path]) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """The cache of published weights, filled from a local HTTP server."""
 
+import hashlib
 import http.server
 import io
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.message import Message
 
 import pytest
@@ -13,6 +15,11 @@ from published_files import lightning, openai, zipped
 
 from emage import tokenizers
 from emage.tokenizers import Published, weight_files, weights_cache
+
+
+@pytest.fixture(autouse=True)
+def trusts_first_downloads(monkeypatch):
+    monkeypatch.setenv(weights_cache.TRUST_VARIABLE, "1")
 
 
 @pytest.fixture
@@ -122,6 +129,53 @@ def test_a_changed_publication_is_rejected(site, cache):
     site.files["/1"] += b"x"
     with pytest.raises(ValueError, match="changed"):
         tokenizers.load("tiny")
+
+
+def test_without_a_sha256_nothing_is_downloaded(site, cache, monkeypatch):
+    monkeypatch.delenv(weights_cache.TRUST_VARIABLE)
+    with pytest.raises(ConnectionError, match=r"tiny is not downloaded: .* no sha256 of last\.ckpt \(http://") as error:
+        tokenizers.load("tiny")
+    assert site.requests == []
+    sidecar = cache / "tiny" / "last.ckpt.sha256"
+    assert str(sidecar) in str(error.value) and "EMAGE_TRUST_FIRST_DOWNLOAD=1" in str(error.value)
+    sidecar.write_text(f"{hashlib.sha256(site.files['/1']).hexdigest()}  last.ckpt\n")
+    assert tokenizers.load("tiny").name == "tiny"
+
+
+def test_a_file_with_another_sha256_than_the_users_is_rejected(site, cache, monkeypatch):
+    monkeypatch.delenv(weights_cache.TRUST_VARIABLE)
+    (cache / "tiny").mkdir(parents=True)
+    (cache / "tiny" / "last.ckpt.sha256").write_text("0" * 64)
+    with pytest.raises(ValueError, match="changed"):
+        tokenizers.load("tiny")
+    assert not (cache / "tiny.safetensors").exists()
+
+
+def test_a_file_with_another_sha256_than_the_published_one_is_deleted(site, cache, monkeypatch):
+    monkeypatch.delenv(weights_cache.TRUST_VARIABLE)
+    published = tokenizers.TOKENIZERS["tiny"]
+    for known, message in (("0" * 64, r"last\.ckpt has the sha256 \w{64}, and 0{64} was published"), (None, None)):
+        sha256 = {"last.ckpt": known or hashlib.sha256(site.files["/1"]).hexdigest()}
+        monkeypatch.setitem(tokenizers.TOKENIZERS, "tiny", replace(published, sha256=sha256))
+        if message:
+            with pytest.raises(ConnectionError, match=message):
+                tokenizers.load("tiny")
+            assert not list((cache / "tiny").glob("last.ckpt*"))
+        else:
+            assert tokenizers.load("tiny").name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in tokenizers.TOKENIZERS.items() if isinstance(entry, Published)]
+)
+def test_no_published_tokenizer_is_downloaded_unknown(name, monkeypatch):
+    """By default each has a sha256 for every file, or is refused before anything is asked for."""
+    monkeypatch.delenv(weights_cache.TRUST_VARIABLE)
+    monkeypatch.setattr(weights_cache, "download", lambda *_: pytest.fail("it was asked for"))
+    published = tokenizers.TOKENIZERS[name]
+    if published.sha256.keys() != published.urls.keys():
+        with pytest.raises(ConnectionError, match=f"{name} is not downloaded"):
+            tokenizers.load(name)
 
 
 def test_a_missing_publication(site):
