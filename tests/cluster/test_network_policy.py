@@ -36,3 +36,20 @@ def test_addresses(address, is_reached):
     ip = ipaddress.ip_address(address)
     (exceptions,) = (others for name, others in blocks().items() if ip in ipaddress.ip_network(name))
     assert any(ip in ipaddress.ip_network(name) for name in exceptions) != is_reached
+
+
+def test_only_prometheus_reaches_the_metrics_from_outside():
+    """Ray's metrics ports ask for no token. What has no policy of ingress is closed: the namespace's default."""
+    admitted = {}
+    for policy in of_kind("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            peers = rule.get("from", [{"everyone": True}])
+            outside = [peer for peer in peers if "podSelector" not in peer or "namespaceSelector" in peer]
+            if outside:
+                admitted[policy["metadata"]["name"]] = (outside, [port["port"] for port in rule["ports"]])
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert admitted.pop("prometheus-to-ray-nodes") == ([monitoring], [8080])
+    ports = {name: ports for name, (_, ports) in admitted.items()}
+    assert ports == {"everyone-to-the-endpoint": [8000], "operator-to-heads": [8265]}
+    (closed,) = (p for p in of_kind("NetworkPolicy") if not p["spec"]["podSelector"] and not p["spec"].get("ingress"))
+    assert "Ingress" in closed["spec"]["policyTypes"]
