@@ -87,7 +87,13 @@ def test_the_callback_is_called_after_each_step_of_each_batch(pipe: emage.Emage)
         calls.append((step, left, tuple(tensors["latents"].shape)))
         return tensors
 
-    pipe(PROMPTS, num_inference_steps=3, batch_size=1, callback_on_step_end=on_step_end)
+    pipe(
+        PROMPTS,
+        num_inference_steps=3,
+        batch_size=1,
+        callback_on_step_end=on_step_end,
+        callback_on_step_end_tensor_inputs=["latents"],
+    )
     assert calls == [(0, 2, (1, 64)), (1, 1, (1, 64)), (2, 0, (1, 64))] * 2
 
 
@@ -109,6 +115,12 @@ def test_the_progress_bar_can_be_turned_off(pipe: emage.Emage, capfd: pytest.Cap
         ({"generator": 7}, "generator must be a torch.Generator, or one per image, not int"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0: must be a whole number of at least 1"),
         ({"num_inference_steps": 65}, "steps=65: must be at most 64"),
+        (
+            {"num_inference_steps": 4, "steps": 4},
+            "num_inference_steps and steps are the same setting: pass one of them",
+        ),
+        ({"guidance_scale": 4.0, "guidance": 0.0}, "guidance_scale and guidance are the same setting"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "there is no 'prompt_embeds', only latents"),
         ({"scheduler": None}, "unknown sampling setting 'scheduler'; did you mean schedule"),
     ],
 )
@@ -122,7 +134,7 @@ def test_to_moves_the_model(pipe: emage.Emage) -> None:
     pipe.runner.use_cuda_graphs = False
     before = pipe.generate(PROMPTS[0], seed=7, steps=2)[0]
     assert pipe.to("cpu") is pipe and same(pipe.generate(PROMPTS[0], seed=7, steps=2)[0], before)
-    half = pipe.to("cpu", torch.float16)
+    half = pipe.to(device="cpu", dtype=torch.float16)
     assert half.dtype == "float16" and half.network.decoder.head.weight.dtype == torch.float16
     assert half.generate(PROMPTS[0], seed=7, steps=2)[0].size == (64, 64) and not half.runner.use_cuda_graphs
     with pytest.raises(InputError, match=r"dtype must be one of float32, tf32, bfloat16, float16, not torch\.int8"):

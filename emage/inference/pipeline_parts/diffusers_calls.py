@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emage.config import EvaluateConfig, check_arguments
+from emage.config import EvaluateConfig, SamplingConfig, check_arguments
 from emage.config.model import guidance_of_scale
 from emage.inference.generation_step import GenerationStep
 from emage.inference.pipeline_parts.batches import ImageBatches
@@ -25,6 +25,7 @@ from emage.utils.errors import InputError
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_SEED = 2**63 - 1
+CALLBACK_TENSORS = ("latents",)
 OnStepEnd = Callable[[Any, int, int, dict[str, Tensor]], Any]  # (pipeline, step from 0, steps left, tensors)
 
 
@@ -53,6 +54,7 @@ class DiffusersCalls(ImageBatches):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CALLBACK_TENSORS,
         *,
         batch_size: int = 16,
         **sampling: Unpack[SamplingArguments],
@@ -76,6 +78,7 @@ class DiffusersCalls(ImageBatches):
             return_dict: False: a tuple with the images alone.
             callback_on_step_end: Called after each decoding step of each batch with the pipeline, the step from 0, the
                 steps that are left, and {"latents": tokens (B,N)}. What it returns is not used.
+            callback_on_step_end_tensor_inputs: Names of the tensors that it gets: there is latents alone.
             batch_size: Images that are generated together.
             **sampling: Further settings of `generate`, such as temperature or order.
 
@@ -85,11 +88,9 @@ class DiffusersCalls(ImageBatches):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         self._check_call(height, width, num_images_per_prompt, output_type)
         check_arguments(EvaluateConfig, batch_size=batch_size)
-        if num_inference_steps is not None:
-            sampling["steps"] = num_inference_steps
-        if guidance_scale is not None:
-            sampling["guidance"] = guidance_of_scale(guidance_scale)
-        settings = self.settings(**sampling)
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS):
+            raise InputError(f"callback_on_step_end_tensor_inputs: there is no {unknown.pop()!r}, only latents")
+        settings = self._call_settings(num_inference_steps, guidance_scale, sampling)
         negatives = self._negative_prompts(negative_prompt, len(prompts), settings)
         self.runner.warn_of_truncated(prompts)
         pairs = [pair for pair in zip(prompts, negatives, strict=True) for _ in range(num_images_per_prompt)]
@@ -103,8 +104,13 @@ class DiffusersCalls(ImageBatches):
         output = ImagePipelineOutput(_as_type(images, output_type), seeds)
         return output if return_dict else (output.images,)
 
-    def to(self, *targets: str | torch.device | torch.dtype) -> Self:
-        """Move the model to a device, a precision or both (in either order), and return the pipeline.
+    def to(
+        self,
+        *targets: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Move the model to a device, a precision or both (in either order, or by name), and return the pipeline.
 
         Examples:
             >>> pipe = emage.Emage.from_pretrained("demo", device="cpu").to("cuda", torch.bfloat16)
@@ -112,14 +118,14 @@ class DiffusersCalls(ImageBatches):
         Raises:
             InputError: If the device or the precision is not available.
         """
-        device, dtype = str(self.device), self.dtype
-        for target in targets:
+        place, precision = str(self.device), self.dtype
+        for target in (*targets, device, dtype):
             if isinstance(target, torch.dtype):
-                dtype = device_support.dtype_name(target)
-            else:
-                device = device_support.choose(str(target))
-        device_support.check_dtype(dtype, device)
-        self._move(device, dtype)
+                precision = device_support.dtype_name(target)
+            elif target is not None:
+                place = device_support.choose(str(target))
+        device_support.check_dtype(precision, place)
+        self._move(place, precision)
         return self
 
     def set_progress_bar_config(self, **options: Any) -> None:
@@ -129,6 +135,17 @@ class DiffusersCalls(ImageBatches):
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
         """Return a progress bar with those options."""
         return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    def _call_settings(self, steps: int | None, scale: float | None, sampling: SamplingArguments) -> SamplingConfig:
+        """Return the settings of a call. Raises InputError, also for one that is given by both of its names."""
+        for given, name, own in ((steps, "num_inference_steps", "steps"), (scale, "guidance_scale", "guidance")):
+            if given is not None and sampling.get(own) is not None:
+                raise InputError(f"{name} and {own} are the same setting: pass one of them")
+        if steps is not None:
+            sampling["steps"] = steps
+        if scale is not None:
+            sampling["guidance"] = guidance_of_scale(scale)
+        return self.settings(**sampling)
 
     def _check_call(self, height: int | None, width: int | None, num_images_per_prompt: int, output_type: str) -> None:
         own = self.size
