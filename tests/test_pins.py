@@ -21,6 +21,7 @@ FIXED = {
     "urllib3": ("2.8.0", ""),
     "aiohttp": ("3.14.4", ""),
     "idna": ("3.15", ""),
+    "certifi": ("2026.10.19", "CVE-2026-111943"),
     "ray": ("2.60.0", "CVE-2023-48022 and later ones; 2.60.1 (the token's file) is in SECURITY.md"),
 }
 
