@@ -8,12 +8,15 @@ settings have been checked: --help and a mistyped key need neither PyTorch nor R
 """
 
 import importlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from emage import __version__, config
+from emage.config import short_commands
+from emage.config.presets import presets
 from emage.utils.errors import exit_on_bad_input
 
 
@@ -26,17 +29,25 @@ class Command:
     settings: str  # module:dataclass
     resumes: bool = False  # if the same command is run again
     words: Mapping[str, str] = field(default_factory=dict)  # positional arguments: name -> meaning
+    path: str = ""  # the key that a path, a word that is no preset, sets
+    defaults: tuple[str, ...] = ()  # key=value of a command line without any, with the preset "demo"
 
 
 COMMANDS = {
     "ingest": Command(
-        "table of image URLs -> token table",
+        "images, or a table of image URLs -> token table",
         "emage.on_ray.ingest.driver:ingest",
         "emage.config:IngestConfig",
         resumes=True,
+        path="source.table",
+        defaults=("output=runs/first/ingest",),
     ),
     "train": Command(
-        "token table -> checkpoint", "emage.on_ray.training.driver:train", "emage.config:TrainConfig", resumes=True
+        "token table -> checkpoint",
+        "emage.on_ray.training.driver:train",
+        "emage.config:TrainConfig",
+        resumes=True,
+        defaults=("data.path=runs/first/ingest/tokens", "run.output=runs/first/train"),
     ),
     "evaluate": Command(
         "checkpoint + captions -> images, FID and others",
@@ -101,6 +112,7 @@ def usage() -> str:
             "Text-to-image in parallel: from a table of image URLs to a served model.",
             "",
             "usage: emage COMMAND [PRESET] key=value ...",
+            "       emage ingest PATH     images, archives or tables; then `emage train`: a first small model",
             "       emage COMMAND --help         its presets, and every key with its default and meaning",
             "       emage COMMAND --help KEY     one key: range, unit, value in each preset, source",
             "       emage --version",
@@ -118,7 +130,10 @@ def run(name: str, argv: Sequence[str]) -> None:
             if command.words and not {"-h", "--help"} & set(argv):
                 _load(command.function)(argv)
                 return
-            settings = config.parse(_load(command.settings), argv, f"emage {name}", command.words)
+            program = _load(command.settings)
+            if not {"-h", "--help"} & set(argv):
+                argv = _completed(name, program, argv)
+            settings = config.parse(program, argv, f"emage {name}", command.words)
             print(config.to_yaml(settings, show_secrets=False), flush=True)
             _load(command.function)(settings)
     except ModuleNotFoundError as error:
@@ -131,6 +146,15 @@ def run(name: str, argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command resumes" if command.resumes else "stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _completed(name: str, program: type, argv: Sequence[str]) -> Sequence[str]:
+    """Return the long form of a command line; if it is another one, print it."""
+    command = COMMANDS[name]
+    completed = short_commands.complete(argv, presets(program), command.path, command.defaults)
+    if completed != list(argv):
+        print(f"# emage {name} {shlex.join(completed)}", flush=True)
+    return completed
 
 
 def _load(path: str) -> Any:

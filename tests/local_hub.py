@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 TOKEN = "hf_local"
 Files = dict[str, bytes]
@@ -156,15 +156,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._files(repo, revision or "main")
         return ({"id": repo, "sha": self.hub.oid(repo, revision or "main"), "siblings": []},)
 
-    def tree(self, body: bytes, repo: str, revision: str):
+    def tree(self, body: bytes, repo: str, revision: str, folder: str | None = None):
+        files, start = self._files(repo, revision), f"{folder}/" if folder else ""
+        below = [name for name in files if name.startswith(start)]
+        if "recursive=False" in self.path or "recursive=false" in self.path:
+            names = dict.fromkeys(start + name.removeprefix(start).partition("/")[0] for name in below)
+        else:
+            parts = [name.split("/") for name in below]
+            names = dict.fromkeys("/".join(part[: n + 1]) for part in parts for n in range(len(part)))
+            names = [name for name in names if name.startswith(start)]
+        return ([self._entry(files, name) for name in names],)
+
+    def paths_info(self, body: bytes, repo: str, revision: str):
         files = self._files(repo, revision)
-        return ([{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files],)
+        names = [unquote(name) for key, name in parse_qsl(body.decode()) if key == "paths"]
+        known = [name for name in names if name in files or any(file.startswith(f"{name}/") for file in files)]
+        return ([self._entry(files, name) for name in known],)
+
+    def _entry(self, files: Files, name: str) -> dict[str, Any]:
+        kind = {"type": "file", "size": len(files[name])} if name in files else {"type": "directory"}
+        return {**kind, "path": name, "oid": "0" * 40}
 
     def resolve(self, body: bytes, repo: str, revision: str, name: str):
         files = self._files(repo, revision)
         if name not in files:
             raise Answer(404, "EntryNotFound")
         headers = {"ETag": f'"{_etag(files[name])}"', "X-Repo-Commit": self.hub.oid(repo, revision)}
+        if match := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            return files[name][int(match[1]) : int(match[2]) + 1], headers
         return files[name], headers
 
 
@@ -184,7 +203,11 @@ ROUTES: dict[str, Callable] = {
     rf"GET /api/models/{REPO}": Handler.info,
     rf"GET /api/models/{REPO}/revision/{REVISION}": Handler.info,
     rf"GET /api/models/{REPO}/tree/{REVISION}": Handler.tree,
-    rf"(?:GET|HEAD) /{REPO}/resolve/{REVISION}/(.+)": Handler.resolve,
+    rf"(?:GET|HEAD) (?:/datasets)?/{REPO}/resolve/{REVISION}/(.+)": Handler.resolve,
+    rf"GET /api/datasets/{REPO}": Handler.info,
+    rf"GET /api/datasets/{REPO}/revision/{REVISION}": Handler.info,
+    rf"GET /api/datasets/{REPO}/tree/{REVISION}(?:/(.+))?": Handler.tree,
+    rf"POST /api/datasets/{REPO}/paths-info/{REVISION}": Handler.paths_info,
 }
 
 

@@ -16,7 +16,7 @@ from emage.evaluation.report import Report
 from emage.on_ray import launch
 from emage.on_ray.evaluation import driver as evaluation
 from emage.on_ray.ingest import driver as ingest
-from emage.on_ray.ingest import reconciliation
+from emage.on_ray.ingest.report import reconciliation
 from emage.on_ray.serving import driver as serving
 from emage.on_ray.training import driver as training
 from emage.utils import manifest

@@ -2,7 +2,7 @@
 
     output/run.json            the settings that the folder belongs to
     output/tokens/*.parquet    the token table; the folders of the other stages are in emage.on_ray.ingest.stages
-    output/ingest_report.*     rows in = written + filtered + rejected + failed (emage.on_ray.ingest.reconciliation)
+    output/ingest_report.*     rows in = written + filtered + rejected + failed (see report/)
 
 The same command resumes: a stage that is finished is not run again.
 """
@@ -17,7 +17,8 @@ from emage.data import schema
 from emage.data.ingest import url_filter, url_table
 from emage.data.ingest.sources import kinds
 from emage.on_ray import launch, tracking
-from emage.on_ray.ingest import reconciliation, select_urls, stages, tokenize_shards
+from emage.on_ray.ingest import select_urls, stages, tokenize_shards
+from emage.on_ray.ingest.report import reconciliation
 from emage.utils.errors import InputError
 from emage.utils.redact import redact_settings
 

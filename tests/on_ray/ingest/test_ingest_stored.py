@@ -20,7 +20,8 @@ from emage import config
 from emage.config import IngestConfig
 from emage.data.images import decode_image
 from emage.on_ray.ingest import driver as ingest
-from emage.utils import manifest
+from emage.on_ray.ingest.report import sheets
+from emage.utils import image_grid, manifest
 from emage.utils.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -180,3 +181,25 @@ def test_parquet_files_with_images(ray_cluster, tmp_path):
         number = int(row["caption"].split()[-1])
         assert row["url"] == f"t.parquet#{number}"
         assert row["sha256"] == hashlib.sha256(encoded(10 * number)).hexdigest()
+
+
+def test_the_sheets_show_what_was_taken_and_what_was_dropped_and_why(output, monkeypatch):
+    shown = []
+    monkeypatch.setattr(image_grid, "make_grid", lambda images, texts, columns: shown.append((images, texts)))
+    report = json.loads((output / "ingest_report.json").read_text())
+    sheets.draw_dropped(report, output)
+    images, texts = shown.pop()
+    reasons = [text.partition(":")[0].partition(".")[0] for text in texts]
+    assert sorted(reasons) == sorted(["no_caption", "file_name", *(reason for _, reason in BAD.values())])
+    by_reason = dict(zip(reasons, zip(images, texts, strict=True), strict=True))
+    assert by_reason["too_small"][1] == "too_small: 1 row. small.png a photograph of small.png"
+    assert by_reason["no_caption"][1].startswith("no_caption: 1 row. An image without a caption")
+    image, text = by_reason["file_name"]
+    assert text == "file_name: 1 row. DSC_0012.JPG"
+    assert np.abs(np.asarray(image).mean(axis=(0, 1)) - [201, 54, 100]).max() < 12  # the rejected image itself
+    sheets.draw_taken(output)
+    images, texts = shown.pop()
+    assert sum(text.startswith("a photograph of thing") for text in texts) >= 1
+    for name in ("pictures.png", "dropped.png"):
+        with Image.open(output / name) as image:
+            assert image.width > 128

@@ -1,34 +1,31 @@
 """The report of an ingest: every row of the tables is written, waiting, or dropped for a reason that is counted.
 
     output/ingest_report.json, .md, .png    rows in = written + filtered + rejected (by rule) + failed (by drop reason)
-    output/pictures.png                     a contact sheet of downloaded images
+    output/pictures.png, dropped.png        images that were taken; dropped rows with their reasons
 
 The same numbers go into the MLflow run and to the terminal.
 """
 
 import re
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from emage.data import table_check
-from emage.data.images import decode_image
 from emage.data.ingest.report import chart, markdown, rejected_captions, summary
 from emage.on_ray import tracking
 from emage.on_ray.ingest import stages
-from emage.on_ray.ingest.download import image_shards
-from emage.utils import image_grid, manifest
+from emage.on_ray.ingest.report import sheets
+from emage.utils import manifest
 
 DROPS = ("filtered", "rejected", "failed")  # outcomes of dropped rows, in the order of the report's keys
 REPORT, MARKDOWN = "ingest_report.json", "ingest_report.md"
-MAX_SHEET_IMAGES = 32  # on the contact sheet
+TAKEN_SHEET, DROPPED_SHEET = "pictures.png", "dropped.png"
 
 
 def reconcile(done: dict[str, dict[str, Any]], output: Path) -> dict[str, Any]:
@@ -94,7 +91,12 @@ def write_report(tracked: tracking.TrackedRun, report: dict[str, Any], output: P
     """Write the report and its images, the JSON file last, and record all of it in the MLflow run."""
     rejected = rejected_captions.select_captions(output / "tokenized")
     (output / MARKDOWN).write_text(markdown.format_markdown(report, rejected))
-    for name, image in ((markdown.CHART_FILE, chart.plot_chart(report)), ("pictures.png", _contact_sheet(output))):
+    drawn = {
+        markdown.CHART_FILE: chart.plot_chart(report),
+        TAKEN_SHEET: sheets.draw_taken(output),
+        DROPPED_SHEET: sheets.draw_dropped(report, output),
+    }
+    for name, image in drawn.items():
         if image is not None:
             image.save(output / name)
             tracked.image(name, image)
@@ -118,21 +120,6 @@ def _metric_name(name: str) -> str:
     return re.sub(r"[^\w./ :-]", "_", name)
 
 
-def _contact_sheet(output: Path) -> Image.Image | None:
-    """Return the first images of the first shard, as they go to the tokenizer, with their captions."""
-    if image_shards.read_manifest(output / "shards", 0) is None:
-        return None
-    with pq.ParquetFile(image_shards.image_files(output / "shards", 0)[0]) as shard:
-        batch = next(shard.iter_batches(batch_size=MAX_SHEET_IMAGES, columns=["image", "caption"]), None)
-    if not batch:
-        return None
-    shown: list[tuple[Image.Image, str]] = []
-    for data, caption in zip(batch["image"].to_pylist(), batch["caption"].to_pylist(), strict=True):
-        with suppress(decode_image.ImageError):  # counted by the tokenize stage
-            shown.append((Image.fromarray(decode_image.decode_pixels(data)), caption))
-    return image_grid.make_grid(*zip(*shown, strict=True), columns=8) if shown else None
-
-
 def print_report(report: dict[str, Any], output: Path) -> None:
     """Print the rows by outcome and drop reason, advice, and the paths of the results."""
     table = Table(title=escape(f"ingest of {', '.join(report['datasets'])}"), title_justify="left")
@@ -149,5 +136,6 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     for sentence in summary.summarize(report):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print("  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report["seconds"].items()))
-    console.print(f"report: {output / MARKDOWN}", soft_wrap=True)
+    shown = [str(output / name) for name in (TAKEN_SHEET, DROPPED_SHEET) if (output / name).exists()]
+    console.print(f"report: {', '.join([str(output / MARKDOWN), *shown])}", soft_wrap=True)
     console.print(f"token table: {output / 'tokens'}" if report["written"] else f"output: {output}", soft_wrap=True)
