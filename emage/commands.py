@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emage import __version__, config
-from emage.config import short_commands
+from emage import __version__, config, short_commands
 from emage.config.presets import presets
 from emage.utils.errors import exit_on_bad_input
 

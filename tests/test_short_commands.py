@@ -2,7 +2,7 @@
 
 import pytest
 
-from emage.config.short_commands import complete
+from emage.short_commands import complete
 from emage.utils.errors import InputError
 
 PRESETS = ("demo", "tiny", "laion400m")
