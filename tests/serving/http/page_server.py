@@ -116,8 +116,8 @@ def completed(index: int = 0, prompt_cut: bool = False) -> bytes:
     return _event("image_generation.completed", data)
 
 
-def failed(message: str) -> bytes:
-    return _event("error", {"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+def failed(message: str, code: str | None = None) -> bytes:
+    return _event("error", {"error": {"message": message, "type": "server_error", "param": None, "code": code}})
 
 
 def _image(grey: int) -> dict[str, str]:

@@ -63,7 +63,7 @@ def test_every_frame_shows_before_the_next_is_sent(page: Page, script: Scripted)
 def test_an_answer_may_come_in_any_pieces(page: Page, script: Scripted) -> None:
     opened(page, script.url)
     read = """async (chunks) => {
-        const { events } = await import(new URL('page/sse.js', location));
+        const { events } = await import(new URL('page/request/sse.js', location));
         const body = new ReadableStream({ start(to) {
             for (const chunk of chunks) to.enqueue(Uint8Array.from(chunk));
             to.close();

@@ -1,35 +1,16 @@
 """The playground page in headless Chromium: regenerating a part, by brush and by keyboard."""
 
-import email
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from page_server import Server
-from pages import PROMPT, expect_done, generate, needs_chromium, opened, same_by_shell, shown
+from pages import PROMPT, expect_done, form, generate, marked_positions, needs_chromium, opened, same_by_shell, shown
 from PIL import Image
 from playwright.sync_api import Page, expect
 from programs import wait_until
 
 pytestmark = needs_chromium
-
-
-def form(body: bytes) -> dict[str, bytes]:
-    """The fields of a multipart body."""
-    kind = body.split(b"\r\n", 1)[0][2:].decode()
-    message = email.message_from_bytes(f"Content-Type: multipart/form-data; boundary={kind}\r\n\r\n".encode() + body)
-    parts: Any = message.get_payload()
-    return {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
-
-
-def marked_positions(mask: bytes) -> set[tuple[int, int]]:
-    """Return the grid positions (row, column), of 8 x 8 pixels, that are transparent; every other pixel is opaque."""
-    alpha = np.array(Image.open(io.BytesIO(mask)))[..., 3]
-    assert alpha.shape == (64, 64)
-    blocks = alpha.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(8, 8, 64)
-    assert ((blocks == 0).all(-1) | (blocks == 255).all(-1)).all()
-    return {(int(row), int(column)) for row, column in np.argwhere(blocks[..., 0] == 0)}
 
 
 def test_brushing_regenerates_a_part(page: Page, server: Server, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from playwright.sync_api import Page, expect
 pytestmark = needs_chromium
 
 
-def test_a_narrow_window_does_not_scroll_sideways(page: Page, server: Server) -> None:
-    page.set_viewport_size({"width": 320, "height": 640})
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_narrow_window_does_not_scroll_sideways(page: Page, server: Server, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 640})
     opened(page, server.url)
 
     def expect_narrow() -> None:
-        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
     expect_narrow()
     page.click("#settings > summary")

@@ -3,16 +3,20 @@
 import threading
 
 import pytest
-from page_server import CutOff, Scripted, Write, completed, fails_after_a_preview, frame
+from page_server import CutOff, Scripted, Write, completed, failed, fails_after_a_preview, frame
 from pages import expect_done, generate, needs_chromium, opened
 from playwright.sync_api import Page, Route, expect
+
+from emage.serving.limits import MAX_PROMPT_CHARACTERS
 
 pytestmark = needs_chromium
 GENERATIONS_ROUTE = "**/v1/images/generations"
 
 
-def reject(page: Page, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-    error = {"message": message, "type": "server_error", "param": None, "code": None}
+def reject(
+    page: Page, status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None
+) -> None:
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
     page.route(
         GENERATIONS_ROUTE, lambda route: route.fulfill(status=status, headers=headers, json={"error": error}), times=1
     )
@@ -145,3 +149,56 @@ def test_stop_closes_the_connection(page: Page, script: Scripted) -> None:
     expect_at_rest(page)
     expect(page.locator("#progress-text")).to_contain_text("Stopped.")
     expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_characters_are_counted_and_too_many_are_not_sent(page: Page, script: Scripted) -> None:
+    """Characters as the server counts them: an emoji is one."""
+    opened(page, script.url)
+    count = page.locator("#count")
+    expect(count).to_have_text(f"0 of {MAX_PROMPT_CHARACTERS:,} characters")
+    page.fill("#prompt", "  a cat 🐈 ")
+    expect(count).to_have_text(f"7 of {MAX_PROMPT_CHARACTERS:,} characters")
+    generate(page, "x" * (MAX_PROMPT_CHARACTERS + 1))
+    expect(count).to_have_attribute("data-over", "")
+    expect(page.get_by_role("alert")).to_contain_text("It has 32,001 characters; up to 32,000 are allowed.")
+    expect(page.locator("#prompt")).to_have_attribute("aria-invalid", "true")
+    assert script.requests == []
+    script.stream = lambda write: write(completed())
+    generate(page, "🐈" * MAX_PROMPT_CHARACTERS)
+    expect_done(page)
+    assert [len(request["prompt"]) for request in script.requests] == [MAX_PROMPT_CHARACTERS]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("prompt", "  ", "The description is empty"),
+        ("steps", "5", "Steps: a whole number from 1 to 4."),
+        ("steps", "1.5", "Steps: a whole number from 1 to 4."),
+        ("seed", "blue", "The seed is a whole number of up to 15 digits; empty, it is random."),
+        ("temperature", "-1", "Temperature: a number from 0 to 100."),
+        ("guidance", "", "Guidance: a number from 0 to 100."),
+    ],
+)
+def test_a_wrong_setting_in_our_words(page: Page, script: Scripted, field: str, value: str, text: str) -> None:
+    """Not in those of the browser, whose bubble speaks the language of the browser. The field has the focus."""
+    opened(page, script.url)
+    page.fill("#prompt", "a red circle")
+    page.locator(f"#{field}").evaluate("(input, value) => { input.value = value; }", value)
+    page.click("#generate")
+    expect(page.get_by_role("alert")).to_contain_text(text)
+    expect(page.locator(f"#{field}")).to_be_focused()
+    expect(page.locator(f"#{field}")).to_have_attribute("aria-invalid", "true")
+    assert script.requests == []
+
+
+def test_a_rejected_prompt_is_not_tried_again(page: Page, script: Scripted) -> None:
+    opened(page, script.url)
+    reject(page, 400, "not a cat", code="content_policy_violation")
+    generate(page)
+    expect(page.get_by_role("alert")).to_contain_text("The server rejected this")
+    expect(page.locator("#retry")).to_be_hidden()
+    script.stream = lambda write: write(failed("not a dog", "content_policy_violation"))
+    generate(page)
+    expect(page.get_by_role("alert")).to_contain_text("The server rejected thisnot a dog")
+    expect(page.locator("#retry")).to_be_hidden()

@@ -1,16 +1,25 @@
 /** The playground: a form, the run that it starts, and the actions on an image. */
 
-import * as api from "./api.js";
-import { Brush } from "./brush.js";
-import { curl, link, setAddress, settingsFromAddress, wasSeedKept } from "./command.js";
-import { isSeedKept, keepSeed, requestBody, setSettings, showExamples } from "./form.js";
-import * as gallery from "./gallery.js";
+import { copyText } from "./clipboard.js";
+import { BrushPanel } from "./images/brush_panel.js";
+import { canEncode, downloadAll, downloadFrame } from "./images/download.js";
+import * as gallery from "./images/gallery.js";
+import { addEvent, beginRun, endRun, fileUrls, isComplete, isEmpty, isUpload } from "./images/run.js";
+import { releaseRun, requestOf, uploadedRun } from "./images/run.js";
+import { fitted, listenForFiles } from "./images/upload.js";
 import { hideProblem, showProblem } from "./problem.js";
-import { addEvent, beginRun, endRun, isComplete, isEmpty, releaseRun } from "./run.js";
+import { inAddress, link, remember, remembered, setAddress } from "./request/address.js";
+import * as api from "./request/api.js";
+import { curl } from "./request/command.js";
+import { fault, isSeedKept, keepSeed, requestBody, setSettings, showExamples } from "./request/form.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const MAX_RUNS = 12; // kept in memory; more would fill that of a phone
+const NOT_KEPT = [
+  "The image of this address is not here",
+  "An upload or an edit is kept for a day, by the browser that made it only. Download it to give it to others.",
+];
 
 let model = null;
 let running = null; // the AbortController of the run in progress
@@ -18,8 +27,13 @@ let loadTimer; // calls load again if no model is ready yet
 const runs = []; // newest first
 
 const announce = (text) => ($("live").textContent = text);
-const brush = new Brush($("positions"), announce);
-const view = new View({ onPick: pickImage, onReturn: showRun });
+const panel = new BrushPanel(announce);
+const format = () => $("format").value;
+const view = new View({
+  onPick: pickImage,
+  onReturn: showRun,
+  onDownload: (image) => downloadFrame(image, image.frames.at(-1), format()),
+});
 
 // --- Start ---
 
@@ -43,22 +57,33 @@ async function load() {
   $("about").textContent = `${model.method}, ${width} × ${height} pixels, ${rows * columns} tokens`;
   $("steps").max = rows * columns;
   $("steps-range").max = Math.min(rows * columns, 64); // a slider with a thousand values can't be set precisely
-  const { prompt, ...others } = settingsFromAddress(); // a prompt that was typed meanwhile stays
-  setSettings({ ...model.sampling, ...others }, wasSeedKept());
+  const { prompt, ...others } = inAddress(); // a prompt that was typed meanwhile stays
+  setSettings({ ...model.sampling, ...others }, remembered().isKept);
   showExamples(model.examples.slice(0, 5));
   await restoreRuns();
+  $("upload").disabled = false;
 }
 
-/** Brings back the runs of this tab. After a reload the one that was shown is shown again; a link shows none. */
+/** Brings back the runs of this tab, and shows the one that the address names. A link only fills the form. */
 async function restoreRuns() {
   const kept = await gallery.restore();
-  if (runs.length || running || !kept.shown) return;
-  runs.push(...kept.runs);
-  if (wasSeedKept() !== undefined) {
-    view.show(kept.shown);
-    updateLinks();
+  if (runs.length || running) return;
+  runs.push(...kept);
+  const named = inAddress();
+  const run = await runOfKey(named.kept ?? remembered().run);
+  if (!run) {
+    view.showEarlier(runs, true);
+    if (named.kept) showProblem(new api.Problem(...NOT_KEPT));
+    return;
   }
-  view.showEarlier(runs, true);
+  const index = named.image ? named.image - 1 : remembered().chosen;
+  if (run.images[index]) run.chosen = index;
+  if (named.kept && !isUpload(run)) setSettings(requestOf(run, run.chosen), remembered().isKept);
+  showRun(run);
+}
+
+async function runOfKey(key) {
+  return key && (runs.find((run) => run.key === key) ?? (await gallery.find(key)));
 }
 
 const imageSize = () => model.size.split("x").map(Number);
@@ -70,35 +95,45 @@ async function submit(event) {
   if (running) return;
   if (!model) await load();
   if (!model) return;
+  const problem = fault();
+  if (problem) return showFault(problem);
   const body = requestBody(model.sampling);
-  if ($("brush").hidden) {
+  if (!panel.isOpen) {
     generate({ body, edit: null, parent: null });
-  } else if (brush.positions.size) {
-    const edit = { image: view.shown.image.blob, mask: await brush.mask(...imageSize()) };
-    edit.urls = [edit.image, edit.mask].map((blob) => URL.createObjectURL(blob));
-    // The brush's buttons are about to be hidden.
-    if (!$("form").contains(document.activeElement)) $("generate").focus({ preventScroll: true });
-    leaveBrush();
+  } else if (panel.isMarked) {
+    const edit = { image: view.shown.image.blob, mask: await panel.brush.mask(...imageSize()) };
+    panel.close();
     generate({ body, edit, parent: view.run });
   } else {
     showProblem(new api.Problem("Nothing is marked yet", "Brush over the part to regenerate."));
   }
 }
 
+/** Shows what is wrong with the form, and leads to the field. */
+function showFault(problem) {
+  const field = $(problem.param);
+  for (let at = field.closest("details"); at; at = at.parentElement.closest("details")) at.open = true;
+  showProblem(problem);
+  field.focus();
+}
+
 async function generate(request) {
   if (running) return;
   const before = view.run;
-  const run = beginRun(request);
+  const run = beginRun(request, model.sampling);
   hideProblem();
   setRunning(new AbortController());
   view.show(run);
+  nameInAddress(run);
   $("progress-text").scrollIntoView({ block: "nearest" });
   announce("Generating.");
   try {
     for await (const event of api.generate(request.body, request.edit, running.signal)) {
       const frame = addEvent(run, event);
       view.update(run);
-      if (event.index === 0) announceQuarter(run, frame);
+      if (event.index > 0) continue;
+      if (run.images[0].frames.length === 1) nameInAddress(run); // the seed is known now
+      announceQuarter(run, frame);
     }
     if (!isComplete(run)) throw new api.Problem("The connection was lost", "The image was not finished.");
     endRun(run, "done");
@@ -120,18 +155,19 @@ function announceQuarter(run, { step, steps }) {
 /** Shows the ended run; one without any frame leaves the run that was shown before. */
 function finish(run, before) {
   const empty = isEmpty(run);
-  if (!empty) remember(run);
-  view.show(empty && before ? before : run);
-  view.showEarlier(runs, true);
+  if (!empty) add(run);
   if (run.state === "done" && !isSeedKept()) $("seed").value = run.images[0].seed;
-  updateLinks();
+  showRun(empty && before ? before : run);
   announce({ done: `Done in ${(run.total / 1000).toFixed(1)} seconds.`, stopped: "Stopped.", failed: "" }[run.state]);
 }
 
-function remember(run) {
+/** Adds a run to the gallery, and lets the oldest go. */
+function add(run) {
   runs.unshift(run);
+  gallery.keep(run);
   for (const old of runs.splice(MAX_RUNS)) {
     releaseRun(old);
+    gallery.forget(old);
     for (const later of runs) if (later.parent === old) later.parent = null;
   }
 }
@@ -144,77 +180,62 @@ function setRunning(controller) {
   to.hidden = false;
   from.hidden = true;
   if (focused) to.focus({ preventScroll: true });
+  $("upload").disabled = Boolean(running);
   view.showEarlier(runs, !running);
 }
 
-// --- Actions on the image ---
+// --- Which image is shown ---
 
 function pickImage(index) {
-  view.run.chosen = index;
-  view.run.frame = null;
-  view.show(view.run);
+  Object.assign(view.run, { chosen: index, frame: null });
+  showRun(view.run);
   if (view.shown.image.seed !== undefined) $("seed").value = view.shown.image.seed;
-  updateLinks();
 }
 
 function showRun(run) {
   view.show(run);
-  view.showEarlier(runs, true);
-  updateLinks();
-}
-
-/** Returns the request of the image that is shown, alone. */
-function requestOfImage() {
-  const { n, ...body } = view.run.body;
-  return { ...body, seed: view.shown.image.seed };
-}
-
-/** Makes the address and the command those of what is shown: one image or several. An edit has no address. */
-function updateLinks() {
-  const { edit, chosen, body } = view.run;
+  view.showEarlier(runs, !running);
+  nameInAddress(run);
   if (view.shown.image.seed === undefined) return;
-  const request = chosen === null ? { ...body, seed: view.shown.image.seed } : requestOfImage();
-  $("curl").textContent = curl(request, edit);
-  if (edit) [$("image-file").href, $("mask-file").href] = edit.urls;
-  setAddress(edit ? null : request, isSeedKept());
-  gallery.save(runs, view.run);
+  $("curl").textContent = curl(requestOf(run, run.chosen), run.edit);
+  if (run.edit) [$("image-file").href, $("mask-file").href] = fileUrls(run.edit);
 }
 
-function enterBrush() {
+/** Makes the address that of what is shown: one image or all of several. */
+function nameInAddress(run) {
+  const { key, edit, chosen, images } = run;
+  const kept = images.length > 1 && chosen !== null ? { kept: key, image: chosen + 1 } : { kept: key };
+  setAddress(edit || isUpload(run) ? kept : requestOf(run, chosen), { run: key, chosen, isKept: isSeedKept() });
+}
+
+// --- Actions on the image ---
+
+/** Shows an image of the user's own, to be brushed. */
+async function upload(files) {
+  if (running || !model) return announce("Not while an image is generated.");
+  hideProblem();
+  try {
+    const run = uploadedRun(await fitted(files, imageSize()));
+    panel.close();
+    add(run);
+    showRun(run);
+    brush();
+    announce(`${run.name} is shown. ${run.note}`);
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
+function brush() {
   view.run.frame = null;
   view.show(view.run);
-  setBrushing(true);
-  brush.open(model.grid);
+  panel.open(model.grid);
   $("positions").focus();
 }
 
-function leaveBrush() {
-  brush.close();
-  setBrushing(false);
-}
-
-function setBrushing(isBrushing) {
-  $("brush").hidden = !isBrushing;
-  $("stage").toggleAttribute("data-brushing", isBrushing);
-  $("generate").textContent = isBrushing ? "Regenerate" : "Generate";
-}
-
-async function copyText(button, text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // Pages over plain http from another machine have no clipboard.
-    const area = Object.assign(document.createElement("textarea"), { value: text });
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-    button.focus();
-  }
-  const name = (button.dataset.name ??= button.textContent);
-  button.textContent = "Copied";
-  announce("Copied.");
-  setTimeout(() => (button.textContent = name), 1500);
+/** Lists the formats that this browser can write. */
+async function showFormats() {
+  for (const option of $("format").options) option.hidden = option.disabled = !(await canEncode(option.value));
 }
 
 // --- Event listeners ---
@@ -222,57 +243,43 @@ async function copyText(button, text) {
 const on = (id, event, listener) => $(id).addEventListener(event, listener);
 
 on("form", "submit", submit);
-on("form", "invalid", ({ target }) => {
-  for (let at = target.closest("details"); at; at = at.parentElement.closest("details")) at.open = true;
-}, true);
 on("prompt", "keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return; // isComposing: Enter ends a composed letter
   event.preventDefault();
   $("form").requestSubmit();
 });
 on("stop", "click", () => running?.abort());
-on("steps-range", "input", () => ($("steps").value = $("steps-range").value));
-on("steps", "input", () => ($("steps-range").value = $("steps").value));
-on("seed", "input", () => keepSeed($("seed").value !== ""));
 on("keep", "click", () => {
   keepSeed(!isSeedKept());
-  history.replaceState({ isKept: isSeedKept() }, "");
+  remember({ isKept: isSeedKept() });
 });
 
-on("edit", "click", enterBrush);
-on("leave", "click", () => {
-  leaveBrush();
-  $("edit").focus();
-});
-on("brush-size", "input", () => (brush.size = $("brush-size").valueAsNumber));
-on("undo", "click", () => brush.undo());
-on("clear", "click", () => brush.clear());
-on("erase", "click", () => {
-  brush.erasing = !brush.erasing;
-  $("erase").ariaPressed = String(brush.erasing);
-});
-
+on("edit", "click", brush);
 on("all", "click", () => {
   Object.assign(view.run, { chosen: null, frame: null });
-  view.show(view.run);
-  updateLinks();
+  showRun(view.run);
   $("thumbnails").querySelector("input").focus();
 });
 on("back", "click", () => {
   showRun(view.run.parent);
   $("edit").focus(); // this button is hidden now
 });
-on("copy-curl", "click", () => copyText($("copy-curl"), $("curl").textContent));
-on("copy-link", "click", () => copyText($("copy-link"), link(requestOfImage())));
+on("download", "click", () => downloadFrame(view.shown.image, view.shown.frame, format()));
+on("zip", "click", () => downloadAll([view.run], format()));
+on("zip-all", "click", () => downloadAll(runs, format()));
+on("copy-curl", "click", () => copyText($("copy-curl"), $("curl").textContent).then(announce));
+on("copy-link", "click", () => copyText($("copy-link"), link(requestOf(view.run, view.run.chosen))).then(announce));
+listenForFiles(upload);
 
-addEventListener("hashchange", () => setSettings(settingsFromAddress()));
+addEventListener("hashchange", () => location.reload()); // another address was typed: it is shown as a link is
 addEventListener("keydown", ({ key }) => {
   if (key !== "Escape") return;
   if (running) running.abort();
-  else if (!$("brush").hidden) $("leave").click();
+  else if (panel.isOpen) $("leave").click();
 });
 
 if (matchMedia("(max-width: 54rem)").matches) $("settings").open = false; // so that the image is near the prompt
 if (matchMedia("(pointer: fine)").matches) $("prompt").focus();
-setSettings(settingsFromAddress(), wasSeedKept());
+setSettings(inAddress(), remembered().isKept);
+showFormats();
 load();

@@ -1,6 +1,6 @@
 /** The problem box: what went wrong, what to do about it, and a button that does it. */
 
-import { Problem, setKey } from "./api.js";
+import { Problem, setKey } from "./request/api.js";
 
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["prompt", "steps", "seed", "order", "schedule", "temperature", "guidance"];

@@ -1,14 +1,14 @@
-/** Shows a run (run.js): its images as they arrive, one of them large with its filmstrip, and the timings. */
+/** Shows a run (images/run.js): its images as they arrive, one of them large with its filmstrip, and the timings. */
 
-import { isEmpty } from "./run.js";
+import { isEmpty, isUpload, title, urlOf } from "./images/run.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class View {
   run = null;
 
-  constructor({ onPick, onReturn }) {
-    Object.assign(this, { onPick, onReturn });
+  constructor({ onPick, onReturn, onDownload }) {
+    Object.assign(this, { onPick, onReturn, onDownload });
     $("replay").addEventListener("click", () => this.#replay());
   }
 
@@ -22,8 +22,7 @@ export class View {
     $("large").hidden = sideBySide;
     $("stage").className = run.state;
     $("thumbnails").hidden = !several;
-    const thumbnail = (_, index) => tile("thumbnail", `Image ${index + 1}`, () => this.onPick(index));
-    fill($("thumbnails"), several ? run.images : [], thumbnail);
+    fill($("thumbnails"), several ? run.images : [], (_, index) => this.#thumbnail(index));
     $("filmstrip").replaceChildren();
     this.#update();
   }
@@ -35,12 +34,14 @@ export class View {
 
   /** Shows the earlier runs, newest first. They can be picked if `enabled`. */
   showEarlier(runs, enabled) {
-    $("earlier").hidden = runs.length < 2;
+    $("earlier").hidden = runs.every((run) => run === this.run);
+    $("zip-all").hidden = runs.every(isUpload);
     $("runs").replaceChildren(...runs.map((run) => {
-      const box = tile("run", `${run.edit ? "Edited: " : ""}${run.body.prompt}`, () => this.onReturn(run));
+      const kind = run.edit ? "Edited: " : isUpload(run) ? "Your image: " : "";
+      const box = tile("run", kind + title(run), () => this.onReturn(run));
       const input = box.querySelector("input");
       Object.assign(input, { disabled: !enabled, checked: run === this.run });
-      image(box, run.images[run.chosen ?? 0].frames.at(-1)?.url);
+      image(box, run.images[run.chosen ?? 0].frames.at(-1));
       return box;
     }));
   }
@@ -54,6 +55,18 @@ export class View {
 
   // --- The parts of the page ---
 
+  /** Returns an image of several: a tile to pick it, its seed and its download. */
+  #thumbnail(index) {
+    const [box, caption, seed] = ["div", "p", "span"].map((tag) => document.createElement(tag));
+    const download = Object.assign(document.createElement("button"), { type: "button", className: "quiet" });
+    download.textContent = "Download";
+    download.ariaLabel = `Download image ${index + 1}`;
+    download.addEventListener("click", () => this.onDownload(this.run.images[index]));
+    caption.append(seed, download);
+    box.append(tile("thumbnail", `Image ${index + 1}`, () => this.onPick(index)), caption);
+    return box;
+  }
+
   #update() {
     this.#images();
     this.#filmstrip();
@@ -62,26 +75,28 @@ export class View {
   }
 
   #images() {
-    const { images, chosen, body } = this.run;
+    const { images, chosen } = this.run;
     for (const [index, box] of [...$("thumbnails").children].entries()) {
-      image(box, images[index].frames.at(-1)?.url);
+      const { seed, blob, frames } = images[index];
+      image(box, frames.at(-1));
       box.querySelector("input").checked = index === chosen;
+      box.querySelector("span").textContent = seed === undefined ? "" : `Seed ${seed}`;
+      box.querySelector("button").hidden = !blob;
     }
     const { frame } = this.shown;
-    image($("large"), frame?.url);
-    $("shown").hidden = !frame;
-    $("shown").alt = body.prompt;
+    image($("large"), frame);
+    $("shown").alt = title(this.run);
     $("empty").hidden = Boolean(frame);
   }
 
   #filmstrip() {
     const { images, chosen, frame, state } = this.run;
-    const frames = chosen === null ? [] : images[chosen].frames;
+    const frames = chosen === null || isUpload(this.run) ? [] : images[chosen].frames;
     $("frames").hidden = !frames.length;
     $("replay").hidden = state === "generating" || frames.length < 2;
     fill($("filmstrip"), frames, (each, index) => tile("frame", stepText(each), () => this.#pickFrame(index)));
     for (const [index, box] of [...$("filmstrip").children].entries()) {
-      image(box, frames[index].url);
+      image(box, frames[index]);
       box.querySelector("input").checked = index === (frame ?? frames.length - 1);
     }
     if (frame === null) $("filmstrip").scrollTop = $("filmstrip").scrollHeight;
@@ -112,19 +127,20 @@ export class View {
   #progress() {
     const { images, chosen, body } = this.run;
     const frame = chosen === null ? leastAdvanced(images) : this.shown.frame;
-    $("bar").max = frame?.steps ?? body.steps;
+    $("bar").max = frame?.steps ?? body.steps ?? 1;
     $("bar").value = frame?.step ?? 0;
     $("progress-text").textContent = progressText(this.run, frame);
   }
 
   #result() {
-    const { images, chosen, state, body, parent, edit, first, total } = this.run;
+    const { images, chosen, state, settings, note, parent, edit, first, total } = this.run;
     const { image, frame } = this.shown;
     const [oldest, latest] = [image.frames[0], image.frames.at(-1)];
     const nothing = state !== "generating" && isEmpty(this.run);
     $("hint").hidden = !nothing;
     $("result").hidden = nothing;
-    $("caption").textContent = body.prompt;
+    $("caption").textContent = title(this.run);
+    $("details").textContent = note ?? settingsText(settings);
     $("truncated").hidden = !image.isTruncated;
     const steps = latest?.step - oldest?.step;
     const perStep = steps > 0 ? (latest.at - oldest.at) / steps : undefined;
@@ -132,18 +148,18 @@ export class View {
     showTimings({ "First image": duration(first), "Per step": duration(perStep), Total: duration(total), Seed: seed });
 
     const done = state !== "generating" && chosen !== null && frame;
+    const generated = done && !isUpload(this.run);
     const showIf = (id, condition) => ($(id).hidden = !condition);
     showIf("choose", chosen === null);
     showIf("all", images.length > 1 && chosen !== null);
     showIf("edit", done && image.blob);
-    for (const id of ["download", "copy-curl", "command"]) showIf(id, done);
-    showIf("copy-link", done && !edit);
+    for (const id of ["download", "copy-curl", "command"]) showIf(id, generated);
+    showIf("copy-link", generated && !edit);
+    const isFinished = images.every(({ blob }) => blob);
+    showIf("zip", images.length > 1 && chosen === null && isFinished);
+    showIf("format-setting", generated || !$("zip").hidden);
     showIf("back", done && parent);
     showIf("files", edit);
-    if (!frame) return;
-    $("download").href = frame.url;
-    const suffix = frame === latest && image.blob ? "" : `-step-${frame.step}`;
-    $("download").download = `emage-${image.seed}${suffix}.${frame.format}`;
   }
 }
 
@@ -166,10 +182,11 @@ function fill(element, items, make) {
   for (const [index, item] of items.entries()) if (!element.children[index]) element.append(make(item, index));
 }
 
-function image(box, url) {
+/** Shows a frame in the image of a box; nothing if there is no frame yet. */
+function image(box, frame) {
   const image = box.querySelector("img");
-  image.hidden = !url;
-  if (url && image.src !== url) image.src = url;
+  image.hidden = !frame;
+  if (frame && image.src !== urlOf(frame)) image.src = urlOf(frame);
 }
 
 /** Returns the newest frame of the image that has the fewest steps done; undefined while an image has no frame. */
@@ -179,6 +196,7 @@ function leastAdvanced(images) {
 }
 
 function progressText({ state, total, frame: picked }, frame) {
+  if (state === "uploaded") return "";
   if (!frame) return state === "generating" ? "Waiting for the first step" : "";
   if (picked !== null || state === "generating") return stepText(frame);
   if (state === "done") return `${frame.steps} ${frame.steps > 1 ? "steps" : "step"} in ${duration(total)}`;
@@ -187,6 +205,11 @@ function progressText({ state, total, frame: picked }, frame) {
 
 function stepText({ step, steps, unmasked }) {
   return `Step ${step} of ${steps} · ${Math.round(unmasked * 100)} % of tokens unmasked`;
+}
+
+function settingsText({ steps, order, schedule, temperature, guidance }) {
+  const texts = [`${steps} ${steps > 1 ? "steps" : "step"}`, `${order} order`, `${schedule} schedule`];
+  return [...texts, `temperature ${temperature}`, guidance ? `guidance ${guidance}` : "no guidance"].join(", ");
 }
 
 function duration(ms) {

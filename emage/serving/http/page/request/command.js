@@ -1,4 +1,4 @@
-/** An image's request as a shell command, and as a link to this page. */
+/** An image's request as a shell command. */
 
 import { hasKey } from "./api.js";
 
@@ -21,24 +21,4 @@ export function curl(body, isEdit) {
   }
   const save = `grep -o '"b64_json": *"[^"]*' | cut -d'"' -f4 | base64 -d > emage-${body.seed}.png`;
   return `${parts.join(" \\\n  ")} \\\n  | ${save}`;
-}
-
-/** Returns this page's address with the request's settings. */
-export function link(body) {
-  const url = new URL(document.baseURI);
-  url.hash = new URLSearchParams(body);
-  return url.href;
-}
-
-/** Makes the address that of a request, or of no request (null); `isKept` stays with it over a reload, not in a link. */
-export function setAddress(body, isKept) {
-  history.replaceState({ isKept }, "", body ? link(body) : new URL(document.baseURI).href.split("#")[0]);
-}
-
-/** Returns whether the seed was kept when this page was last shown; undefined if it was opened by a link. */
-export const wasSeedKept = () => history.state?.isKept;
-
-/** Returns the settings in this page's address by name; empty if it has none. */
-export function settingsFromAddress() {
-  return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 }

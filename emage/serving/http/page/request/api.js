@@ -47,8 +47,8 @@ export async function* generate(body, edit, signal) {
 }
 
 function problemOfEvent({ message, code }) {
-  const isRejected = code === "content_policy_violation";
-  return new Problem(isRejected ? "The server rejected this" : "Generation failed", message);
+  const status = code in CODE_TITLES ? 400 : 500;
+  return new Problem(CODE_TITLES[code] ?? "Generation failed", message, { status });
 }
 
 function form(fields, { image, mask }) {
@@ -73,10 +73,15 @@ async function send(path, init = {}) {
   return response;
 }
 
+const CODE_TITLES = {
+  content_policy_violation: "The server rejected this",
+};
+
 const TITLES = {
   401: "The server needs an API key",
   403: "The server does not allow this",
   404: "The server has no such model",
+  408: "This took too long",
   413: "The request is too large",
   429: "The server is busy",
   503: "The server is not ready",
@@ -86,7 +91,7 @@ async function problemOfAnswer(response) {
   const { status } = response;
   const answer = await response.json().catch(() => null); // a proxy's error page is not JSON
   const error = answer?.error ?? {};
-  const title = TITLES[status] ?? (status < 500 ? "The request can't be fulfilled" : "The server failed");
+  const title = CODE_TITLES[error.code] ?? TITLES[status] ?? (status < 500 ? "The request can't be fulfilled" : "The server failed");
   const message = error.message ?? `The server answered with status ${status}.`;
   const retryS = Math.min(Number(response.headers.get("Retry-After")) || 0, MAX_RETRY_S);
   return new Problem(title, message, { status, retryS, param: error.param });
