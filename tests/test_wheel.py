@@ -48,7 +48,11 @@ def test_the_shipped_model_generates(installed: Path, tmp_path: Path):
 
 def test_it_holds_the_package_its_data_and_the_command(installed: Path, tmp_path: Path):
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"emage"}  # no tests, no benchmarks
-    for name in ("model/pretrained/demo/model.safetensors", "serving/http/page/index.html"):
+    for name in (
+        "model/pretrained/demo/model.safetensors",
+        "serving/http/page/index.html",
+        "serving/http/page/images/run.js",
+    ):
         assert (installed / "emage" / name).is_file(), name
     (entry,) = installed.glob("emage-*.dist-info/entry_points.txt")
     assert "emage = emage.commands:main" in entry.read_text()
