@@ -6,7 +6,7 @@ to MLflow and into the checkpoint. Defaults that the paper states are its run ("
 """
 
 from emage.config.cli import from_yaml, parse, preset, to_yaml
-from emage.config.environment import DoctorConfig, MLflowConfig
+from emage.config.environment import DoctorConfig, MLflowConfig, TrainMLflowConfig
 from emage.config.evaluation import EvaluateConfig, FidMode, JudgeConfig, Metric, Rank, SetMetric
 from emage.config.fields import check, check_arguments, nearest
 from emage.config.help_text import print_help, usage
@@ -84,6 +84,7 @@ __all__ = [
     "Table2Config",
     "TokenizeConfig",
     "TrainConfig",
+    "TrainMLflowConfig",
     "UnmaskingOrder",
     "check",
     "check_arguments",

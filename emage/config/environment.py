@@ -1,9 +1,11 @@
 """Settings of MLflow and of the check of a machine (emage doctor), and all environment variables."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from emage.config.fields import group, setting
+from emage.config.fields import group, setting, shown_value
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,23 @@ class MLflowConfig:
     )
     experiment: str = setting("emage", "MLflow experiment that the run belongs to.")
     enabled: bool = setting(True, "Record the run.")
+
+
+@dataclass(frozen=True)
+class TrainMLflowConfig(MLflowConfig):
+    """The MLflow server or database in which the run and its model are recorded."""
+
+    log_model: bool = setting(True, "Keep a copy of the trained model there, for `mlflow models serve` and the like.")
+    register_as: str = setting(
+        "", "Name in MLflow's model registry, of which the model becomes the next version; empty: not registered."
+    )
+
+    def problems(self, prefix: str = "") -> Iterator[str]:
+        """Yield a message for a name that MLflow does not take, or if there is no model to register."""
+        if re.search("[/:]", self.register_as):
+            yield f"{prefix}register_as={shown_value(self.register_as)}: must have neither / nor : in it"
+        elif self.register_as and not (self.log_model and self.enabled):
+            yield f"{prefix}register_as needs {prefix}log_model=true and {prefix}enabled=true"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Settings of the demo, and of the paper's tables and figures."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from emage.config.environment import MLflowConfig
+from emage.config.environment import MLflowConfig, TrainMLflowConfig
 from emage.config.fields import MAX_SEED, group, setting
 from emage.config.model import Method
 
@@ -106,3 +106,8 @@ class ReproduceConfig:
     paper: PaperConfig = group(PaperConfig)
     table2: Table2Config = group(Table2Config)
     mlflow: MLflowConfig = group(MLflowConfig)
+
+    @property
+    def training_mlflow(self) -> TrainMLflowConfig:
+        """Where trainings are recorded. Their models stay in the output, without a copy in MLflow."""
+        return TrainMLflowConfig(**asdict(self.mlflow), log_model=False)

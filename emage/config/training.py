@@ -7,7 +7,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from emage.config.environment import MLflowConfig
+from emage.config.environment import TrainMLflowConfig
 from emage.config.fields import MAX_SEED, group, setting
 from emage.config.model import CheckpointConfig, Method, ModelConfig, SamplingConfig, Schedule
 
@@ -249,7 +249,7 @@ class TrainConfig:
     optim: OptimConfig = group(OptimConfig)
     sampling: SamplingConfig = group(SamplingConfig)
     run: RunConfig = group(RunConfig)
-    mlflow: MLflowConfig = group(MLflowConfig)
+    mlflow: TrainMLflowConfig = group(TrainMLflowConfig)
 
     def checkpoint_config(self, vocab_size: int, grid: tuple[int, int]) -> CheckpointConfig:
         """Return the config.yaml of the trained model, given its tokenizer's vocabulary and grid."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_S = 30.0  # between two attempts while the server is unreachable
+POLL_S = 0.5
 MAX_ATTEMPTS = 1000  # per record, over eight hours: one that makes the server fail must not block the rest forever
 MAX_QUEUED_RECORDS = 10_000  # while the server is unreachable; later ones are dropped
 CLOSE_TIMEOUT_S = 60.0  # the longest that the end of a stage waits for a slow server
@@ -67,15 +68,32 @@ class MlflowWriter:
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._first_attempt_done, self._closing = threading.Event(), threading.Event()
         self._warned: set[str] = set()
+        self._is_reachable = True  # False after a failed attempt, until the next one succeeds
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True) if config.enabled else None
         if self._thread is not None:
             _import()  # not in the thread: two threads that import at once can see a module that is half imported
             self._thread.start()
 
-    def put(self, record: Record) -> None:
-        """Queue a record for the thread. Does nothing if tracking is off or the queue is full."""
-        if self._thread is not None and self._records.qsize() < MAX_QUEUED_RECORDS:
-            self._records.put(record)
+    def put(self, record: Record) -> bool:
+        """Queue a record for the thread. Does nothing and returns False if tracking is off or the queue is full."""
+        if self._thread is None or self._records.qsize() >= MAX_QUEUED_RECORDS:
+            return False
+        self._records.put(record)
+        return True
+
+    def put_and_wait(self, record: Record) -> None:
+        """Queue a record that may take long, and block until it is written, rejected, or the server is unreachable."""
+        done = threading.Event()
+
+        def write(client: Any, run_id: str) -> None:
+            try:
+                record(client, run_id)
+            finally:
+                done.set()
+
+        is_waiting = self.put(write)
+        while is_waiting:
+            is_waiting = not done.wait(POLL_S) and self._is_reachable
 
     def wait(self) -> None:
         """Block until the first record has been attempted."""
@@ -113,13 +131,14 @@ class MlflowWriter:
             if self.run_id is None:
                 self.run_id = self._open(self._client)
             record(self._client, self.run_id)
-            return True
+            self._is_reachable = True
         except Exception as error:  # whatever a server and its drivers raise: the stage continues
             unreachable = _is_unreachable(error)
+            self._is_reachable = not unreachable
             self._warn("unreachable" if unreachable else "rejected", error)
-            return not unreachable
         finally:
             self._first_attempt_done.set()
+        return self._is_reachable
 
     def _open(self, client: "MlflowClient") -> str:
         """Return the id of the run in the run file or, in the process that starts the stage, of a new run."""

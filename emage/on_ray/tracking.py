@@ -8,7 +8,8 @@
 The run file names the run. A driver that finds one continues that run, after any restart, and no step is recorded
 twice. A worker waits for the file, so a server that is unreachable at the start only delays its records.
 
-Only this module and `mlflow_writer` depend on MLflow. All recording calls return at once: a thread writes.
+Only this module, `mlflow_writer` and `mlflow_model` depend on MLflow. All recording calls but `model` return at once: a
+thread writes.
 """
 
 import dataclasses
@@ -150,6 +151,17 @@ class TrackedRun:
     def file(self, path: str | Path, folder: str = "") -> None:
         """Record a copy of a file as an artifact. It is read later: it must exist until the run is closed."""
         self._writer.put(lambda client, run_id: client.log_artifact(run_id, str(path), folder or None))
+
+    def model(self, checkpoint: Path, register_as: str = "") -> None:
+        """Record a checkpoint as the run's MLflow model. Blocks until it is uploaded, or the server is unreachable.
+
+        Args:
+            checkpoint: The folder that `Emage.save_pretrained` wrote.
+            register_as: Name in the model registry; "": not registered.
+        """
+        from emage.on_ray import mlflow_model  # with it PyTorch, which takes seconds
+
+        self._writer.put_and_wait(lambda client, run_id: mlflow_model.log(client, run_id, checkpoint, register_as))
 
     def wait(self) -> None:
         """Block until the first record has been attempted."""

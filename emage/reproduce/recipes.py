@@ -145,7 +145,7 @@ def _small_training(config: ReproduceConfig, name: str, method: Method, seed: in
             checkpoint_every=min(steps, 500),
             prompts=tuple(scene.caption for scene in shapes.sample_held_out_scenes(8, seed=1)),
         ),
-        mlflow=config.mlflow,
+        mlflow=config.training_mlflow,
     )
 
 
@@ -163,7 +163,7 @@ def _paper_training(
         model=encoder,
         optim=replace(base.optim, steps=config.steps or base.optim.steps),
         run=replace(base.run, output=_work(config, name), seed=seed, num_workers=paper.num_workers),
-        mlflow=config.mlflow,
+        mlflow=config.training_mlflow,
     )
 
 

@@ -15,7 +15,7 @@ from emage import config
 from emage.config import MLflowConfig
 from emage.data.token_table import TokenTable
 from emage.model import checkpoint
-from emage.on_ray import launch, tracking
+from emage.on_ray import launch, mlflow_model, tracking
 from emage.on_ray.ingest import driver as ingest
 from emage.on_ray.training import driver as train
 from emage.on_ray.training.recorder import TrainingRecorder
@@ -148,5 +148,6 @@ def test_a_checkpoint(token_table: Path, tmp_path: Path):
         patch.setattr("emage.data.schema.fingerprint", lambda path: "0" * 64)  # it would read the address
         recorder.finish(table)
     recorder.close()
+    mlflow_model.save(tmp_path / "run" / "model", tmp_path / "run" / "mlflow_model")
     assert_not_in(tmp_path / "run")
     assert train._identity(settings)["data"]["table"]

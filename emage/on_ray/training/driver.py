@@ -109,6 +109,8 @@ def run(inputs: Inputs, tracked: tracking.TrackedRun) -> None:
     """Train, unless an earlier run did, and plot the learning curves."""
     if not inputs.is_trained:
         _train(replace(inputs.config, mlflow=tracked.config), inputs.output)
+    if inputs.config.mlflow.log_model:
+        tracked.model(inputs.model, inputs.config.mlflow.register_as)
     plot_curves.plot([inputs.output], inputs.output / CURVES)
     tracked.file(inputs.output / CURVES)
     tracked.file(inputs.model / manifest.NAME)

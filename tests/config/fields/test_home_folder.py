@@ -17,7 +17,7 @@ from emage.tokenizers import weights_cache
 # Texts that are no paths; `more` and `sampling` hold settings. A new text setting belongs here or has is_path=True.
 NO_PATHS = re.compile(
     r"(.*\.)?(dataset|format|names|url|image|caption|where|md5|node_resource|user_agent_token|tokenizer|tokenizers"
-    r"|experiment|title|host|device|origins|safety|prompts|model_names|language|what|more|sampling)|table2\.output"
+    r"|experiment|title|host|device|origins|safety|prompts|model_names|language|register_as|what|more|sampling)|table2\.output"
 )
 
 

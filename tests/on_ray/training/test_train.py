@@ -88,6 +88,10 @@ def test_the_model_has_the_ema_weights(trained: TrainConfig):
     assert torch.equal(kept[key], last.ema[f"module.{key}"]) and not torch.equal(kept[key], last.weights[key])
 
 
+def model_file(settings: TrainConfig) -> Path:
+    return Path(settings.run.output, "model/model.safetensors")
+
+
 def test_the_run_is_in_mlflow(trained: TrainConfig):
     from mlflow import MlflowClient
 
@@ -101,6 +105,10 @@ def test_the_run_is_in_mlflow(trained: TrainConfig):
         names = {item.path for item in client.list_artifacts(run.info.run_id, folder)}
         assert f"{folder}/step_000020.png" in names
     assert "curves.png" in {item.path for item in client.list_artifacts(run.info.run_id)}
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.source_run_id, model.status) == (run.info.run_id, "READY")
+    folder = Path(model.artifact_location.removeprefix("file://"), "data/model")
+    assert (folder / "model.safetensors").read_bytes() == model_file(trained).read_bytes()
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_rejected(trained: TrainConfig):
