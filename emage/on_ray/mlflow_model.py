@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emage.inference import mlflow_pyfunc
 from emage.inference.mlflow_pyfunc import COLUMNS, IMAGE, PROMPT, SEED
 from emage.utils import manifest
+from emage.utils.redact import redact_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +42,7 @@ def log(client: "MlflowClient", run_id: str, checkpoint: Path, register_as: str 
     logged = client.create_logged_model(run.info.experiment_id, NAME, run_id)
     try:
         description = Model(
-            artifact_path=logged.artifact_location,
+            artifact_path=redact_settings(logged.artifact_location),  # it is written to a file of the model
             model_uuid=logged.model_id,
             run_id=run_id,
             model_id=logged.model_id,

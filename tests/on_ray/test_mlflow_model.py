@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_a_run_has_the_model_once_and_the_registry_its_versions(
 
     client = MlflowClient(config.mlflow.uri)
     assert [item.step for item in client.get_run(run.id).outputs.model_outputs] == [pipe.metadata["step"]]
+
+
+def test_the_secret_of_the_artifacts_address_is_not_in_the_models_files(tmp_path: Path):
+    config = ingest_config(in_folder(tmp_path))
+    address = f"file://{tmp_path}/artifacts?token=planted-secret"
+    with tracking.start(replace(config.mlflow, artifacts=address), stage="train", settings=config) as run:
+        run.model(DEMO)
+    (description,) = tmp_path.rglob("MLmodel")
+    assert "?token=***" in description.read_text() and "planted-secret" not in description.read_text()
 
 
 def test_a_damaged_checkpoint_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
