@@ -221,14 +221,8 @@ class RunConfig:
         0, "Also keep the checkpoints at multiples of this step; 0: none.", unit="steps", minimum=0, maximum=_MAX_STEPS
     )
     prompts: tuple[str, ...] = setting(
-        (
-            "a living area with a television and a table.",  # Figure 5
-            "aerial view of the beach at night.",
-            "a red bus on a street",
-            "a bowl of fruit on a wooden table",
-        ),
-        "Prompts of the sample images; the first two are also shown step by step.",
-        not_empty=True,
+        (),
+        "Prompts of the sample images; the first two are also shown step by step. Empty: captions of the token table.",
     )
 
 

@@ -162,7 +162,9 @@ def _paper_training(
         data=replace(base.data, path=paper.data or "", tokenizer_weights=paper.tokenizer_weights),
         model=encoder,
         optim=replace(base.optim, steps=config.steps or base.optim.steps),
-        run=replace(base.run, output=_work(config, name), seed=seed, num_workers=paper.num_workers),
+        run=replace(
+            base.run, output=_work(config, name), seed=seed, num_workers=paper.num_workers, prompts=FIGURE5_PROMPTS
+        ),
         mlflow=config.training_mlflow,
     )
 

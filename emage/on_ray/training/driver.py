@@ -37,6 +37,7 @@ from emage.utils import manifest
 from emage.utils.errors import InputError
 
 CURVES = "curves.png"
+NUM_PROMPTS = 8  # captions of the table that are prompts if none are set
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def resolve(config: TrainConfig) -> Inputs:
     is_finished = is_trained and (output / CURVES).exists()
     if not is_trained:
         table_check.check_table(config.data.path)
-        TokenTable(config.data.path, config.run.seed).close()  # its footers: workers would fail later
+        config = _with_prompts(config)  # reads the table's footers, too: workers would fail later
     return Inputs(config, output, identity, is_trained, is_finished)
 
 
@@ -132,6 +133,15 @@ def _plan(config: TrainConfig) -> str:
         launch.check_output(Path(config.run.output).absolute(), "train", _identity(config))
         num_rows = TokenTable(config.data.path, config.run.seed).num_rows
     return estimate_report.describe(config, tokenizer, num_rows)
+
+
+def _with_prompts(config: TrainConfig) -> TrainConfig:
+    """Return the settings with prompts: if none are set, different captions among the table's first rows."""
+    table = TokenTable(config.data.path, config.run.seed)
+    captions = dict.fromkeys(table.batch(0, min(table.num_rows, 10 * NUM_PROMPTS)).captions)
+    table.close()
+    prompts = config.run.prompts or tuple(captions)[:NUM_PROMPTS]
+    return replace(config, run=replace(config.run, prompts=prompts))
 
 
 def _check_machine(config: TrainConfig) -> None:

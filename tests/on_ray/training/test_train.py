@@ -22,6 +22,7 @@ from emage.config import CheckpointConfig, TrainConfig, cli, preset
 from emage.data import table_check
 from emage.data.token_table import TokenTable
 from emage.model.hub import SHIPPED
+from emage.on_ray.training import driver
 from emage.on_ray.training.driver import train
 from emage.training import resume_state, step_log
 from emage.training.step_metrics import batch_checksum
@@ -161,6 +162,16 @@ def test_more_workers_than_rows_are_rejected(token_table: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_sample_images_are_of_the_tables_captions_unless_prompts_are_set(token_table: Path, tmp_path: Path):
+    captions = set(TokenTable(str(token_table), 0).batch(0, 200).captions)
+    settings = config(token_table, tmp_path / "run")
+    prompts = driver.resolve(settings).config.run.prompts
+    assert len(set(prompts)) == len(prompts) == 8 and set(prompts) <= captions
+    assert driver.resolve(settings).config.run.prompts == prompts  # in a run that resumes, too
+    own = replace(settings, run=replace(settings.run, prompts=("a cat",)))
+    assert driver.resolve(own).config.run.prompts == ("a cat",)
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(token_table: Path, tmp_path: Path, capsys):
     train(replace(config(token_table, tmp_path / "run", run={"num_workers": 3}), dry_run=True))
     printed = capsys.readouterr().out
@@ -206,7 +217,6 @@ def test_fine_tuning_starts_from_a_checkpoints_weights(ray_cluster, token_table:
         ({"model": {"text": "clip_l14", "text_length": 78}}, r"model\.text_length=78: model\.text=clip_l14 has 77"),
         ({"data": {"tokenizer": "vqgan-gumbel-f8-8192"}}, "was made with tokenizer vqgan-demo-f8-512"),
         ({"run": {"sample_every": 0}}, r"run\.sample_every=0"),
-        ({"run": {"prompts": []}}, r"run\.prompts="),
         ({"run": {"keep_every": -1}}, r"run\.keep_every=-1"),
         ({"run": {"precision": "tf32"}}, r"run\.precision=tf32"),
         ({"optim": {"max_spike": 0.0}}, r"optim\.max_spike=0\.0"),
