@@ -17,11 +17,13 @@ UPSIDE = 6  # EXIF orientation of a camera that was turned: rotate by 90 degrees
 
 
 def photo(size: tuple[int, int] = (300, 200), orientation: int = 1) -> Image.Image:
-    """Return an image of four colours whose corners all differ, as a camera stores it."""
+    """Return an image of four colours with a black stripe at both ends, as a camera stores it."""
     image = Image.new("RGB", size, "white")
     width, height = size
     for colour, x, y in (("red", 0, 0), ("lime", 1, 0), ("blue", 0, 1)):
         image.paste(colour, (x * width // 2, y * height // 2, (x + 1) * width // 2, (y + 1) * height // 2))
+    for x in (0, width - width // 8):  # a square from the middle has none of these
+        image.paste("black", (x, 0, x + width // 8, height))
     image.getexif()[0x0112] = orientation
     return image
 
@@ -146,6 +148,24 @@ def test_what_is_no_image_is_refused_in_our_words(page: Page, server: Server, tm
     page.set_input_files("#file", payload(photo(), "good.jpg"))
     expect(page.locator("#problem")).to_be_hidden()
     expect(page.locator("#brush")).to_be_visible()
+
+
+def test_an_upload_by_keyboard_in_a_window_of_a_phone(page: Page, server: Server) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, server.url)
+    page.focus("#prompt")
+    page.keyboard.press("Tab")
+    expect(page.locator("#generate")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#upload")).to_be_focused()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(payload(photo(), "a name that is much longer than a phone is wide " * 5 + ".jpg"))
+    expect(page.locator("#positions")).to_be_focused()
+    expect(page.locator("#positions")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(page.locator("#edit")).to_be_focused()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_no_upload_while_an_image_is_generated(page: Page, server: Server) -> None:

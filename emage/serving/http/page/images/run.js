@@ -1,9 +1,9 @@
 /** A run: one request, with the images that arrive for it; or an upload, which is a run of one image without a request.
  *
  * Each of `images` has `frames`, one per decoding step that was sent, and at the end a `blob`, the finished file.
- * `chosen` is the index of the image that is shown large, null while none of several is picked; `frame` the index of the
- * frame that is shown, null for the newest. `settings` are all of the request's, also those that `body` leaves to the
- * model. Times are milliseconds since the run began.
+ * `chosen` is the index of the image that is shown large, null while none of several is picked; `frame` the index of
+ * the frame that is shown, null for the newest. `settings` are all of the request's, also those that `body` leaves to
+ * the model. Times are milliseconds since the run began.
  */
 
 import { newKey } from "./gallery.js";

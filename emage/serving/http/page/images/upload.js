@@ -48,14 +48,15 @@ export function listenForFiles(onFiles) {
  */
 export async function fitted(files, [width, height]) {
   const file = files.find(({ type }) => type.startsWith("image/")) ?? files[0];
-  if (!file) throw new Problem("This is not a file", "Save the image on this machine first, and drop or pick the file.");
+  if (!file) throw new Problem("This is not a file", "Save the image on this machine first, and pick the file.");
   const name = file.name || "Pasted image";
   if (file.size > MAX_FILE_MB * 1e6) {
-    throw new Problem("This image is too large", `“${name}” has ${size(file)}, and ${MAX_FILE_MB} MB are read at most.`);
+    const message = `“${name}” has ${Math.round(file.size / 1e6)} MB, and ${MAX_FILE_MB} MB are read at most.`;
+    throw new Problem("This image is too large", message);
   }
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
   if (!bitmap) {
-    const message = `This browser can't read “${name}”. It reads JPEG, PNG, WebP, GIF and AVIF; save it as one of them.`;
+    const message = `This browser can't read “${name}”. Save it as JPEG, PNG, WebP, GIF or AVIF.`;
     throw new Problem("This is not an image", message);
   }
   const scale = Math.max(width / bitmap.width, height / bitmap.height);
@@ -79,5 +80,3 @@ function fittedText(whole, crop, fit) {
   const part = by(whole) === by(crop) ? by(whole) : `the middle ${by(crop)} of ${by(whole)}`;
   return `Fitted to the model: ${part} pixels, scaled to ${by(fit)}.`;
 }
-
-const size = ({ size: bytes }) => `${Math.round(bytes / 1e6)} MB`;

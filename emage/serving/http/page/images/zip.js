@@ -18,7 +18,8 @@ export async function zip(files) {
     const bytes = new Uint8Array(await blob.arrayBuffer());
     const encoded = new TextEncoder().encode(name);
     // Both headers of an entry have these fields in a row; method 0 is "stored", so both sizes are the same.
-    const common = [u16(VERSION, UTF8_NAMES, 0, ...time), u32(crc32(bytes), bytes.length, bytes.length), u16(encoded.length)];
+    const sizes = [bytes.length, bytes.length];
+    const common = [u16(VERSION, UTF8_NAMES, 0, ...time), u32(crc32(bytes), ...sizes), u16(encoded.length)];
     const local = [u32(0x04034b50), ...common, u16(0), encoded, bytes];
     directory.push(u32(0x02014b50), u16(VERSION), ...common, u16(0, 0, 0, 0), u32(0, offset), encoded);
     parts.push(...local);

@@ -91,7 +91,8 @@ async function problemOfAnswer(response) {
   const { status } = response;
   const answer = await response.json().catch(() => null); // a proxy's error page is not JSON
   const error = answer?.error ?? {};
-  const title = CODE_TITLES[error.code] ?? TITLES[status] ?? (status < 500 ? "The request can't be fulfilled" : "The server failed");
+  const otherwise = status < 500 ? "The request can't be fulfilled" : "The server failed";
+  const title = CODE_TITLES[error.code] ?? TITLES[status] ?? otherwise;
   const message = error.message ?? `The server answered with status ${status}.`;
   const retryS = Math.min(Number(response.headers.get("Retry-After")) || 0, MAX_RETRY_S);
   return new Problem(title, message, { status, retryS, param: error.param });

@@ -41,14 +41,15 @@ export function requestBody(defaults) {
 
 /** Returns what is wrong with the form, its first fault; null if nothing is. */
 export function fault() {
-  const length = [...prompt()].length; // of characters, as the server counts them; an emoji is two units of JavaScript
-  if (!length) return new Problem("The description is empty", "Say what the image shows.", { status: 400, param: "prompt" });
+  const problem = (title, message, param) => new Problem(title, message, { status: 400, param });
+  const length = promptLength();
+  if (!length) return problem("The description is empty", "Say what the image shows.", "prompt");
   if (length > MAX_PROMPT) {
     const message = `It has ${number(length)} characters; up to ${number(MAX_PROMPT)} are allowed.`;
-    return new Problem("The description is too long", message, { status: 400, param: "prompt" });
+    return problem("The description is too long", message, "prompt");
   }
   const input = [...$("form").elements].find((each) => each.willValidate && !each.validity.valid);
-  return input ? new Problem("A setting is not valid", settingText(input), { status: 400, param: input.id }) : null;
+  return input ? problem("A setting is not valid", settingText(input), input.id) : null;
 }
 
 function settingText({ id, min, max, step }) {
@@ -57,10 +58,11 @@ function settingText({ id, min, max, step }) {
 }
 
 const prompt = () => $("prompt").value.trim();
+const promptLength = () => [...prompt()].length; // in characters as the server counts them: an emoji is one
 const number = (value) => value.toLocaleString("en");
 
 function showCount() {
-  const length = [...prompt()].length;
+  const length = promptLength();
   $("count").textContent = `${number(length)} of ${number(MAX_PROMPT)} characters`;
   $("count").toggleAttribute("data-over", length > MAX_PROMPT);
 }
