@@ -62,11 +62,8 @@ class FakePipe:
             raise InputError(f"steps={sampling['steps']}: must be a whole number from 1 to {TOKENS}")
         return replace(SamplingConfig(steps=4), **sampling)
 
-    def num_truncated(self, prompts: Sequence[str]) -> int:
-        return sum(len(prompt) > 77 for prompt in prompts)
-
-    def num_text_tokens(self, prompts: Sequence[str]) -> int:
-        return sum(min(len(prompt.split()), 10) + 2 for prompt in prompts)
+    def count_text_tokens(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
+        return [(min(len(prompt.split()), 10) + 2, len(prompt) > 77) for prompt in prompts]
 
     def prepare_inpainting(self, image: Image.Image, mask: Image.Image) -> Any:
         """Return the colour of the image's corner, and the values of two corners of the mask."""

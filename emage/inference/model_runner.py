@@ -77,10 +77,11 @@ class ModelRunner:
         """Return how many prompts are longer than the text encoder reads."""
         return int(self.network.text.tokenize(prompts)[1].sum())
 
-    def num_text_tokens(self, prompts: Sequence[str]) -> int:
-        """Return how many tokens of the prompts the text encoder reads, their start and end included."""
-        ids = self.network.text.tokenize(prompts)[0]  # (B,S), padded with 0 after the end, whose id is another
-        return int((ids.flip(1).cumsum(1) > 0).sum())
+    def count_text_tokens(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
+        """Return how many tokens of each prompt the text encoder reads, start and end included, and if it is longer."""
+        ids, truncated = self.network.text.tokenize(prompts)
+        counts = (ids.flip(1).cumsum(1) > 0).sum(1)  # 0 pads after the end, and may be a token before it
+        return list(zip(counts.tolist(), truncated.tolist(), strict=True))
 
     def warn_of_truncated(self, prompts: Sequence[str], kind: str = "prompts") -> None:
         """Warn of prompts that are longer than the text encoder reads. The warning names the caller's caller."""

@@ -22,8 +22,7 @@ class PreparationPipeline(InpaintingPipeline, Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...
     def settings(self, **sampling: Any) -> SamplingConfig: ...
-    def num_truncated(self, prompts: Sequence[str]) -> int: ...
-    def num_text_tokens(self, prompts: Sequence[str]) -> int: ...
+    def count_text_tokens(self, prompts: Sequence[str]) -> list[tuple[int, bool]]: ...
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,15 @@ def scaled_size(request: GenerationRequest) -> tuple[int, int] | None:
 
 def read_prompts(request: GenerationRequest, pipe: PreparationPipeline, settings: SamplingConfig) -> PromptReading:
     """Return what the text encoder reads of a request's prompt and negative prompt."""
-    texts, warnings = {"prompt": request.prompt}, list[str]()
+    texts, warnings = {"prompt": request.prompt}, list[str]()  # the prompt is the first
     if request.negative_prompt and settings.reads_negative_prompts:
         texts["negative_prompt"] = request.negative_prompt
     elif request.negative_prompt:
         warnings.append("negative_prompt: has no effect: it is read with guidance_scale (or guidance) above 1 only")
-    counts = {name: pipe.num_text_tokens([text]) for name, text in texts.items()}
-    truncated = [name for name, text in texts.items() if pipe.num_truncated([text])]
-    warnings += [f"{name}: its first {counts[name]} tokens were read, all that fits" for name in truncated]
-    num_tokens = pipe.grid[0] * pipe.grid[1]
-    tokens = TokenCounts(sum(counts.values()), num_tokens if request.image is not None else 0, num_tokens)
-    return PromptReading("prompt" in truncated, tokens, tuple(warnings))
+    counts = pipe.count_text_tokens(list(texts.values()))
+    for name, (num_read, is_truncated) in zip(texts, counts, strict=True):
+        if is_truncated:
+            warnings.append(f"{name}: its first {num_read} tokens were read, all that fits")
+    num_text, num_image = sum(num_read for num_read, _ in counts), pipe.grid[0] * pipe.grid[1]
+    tokens = TokenCounts(num_text, num_image if request.image is not None else 0, num_image)
+    return PromptReading(truncated=counts[0][1], tokens=tokens, warnings=tuple(warnings))

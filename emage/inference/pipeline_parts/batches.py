@@ -82,9 +82,9 @@ class ImageBatches:
         """Return the input of `generation_steps` that inpaints. The arguments and errors are those of `inpaint`."""
         return inpainting.prepare_inpainting(image, mask, self.grid, self.tokenizer.stride)
 
-    def num_text_tokens(self, prompts: Sequence[str]) -> int:
-        """Return how many tokens of the prompts the text encoder reads, their start and end included."""
-        return self.runner.num_text_tokens(prompts)
+    def count_text_tokens(self, prompts: Sequence[str]) -> list[tuple[int, bool]]:
+        """Return how many tokens of each prompt the text encoder reads, start and end included, and if it is longer."""
+        return self.runner.count_text_tokens(prompts)
 
     def num_truncated(self, prompts: Sequence[str]) -> int:
         """Return how many prompts are longer than the text encoder reads."""
