@@ -118,21 +118,21 @@ class Emage(DiffusersCalls, PretrainedMixin):
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_arguments(EvaluateConfig, candidates=candidates, batch_size=batch_size, rank=rank)
         settings, seeds = self.settings(**sampling), check_seeds(seed, len(prompts))
-        negative = self._negative_prompts(negative_prompt, len(prompts), settings)
+        negative_prompts = self._negative_prompts(negative_prompt, len(prompts), settings)
         if candidates == 1:
             rank = "none"  # there is nothing to choose from
         if rank == "clip" and ranker is None:
             ranker = ranking.ClipRanker(device=str(self.device))
         self.runner.warn_of_truncated(prompts)
         inputs = [
-            (prompt, candidate_seed(s, c), not_shown)
-            for prompt, s, not_shown in zip(prompts, seeds, negative, strict=True)
+            (prompt, candidate_seed(s, c), negative)
+            for prompt, s, negative in zip(prompts, seeds, negative_prompts, strict=True)
             for c in range(candidates)
         ]
         scored: list[tuple[Image.Image, float]] = []
         for i in range(0, len(inputs), batch_size):
-            texts, own_seeds, not_shown = zip(*inputs[i : i + batch_size], strict=True)
-            *_, last = self.generation_steps(texts, own_seeds, settings, negative_prompts=not_shown)
+            texts, own_seeds, negatives = zip(*inputs[i : i + batch_size], strict=True)
+            *_, last = self.generation_steps(texts, own_seeds, settings, negative_prompts=negatives)
             scored += last.scored_images(rank, ranker, texts)
         return [scored[i : i + candidates] for i in range(0, len(scored), candidates)]
 

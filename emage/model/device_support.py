@@ -16,11 +16,15 @@ from emage.utils.errors import InputError
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raise InputError if `device` is a GPU that is missing or that this build of PyTorch has no code for.
+    """Raise InputError for what is no device, and a GPU that is missing or that this build of PyTorch has no code for.
 
     Newer builds drop older GPUs: the V100 (sm_70) is in the default build of PyTorch 2.10 and in none after it.
     """
-    if torch.device(device).type != "cuda":
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device={device}: there is no such device; use auto, cpu, cuda or cuda:1") from None
+    if kind != "cuda":
         return
     if not torch.cuda.is_available():
         raise InputError(f"device={device}: PyTorch {torch.__version__} sees no GPU here; use device=cpu")

@@ -37,6 +37,7 @@ def all_same(a: Any, b: Any) -> bool:
 def test_a_new_generator_is_a_seed(pipe: emage.Emage) -> None:
     called = pipe(PROMPTS[0], num_inference_steps=4, generator=seeded(7))
     assert called.seeds == [7] and called[0] is called.images
+    assert seeds_of(seeded(2**63 - 1), 1) == [2**63 - 1] and seeds_of(seeded(2**63), 1) == [0]
     assert all_same(called.images, pipe.generate(PROMPTS[0], seed=7, steps=4))
 
 
@@ -139,6 +140,9 @@ def test_to_moves_the_model(pipe: emage.Emage) -> None:
     assert half.generate(PROMPTS[0], seed=7, steps=2)[0].size == (64, 64) and not half.runner.use_cuda_graphs
     with pytest.raises(InputError, match=r"dtype must be one of float32, tf32, bfloat16, float16, not torch\.int8"):
         pipe.to(torch.int8)
+    with pytest.raises(InputError, match="device=gpu: there is no such device"):
+        pipe.to("gpu")
+    assert half.to(dtype="float32").network.decoder.head.weight.dtype == torch.float32
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"device=cuda: PyTorch .* sees no GPU here; use device=cpu"):
             pipe.to("cuda")

@@ -29,6 +29,11 @@ def test_which_code_runs_on_which_gpu(arch: str, capability: tuple[int, int], ru
     assert _runs_on(arch, *capability) is runs
 
 
+def test_what_is_no_device_is_reported():
+    with pytest.raises(InputError, match="device=gpu: there is no such device; use auto, cpu, cuda or cuda:1"):
+        check_device("gpu")
+
+
 def test_a_missing_gpu_is_reported():
     check_device("cpu")
     if torch.cuda.is_available():

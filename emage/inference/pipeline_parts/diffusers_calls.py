@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emage.config import EvaluateConfig, SamplingConfig, check_arguments
+from emage.config import Dtype, EvaluateConfig, SamplingConfig, check_arguments
+from emage.config.fields import MAX_SEED
 from emage.config.model import guidance_of_scale
 from emage.inference.generation_step import GenerationStep
 from emage.inference.pipeline_parts.batches import ImageBatches
@@ -24,7 +25,6 @@ from emage.model import device_support
 from emage.utils.errors import InputError
 
 OUTPUT_TYPES = ("pil", "np", "pt")
-MAX_SEED = 2**63 - 1
 CALLBACK_TENSORS = ("latents",)
 OnStepEnd = Callable[[Any, int, int, dict[str, Tensor]], Any]  # (pipeline, step from 0, steps left, tensors)
 
@@ -91,15 +91,15 @@ class DiffusersCalls(ImageBatches):
         if unknown := set(callback_on_step_end_tensor_inputs) - set(CALLBACK_TENSORS):
             raise InputError(f"callback_on_step_end_tensor_inputs: there is no {unknown.pop()!r}, only latents")
         settings = self._call_settings(num_inference_steps, guidance_scale, sampling)
-        negatives = self._negative_prompts(negative_prompt, len(prompts), settings)
+        negative_prompts = self._negative_prompts(negative_prompt, len(prompts), settings)
         self.runner.warn_of_truncated(prompts)
-        pairs = [pair for pair in zip(prompts, negatives, strict=True) for _ in range(num_images_per_prompt)]
+        pairs = [pair for pair in zip(prompts, negative_prompts, strict=True) for _ in range(num_images_per_prompt)]
         seeds = seeds_of(generator, len(pairs))
         images: list[Image.Image] = []
         with self.progress_bar(total=0) as bar:
             for i in range(0, len(pairs), batch_size):
-                texts, not_shown = zip(*pairs[i : i + batch_size], strict=True)
-                steps = self.generation_steps(texts, seeds[i : i + batch_size], settings, negative_prompts=not_shown)
+                texts, negatives = zip(*pairs[i : i + batch_size], strict=True)
+                steps = self.generation_steps(texts, seeds[i : i + batch_size], settings, negative_prompts=negatives)
                 images += self._last(steps, bar, callback_on_step_end).images()
         output = ImagePipelineOutput(_as_type(images, output_type), seeds)
         return output if return_dict else (output.images,)
@@ -108,7 +108,7 @@ class DiffusersCalls(ImageBatches):
         self,
         *targets: str | torch.device | torch.dtype,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype | torch.dtype | None = None,
     ) -> Self:
         """Move the model to a device, a precision or both (in either order, or by name), and return the pipeline.
 
@@ -118,12 +118,13 @@ class DiffusersCalls(ImageBatches):
         Raises:
             InputError: If the device or the precision is not available.
         """
-        place, precision = str(self.device), self.dtype
-        for target in (*targets, device, dtype):
+        for target in targets:
             if isinstance(target, torch.dtype):
-                precision = device_support.dtype_name(target)
-            elif target is not None:
-                place = device_support.choose(str(target))
+                dtype = target
+            else:
+                device = target
+        place = device_support.choose(str(self.device if device is None else device))
+        precision = device_support.dtype_name(self.dtype if dtype is None else dtype)
         device_support.check_dtype(precision, place)
         self._move(place, precision)
         return self
@@ -187,7 +188,7 @@ def _next_seed(generator: torch.Generator) -> int:
     fresh = torch.Generator(generator.device).manual_seed(own)
     is_new = generator is not torch.default_generator and torch.equal(generator.get_state(), fresh.get_state())
     drawn = int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))
-    return own % MAX_SEED if is_new else drawn
+    return own % (MAX_SEED + 1) if is_new else drawn
 
 
 def _as_type(images: list[Image.Image], output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
