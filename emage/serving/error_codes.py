@@ -63,7 +63,7 @@ ERROR_CODES = {
     "request_too_large": ErrorCode(
         413,
         "The body of an edit is larger than `access.max_upload_mb`, or another one larger than a prompt can be.",
-        "Send a smaller image.",
+        "Send a smaller image or a shorter prompt.",
     ),
     "rate_limit_exceeded": ErrorCode(
         429, "Too many images or requests are waiting.", "Try again after `Retry-After` seconds."

@@ -50,7 +50,7 @@ def _check_size(request: GenerationRequest, pipe: PreparationPipeline) -> None:
     height, width = pipe.size
     if request.size in (None, "auto", f"{width}x{height}"):
         return
-    size = scaled_size(request)
+    size = requested_size(request)
     if size is None:
         raise RequestError("invalid_value", "size: must be auto or WIDTHxHEIGHT, such as 256x256", "size")
     if not request.scale:
@@ -61,7 +61,7 @@ def _check_size(request: GenerationRequest, pipe: PreparationPipeline) -> None:
         raise RequestError("invalid_value", message, "size")
 
 
-def scaled_size(request: GenerationRequest) -> tuple[int, int] | None:
+def requested_size(request: GenerationRequest) -> tuple[int, int] | None:
     """Return (width, height) of a request's `size`, None if it has none."""
     match = _SIZE.fullmatch(request.size or "")
     return (int(match[1]), int(match[2])) if match else None

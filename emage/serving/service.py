@@ -34,7 +34,7 @@ from emage.serving.batch_types import (
 from emage.serving.batcher import Batcher, warm_up
 from emage.serving.image_codec import encode_image, read_edit, scale_to, size_text
 from emage.serving.limits import MAX_CONCURRENT_UPLOADS, MAX_PREVIEWS, MAX_RETRY_AFTER_S
-from emage.serving.preparation import PreparationPipeline, PromptReading, check_request, read_prompts, scaled_size
+from emage.serving.preparation import PreparationPipeline, PromptReading, check_request, read_prompts, requested_size
 from emage.serving.request import Format, GeneratedImage, GenerationRequest, PreviewImage, RequestError
 
 _log = logging.getLogger(__name__)
@@ -177,9 +177,16 @@ class Service:
                 inpainting_input = await asyncio.to_thread(read_edit, pipe, request)
         reading = await asyncio.to_thread(read_prompts, request, pipe, settings)
         scored = request.candidates > 1 and request.rank == "likelihood"
-        common = (settings, request.negative_prompt, inpainting_input, scored)
         queued = [
-            QueuedImage(pipe, request.prompt, candidate_seed(request.seed + i, c), *common)
+            QueuedImage(
+                pipe,
+                request.prompt,
+                candidate_seed(request.seed + i, c),
+                settings,
+                negative_prompt=request.negative_prompt,
+                inpainting_input=inpainting_input,
+                scored=scored,
+            )
             for i in range(request.n)
             for c in range(_num_candidates(request))
         ]
@@ -247,7 +254,7 @@ class Service:
         """Return the image as a file, and its size. Raises RequestError if the safety hook rejects it."""
         if reason := self._safety_reason(request.prompt, image):
             raise RequestError("content_policy_violation", f"the image was withheld: {reason}", "prompt")
-        image = scale_to(image, scaled_size(request) or image.size)
+        image = scale_to(image, requested_size(request) or image.size)
         return encode_image(image, request.format, request.quality), size_text(image)
 
     def _safety_reason(self, prompt: str, image: Image.Image | None) -> str | None:

@@ -19,7 +19,7 @@ from emage.serving.http.auth import is_own_machine
 from emage.serving.http.error_handlers import CODES_BY_STATUS, error_answer
 from emage.serving.http.transport import bodies, protocol
 
-# The endpoint's own limit of forms may be lower; this process does not know it.
+# The endpoint's own limit of edits may be lower; this process does not know it.
 LIMITS = bodies.BodyLimits(max_upload_bytes=int(MAX_UPLOAD_MB * 1e6))
 SERVES_ROUTES = "/-/routes"  # Serve's own: the names of all applications
 REMOVED_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")

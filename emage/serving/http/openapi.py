@@ -57,20 +57,23 @@ def _generation_body() -> dict[str, Any]:
 
 
 def _edit_form() -> dict[str, Any]:
-    """Return the fields of an edit: those of a generation, and two files."""
-    schema = ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the fields of an edit: two files, and the parameters of a generation."""
     file = {"type": "string", "format": "binary"}
-    properties = {"image": file, "mask": file, **schema["properties"]}
-    return {**schema, "title": "EditRequest", "properties": properties, "required": ["prompt", "image"]}
+    return _edit_body("EditRequest", {"image": file, "mask": file})
 
 
 def _edit_json() -> dict[str, Any]:
-    """Return the body of an edit in JSON: the parameters of a generation, and data URLs."""
-    schema = ImageRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the body of an edit in JSON: data URLs, and the parameters of a generation."""
     reference = ImageReference.model_json_schema()
-    properties = {"images": {"type": "array", "items": reference, "minItems": 1, "maxItems": 1}, "mask": reference}
-    properties |= schema["properties"]
-    return {**schema, "title": "EditRequestJson", "properties": properties, "required": ["prompt", "images"]}
+    images = {"type": "array", "items": reference, "minItems": 1, "maxItems": 1}
+    return _edit_body("EditRequestJson", {"images": images, "mask": reference})
+
+
+def _edit_body(title: str, images: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an edit's body. The first of its `images` is required."""
+    schema = ImageRequest.model_json_schema()
+    required = ["prompt", next(iter(images))]
+    return {**schema, "title": title, "properties": {**images, **schema["properties"]}, "required": required}
 
 
 # The OpenAPI arguments of each route.

@@ -22,7 +22,7 @@ class ImageData(BaseModel):
 
     b64_json: str | None = Field(default=None, description="The file, in base64.")
     url: str | None = Field(
-        default=None, description="The file as a data URL, with `response_format=url` in place of it."
+        default=None, description="The file as a data URL: in place of `b64_json`, see `response_format`."
     )
     seed: int = Field(description="The seed that generates the same image again.")
 
@@ -45,7 +45,7 @@ class Usage(BaseModel):
 
 
 _TRUNCATED = "True if the prompt was truncated: it is longer than the text encoder reads."
-_WARNINGS = "One line for each parameter without effect, and for a truncated prompt."
+_WARNINGS = "One line for each parameter without effect, and for each truncated prompt."
 _IDENTIFIER = "`safety_identifier` of the request, or its `user`; missing if it has none."
 
 

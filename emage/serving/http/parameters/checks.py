@@ -14,6 +14,7 @@ from emage.serving.request import RequestError
 MAX_SHOWN = 100  # characters of a name or a value in a message
 FIELDS = ImageRequest.model_json_schema()["properties"]
 _EMPTY = (None, "")
+_SIMPLE_KINDS = {"boolean": "true or false", "object": "an object"}
 
 
 def checked(values: dict[str, Any]) -> ImageRequest:
@@ -48,9 +49,6 @@ def allowed(name: str) -> str:
     if kind["type"] == "integer":
         return f"a whole number from {kind['minimum']:,} to {kind['maximum']:,}"
     return f"text of {kind.get('minLength', 0)} to {kind['maxLength']:,} characters" if "maxLength" in kind else "text"
-
-
-_SIMPLE_KINDS = {"boolean": "true or false", "object": "an object"}
 
 
 def options(name: str) -> list[dict[str, Any]]:

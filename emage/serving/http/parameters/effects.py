@@ -13,7 +13,7 @@ from emage.serving.request import RequestError
 
 _log = logging.getLogger(__name__)
 
-_AUTO = "auto"  # of a parameter without effect: it asks for what every image is
+_AUTO = "auto"  # a value that asks for nothing in particular: no warning is due
 STILL_IMAGES = "this model generates still images of pixels: png, jpeg or webp"
 REFUSED = {
     ("background", "transparent"): "images of this model have no transparent parts; send opaque, or leave it out",
@@ -51,7 +51,7 @@ def _without_effect(body: ImageRequest) -> Iterator[tuple[str, str]]:
         yield "scale", "size does not name another size"
 
 
-_logged: set[tuple[str, ...]] = set()  # a subset of the parameters each, so that there are few
+_logged: set[tuple[str, ...]] = set()  # names of the API's own parameters only, so that it cannot grow without end
 
 
 def _log_once(names: tuple[str, ...]) -> None:

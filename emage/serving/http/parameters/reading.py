@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 
 from emage.config.fields import shown_value
 from emage.serving.http.parameters.checks import MAX_SHOWN, checked, options
-from emage.serving.http.parameters.image_references import NO_MARKUP, ONE_IMAGE, take_files
+from emage.serving.http.parameters.image_references import markup_error, several_images_error, take_files
 from emage.serving.http.parameters.schema import ImageRequest
 from emage.serving.http.transport.bodies import FORM, is_json, media_type
 from emage.serving.limits import MAX_FORM_FIELD_BYTES, MAX_FORM_FIELDS, MAX_FORM_FILES, MAX_JSON_VALUES
@@ -108,13 +108,12 @@ async def _files(form: FormData) -> dict[str, bytes]:
 def _check_files(name: str, uploads: Sequence[UploadFile]) -> None:
     """Raise RequestError for files that are not an image and its mask."""
     if name == "markup":
-        raise RequestError("invalid_value", NO_MARKUP, name)
+        raise markup_error()
     if name not in FILES:
         name = shown_value(name[:MAX_SHOWN])
         raise RequestError("unknown_parameter", f"unknown file {name!r}: only image and mask", name)
     if len(uploads) > 1:
-        message = ONE_IMAGE.format(name=name, count=len(uploads), kind="files", one=name)
-        raise RequestError("invalid_value", message, name)
+        raise several_images_error(name, f"{len(uploads)} files", name)
 
 
 def _fields(form: FormData) -> dict[str, Any]:

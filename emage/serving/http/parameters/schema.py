@@ -17,7 +17,7 @@ from emage.serving.request import MODEL_NAME, Format, GenerationRequest, Request
 EXAMPLE_PROMPT = "a small red circle above a large blue square"
 SAMPLING_SETTINGS = leaves(SamplingConfig)
 URL_MODELS = ("dall-e-2", "dall-e-3")  # LangChain's wrapper reads URLs of them and sends no `response_format`
-OTHER_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}  # of settings, in diffusers and its like
+OTHER_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}  # diffusers' names of our settings
 WITHOUT_EFFECT = {  # parameters that cannot change the image, and why
     "quality": "there is one quality",
     "complexity": "images are not planned",
@@ -70,8 +70,8 @@ class ImageRequest(BaseModel):
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         None,
-        description="`url`: a data URL with the whole image, because none is stored. null: `b64_json`; for a "
-        "generation by the name dall-e-2 or dall-e-3 `url`.",
+        description="`url`: a data URL with the whole image, because none is stored. null: `b64_json`, but `url` for a "
+        "generation whose `model` is dall-e-2 or dall-e-3.",
     )
     output_format: Format | None = Field(None, description="Format of the files; null: png.")
     output_compression: int | None = Field(
@@ -130,9 +130,9 @@ class ImageRequest(BaseModel):
     )
 
     def wants_urls(self, is_edit: bool) -> bool:
-        """Whether the images are data URLs: on request, and by default under a name of which OpenAI says so.
+        """Return whether the images are data URLs: on request, and by default of generations by URL_MODELS.
 
-        No model of such a name edited images at OpenAI: clients read edits as base64.
+        Edits are base64 by default under any name, because Vercel's ai reads them so.
         """
         if self.response_format is None:
             return self.model in URL_MODELS and not is_edit

@@ -36,8 +36,9 @@ class BodyLimits:
     def too_large_text(self, scope: Scope) -> str:
         """Return the message for a larger one."""
         if _may_hold_images(scope):
-            return f"the request is larger than {self.max_upload_bytes / 1e6:g} MB"
-        return f"a body that is not {FORM} may have {self.max_json_bytes / 1e3:g} kB"
+            return f"the request is larger than {self.max_upload_bytes / 1e6:g} MB: send a smaller image"
+        limit = f"a body without images may have {self.max_json_bytes / 1e3:g} kB"
+        return f"{limit}: shorten the prompt, or send images to {EDITS_PATH} as {FORM} or application/json"
 
 
 def media_type(headers: Headers) -> str:
