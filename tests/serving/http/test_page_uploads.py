@@ -107,6 +107,20 @@ def test_an_image_is_dropped_or_pasted(page: Page, server: Server, event: str) -
     assert page.input_value("#prompt") == ""
 
 
+def test_an_image_of_the_page_itself_is_no_upload(page: Page, server: Server) -> None:
+    opened(page, server.url)
+    page.fill("#steps", "2")
+    page.fill("#prompt", PROMPT)
+    page.keyboard.press("Enter")
+    expect_done(page)
+    page.drag_and_drop("#shown", "#timings")
+    page.wait_for_timeout(300)
+    expect(page.locator("#problem")).to_be_hidden()  # there is no file either
+    expect(page.locator("#brush")).to_be_hidden()
+    give(page, "drop", [payload(photo(), "beach.jpg")])  # a file after that is one
+    expect(page.locator("#brush")).to_be_visible()
+
+
 def test_transparent_parts_are_white(page: Page, server: Server) -> None:
     opened(page, server.url)
     page.set_input_files("#file", payload(Image.new("RGBA", (40, 80), (0, 0, 0, 0)), "nothing.webp", "WEBP"))
@@ -152,6 +166,7 @@ def test_what_is_no_image_is_refused_in_our_words(page: Page, server: Server, tm
 
 def test_an_upload_by_keyboard_in_a_window_of_a_phone(page: Page, server: Server) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
+    page.on("filechooser", lambda chooser: None)  # it is intercepted from now on; later may be too late for Enter
     opened(page, server.url)
     page.focus("#prompt")
     page.keyboard.press("Tab")

@@ -16,17 +16,20 @@ export function listenForFiles(onFiles) {
     $("file").value = ""; // so that the same file can be picked again
   });
 
+  let isFromPage = false; // an image of this page that is dragged is no upload
+  addEventListener("dragstart", () => (isFromPage = true));
+  addEventListener("dragend", () => (isFromPage = false));
   const isOver = (over) => document.body.toggleAttribute("data-dropping", over);
-  const isOurs = ({ dataTransfer }) => /Files|uri-list/.test(dataTransfer.types.join()); // not text for the prompt
+  const isUpload = ({ types }) => !isFromPage && /Files|uri-list/.test(types.join()); // not text for the prompt
   addEventListener("dragover", (event) => {
-    if (!isOurs(event)) return;
+    if (!isUpload(event.dataTransfer)) return;
     event.preventDefault(); // else the browser opens the file in place of this page
     event.dataTransfer.dropEffect = "copy";
     isOver(true);
   });
   addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? isOver(false));
   addEventListener("drop", (event) => {
-    if (!isOurs(event)) return;
+    if (!isUpload(event.dataTransfer)) return;
     event.preventDefault();
     isOver(false);
     onFiles([...event.dataTransfer.files]);
