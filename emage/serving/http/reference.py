@@ -17,6 +17,7 @@ from emage.serving.http import reference_examples, schemas
 from emage.serving.http.app import Options, make_app
 from emage.serving.http.auth import PUBLIC_PATHS
 from emage.serving.http.error_handlers import SECURITY_HEADERS
+from emage.serving.http.parameters.checks import not_null
 from emage.serving.http.parameters.effects import REFUSED
 from emage.serving.http.parameters.schema import OTHER_NAMES, SAMPLING_SETTINGS, ImageRequest
 
@@ -126,7 +127,7 @@ def _parameters() -> Iterator[tuple[str, ...]]:
             default = "required"
         else:
             default = "the model's own" if is_sampling else f"`{_json(field.get('default'))}`"
-        bounds = _sampling_range(setting) if is_sampling else _range(_not_null(field))
+        bounds = _sampling_range(setting) if is_sampling else _range(not_null(field))
         yield f"`{name}`", _type(field), default, bounds, field["description"]
 
 
@@ -201,13 +202,8 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _not_null(field: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON schema without its alternative null."""
-    return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), field)
-
-
 def _type(field: dict[str, Any]) -> str:
-    kind = _not_null(field)
+    kind = not_null(field)
     if "$ref" in kind:
         return "object"
     if choices := kind.get("enum") or ([kind["const"]] if "const" in kind else None):

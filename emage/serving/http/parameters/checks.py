@@ -41,7 +41,7 @@ def allowed(name: str) -> str:
     """Return what a parameter may be, in words: "a whole number from 1 to 10", "one of png, jpeg, webp"."""
     if (setting := OTHER_NAMES.get(name, name)) in SAMPLING_SETTINGS:
         return describe_allowed(SAMPLING_SETTINGS[setting])
-    kind = next(option for option in options(name) if option.get("type") != "null")
+    kind = schema_of(name)
     if "enum" in kind:
         return f"one of {', '.join(kind['enum'])}"
     if kind["type"] in _SIMPLE_KINDS:
@@ -51,10 +51,14 @@ def allowed(name: str) -> str:
     return f"text of {kind.get('minLength', 0)} to {kind['maxLength']:,} characters" if "maxLength" in kind else "text"
 
 
-def options(name: str) -> list[dict[str, Any]]:
-    """Return the JSON schemas of a parameter's alternatives; none for one that does not exist."""
-    field = FIELDS.get(name, {})
-    return field.get("anyOf", [field])
+def schema_of(name: str) -> dict[str, Any]:
+    """Return the JSON schema of a parameter without its alternative null; empty if there is no such parameter."""
+    return not_null(FIELDS.get(name, {}))
+
+
+def not_null(field: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema without its alternative null."""
+    return next((option for option in field.get("anyOf", ()) if option.get("type") != "null"), field)
 
 
 def _shown(value: Any) -> str:

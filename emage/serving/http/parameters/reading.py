@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, Headers, UploadFile
 
 from emage.config.fields import shown_value
-from emage.serving.http.parameters.checks import MAX_SHOWN, checked, options
+from emage.serving.http.parameters.checks import MAX_SHOWN, checked, schema_of
 from emage.serving.http.parameters.image_references import markup_error, several_images_error, take_files
 from emage.serving.http.parameters.schema import ImageRequest
 from emage.serving.http.transport.bodies import FORM, is_json, media_type
@@ -123,7 +123,7 @@ def _fields(form: FormData) -> dict[str, Any]:
         if isinstance(value, UploadFile):
             continue
         name, _, part = key.partition("[")
-        if part.rstrip("]") and _is_kind(name, "object"):
+        if part.rstrip("]") and _json_type(name) == "object":
             fields.setdefault(name, {})[part.rstrip("]")] = value
             continue
         name = _without_brackets(key)
@@ -138,15 +138,15 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 def _form_value(name: str, text: str) -> Any:
     """Return a form's field as the value that it would have in JSON. A text that its type does not fit stays a text."""
-    if _is_kind(name, "object") and text.startswith("{"):
+    if _json_type(name) == "object" and text.startswith("{"):
         return _parse_json(text.encode())
     is_scalar = len(text) < 100 and _JSON_SCALAR.fullmatch(text)
-    return json.loads(text) if is_scalar and not _is_kind(name, "string") else text
+    return json.loads(text) if is_scalar and _json_type(name) != "string" else text
 
 
-def _is_kind(name: str, kind: str) -> bool:
-    """Return whether a parameter may be of this type of JSON."""
-    return any(option.get("type") == kind for option in options(name))
+def _json_type(name: str) -> str | None:
+    """Return the type of a parameter in JSON; None if there is no such parameter."""
+    return schema_of(name).get("type")
 
 
 def _without_brackets(name: str) -> str:
