@@ -166,6 +166,11 @@ def test_warnings_of_an_edit_and_of_a_stream(url: str) -> None:
     answer = edit(url, {"image": MARKED}, **form)
     assert [line.partition(":")[0] for line in answer.json()["warnings"]] == ["input_fidelity", "metadata", "svg"]
     assert edit(url, {"image": MARKED}, prompt="a", metadata='{"team": "art"}').status_code == 200
+    for whole in ("art", '{"team": "art"}'):
+        answer = edit(url, {"image": MARKED}, **{"prompt": "a", "metadata": whole, "metadata[team]": "art"})
+        assert answer.status_code == 400 and answer.json()["error"]["message"] == "metadata is given twice"
+    form = {"prompt": "a", "metadata": "", "metadata[team]": "art"}
+    assert len(edit(url, {"image": MARKED}, **form).json()["warnings"]) == 1
     (*_, (name, last)) = events(post(url, prompt="a", steps=2, stream=True, quality="high", user="me").text)
     assert name == "image_generation.completed" and last["safety_identifier"] == "me"
     assert [line.partition(":")[0] for line in last["warnings"]] == ["quality", "user"]

@@ -119,21 +119,28 @@ def _check_files(name: str, uploads: Sequence[UploadFile]) -> None:
 def _fields(form: FormData) -> dict[str, Any]:
     """Return the fields of a form as values of JSON. `metadata[team]` is a part of the object `metadata`."""
     fields: dict[str, Any] = {}
+    parts_of: dict[str, dict[str, str]] = {}
     for key, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
         name, _, part = key.partition("[")
         if part.rstrip("]") and _json_type(name) == "object":
-            fields.setdefault(name, {})[part.rstrip("]")] = value
+            parts_of.setdefault(name, {})[part.rstrip("]")] = value
             continue
         name = _without_brackets(key)
         if name in FILES and value:
             raise RequestError("invalid_value", f"{name}: must be a file, not text", name)
         if name in fields:
-            name = shown_value(name[:MAX_SHOWN])
-            raise RequestError("invalid_value", f"{name} is given twice", name)
+            raise _given_twice(name)
         fields[name] = _form_value(name, value)
-    return fields
+    if both := next((name for name in parts_of if fields.get(name)), None):
+        raise _given_twice(both)
+    return fields | parts_of
+
+
+def _given_twice(name: str) -> RequestError:
+    name = shown_value(name[:MAX_SHOWN])
+    return RequestError("invalid_value", f"{name} is given twice", name)
 
 
 def _form_value(name: str, text: str) -> Any:
