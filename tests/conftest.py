@@ -27,6 +27,11 @@ hypothesis.settings.register_profile("chaos", max_examples=3000, derandomize=Fal
 hypothesis.settings.load_profile("fast")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name long bytes of a parametrized test "bytes": gzip's have the time in them, and xdist compares the names."""
+    return "bytes" if isinstance(val, bytes) and len(val) > 20 else None
+
+
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups and pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Group the tests that xdist runs in one process: those of one file, and all that share a Ray cluster.
