@@ -205,6 +205,8 @@ def _fit(trainer: TorchTrainer) -> str | None:
             if isinstance(cause, InputError):
                 raise cause from None
         raise
+    except SystemExit:  # Ray's way to end a program that was interrupted
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

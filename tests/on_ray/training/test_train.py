@@ -172,6 +172,17 @@ def test_sample_images_are_of_the_tables_captions_unless_prompts_are_set(token_t
     assert driver.resolve(own).config.run.prompts == ("a cat",)
 
 
+def test_a_training_that_is_interrupted_ends_as_every_interrupted_command_does():
+    """Ray's handler of Ctrl-C ends the program in a SystemExit, whose exit code was then 1."""
+
+    class InterruptedTrainer:
+        def fit(self):
+            raise SystemExit(0)
+
+    with pytest.raises(KeyboardInterrupt):
+        driver._fit(InterruptedTrainer())  # type: ignore[arg-type]
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(token_table: Path, tmp_path: Path, capsys):
     train(replace(config(token_table, tmp_path / "run", run={"num_workers": 3}), dry_run=True))
     printed = capsys.readouterr().out
