@@ -33,7 +33,7 @@ from emage.utils import provenance
 RUNS = 10
 FIRST_IMAGE = (
     'import emage; emage.Emage.from_pretrained("demo").generate("a large red circle above a small blue square", seed=0)'
-    '.save("first.png")'
+    '[0].save("first.png")'
 )
 WORK = {
     "--help": ["-m", "emage", "--help"],
