@@ -102,7 +102,7 @@ def resolve(config: TrainConfig) -> Inputs:
     is_finished = is_trained and (output / CURVES).exists()
     if not is_trained:
         table_check.check_table(config.data.path)
-        config = _with_prompts(config)  # reads the table's footers, too: workers would fail later
+        config = _with_prompts(config)
     return Inputs(config, output, identity, is_trained, is_finished)
 
 
@@ -136,11 +136,17 @@ def _plan(config: TrainConfig) -> str:
 
 
 def _with_prompts(config: TrainConfig) -> TrainConfig:
-    """Return the settings with prompts: if none are set, different captions among the table's first rows."""
-    table = TokenTable(config.data.path, config.run.seed)
-    captions = dict.fromkeys(table.batch(0, min(table.num_rows, 10 * NUM_PROMPTS)).captions)
+    """Return the settings with prompts: if none are set, different captions among the table's first rows.
+
+    Raises:
+        InputError: A footer of the table is damaged, on which the workers would fail later.
+    """
+    table = TokenTable(config.data.path, config.run.seed, groups_in_memory=1)  # nothing is read ahead
+    prompts = config.run.prompts
+    if not prompts:
+        captions = table.batch(0, min(table.num_rows, 10 * NUM_PROMPTS)).captions
+        prompts = tuple(dict.fromkeys(captions))[:NUM_PROMPTS]
     table.close()
-    prompts = config.run.prompts or tuple(captions)[:NUM_PROMPTS]
     return replace(config, run=replace(config.run, prompts=prompts))
 
 
