@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from emage.inference import mlflow_pyfunc
 from emage.inference.mlflow_pyfunc import COLUMNS, IMAGE, PROMPT, SEED
-from emage.utils import manifest
+from emage.model import checkpoint_manifest
 from emage.utils.redact import redact_settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _MLFLOW_TYPES = {str: "string", int: "long", float: "double"}
 
 
 def log(client: "MlflowClient", run_id: str, checkpoint: Path, register_as: str = "") -> None:
-    """Log a checkpoint as the model of a run that has none yet.
+    """Log a checkpoint as the model of a run, and register it: what an earlier attempt has done is not done again.
 
     Args:
         client: Connected to the run's server or database.
@@ -33,12 +33,19 @@ def log(client: "MlflowClient", run_id: str, checkpoint: Path, register_as: str 
         checkpoint: The folder that `Emage.save_pretrained` wrote.
         register_as: Name in the model registry, of which this becomes the next version; "": not registered.
     """
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    logged = client.get_logged_model(outputs[0].model_id) if outputs else _upload(client, run, checkpoint)
+    if register_as:
+        _register(client, register_as, run_id, logged)
+
+
+def _upload(client: "MlflowClient", run: Any, checkpoint: Path) -> Any:
+    """Log a checkpoint as the model of a run; return MLflow's entry of it."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    run = client.get_run(run_id)
-    if run.outputs and run.outputs.model_outputs:  # by this program, before it was restarted
-        return
+    run_id = run.info.run_id
     logged = client.create_logged_model(run.info.experiment_id, NAME, run_id)
     try:
         description = Model(
@@ -55,10 +62,9 @@ def log(client: "MlflowClient", run_id: str, checkpoint: Path, register_as: str 
         with contextlib.suppress(Exception):  # the first error counts
             client.finalize_logged_model(logged.model_id, "FAILED")
         raise
-    step = (manifest.read_json(checkpoint / manifest.NAME) or {}).get("step", 0)
+    step = checkpoint_manifest.read(checkpoint).get("step", 0)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
-    if register_as:
-        _register(client, register_as, run_id, logged)
+    return logged
 
 
 def save(checkpoint: Path, folder: Path, description: "Model | None" = None) -> None:
@@ -72,13 +78,14 @@ def save(checkpoint: Path, folder: Path, description: "Model | None" = None) -> 
     import mlflow.pyfunc
     import pandas as pd
 
+    prompts = checkpoint_manifest.read(checkpoint).get("prompts") or ["a small red circle"]
     mlflow.pyfunc.save_model(
         folder,
         loader_module=mlflow_pyfunc.__name__,
         data_path=str(checkpoint),
         mlflow_model=description,
         signature=_signature(),
-        input_example=pd.DataFrame({PROMPT: _example_prompts(checkpoint)[:1], SEED: [7]}),
+        input_example=pd.DataFrame({PROMPT: prompts[:1], SEED: [7]}),
         pip_requirements=[f"{package}=={version(package)}" for package in ("emage", "mlflow", "pandas")],
     )
 
@@ -91,14 +98,12 @@ def _signature() -> "ModelSignature":
     return ModelSignature(Schema(inputs), Schema([ColSpec("string", IMAGE), ColSpec("long", SEED)]))
 
 
-def _example_prompts(checkpoint: Path) -> list[str]:
-    return (manifest.read_json(checkpoint / manifest.NAME) or {}).get("prompts") or ["a small red circle"]
-
-
 def _register(client: "MlflowClient", name: str, run_id: str, logged: Any) -> None:
-    """Make a logged model the next version of a registered model, which is created if it does not exist."""
+    """Make a run's model the next version of a registered model, which is created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
+    if any(one.name == name for one in client.search_model_versions(f"run_id='{run_id}'")):
+        return
     try:
         client.create_registered_model(name)
     except MlflowException as error:

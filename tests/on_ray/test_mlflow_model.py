@@ -138,6 +138,28 @@ def test_a_run_has_the_model_once_and_the_registry_its_versions(
     assert [item.step for item in client.get_run(run.id).outputs.model_outputs] == [pipe.metadata["step"]]
 
 
+def test_a_model_whose_registration_failed_is_registered_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+
+    config = ingest_config(in_folder(tmp_path))
+    with tracking.start(config.mlflow, stage="train", settings=config) as run:
+        run.wait()
+    client = MlflowClient(config.mlflow.uri)
+
+    def fail(*args, **options):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(client, "create_model_version", fail)
+        mlflow_model.log(client, run.id, DEMO, "red-circles")
+    for _ in range(2):
+        mlflow_model.log(client, run.id, DEMO, "red-circles")
+    assert rows(tmp_path, "select version, run_id from model_versions") == [(1, run.id)]
+    assert rows(tmp_path, "select count(*) from logged_models") == [(1,)]
+
+
 def test_the_secret_of_the_artifacts_address_is_not_in_the_models_files(tmp_path: Path):
     config = ingest_config(in_folder(tmp_path))
     address = f"file://{tmp_path}/artifacts?token=planted-secret"
