@@ -161,8 +161,7 @@ class _Cells:
 
     def __init__(self, config: SourceConfig):
         self.config = config
-        self.filesystem, root = storage.find(config.table)
-        self.folder = root.rpartition("/")[0] if root.lower().endswith(".parquet") else root.rstrip("/")
+        self.filesystem, self.folder = table_files.open_folder(config)
         self.lock = Lock()
         self.files: dict[str, _File] = {}
         self.kept: deque[_Batch] = deque()

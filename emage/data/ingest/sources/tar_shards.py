@@ -117,8 +117,7 @@ def survey(config: SourceConfig, file: str) -> dict[str, Any]:
 
 def open_images(config: SourceConfig) -> OpenImage:
     """Return the function that reads an image out of its archive."""
-    filesystem, root = storage.find(config.table)
-    folder = root.rpartition("/")[0] if root.lower().endswith(ENDING) else root.rstrip("/")
+    filesystem, folder = table_files.open_folder(config)
 
     def read_image(address: str, reserve: Reserve) -> bytes:
         place, _, archive = address.partition("#")

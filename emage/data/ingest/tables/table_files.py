@@ -114,6 +114,17 @@ def list_path(
     return filesystem, info, sorted(listing, key=lambda info: info.path)
 
 
+def open_folder(config: SourceConfig) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Return the file system of source.table, and the folder in which its files have the names of `TableFiles.name_of`.
+
+    What is a file is asked, not guessed: Spark writes folders called t.parquet.
+    """
+    filesystem, path = storage.find(config.table)
+    with storage.explain_errors(config.table):
+        is_file = filesystem.get_file_info(path).type == pyarrow.fs.FileType.File
+    return filesystem, path.rpartition("/")[0] if is_file else path.rstrip("/")
+
+
 def count_links_to_nothing(folder: str) -> Counter[str]:
     """Return how many links in a folder of this machine lead to nothing: pyarrow does not list these."""
     links = (path for path in Path(folder).rglob("*") if path.is_symlink() and not path.exists())

@@ -110,6 +110,17 @@ def test_columns_of_other_names_and_tables_of_urls(tmp_path):
         kinds.check(kinds.resolve(source(tmp_path / "img", caption=("titel",))))
 
 
+@pytest.mark.parametrize("name", ["t.parquet/part-0.parquet", "t.pq"])
+def test_a_folder_that_is_called_like_a_file_and_a_file_that_is_not(tmp_path, name):
+    """Spark writes such folders."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    write_plain(path, IMAGES[:2])
+    table = source(tmp_path / name.partition("/")[0], format="image_parquet")
+    read = image_parquet.open_images(table)
+    assert [read(row["address"], lambda _: None) for row in read_all(table)[0]] == IMAGES[:2]
+
+
 def test_an_edit_is_noticed(tmp_path):
     write_plain(tmp_path / "t.parquet", [encoded(1), encoded(2)])
     table = kinds.resolve(source(tmp_path))

@@ -87,6 +87,14 @@ def test_several_archives_and_the_groups_that_stay_together(tmp_path):
         kinds.resolve(source(tmp_path / "{000..004}.tar"))
 
 
+@pytest.mark.parametrize("name", ["all.tar/0.tar", "0.shard"])
+def test_a_folder_that_is_called_like_an_archive_and_an_archive_that_is_not(tmp_path, name):
+    write(tmp_path / name, archive(sample(1, txt="a bus")))
+    shards = source(tmp_path / name.partition("/")[0], format="tar")
+    read = tar_shards.open_images(shards)
+    assert [read(row["address"], lambda _: None) for row in read_all(shards)[0]] == [encoded(1)]
+
+
 def test_braces_in_addresses():
     assert storage.split_braces("a/{00..01}.tar") == ("a", ["00.tar", "01.tar"])
     assert storage.split_braces("/{x,y}/t.csv") == ("/", ["x/t.csv", "y/t.csv"])
