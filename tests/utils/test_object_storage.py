@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import local_bucket
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from url_tables import count_rows
 
 from emage.config import SourceConfig
@@ -47,32 +47,13 @@ OBJECTS = {
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """host:port of an S3 server whose bucket "tables" holds OBJECTS."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    bucket = pyarrow.fs.S3FileSystem(
-        access_key="key",
-        secret_key="secret",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"{host}:{port}",
-        allow_bucket_creation=True,
-    )
-    bucket.create_dir("tables")
-    for key, content in OBJECTS.items():
-        with bucket.open_output_stream(f"tables/{key}", compression=None) as stream:
-            stream.write(content)
-    yield f"{host}:{port}"
-    server.stop()
+    with local_bucket.serving("tables", OBJECTS) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set invalid credentials, and do not query the metadata address of a cloud machine."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    local_bucket.set_credentials(monkeypatch)
 
 
 def source(address: str, path: str) -> SourceConfig:

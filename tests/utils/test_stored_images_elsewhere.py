@@ -9,12 +9,11 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import local_bucket
 import local_hub
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from stored_images import encoded, read_all
 
 from emage.config import SourceConfig
@@ -55,31 +54,13 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    bucket = pyarrow.fs.S3FileSystem(
-        access_key="key",
-        secret_key="secret",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"{host}:{port}",
-        allow_bucket_creation=True,
-    )
-    bucket.create_dir("images")
-    for key, content in OBJECTS.items():
-        with bucket.open_output_stream(f"images/{key}", compression=None) as stream:
-            stream.write(content)
-    yield f"{host}:{port}"
-    server.stop()
+    with local_bucket.serving("images", OBJECTS) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    local_bucket.set_credentials(monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """The two rules on languages: one sentence in many languages, short captions, several languages, hostile text."""
 
 import json
-import os
-from pathlib import Path
 
 import eldc
 import pyarrow.parquet as pq
@@ -12,8 +10,6 @@ from emage.config import IngestConfig, parse
 from emage.config.ingest import LANGUAGES
 from emage.data.ingest.captions.caption_rules import LANGUAGE_RULES, RULES, drop_reason, rules_for
 from emage.utils.errors import InputError
-
-DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
 
 SENTENCES = {  # language: a sentence, and the languages that are so near that it is kept for them too
     "en": ("A small dog runs along the beach behind a red ball", ""),
@@ -155,20 +151,14 @@ def test_unknown_languages_are_refused(value, message):
         settings(f"tokenize.language={value}")
 
 
-def real(name: str) -> Path:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not under {DATA}; set EMAGE_DATA to the folder that has it")
-    return DATA / name
-
-
-def test_real_web_rows():
+def test_real_web_rows(real_data):
     """54 of the 10,000 when the gap was chosen. Read by eye, four of them are as much English as anything else."""
-    captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
+    captions = pq.read_table(real_data / "laion_urls_10k.parquet", columns=["TEXT"])["TEXT"].to_pylist()
     assert 45 <= sum(drop_reason(caption) == "foreign_language" for caption in captions) <= 65
 
 
-def test_captions_that_people_wrote_are_english_and_not_german():
-    annotations = json.loads(real("coco_captions_val2017.json").read_text())["annotations"][:5000]
+def test_captions_that_people_wrote_are_english_and_not_german(real_data):
+    annotations = json.loads((real_data / "coco_captions_val2017.json").read_text())["annotations"][:5000]
     german = rules_for(["de"])
     assert [annotation for annotation in annotations if RULES["foreign_language"](annotation["caption"])] == []
     assert sum(drop_reason(annotation["caption"], german) == "foreign_language" for annotation in annotations) > 4900

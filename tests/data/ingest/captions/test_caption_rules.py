@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,8 +10,6 @@ import pytest
 from emage.data.ingest.captions import caption_cleaning, caption_language, caption_rules, caption_words
 from emage.data.ingest.captions.caption_cleaning import normalise
 from emage.data.ingest.captions.caption_rules import RULES, drop_reason
-
-DATA = Path(os.environ.get("EMAGE_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
 
 # rule: (a caption that it alone drops, a near miss that is kept)
 EXAMPLES = {
@@ -136,23 +133,17 @@ def test_hostile_text_neither_stalls_nor_raises(name):
     assert normalise(normalise(text)) == normalise(text)
 
 
-def real(name: str) -> Path:
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not under {DATA}; set EMAGE_DATA to the folder that has it")
-    return DATA / name
-
-
-def test_real_web_rows():
+def test_real_web_rows(real_data):
     """The rules dropped 3.8 % of 10,000 when they were tuned: read by eye, about one in thirty of these wrongly."""
-    captions = pq.read_table(real("laion_urls_10k.parquet"), columns=["TEXT"])["TEXT"].to_pylist()
+    captions = pq.read_table(real_data / "laion_urls_10k.parquet", columns=["TEXT"])["TEXT"].to_pylist()
     for caption in captions:
         assert normalise(normalise(caption)) == normalise(caption)
     assert 0.034 < sum(drop_reason(caption) is not None for caption in captions) / len(captions) < 0.042
 
 
-def test_captions_that_people_wrote_are_kept():
+def test_captions_that_people_wrote_are_kept(real_data):
     """One of 25,014, "A picture of a person holding a phone displaying a picture of a person holding a phone twice"."""
-    annotations = json.loads(real("coco_captions_val2017.json").read_text())["annotations"]
+    annotations = json.loads((real_data / "coco_captions_val2017.json").read_text())["annotations"]
     assert sum(drop_reason(annotation["caption"]) is not None for annotation in annotations) <= 1
 
 
