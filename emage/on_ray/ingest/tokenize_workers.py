@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from emage.config import TokenizeConfig
 from emage.data import schema
@@ -59,7 +58,7 @@ class Reader:
         dropped: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], np.ndarray]] = []
         index = 0
-        for image in _read_rows(image_shards.image_files(self.shards, number)):
+        for image in image_shards.read_rows(self.shards, number):
             counts["rows"] += 1
             result = self._decode_or_drop(image)
             if isinstance(result, np.ndarray):
@@ -92,13 +91,6 @@ class Reader:
         if pixels.shape != (self.image_size, self.image_size, 3):  # a shard that another program made
             return "failed", "wrong_size"
         return pixels
-
-
-def _read_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        with pq.ParquetFile(file) as images_file:
-            for batch in images_file.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
 
 
 def _make_batch(number: int, index: int, rows: list[tuple[dict[str, Any], np.ndarray]]) -> pa.Table:

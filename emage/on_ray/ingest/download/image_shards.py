@@ -7,12 +7,16 @@
 The folders of tokenized shards, `tokenized/NNNNN`, have the same names, and a manifest as well.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from emage.utils import manifest
 
 SHARD_DIGITS = 5
+BATCH_ROWS = 256  # that are read at a time
 IMAGES, FAILED = "pictures.parquet", "failed.parquet"
 
 
@@ -46,6 +50,18 @@ def image_files(folder: Path, number: int) -> list[Path]:
         InputError: One of them is damaged.
     """
     return manifest.check_outputs(shard_folder(folder, number), _existing(folder, number)["pictures"])
+
+
+def read_rows(folder: Path, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows (schema.IMAGE_SCHEMA) of an image shard, of all rounds in order.
+
+    Raises:
+        InputError: One of its files is damaged.
+    """
+    for file in image_files(folder, number):
+        with pq.ParquetFile(file) as images:
+            for batch in images.iter_batches(batch_size=BATCH_ROWS):
+                yield from batch.to_pylist()
 
 
 def fingerprint(folder: Path, number: int) -> str:

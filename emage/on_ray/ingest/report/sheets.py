@@ -1,8 +1,8 @@
 """Two images for a look at an ingest: the first images that were taken, and dropped rows with their reasons."""
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ Row = dict[str, Any]
 def draw_taken(output: Path) -> Image.Image | None:
     """Return the first images of the first shard, as they go to the tokenizer, with their captions."""
     shown: list[tuple[Image.Image, str]] = []
-    for row in _images(output, 0, MAX_IMAGES) if image_shards.read_manifest(output / "shards", 0) else ():
+    has_shard = image_shards.read_manifest(output / "shards", 0) is not None
+    for row in islice(image_shards.read_rows(output / "shards", 0), MAX_IMAGES) if has_shard else ():
         with suppress(decode_image.ImageError):  # counted by the tokenize stage
             shown.append((Image.fromarray(decode_image.decode_pixels(row["image"])), row["caption"]))
     return image_grid.make_grid(*zip(*shown, strict=True), columns=COLUMNS) if shown else None
@@ -47,56 +48,60 @@ def draw_dropped(report: dict[str, Any], output: Path) -> Image.Image | None:
             first = f"{reason}: {rows:,} {'row' if rows == 1 else 'rows'}"
             if not found:
                 tiles.append((_crossed(), f"{first}. {explain(outcome, reason).description}"))
-            for number, (image, text) in enumerate(found):
-                tiles.append((image or _crossed(), f"{first if number == 0 else reason}. {text}"))
+            for number, row in enumerate(found):
+                text = row["caption"] if outcome == "rejected" else f"{row['url']} {row['caption']}"
+                tiles.append((_draw(row), f"{first if number == 0 else reason}. {text or ''}"))
     return image_grid.make_grid(*zip(*tiles, strict=True), columns=COLUMNS) if tiles else None
 
 
-def _examples(output: Path) -> dict[tuple[str, str], list[tuple[Image.Image | None, str]]]:
-    """Return images, if there are, and texts of dropped rows by outcome and drop reason."""
-    found: dict[tuple[str, str], list[tuple[Image.Image | None, str]]] = {}
+def _examples(output: Path) -> dict[tuple[str, str], list[Row]]:
+    """Return dropped rows, of schema.DROPPED_SCHEMA and with "image" if it arrived, by outcome and drop reason."""
+    found: dict[tuple[str, str], list[Row]] = {}
     for number in range(MAX_SHARDS):
         shard = image_shards.read_manifest(output / "shards", number)
         if shard is None:
             break
         folder = image_shards.shard_folder(output / "shards", number)
         for row in pq.read_table(*manifest.check_outputs(folder, [shard["failures"]])).to_pylist():
-            _add(found, "failed", row, None)
+            _add(found, "failed", row)
         dropped = image_shards.read_manifest(output / "tokenized", number)
         if dropped is None or not (dropped["rejected"] or dropped["failed"]):
             continue
         folder = image_shards.shard_folder(output / "tokenized", number)
         rows = pq.read_table(*manifest.check_outputs(folder, [tokenize_shards.REJECTED])).to_pylist()
-        by_key = {row["key"]: row for row in rows}
-        for image in _images(output, number):
-            if row := by_key.get(image["key"]):
-                _add(found, "rejected" if row["cause"] in dropped["rejected"] else "failed", row, image["image"])
+        added: dict[str, Row] = {}
+        for row in rows:
+            if _add(found, "rejected" if row["cause"] in dropped["rejected"] else "failed", row):
+                added[row["key"]] = row
+        if added:
+            _add_images(added, output / "shards", number)
     return found
 
 
-def _add(
-    found: dict[tuple[str, str], list[tuple[Image.Image | None, str]]], outcome: str, row: Row, data: bytes | None
-) -> None:
+def _add(found: dict[tuple[str, str], list[Row]], outcome: str, row: Row) -> bool:
+    """Add a row to the examples of its drop reason. Return False if there are enough."""
     of_reason = found.setdefault((outcome, row["cause"]), [])
-    if len(of_reason) < MAX_EXAMPLES:
-        image = None
-        with suppress(decode_image.ImageError):
-            image = Image.fromarray(decode_image.decode_pixels(data)) if data else None
-        text = row["caption"] if outcome == "rejected" else f"{row['url']} {row['caption']}"
-        of_reason.append((image, text or ""))
+    if len(of_reason) == MAX_EXAMPLES:
+        return False
+    of_reason.append(row)
+    return True
 
 
-def _images(output: Path, number: int, most: int | None = None) -> Iterator[Row]:
-    """Yield the rows of an image shard, at most so many."""
-    left = most
-    for file in image_shards.image_files(output / "shards", number):
-        with pq.ParquetFile(file) as shard:
-            for batch in shard.iter_batches(batch_size=most or 256, columns=["key", "image", "caption"]):
-                rows = batch.to_pylist()[:left]
-                yield from rows
-                left = None if left is None else left - len(rows)
-                if left == 0:
-                    return
+def _add_images(by_key: dict[str, Row], shards: Path, number: int) -> None:
+    """Add the images to rows of a shard, which is read up to the last of them."""
+    for image in image_shards.read_rows(shards, number):
+        if row := by_key.pop(image["key"], None):
+            row["image"] = image["image"]
+        if not by_key:
+            return
+
+
+def _draw(row: Row) -> Image.Image:
+    """Return the image of a dropped row; a cross if it did not arrive, or cannot be decoded."""
+    with suppress(decode_image.ImageError):
+        if data := row.get("image"):
+            return Image.fromarray(decode_image.decode_pixels(data))
+    return _crossed()
 
 
 def _crossed() -> Image.Image:
