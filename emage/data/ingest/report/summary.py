@@ -73,7 +73,8 @@ def summarize(report: Report) -> list[str]:
             f"{percent(rejected, requested - failed)} of the captions were rejected, {_commonest('rejected', report)}."
         )
     if report["same_content"]:
-        kept = "and were dropped" if dropped_late else "and were kept (shuffle.drop_same_content=true drops them)"
+        advice = "shuffle.drop_same_content=true drops them; leave it if these are several captions of one image"
+        kept = "and were dropped" if dropped_late else f"and were kept ({advice})"
         sentences.append(f"{report['same_content']:,} images have the same bytes as another one {kept}.")
     for file in report.get("miscounted", []):  # not in reports of earlier versions
         sentences.append(

@@ -34,7 +34,8 @@ def test_sentences_on_what_was_dropped_and_what_to_do():
         "nothing to do.",
         "11 images arrived in a later retry round.",
         "20.0% of the captions were rejected, most by file_name.",
-        "7 images have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them).",
+        "7 images have the same bytes as another one and were kept (shuffle.drop_same_content=true drops them; "
+        "leave it if these are several captions of one image).",
         f"5.0% of the images failed with dns_error: {EXPLANATIONS['dns_error'].advice}.",
         f"2.5% of the images failed with timeout: {EXPLANATIONS['timeout'].advice}.",
     ]
