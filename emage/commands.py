@@ -126,11 +126,12 @@ def run(name: str, argv: Sequence[str]) -> None:
     command = COMMANDS[name]
     try:
         with exit_on_bad_input():
-            if command.words and not {"-h", "--help"} & set(argv):
+            wants_help = bool({"-h", "--help"} & set(argv))
+            if command.words and not wants_help:
                 _load(command.function)(argv)
                 return
             program = _load(command.settings)
-            if not {"-h", "--help"} & set(argv):
+            if not wants_help:
                 argv = _completed(name, program, argv)
             settings = config.parse(program, argv, f"emage {name}", command.words)
             print(config.to_yaml(settings, show_secrets=False), flush=True)

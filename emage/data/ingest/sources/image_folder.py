@@ -39,10 +39,6 @@ class Folder:
     captions: captions_beside.CaptionFiles
     passed_over: Counter[str]  # files that are neither, by kind
 
-    def path(self, name: str) -> str:
-        """Return the path of a file in the file system."""
-        return f"{self.root.rstrip('/')}/{name}"
-
 
 def list_folder(config: SourceConfig) -> Folder:
     """Return the files of a folder of images.
@@ -71,9 +67,8 @@ def list_folder(config: SourceConfig) -> Folder:
             (images if name.suffix.lower() in ENDINGS else others)[str(name)] = info
     captions = captions_beside.find(images, others)
     for name in others.keys() - captions.files:
-        suffix = table_files.suffix_of(name)
-        kind = f"of type {suffix}" if suffix else "without a type in the name"
-        if suffix in captions_beside.BESIDE:
+        kind = table_files.kind_by_name(name)
+        if table_files.suffix_of(name) in captions_beside.BESIDE:
             kind += " without an image of that name"
         passed_over[kind] += 1
     if not images:

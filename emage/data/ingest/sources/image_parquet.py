@@ -72,11 +72,10 @@ def read(
         columns = [*config.caption, *metadata_columns(config), *([config.url] if config.url in schema.names else [])]
         if pa.types.is_struct(schema.field(image).type) and schema.field(image).type.get_field_index("path") >= 0:
             columns.append(f"{image}.path")
-        starts = _first_rows(metadata)
+        columns, starts = list(dict.fromkeys(columns)), _first_rows(metadata)
         for group in part.row_groups or range(metadata.num_row_groups):
             row = int(starts[group])
-            wanted = list(dict.fromkeys(columns))
-            for batch in parquet_batches.read_batches(filesystem, part.file, wanted, (group,)):
+            for batch in parquet_batches.read_batches(filesystem, part.file, columns, (group,)):
                 yield _convert(config, batch, image, part.name, group, row, int(starts[group]))
                 row += len(batch)
 

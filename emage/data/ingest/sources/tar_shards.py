@@ -62,7 +62,7 @@ def find_files(config: SourceConfig) -> TableFiles:
         elif name.suffix.lower() == ENDING:
             archives.append(info)
         elif not (name.suffix == ".parquet" and path.removesuffix(".parquet") + ENDING in files):
-            passed_over[f"of type {name.suffix}" if name.suffix else "without a type in the name"] += 1
+            passed_over[table_files.kind_by_name(path)] += 1
     if not archives:
         raise InputError(f"{redact_settings(config.table)}: no {ENDING} files in this folder (source.format=tar)")
     return TableFiles(filesystem, root.path, tuple(archives), dict(passed_over))

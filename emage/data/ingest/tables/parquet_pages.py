@@ -132,8 +132,12 @@ class _CompactReader:
             self._skip_list()
         elif kind == 11:
             self._skip_map()
-        elif kind in (1, 2, 3, 7, 8):
-            self._skip({7: 8, 8: self._varint() if kind == 8 else 0}.get(kind, 1))
+        elif kind == 8:
+            self._skip(self._varint())
+        elif kind == 7:
+            self._skip(8)
+        elif kind in (1, 2, 3):
+            self._skip(1)
         else:
             raise TypeError(kind)
         return None

@@ -80,9 +80,7 @@ def _count(config: SourceConfig, filesystem: pyarrow.fs.FileSystem, file: str, b
 
 def _count_csv(lines: Iterator[bytes]) -> int:
     total = 0
-    inside = (
-        0  # lines of a row whose quote is open so far; each counts as a row if the quote is not closed as it should be
-    )
+    inside = 0  # lines of a row whose quote is open so far; each is a row if the quote is not closed as it should be
     for line in lines:
         if inside:
             end = _ENDS_QUOTE.fullmatch(line)

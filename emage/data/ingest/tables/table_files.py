@@ -141,8 +141,14 @@ def _why_not(config: SourceConfig, info: pyarrow.fs.FileInfo, root: str) -> str:
     if info.type != pyarrow.fs.FileType.File:
         return "neither file nor folder"
     if FORMATS.get(suffix_of(info.path)) not in _wanted(config):
-        return f"of type {suffix_of(info.path) or name.suffix}" if name.suffix else "without a type in the name"
+        return kind_by_name(info.path)
     return ""
+
+
+def kind_by_name(path: str) -> str:
+    """Return the kind of files that are passed over to which one belongs by its name."""
+    suffix = suffix_of(path) or PurePosixPath(path).suffix
+    return f"of type {suffix}" if suffix else "without a type in the name"
 
 
 def _wanted(config: SourceConfig) -> set[str]:
