@@ -4,6 +4,8 @@
  * index in the grid, row by row; a point is (x, y) in units of positions from the top left corner.
  */
 
+import { fileOf, newCanvas } from "./canvas.js";
+
 /** The chequered pattern that means "transparent" in image editors; the image shows through a little. */
 const CHEQUERS = chequers("#fffd", "#9aad", 8);
 
@@ -47,13 +49,12 @@ export class Brush {
 
   /** Returns a PNG of the image's size that is transparent in the marked part, as OpenAI's API defines it. */
   mask(width, height) {
-    const canvas = document.createElement("canvas");
-    Object.assign(canvas, { width, height });
+    const canvas = newCanvas(width, height);
     const context = canvas.getContext("2d");
     context.fillRect(0, 0, width, height);
     const size = [width / this.columns, height / this.rows];
     for (const position of this.positions) context.clearRect(...this.#box(position, ...size));
-    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    return fileOf(canvas, "png");
   }
 
   // --- Mouse, pen, finger ---
@@ -174,8 +175,7 @@ function outline(context, shape) {
 }
 
 function chequers(light, dark, side) {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 2 * side;
+  const canvas = newCanvas(2 * side, 2 * side);
   const context = canvas.getContext("2d");
   for (const [row, column] of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
     context.fillStyle = row === column ? light : dark;

@@ -1,5 +1,6 @@
 /** Images as files: one in a format of choice, or several as a zip with the settings of each. */
 
+import { fileOf, newCanvas } from "./canvas.js";
 import { isUpload, requestOf } from "./run.js";
 import { zip } from "./zip.js";
 
@@ -32,22 +33,17 @@ export async function downloadAll(runs, format) {
 
 /** Returns whether this browser can write images of a format: Safari has no WebP. */
 export async function canEncode(format) {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-  return (await toBlob(canvas, format)).type === `image/${format}`;
+  return (await fileOf(newCanvas(1, 1), format, QUALITY)).type === `image/${format}`;
 }
 
 /** Returns the frame as a file of the format, and its extension. */
 async function encoded({ blob, format: sent }, format) {
   if (format === "png" || format === sent) return [blob, sent];
   const bitmap = await createImageBitmap(blob);
-  const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height });
+  const canvas = newCanvas(bitmap.width, bitmap.height);
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   bitmap.close();
-  return [await toBlob(canvas, format), format];
-}
-
-function toBlob(canvas, format) {
-  return new Promise((resolve) => canvas.toBlob(resolve, `image/${format}`, QUALITY));
+  return [await fileOf(canvas, format, QUALITY), format];
 }
 
 function fileName({ seed, frames, blob }, frame) {

@@ -4,6 +4,7 @@
  */
 
 import { Problem } from "../request/api.js";
+import { fileOf, newCanvas } from "./canvas.js";
 
 const MAX_FILE_MB = 100; // a larger one might fill the memory of a phone
 const $ = (id) => document.getElementById(id);
@@ -64,7 +65,7 @@ export async function fitted(files, [width, height]) {
   }
   const scale = Math.max(width / bitmap.width, height / bitmap.height);
   const [cropWidth, cropHeight] = [width / scale, height / scale];
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const canvas = newCanvas(width, height);
   const context = canvas.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
@@ -73,8 +74,7 @@ export async function fitted(files, [width, height]) {
   context.drawImage(bitmap, ...corner, cropWidth, cropHeight, 0, 0, width, height);
   const note = fittedText([bitmap.width, bitmap.height], [cropWidth, cropHeight].map(Math.round), [width, height]);
   bitmap.close();
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return { blob, name, note };
+  return { blob: await fileOf(canvas, "png"), name, note };
 }
 
 function fittedText(whole, crop, fit) {
