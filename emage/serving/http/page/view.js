@@ -1,6 +1,6 @@
 /** Shows a run (images/run.js): its images as they arrive, one of them large with its filmstrip, and the timings. */
 
-import { isEmpty, isUpload, title, urlOf } from "./images/run.js";
+import { isComplete, isEmpty, isUpload, title, urlOf } from "./images/run.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -17,7 +17,7 @@ export class View {
     clearInterval(this.player);
     this.run = run;
     const several = run.images.length > 1;
-    const sideBySide = several && run.chosen === null;
+    const sideBySide = run.chosen === null;
     $("board").classList.toggle("side-by-side", sideBySide);
     $("large").hidden = sideBySide;
     $("stage").className = run.state;
@@ -155,8 +155,7 @@ export class View {
     showIf("edit", done && image.blob);
     for (const id of ["download", "copy-curl", "command"]) showIf(id, generated);
     showIf("copy-link", generated && !edit);
-    const isFinished = images.every(({ blob }) => blob);
-    showIf("zip", images.length > 1 && chosen === null && isFinished);
+    showIf("zip", chosen === null && isComplete(this.run));
     showIf("format-setting", generated || !$("zip").hidden);
     showIf("back", done && parent);
     showIf("files", edit);
