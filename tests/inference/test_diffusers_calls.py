@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from same_images import same
 
 import emage
 from emage.inference.pipeline_parts.diffusers_calls import seeds_of
@@ -24,10 +24,6 @@ def pipe(tiny_model: Path) -> emage.Emage:
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def same(a: Image.Image, b: Image.Image) -> bool:
-    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def all_same(a: Any, b: Any) -> bool:

@@ -3,9 +3,9 @@
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from same_images import same
 
 import emage
 from emage.utils.errors import InputError
@@ -17,10 +17,6 @@ STRONG = {"guidance": 20.0, "steps": 6}
 @pytest.fixture
 def pipe(tiny_model: Path) -> emage.Emage:
     return emage.Emage.from_pretrained(str(tiny_model), device="cpu")
-
-
-def same(a: Image.Image, b: Image.Image) -> bool:
-    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_it_takes_the_place_of_the_empty_caption(pipe: emage.Emage, monkeypatch: pytest.MonkeyPatch) -> None:

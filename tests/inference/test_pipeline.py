@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from same_images import same
 
 import emage
 from emage import tokenizers
@@ -27,10 +28,6 @@ PROMPTS = ["a small red circle above a large blue square", "a cat", "", "a dog "
 @pytest.fixture(scope="module")
 def pipe(tiny_model: Path) -> "emage.Emage":
     return emage.Emage.from_pretrained(str(tiny_model), device="cpu")
-
-
-def same(a: Image.Image, b: Image.Image) -> bool:
-    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_images_have_the_models_size(pipe):

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from mlflow_runs import in_folder, ingest_config, rows
 from PIL import Image
+from same_images import same
 
 import emage
 from emage.config import TrainConfig, parse
@@ -47,10 +48,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decode(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
-
-
-def same(image: Image.Image, other: Image.Image) -> bool:
-    return np.array_equal(np.asarray(image), np.asarray(other))
 
 
 def test_each_row_has_its_own_seed_and_settings(pipe: emage.Emage):
