@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from programs import free_port
 
 from emage.config import EvaluateConfig, IngestConfig, ServeConfig, TrainConfig, parse
 from emage.evaluation.report import Report
@@ -80,9 +81,7 @@ def run(
 
     def call(name: str, *words: str, edit: Callable[[Any], Any] = lambda settings: settings) -> Any:
         _, function, settings, line = DRIVERS[name]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+        port = str(free_port())
         for mark, value in (("TABLE", str(token_table)), ("MODEL", str(tiny_model)), ("PORT", port)):
             line = line.replace(mark, value)
         return function(edit(parse(settings, [*line.split(), *OUTPUT[name].split(), *words])))

@@ -5,22 +5,21 @@ import contextlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from mlflow_runs import in_folder, ingest_config, rows
 from PIL import Image
+from programs import free_port, status, wait_until
 from same_images import same
 
 import emage
@@ -198,21 +197,16 @@ def test_settings(values: list[str], message: str):
 @contextlib.contextmanager
 def served(model: Path, folder: Path) -> Iterator[str]:
     """Run `mlflow models serve` on a free port of 127.0.0.1; yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["--model-uri", str(model), "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
         try:
-            for _ in range(240):
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
-                    break
-                assert server.poll() is None, (folder / "log").read_text()
-                time.sleep(0.5)
+            ping = f"http://127.0.0.1:{port}/ping"
+            wait_until(lambda: server.poll() is not None or status(ping) == 200, 120, (folder / "log").read_text)
+            assert server.poll() is None, (folder / "log").read_text()
             yield f"http://127.0.0.1:{port}/invocations"
         finally:
             os.killpg(server.pid, 15)
@@ -220,24 +214,20 @@ def served(model: Path, folder: Path) -> Iterator[str]:
 
 
 def post(address: str, body: object) -> tuple[int, dict]:
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    answer = httpx.post(address, json=body, timeout=120)
+    return answer.status_code, answer.json()
 
 
 @pytest.mark.faults
 def test_mlflow_serves_it(saved: Path, pipe: emage.Emage, tmp_path: Path):
     with served(saved, tmp_path) as address:
         records = [{"prompt": PROMPT, "seed": 7, "steps": 4}, {"prompt": PROMPT, "seed": 8, "steps": 4}]
-        status, answer = post(address, {"dataframe_records": records})
-        assert status == 200, answer
+        code, answer = post(address, {"dataframe_records": records})
+        assert code == 200, answer
         images = [decode(row["png_base64"]) for row in answer["predictions"]]
         expected = pipe.generate([PROMPT] * 2, seed=[7, 8], steps=4)
         for image, other in zip(images, expected, strict=True):  # another number of threads rounds otherwise
             assert np.abs(np.asarray(image, float) - np.asarray(other, float)).max() <= 1
-        status, answer = post(address, {"dataframe_records": [{"prompt": PROMPT, "steps": 0}]})
-        assert status == 400 and "steps=0: must be" in json.dumps(answer)
+        code, answer = post(address, {"dataframe_records": [{"prompt": PROMPT, "steps": 0}]})
+        assert code == 400 and "steps=0: must be" in json.dumps(answer)
         assert post(address, {"dataframe_records": [{"seed": 7}]})[0] == 400
