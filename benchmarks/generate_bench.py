@@ -19,7 +19,7 @@ from emage.inference.pipeline import Emage
 from emage.methods import METHODS
 from emage.model.device_support import arithmetic, check_dtype, choose, has_bfloat16_units, matmul_rate, wait_for
 from emage.utils import provenance
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, first_line
 
 SINGLE_RUN_S = 5.0  # on a CPU, work that takes longer is timed once, without warm-up
 OURS, STEPS = "iterative3", 16  # the reference of all ratios
@@ -258,7 +258,7 @@ class Bench:
         except Exception as error:
             if not measurement.what.startswith((AMUSED, MUSE)):
                 raise
-            measurement.failed = (str(error) or repr(error)).splitlines()[0][:200]
+            measurement.failed = first_line(error)[:200]
             return None
 
     def _profile(self, measurement: Measurement, prepare: Prepare) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from emage.config import nearest
 from emage.model.text import clip_weights
 from emage.tokenizers.weight_files import fingerprint
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, one_line
 from emage.utils.untrusted import plain_data
 
 
@@ -106,8 +106,9 @@ def _build(model: str, published: dict[str, Any], quick_gelu: bool) -> tuple[Any
             )
             return network, transform, open_clip.get_tokenizer(name)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, ImportError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise InputError(f"{model}: open_clip cannot build this model ({type(error).__name__}: {why})") from None
+        raise InputError(
+            f"{model}: open_clip cannot build this model ({type(error).__name__}: {one_line(error)})"
+        ) from None
 
 
 @contextmanager
@@ -163,6 +164,6 @@ def _fill(network: Any, state: dict[str, Tensor], path: str, model: str) -> None
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit {model}: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"{path} does not fit {model}: {one_line(error)}") from None
     if missing:
         raise InputError(f"{path} does not fit {model}: it has no {missing[0]}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emage.config import MLflowConfig
 from emage.utils import manifest
+from emage.utils.errors import first_line
 from emage.utils.redact import redact, redact_settings
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class MlflowWriter:
         if trouble in self._warned:
             return
         self._warned.add(trouble)
-        reason = redact((str(error) or repr(error)).splitlines()[0])[:160]
+        reason = redact(first_line(error))[:160]
         server = redact_settings(self._config.uri)
         if trouble == "unreachable":
             _log.warning(

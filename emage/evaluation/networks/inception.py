@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from emage.evaluation.networks import network_weights
 from emage.evaluation.networks.network_weights import PublishedWeights, missing_package, read
-from emage.utils.errors import InputError
+from emage.utils.errors import InputError, one_line
 
 Mode = Literal["torch-fidelity", "pytorch-fid", "clean"]
 INPUT_SIZE = 299  # px
@@ -95,8 +95,7 @@ def _load(path: str | Path) -> nn.Module:
     try:
         return FeatureExtractorInceptionV3("inception", ["2048"], safe)
     except RuntimeError as error:
-        why = " ".join(str(error).split())[:300]  # one line in place of the names of 500 tensors
-        raise InputError(f"{path} is not the Inception of {WEIGHTS.url}: {why}") from None
+        raise InputError(f"{path} is not the Inception of {WEIGHTS.url}: {one_line(error)}") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
