@@ -203,7 +203,7 @@ def _writable(program: type) -> Any:
 def _override(program: type, value: str) -> Any:
     """Return one key=value as a config, with the value read as YAML ([a, b], null, 1e-3, true).
 
-    A text stays as it was typed: `no`, the code of Norwegian, is false in YAML, and 007 is 7.
+    Texts, and those of a list, stay as they were typed: `no`, the code of Norwegian, is false in YAML, and 007 is 7.
     """
     try:
         override = OmegaConf.from_dotlist([value])
@@ -211,11 +211,18 @@ def _override(program: type, value: str) -> Any:
         raise InputError(f"{value} is not a YAML value: {first_line(error)}") from None
     key, _, text = value.partition("=")
     field = leaves(program).get(key)
-    if field and field.type in (str, str | None):
+    if field and field.type in (str, str | None, tuple[str, ...]):
         as_yaml: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-        if isinstance(as_yaml["value"], bool | int | float):
-            OmegaConf.update(override, key, text)
+        typed = yaml.load(text, yaml.BaseLoader)  # nosec B506 # makes only texts, lists and dicts
+        OmegaConf.update(override, key, _as_typed(as_yaml["value"], typed))
     return override
+
+
+def _as_typed(value: Any, typed: Any) -> Any:
+    """Return a value of YAML with the texts in `typed`, the same without types, for its numbers and booleans."""
+    if isinstance(value, list):
+        return [_as_typed(*pair) for pair in zip(value, typed, strict=True)]
+    return typed if isinstance(value, bool | int | float) else value
 
 
 def _check_key(program: type, key: str) -> None:

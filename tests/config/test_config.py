@@ -183,5 +183,12 @@ def test_two_schedules_of_parallel_autoregressive_are_an_error():
 @pytest.mark.parametrize("text", ["no", "on", "true", "007", "1e3", ".inf", "2_000"])
 def test_a_text_stays_as_it_was_typed(text: str):
     """In YAML these are no texts."""
-    config = parse(IngestConfig, ["source.table=t", "output=o", f"source.dataset={text}", f"source.md5={text}"])
-    assert (config.source.dataset, config.source.md5) == (text, text)
+    values = {"table": "t", "dataset": text, "md5": text, "names": f"[a, {text}]"}
+    config = parse(IngestConfig, ["output=o", *(f"source.{key}={value}" for key, value in values.items())])
+    assert (config.source.dataset, config.source.md5, config.source.names) == (text, text, ("a", text))
+
+
+@pytest.mark.parametrize("text", ["[a, null]", "[7, null]", "[7, {a: b}]", "7", "no"])
+def test_a_list_of_texts_holds_only_texts(text: str):
+    with pytest.raises(InputError, match=r"^source\.names.*: .* list"):
+        parse(IngestConfig, ["source.table=t", "output=o", f"source.names={text}"])
